@@ -1,0 +1,97 @@
+# Everything a developer or a user of a fresh machine runs.
+#
+#   make demo         the whole path, from kubectl apply to curl, on a cluster of its own
+#   make demo-down    end that cluster
+#   make test         all tests: lint, unit, netns, e2e
+#   make bench        measure, and print one table
+#
+# CLUSTER=kind runs demo, e2e and bench on kind instead of the local cluster.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+CLUSTER ?= local
+export CLUSTER
+cluster := e2e/cluster/cluster.sh
+host := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
+runner := CARGO_TARGET_$(shell echo $(host) | tr a-z- A-Z_)_RUNNER
+locked := $(if $(CI),--locked)
+release := target/$(host)/release
+cache := $(or $(LB_SVC_CACHE),$(HOME)/.cache/lb-svc)
+deny_version := 0.20.2
+deny := $(cache)/cargo-deny-$(deny_version)/bin/cargo-deny
+
+.PHONY: help demo demo-down test unit netns e2e bench images crds lint deps cluster-up cluster-down
+
+help:
+	@sed -n '3,9s/^# *//p' Makefile
+
+## The main job.
+
+demo: images
+	@e2e/demo.sh
+
+demo-down: cluster-down
+
+## Tests, the fast ones first.
+
+test: deps lint unit netns e2e
+
+lint: $(deny)
+	cargo fmt --all --check
+	cargo clippy $(locked) --workspace --all-targets --all-features -- $(if $(CI),-D warnings)
+	$(deny) --log-level error check bans licenses sources
+
+unit:
+	cargo test $(locked) --workspace --all-features --lib --bins
+	cargo test $(locked) -p lb-svc-crds --all-features --test golden
+	cargo test $(locked) -p lb-svc-controller --test conversation
+
+netns: deps
+	@cargo test $(locked) -p lb-svc-gateway --test netns --no-run
+	$(runner)='unshare --net --mount' cargo test $(locked) -p lb-svc-gateway --test netns
+
+# Built here, run as a host outside the cluster: the fresh cluster's first
+# address is what the first test is about.
+e2e: images
+	@$(cluster) down
+	@$(cluster) up
+	@e2e/install.sh
+	@cargo test $(locked) -p lb-svc-e2e --no-run
+	@e2e/run.sh
+
+bench: images
+	@$(cluster) up
+	@e2e/install.sh
+	@e2e/bench.sh
+
+## What they need.
+
+deps:
+	@$(cluster) deps
+
+# Built once, like the cluster; the result appears complete or not at all.
+$(deny):
+	@echo "building cargo-deny $(deny_version) (about 3 minutes, once)"
+	@cargo install -q cargo-deny --version $(deny_version) --locked --root $(dir $(@D)).building
+	@rm -rf $(dir $(@D))bin; mv $(dir $(@D)).building/bin $(dir $(@D))bin
+
+cluster-up: deps
+	@$(cluster) build
+	@$(cluster) up
+
+cluster-down:
+	@$(cluster) down
+
+images: deps
+	@$(cluster) build
+	@RUSTFLAGS='-C target-feature=+crt-static' cargo build $(locked) --release --target $(host) \
+	  -p lb-svc-controller -p lb-svc-gateway -p lb-svc-e2e
+	@e2e/images.sh $(release)
+
+crds:
+	@for kind in subnets ips; do \
+	  cargo run -q $(locked) -p lb-svc-crds --features crdgen --bin crdgen $$kind > crds/yaml/$$kind.yaml.tmp; \
+	  mv crds/yaml/$$kind.yaml.tmp crds/yaml/$$kind.yaml; \
+	done

@@ -1,0 +1,497 @@
+//! Carries a [`Plan`](crate::plan::Plan) out: the only place that writes.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::time::Duration;
+
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{ConfigMap, ObjectReference, Pod, Service};
+use k8s_openapi::api::events::v1::Event;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy};
+use kube::{Client, ResourceExt};
+use lb_svc_crds::names::{self, Provider};
+use lb_svc_crds::{IP, Subnet};
+use serde_json::{Value, json};
+
+use crate::convert;
+use crate::domain::{Condition, Owner, ServiceRef};
+use crate::ipam::{Candidate, Claim, ClaimId, Wish};
+use crate::render::{self, Settings};
+use crate::state;
+
+/// The name under which the controller owns fields it writes.
+pub const MANAGER: &str = "lb-svc-controller";
+/// No request to the API server waits longer.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// The longest note an Event takes (Kubernetes API).
+const NOTE_MAX: usize = 1024;
+
+/// Why a write did not happen.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The API server said no, or could not be reached.
+    #[error("{}", said(.0))]
+    Api(#[source] Box<kube::Error>),
+    /// It did not answer.
+    #[error("the API server did not answer within {} s", TIMEOUT.as_secs())]
+    Timeout,
+    /// Others took every address that was tried.
+    #[error("every address tried was taken in the meantime")]
+    Contended,
+    /// What was to be written is not what the API takes: a defect here.
+    #[error("rendering: {0}")]
+    Render(#[from] serde_json::Error),
+}
+
+/// The API server's own words, without the rest of its answer.
+fn said(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => format!("{} ({})", status.message, status.code),
+        other => other.to_string(),
+    }
+}
+
+impl Error {
+    /// One word for metrics.
+    pub fn category(&self) -> &'static str {
+        match self {
+            Self::Api(error) => match &**error {
+                kube::Error::Api(status) if status.code == 409 => "conflict",
+                kube::Error::Api(status) if status.code == 403 => "forbidden",
+                kube::Error::Api(_) => "refused",
+                _ => "transport",
+            },
+            Self::Timeout => "timeout",
+            Self::Contended => "contended",
+            Self::Render(_) => "render",
+        }
+    }
+
+    /// Whether someone else was quicker; what is seen is out of date.
+    pub fn is_conflict(&self) -> bool {
+        self.code() == Some(409)
+    }
+
+    fn code(&self) -> Option<u16> {
+        match self {
+            Self::Api(error) => match &**error {
+                kube::Error::Api(status) => Some(status.code),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+}
+
+impl From<kube::Error> for Error {
+    fn from(error: kube::Error) -> Self {
+        Self::Api(Box::new(error))
+    }
+}
+
+/// What came of an attempt to claim an address.
+#[derive(Debug)]
+pub enum Claimed {
+    /// The claim exists, and is as it says: ours, or another's.
+    Exists(Box<Claim>),
+    /// It was another's, and is gone again.
+    Vanished,
+}
+
+/// What came of writing an object.
+#[derive(Clone, Debug)]
+pub enum Written<K> {
+    /// It is so now.
+    Ours(Box<K>),
+    /// It was so before, or another attempt was first.
+    Already,
+    /// An object that is not ours has the name.
+    Foreign,
+}
+
+/// Writes to the API server.
+#[derive(Clone)]
+pub struct Actor {
+    client: Client,
+    settings: Settings,
+    instance: String,
+}
+
+async fn timed<T>(call: impl Future<Output = kube::Result<T>>) -> Result<T, Error> {
+    Ok(tokio::time::timeout(TIMEOUT, call).await.map_err(|_| Error::Timeout)??)
+}
+
+/// `Ok(None)` instead of an error if the object is gone.
+async fn timed_opt<T>(call: impl Future<Output = kube::Result<T>>) -> Result<Option<T>, Error> {
+    match timed(call).await {
+        Err(error) if error.code() == Some(404) => Ok(None),
+        other => other.map(Some),
+    }
+}
+
+fn post() -> PostParams {
+    PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() }
+}
+
+fn apply() -> PatchParams {
+    PatchParams::apply(MANAGER).force()
+}
+
+fn merge() -> PatchParams {
+    PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() }
+}
+
+fn exactly(uid: &str, resource_version: &str) -> DeleteParams {
+    DeleteParams::default().preconditions(Preconditions {
+        uid: Some(uid.to_owned()),
+        resource_version: Some(resource_version.to_owned()),
+    })
+}
+
+impl Actor {
+    /// An actor that signs its Events as `instance`.
+    pub fn new(client: Client, settings: Settings, instance: String) -> Self {
+        Self { client, settings, instance }
+    }
+
+    fn namespaced<K>(&self, namespace: &str) -> Api<K>
+    where
+        K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>,
+    {
+        Api::namespaced(self.client.clone(), namespace)
+    }
+
+    // === claims ===
+
+    /// Claims the candidate's address: a plain POST, which the API server
+    /// refuses if the address is anyone's.
+    ///
+    /// # Errors
+    /// Nothing is known of the claim then; trying again finds out.
+    pub async fn claim(&self, wish: &Wish, candidate: &Candidate) -> Result<Claimed, Error> {
+        let claims: Api<IP> = Api::all(self.client.clone());
+        let object = match timed(claims.create(&post(), &render::claim(wish, candidate))).await {
+            Ok(object) => Some(object),
+            Err(error) if error.is_conflict() => timed(claims.get_opt(&candidate.name)).await?,
+            Err(error) => return Err(error),
+        };
+        Ok(match object.and_then(|object| convert::claim(&object).ok()) {
+            Some(claim) => Claimed::Exists(Box::new(claim)),
+            None => Claimed::Vanished,
+        })
+    }
+
+    /// Gives an address back.
+    ///
+    /// # Errors
+    /// The claim stands then, unless it was gone before.
+    pub async fn release(&self, claim: &ClaimId) -> Result<(), Error> {
+        let claims: Api<IP> = Api::all(self.client.clone());
+        timed_opt(claims.delete(&claim.name, &exactly(&claim.uid, &claim.resource_version))).await.map(drop)
+    }
+
+    /// Changes fields of a claim, if it is still as it was seen.
+    ///
+    /// # Errors
+    /// The claim is unchanged then.
+    pub async fn change_claim(&self, claim: &ClaimId, spec: Value) -> Result<Option<IP>, Error> {
+        let claims: Api<IP> = Api::all(self.client.clone());
+        let patch = json!({
+            "metadata": { "uid": claim.uid, "resourceVersion": claim.resource_version },
+            "spec": spec,
+        });
+        timed_opt(claims.patch(&claim.name, &merge(), &Patch::Merge(patch))).await
+    }
+
+    // === the Service ===
+
+    /// Writes, or with `None` clears, `spec.loadBalancerIP`, if the Service is
+    /// still as it was seen.
+    ///
+    /// # Errors
+    /// The Service is unchanged then.
+    pub async fn set_address(
+        &self,
+        owner: &Owner,
+        resource_version: &str,
+        address: Option<&str>,
+    ) -> Result<Option<Service>, Error> {
+        let services: Api<Service> = self.namespaced(&owner.service.namespace);
+        let patch = json!({
+            "metadata": { "uid": owner.uid, "resourceVersion": resource_version },
+            "spec": { "loadBalancerIP": address },
+        });
+        timed_opt(services.patch(&owner.service.name, &merge(), &Patch::Merge(patch))).await
+    }
+
+    /// Writes ingress and our conditions; an empty status takes back all that
+    /// we own of it.
+    ///
+    /// # Errors
+    /// The status is unchanged then.
+    pub async fn set_status(
+        &self,
+        service: &crate::domain::Service,
+        ingress: &[String],
+        conditions: &[Condition],
+    ) -> Result<Option<Service>, Error> {
+        let owner = &service.owner;
+        let mut status = json!({});
+        if !ingress.is_empty() {
+            let ingress: Vec<Value> = ingress.iter().map(|ip| json!({ "ip": ip })).collect();
+            status["loadBalancer"] = json!({ "ingress": ingress });
+        }
+        if !conditions.is_empty() {
+            let known = Known { conditions: &service.conditions, since: &service.since };
+            status["conditions"] = known.stamp(conditions, service.generation);
+        }
+        let object = json!({
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": { "name": owner.service.name, "namespace": owner.service.namespace, "uid": owner.uid },
+            "status": status,
+        });
+        let services: Api<Service> = self.namespaced(&owner.service.namespace);
+        timed_opt(services.patch_status(&owner.service.name, &apply(), &Patch::Apply(object))).await
+    }
+
+    /// Tells something about a Service, where `kubectl describe` shows it.
+    ///
+    /// # Errors
+    /// It was not told then.
+    pub async fn tell(&self, owner: &Owner, warning: bool, reason: &str, message: &str) -> Result<(), Error> {
+        let mut note = message.to_owned();
+        while note.len() > NOTE_MAX {
+            note.pop();
+        }
+        let event = Event {
+            metadata: ObjectMeta {
+                generate_name: Some(format!("{}-", owner.service.name.chars().take(50).collect::<String>())),
+                namespace: Some(owner.service.namespace.clone()),
+                ..ObjectMeta::default()
+            },
+            action: Some("Reconcile".to_owned()),
+            event_time: Some(MicroTime(jiff::Timestamp::now())),
+            note: Some(note),
+            reason: Some(reason.to_owned()),
+            regarding: Some(ObjectReference {
+                api_version: Some("v1".to_owned()),
+                kind: Some("Service".to_owned()),
+                name: Some(owner.service.name.clone()),
+                namespace: Some(owner.service.namespace.clone()),
+                uid: Some(owner.uid.clone()),
+                ..ObjectReference::default()
+            }),
+            reporting_controller: Some(format!("{}/controller", names::DOMAIN)),
+            reporting_instance: Some(self.instance.clone()),
+            type_: Some(if warning { "Warning" } else { "Normal" }.to_owned()),
+            ..Event::default()
+        };
+        let events: Api<Event> = self.namespaced(&owner.service.namespace);
+        timed(events.create(&post(), &event)).await.map(drop)
+    }
+
+    // === the gateway ===
+
+    /// Writes a gateway's ConfigMap; `exists` as far as is seen.
+    ///
+    /// # Errors
+    /// It is unchanged then.
+    pub async fn write_config(
+        &self,
+        owner: &Owner,
+        content: &str,
+        exists: bool,
+    ) -> Result<Written<ConfigMap>, Error> {
+        self.write(owner, render::config(owner, content), exists).await
+    }
+
+    /// Makes or mends a gateway's Deployment; writes nothing if `live`, its
+    /// state as seen, is what it should be.
+    ///
+    /// # Errors
+    /// It is unchanged then.
+    pub async fn ensure_deployment(
+        &self,
+        owner: &Owner,
+        provider: &Provider,
+        live: Option<&Value>,
+    ) -> Result<Written<Deployment>, Error> {
+        let wanted = render::deployment(owner, provider, &self.settings);
+        if live.is_some_and(|live| {
+            render::contains(&live["spec"], &wanted["spec"])
+                && render::contains(&live["metadata"], &without_names(&wanted))
+        }) {
+            return Ok(Written::Already);
+        }
+        self.write(owner, wanted, live.is_some()).await
+    }
+
+    async fn write<K>(&self, owner: &Owner, wanted: Value, exists: bool) -> Result<Written<K>, Error>
+    where
+        K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>
+            + Clone
+            + std::fmt::Debug
+            + serde::Serialize
+            + serde::de::DeserializeOwned,
+    {
+        let api: Api<K> = self.namespaced(&owner.service.namespace);
+        let name = names::gateway_name(&owner.service.name);
+        if exists {
+            let object = timed(api.patch(&name, &apply(), &Patch::Apply(&wanted))).await?;
+            return Ok(Written::Ours(Box::new(object)));
+        }
+        match timed(api.create(&post(), &render::typed(wanted)?)).await {
+            Ok(object) => Ok(Written::Ours(Box::new(object))),
+            Err(error) if error.is_conflict() => {
+                let taken = timed(api.get_opt(&name)).await?;
+                let ours = taken.is_none_or(|object| object.labels().contains_key(names::SERVICE_UID_LABEL));
+                Ok(if ours { Written::Already } else { Written::Foreign })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Deletes a gateway's ConfigMap, exactly the one seen.
+    ///
+    /// # Errors
+    /// It stands then, unless it was gone before.
+    pub async fn delete_config(
+        &self,
+        service: &ServiceRef,
+        uid: &str,
+        resource_version: &str,
+    ) -> Result<(), Error> {
+        let api: Api<ConfigMap> = self.namespaced(&service.namespace);
+        timed_opt(api.delete(&names::gateway_name(&service.name), &exactly(uid, resource_version)))
+            .await
+            .map(drop)
+    }
+
+    /// Deletes a gateway's Deployment, exactly the one seen. It stays visible
+    /// until its pods are gone, so that no pod can appear after it.
+    ///
+    /// # Errors
+    /// It stands then, unless it was gone before.
+    pub async fn delete_deployment(
+        &self,
+        service: &ServiceRef,
+        uid: &str,
+        resource_version: &str,
+    ) -> Result<(), Error> {
+        let api: Api<Deployment> = self.namespaced(&service.namespace);
+        let params = DeleteParams {
+            propagation_policy: Some(PropagationPolicy::Foreground),
+            ..exactly(uid, resource_version)
+        };
+        timed_opt(api.delete(&names::gateway_name(&service.name), &params)).await.map(drop)
+    }
+
+    /// Sets annotations on a gateway's pod, which also makes the kubelet
+    /// refresh what is mounted into it.
+    ///
+    /// # Errors
+    /// The pod is unchanged then.
+    pub async fn annotate(
+        &self,
+        namespace: &str,
+        pod: &str,
+        uid: &str,
+        annotations: &BTreeMap<String, String>,
+    ) -> Result<Option<Pod>, Error> {
+        let pods: Api<Pod> = self.namespaced(namespace);
+        let patch = json!({ "metadata": { "uid": uid, "annotations": annotations } });
+        timed_opt(pods.patch(pod, &merge(), &Patch::Merge(patch))).await
+    }
+
+    // === Subnets ===
+
+    /// Sets or takes back our finalizer on a Subnet.
+    ///
+    /// # Errors
+    /// The Subnet is unchanged then.
+    pub async fn hold_subnet(&self, name: &str, subnet: &state::Subnet, held: bool) -> Result<(), Error> {
+        let finalizers = if held { json!([names::SUBNET_FINALIZER]) } else { json!([]) };
+        let object = json!({
+            "apiVersion": "kubeovn.io/v1",
+            "kind": "Subnet",
+            "metadata": { "name": name, "uid": subnet.uid, "finalizers": finalizers },
+        });
+        let params = PatchParams::apply("lb-svc-controller-finalizer").force();
+        let subnets: Api<Subnet> = Api::all(self.client.clone());
+        timed_opt(subnets.patch_metadata(name, &params, &Patch::Apply(object))).await.map(drop)
+    }
+
+    /// Writes a Subnet's status.
+    ///
+    /// # Errors
+    /// The status is unchanged then.
+    pub async fn set_subnet_status(
+        &self,
+        name: &str,
+        subnet: &state::Subnet,
+        status: &state::SubnetView,
+    ) -> Result<(), Error> {
+        let known = Known { conditions: &subnet.status.conditions, since: &subnet.since };
+        let object = json!({
+            "apiVersion": "kubeovn.io/v1",
+            "kind": "Subnet",
+            "metadata": { "name": name, "uid": subnet.uid },
+            "status": {
+                "v4usingIPs": status.using,
+                "v4availableIPs": status.available,
+                "v4usingIPrange": status.using_range,
+                "v4availableIPrange": status.available_range,
+                "conditions": known.stamp(&status.conditions, subnet.generation),
+            },
+        });
+        let subnets: Api<Subnet> = Api::all(self.client.clone());
+        timed_opt(subnets.patch_status(name, &apply(), &Patch::Apply(object))).await.map(drop)
+    }
+}
+
+/// Conditions as they stand, with the times of their last change.
+struct Known<'a> {
+    conditions: &'a [Condition],
+    since: &'a BTreeMap<String, jiff::Timestamp>,
+}
+
+impl Known<'_> {
+    /// `conditions` as the API takes them; one whose status stays keeps its
+    /// time.
+    fn stamp(&self, conditions: &[Condition], generation: Option<i64>) -> Value {
+        let stamped = conditions.iter().map(|condition| {
+            let same = |known: &&Condition| known.kind == condition.kind && known.status == condition.status;
+            let since =
+                self.conditions.iter().find(same).and_then(|known| self.since.get(&known.kind)).copied();
+            let since = since.unwrap_or_else(|| {
+                // The API keeps whole seconds.
+                let now = jiff::Timestamp::now();
+                jiff::Timestamp::from_second(now.as_second()).unwrap_or(now)
+            });
+            let mut object = json!({
+                "type": condition.kind,
+                "status": if condition.status { "True" } else { "False" },
+                "reason": condition.reason,
+                "message": condition.message,
+                "lastTransitionTime": since,
+            });
+            if let Some(generation) = generation {
+                object["observedGeneration"] = json!(generation);
+            }
+            object
+        });
+        stamped.collect()
+    }
+}
+
+/// What of a rendered object's metadata can differ.
+fn without_names(wanted: &Value) -> Value {
+    let metadata = &wanted["metadata"];
+    json!({
+        "labels": metadata["labels"],
+        "annotations": metadata["annotations"],
+        "ownerReferences": metadata["ownerReferences"],
+    })
+}

@@ -1,0 +1,47 @@
+//! The command line.
+
+use std::net::SocketAddr;
+
+use clap::Parser;
+
+/// LoadBalancer Services on any layer-2 network: claims their addresses and
+/// runs a gateway for each.
+#[derive(Debug, Parser)]
+#[command(version)]
+pub struct Args {
+    /// Serve LoadBalancer Services. Off, nothing is written, and gateways that
+    /// run serve on.
+    #[arg(long, default_value_t = false, num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub enable_lb_svc: bool,
+
+    /// The gateway's image.
+    #[arg(long, env = "GATEWAY_IMAGE", default_value = "localhost/lb-svc-gateway:dev")]
+    pub gateway_image: String,
+
+    /// Where to serve /healthz, /readyz and /metrics.
+    #[arg(long, default_value = "0.0.0.0:8080")]
+    pub listen: SocketAddr,
+
+    /// The namespace of the leader's Lease: the controller's own.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "lb-svc-system")]
+    pub namespace: String,
+
+    /// This process's name in the Lease and on Events.
+    #[arg(long, env = "POD_NAME", default_value = "lb-svc-controller")]
+    pub name: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_feature_is_off_unless_asked_for() {
+        let parse =
+            |args: &[&str]| Args::try_parse_from([&["controller"], args].concat()).unwrap().enable_lb_svc;
+        assert!(!parse(&[]));
+        assert!(parse(&["--enable-lb-svc"]));
+        assert!(parse(&["--enable-lb-svc=true"]));
+        assert!(!parse(&["--enable-lb-svc=false"]));
+    }
+}

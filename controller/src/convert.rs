@@ -1,0 +1,292 @@
+//! Kubernetes objects, as the controller's own terms.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{self as core, ConfigMap, Node};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
+use kube::{CustomResource, Resource, ResourceExt};
+use lb_svc_crds::names::{self, Provider};
+use lb_svc_crds::{IP, Subnet};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::domain::{Child, Condition, DeploymentView, Owner, Pod, Service, ServiceRef};
+use crate::ipam::{Claim, ClaimId};
+use crate::state::{self, PodOn, SubnetView};
+
+/// Multus's kind, as far as it concerns us.
+#[derive(CustomResource, Clone, Debug, Default, Serialize, Deserialize)]
+#[kube(
+    group = "k8s.cni.cncf.io",
+    version = "v1",
+    kind = "NetworkAttachmentDefinition",
+    plural = "network-attachment-definitions",
+    namespaced,
+    schema = "disabled"
+)]
+pub struct NetworkAttachmentDefinitionSpec {
+    /// The CNI configuration, JSON.
+    #[serde(default)]
+    pub config: String,
+}
+
+/// What an attachment is on: CNI type, interface and VLAN, where its
+/// configuration names them. Two attachments of one wire are one network.
+pub fn wire(object: &NetworkAttachmentDefinition) -> Option<String> {
+    let config: Value = serde_json::from_str(&object.spec.config).ok()?;
+    let plugin = config["plugins"].get(0).unwrap_or(&config);
+    let (kind, master) = (plugin["type"].as_str()?, plugin["master"].as_str()?);
+    let vlan = ["vlan", "vlanId"].iter().find_map(|key| plugin[key].as_u64()).unwrap_or(0);
+    Some(format!("{kind} on {master}, VLAN {vlan}"))
+}
+
+/// The Service an object is, by name.
+pub fn service_ref(object: &core::Service) -> ServiceRef {
+    ServiceRef::new(&object.namespace().unwrap_or_default(), &object.name_any())
+}
+
+/// A Service, if it is or was any of our business.
+pub fn service(object: &core::Service) -> Option<Service> {
+    let spec = object.spec.clone().unwrap_or_default();
+    let status = object.status.clone().unwrap_or_default();
+    let (conditions, since) = conditions(status.conditions.as_deref().unwrap_or_default(), names::DOMAIN);
+    let annotations: BTreeMap<String, String> = object
+        .annotations()
+        .iter()
+        .filter(|(key, _)| {
+            *key == names::PROVIDER_ANNOTATION
+                || key.starts_with(names::DOMAIN)
+                || key.ends_with(".kubernetes.io/logical_switch")
+        })
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect();
+    if !annotations.contains_key(names::PROVIDER_ANNOTATION) && conditions.is_empty() {
+        return None;
+    }
+    let ingress = status.load_balancer.and_then(|lb| lb.ingress).unwrap_or_default();
+    Some(Service {
+        owner: Owner { service: service_ref(object), uid: object.uid().unwrap_or_default() },
+        resource_version: object.resource_version().unwrap_or_default(),
+        generation: object.metadata.generation,
+        deleting: object.metadata.deletion_timestamp.is_some(),
+        load_balancer: spec.type_.as_deref() == Some("LoadBalancer"),
+        class: spec.load_balancer_class,
+        annotations,
+        load_balancer_ip: spec.load_balancer_ip.unwrap_or_default(),
+        cluster_ips: spec.cluster_ips.unwrap_or_default(),
+        ports: spec
+            .ports
+            .unwrap_or_default()
+            .into_iter()
+            .filter_map(|port| {
+                Some((port.protocol.unwrap_or_else(|| "TCP".to_owned()), u16::try_from(port.port).ok()?))
+            })
+            .collect(),
+        affinity: spec.session_affinity.as_deref() == Some("ClientIP"),
+        local_policy: spec.external_traffic_policy.as_deref() == Some("Local"),
+        source_ranges: !spec.load_balancer_source_ranges.unwrap_or_default().is_empty(),
+        ingress: ingress.into_iter().map(|ingress| ingress.ip.unwrap_or_default()).collect(),
+        conditions,
+        since,
+    })
+}
+
+/// Our conditions among `all`: those whose type begins with `prefix`.
+fn conditions(all: &[meta::Condition], prefix: &str) -> (Vec<Condition>, BTreeMap<String, jiff::Timestamp>) {
+    let ours = || all.iter().filter(|condition| condition.type_.starts_with(prefix));
+    let conditions = ours().map(|condition| Condition {
+        kind: condition.type_.clone(),
+        status: condition.status == "True",
+        reason: condition.reason.clone(),
+        message: condition.message.clone(),
+    });
+    let since = ours().map(|condition| (condition.type_.clone(), condition.last_transition_time.0));
+    (conditions.collect(), since.collect())
+}
+
+/// The gateway that a ConfigMap or Deployment of ours is part of; `None` if
+/// its name is not that gateway's.
+pub fn gateway_of<K: Resource>(object: &K) -> Option<ServiceRef> {
+    let gateway = ServiceRef::parse(object.meta().annotations.as_ref()?.get(names::SERVICE_ANNOTATION)?)?;
+    let meta = object.meta();
+    let its_name = meta.name.as_deref() == Some(&names::gateway_name(&gateway.name))
+        && meta.namespace.as_deref() == Some(&gateway.namespace);
+    its_name.then_some(gateway)
+}
+
+/// The gateway that a pod is part of.
+pub fn gateway_of_pod(pod: &core::Pod) -> Option<ServiceRef> {
+    let gateway = ServiceRef::parse(pod.annotations().get(names::SERVICE_ANNOTATION)?)?;
+    (pod.namespace().as_ref() == Some(&gateway.namespace)).then_some(gateway)
+}
+
+fn child<K: Resource, T>(object: &K, content: T) -> Child<T> {
+    let meta = object.meta();
+    Child {
+        uid: meta.uid.clone().unwrap_or_default(),
+        resource_version: meta.resource_version.clone().unwrap_or_default(),
+        deleting: meta.deletion_timestamp.is_some(),
+        made_for: meta.labels.as_ref().and_then(|labels| labels.get(names::SERVICE_UID_LABEL)).cloned(),
+        content,
+    }
+}
+
+/// A gateway's ConfigMap.
+pub fn config(object: &ConfigMap) -> Child<String> {
+    let content = object.data.as_ref().and_then(|data| data.get(names::CONFIG_KEY)).cloned();
+    child(object, content.unwrap_or_default())
+}
+
+/// A gateway's Deployment.
+pub fn deployment(object: &Deployment) -> Child<DeploymentView> {
+    let conditions =
+        object.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    let failure = conditions
+        .iter()
+        .find(|condition| condition.type_ == "ReplicaFailure" && condition.status == "True")
+        .map(|condition| condition.message.clone().unwrap_or_default());
+    let view = DeploymentView { failure, live: live(object) };
+    child(object, view)
+}
+
+/// What of a Deployment is compared with what it should be.
+pub fn live(object: &Deployment) -> Value {
+    let meta = &object.metadata;
+    serde_json::json!({
+        "metadata": {
+            "labels": meta.labels,
+            "annotations": meta.annotations,
+            "ownerReferences": meta.owner_references,
+        },
+        "spec": object.spec,
+    })
+}
+
+/// A gateway's pod.
+pub fn pod(object: &core::Pod) -> PodOn {
+    let status = object.status.clone().unwrap_or_default();
+    let spec = object.spec.as_ref();
+    let conditions = status.conditions.as_deref().unwrap_or_default();
+    let condition = |kind: &str| conditions.iter().find(|condition| condition.type_ == kind);
+    let annotations = object.annotations();
+    let attachment = annotations.get(names::NETWORKS_ANNOTATION).cloned().unwrap_or_default();
+    let unschedulable = condition("PodScheduled")
+        .filter(|condition| condition.status == "False")
+        .map(|condition| ("Unschedulable".to_owned(), condition.message.clone().unwrap_or_default()));
+    let waiting = status.container_statuses.as_deref().unwrap_or_default().iter().find_map(|container| {
+        let waiting = container.state.as_ref()?.waiting.as_ref()?;
+        let reason = waiting
+            .reason
+            .clone()
+            .filter(|reason| reason != "ContainerCreating" && reason != "PodInitializing")?;
+        let message = waiting.message.clone().unwrap_or_else(|| "the container waits".to_owned());
+        Some((reason, message))
+    });
+    let pod = Pod {
+        name: object.name_any(),
+        uid: object.uid().unwrap_or_default(),
+        made_for: object.labels().get(names::SERVICE_UID_LABEL).cloned().unwrap_or_default(),
+        created: object.metadata.creation_timestamp.as_ref().map(|time| time.0),
+        deleting: object.metadata.deletion_timestamp.is_some(),
+        finished: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),
+        node_lost: false,
+        ready: condition("Ready").is_some_and(|condition| condition.status == "True"),
+        address: status.pod_ip.as_deref().and_then(|ip| ip.parse().ok()),
+        mac: annotations
+            .get(names::NETWORK_STATUS_ANNOTATION)
+            .and_then(|status| attached_mac(status, &attachment)),
+        annotations: annotations
+            .iter()
+            .filter(|(key, _)| key.starts_with(names::DOMAIN) || key.contains(".kubernetes.io/"))
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect(),
+        waiting: unschedulable.or(waiting),
+        answer: crate::domain::Answer::Unasked,
+    };
+    PodOn { pod, node: spec.and_then(|spec| spec.node_name.clone()) }
+}
+
+/// The hardware address of the attachment's interface in Multus's report.
+fn attached_mac(network_status: &str, attachment: &str) -> Option<String> {
+    let networks: Vec<Value> = serde_json::from_str(network_status).ok()?;
+    networks.iter().find(|network| network["name"] == attachment)?["mac"].as_str().map(str::to_owned)
+}
+
+/// A node's own IPv4 addresses, and whether it is declared lost for good
+/// (the taint `node.kubernetes.io/out-of-service`).
+pub fn node(object: &Node) -> (Vec<Ipv4Addr>, bool) {
+    let addresses = object.status.as_ref().and_then(|status| status.addresses.as_deref()).unwrap_or_default();
+    let taints = object.spec.as_ref().and_then(|spec| spec.taints.as_deref()).unwrap_or_default();
+    let lost = taints.iter().any(|taint| taint.key == "node.kubernetes.io/out-of-service");
+    (addresses.iter().filter_map(|address| address.address.parse().ok()).collect(), lost)
+}
+
+/// A Subnet.
+pub fn subnet(object: &Subnet) -> state::Subnet {
+    let status = object.status.clone().unwrap_or_default();
+    let (conditions, since) = conditions(&status.conditions, "");
+    state::Subnet {
+        uid: object.uid().unwrap_or_default(),
+        created: object.metadata.creation_timestamp.as_ref().map(|time| time.0),
+        generation: object.metadata.generation,
+        deleting: object.metadata.deletion_timestamp.is_some(),
+        held: object.finalizers().iter().any(|finalizer| finalizer == names::SUBNET_FINALIZER),
+        spec: object.spec.clone(),
+        status: SubnetView {
+            using: status.v4_using_ips,
+            available: status.v4_available_ips,
+            using_range: status.v4_using_ip_range,
+            available_range: status.v4_available_ip_range,
+            conditions,
+        },
+        since,
+    }
+}
+
+/// Why an IP object is no claim of ours.
+#[derive(Debug, thiserror::Error)]
+pub enum NoClaim {
+    /// Its address.
+    #[error("spec.ipAddress is not an address")]
+    Address,
+    /// Its provider.
+    #[error("spec.provider: {0}")]
+    Provider(#[from] names::ProviderError),
+    /// Its name is not that of its address, so it excludes nobody.
+    #[error("its name should be {0}")]
+    Name(String),
+}
+
+/// A claim.
+///
+/// # Errors
+/// What about it no claim of ours has.
+pub fn claim(object: &IP) -> Result<Claim, NoClaim> {
+    let address: IpAddr = object.spec.ip_address.parse().map_err(|_| NoClaim::Address)?;
+    let provider: Provider = object.spec.provider.parse()?;
+    let name = provider.claim_name(address);
+    if name != object.name_any() {
+        return Err(NoClaim::Name(name));
+    }
+    Ok(Claim {
+        id: ClaimId {
+            name,
+            uid: object.uid().unwrap_or_default(),
+            resource_version: object.resource_version().unwrap_or_default(),
+        },
+        provider,
+        subnet: object.spec.subnet.clone(),
+        address,
+        owner: Owner {
+            service: ServiceRef::new(&object.spec.namespace, &object.spec.service_name),
+            uid: object.spec.service_uid.clone(),
+        },
+        requested: object.spec.requested,
+        mac: object.spec.mac_address.clone(),
+        keep: object.spec.keep,
+        probed: object.spec.probed,
+        conflict: object.spec.conflict.clone(),
+    })
+}

@@ -1,0 +1,170 @@
+//! What the controller knows of the cluster, in its own terms: no Kubernetes
+//! types, so that [`crate::plan`] can be read and tested without them.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+
+use jiff::Timestamp;
+use lb_svc_crds::gateway::GatewayStatus;
+
+/// A Service, or the gateway that serves it: both are known by this.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServiceRef {
+    /// The Service's namespace.
+    pub namespace: String,
+    /// The Service's name.
+    pub name: String,
+}
+
+impl ServiceRef {
+    /// The Service `name` in `namespace`.
+    pub fn new(namespace: &str, name: &str) -> Self {
+        Self { namespace: namespace.to_owned(), name: name.to_owned() }
+    }
+
+    /// Reads `<namespace>/<name>`.
+    pub fn parse(text: &str) -> Option<Self> {
+        text.split_once('/').map(|(namespace, name)| Self::new(namespace, name))
+    }
+}
+
+impl fmt::Display for ServiceRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// One Service, and no other that had or will have its name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Owner {
+    /// Namespace and name.
+    pub service: ServiceRef,
+    /// Its uid.
+    pub uid: String,
+}
+
+/// A Service as last seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// Namespace, name, uid.
+    pub owner: Owner,
+    /// For conditional writes.
+    pub resource_version: String,
+    /// Conditions carry it; absent where the API server keeps none.
+    pub generation: Option<i64>,
+    /// Whether it is being deleted.
+    pub deleting: bool,
+    /// Whether `spec.type` is LoadBalancer.
+    pub load_balancer: bool,
+    /// `spec.loadBalancerClass`.
+    pub class: Option<String>,
+    /// The annotations that concern us, see [`crate::request`].
+    pub annotations: BTreeMap<String, String>,
+    /// `spec.loadBalancerIP`, as written.
+    pub load_balancer_ip: String,
+    /// `spec.clusterIPs`, as written.
+    pub cluster_ips: Vec<String>,
+    /// `spec.ports`: protocol and port.
+    pub ports: Vec<(String, u16)>,
+    /// Whether `spec.sessionAffinity` is ClientIP.
+    pub affinity: bool,
+    /// Whether `spec.externalTrafficPolicy` is Local.
+    pub local_policy: bool,
+    /// Whether there are `spec.loadBalancerSourceRanges`.
+    pub source_ranges: bool,
+    /// `status.loadBalancer.ingress[].ip`; an entry without one is empty.
+    pub ingress: Vec<String>,
+    /// Our conditions in its status.
+    pub conditions: Vec<Condition>,
+    /// When each of them last changed its status.
+    pub since: BTreeMap<String, Timestamp>,
+}
+
+/// A condition of ours on a Service or a Subnet, without its times.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Condition {
+    /// Its type.
+    pub kind: String,
+    /// True or False.
+    pub status: bool,
+    /// One CamelCase word for the cause.
+    pub reason: String,
+    /// A sentence for people.
+    pub message: String,
+}
+
+/// A ConfigMap or Deployment with a gateway's name, as last seen.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Child<T> {
+    /// Its uid.
+    pub uid: String,
+    /// Its resourceVersion.
+    pub resource_version: String,
+    /// Whether its deletion has begun.
+    pub deleting: bool,
+    /// The uid of the Service it was made for; `None` if we did not make it.
+    pub made_for: Option<String>,
+    /// Its content.
+    pub content: T,
+}
+
+/// What a Deployment's content is to the plan.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct DeploymentView {
+    /// Why no pod could be made, in the ReplicaSet controller's words.
+    pub failure: Option<String>,
+    /// What of it is compared with what is wanted, see [`crate::render`].
+    pub live: serde_json::Value,
+}
+
+/// A gateway pod as last seen.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Pod {
+    /// Its name.
+    pub name: String,
+    /// Its uid.
+    pub uid: String,
+    /// The Service it was made for, by uid.
+    pub made_for: String,
+    /// When it was created.
+    pub created: Option<Timestamp>,
+    /// Whether its deletion has begun.
+    pub deleting: bool,
+    /// Whether its containers have ended for good.
+    pub finished: bool,
+    /// Whether its node is gone, or said to be off (taint out-of-service).
+    pub node_lost: bool,
+    /// Its Ready condition.
+    pub ready: bool,
+    /// Its pod IP.
+    pub address: Option<IpAddr>,
+    /// The attached interface's hardware address, as Multus reports it.
+    pub mac: Option<String>,
+    /// Its annotations that are ours.
+    pub annotations: BTreeMap<String, String>,
+    /// What keeps it from running: reason and message.
+    pub waiting: Option<(String, String)>,
+    /// What it answered at `/status`.
+    pub answer: Answer,
+}
+
+/// What a gateway said when asked for its status.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Answer {
+    /// It was not asked: there is nobody to ask yet.
+    #[default]
+    Unasked,
+    /// It was asked and nothing came back in time: it is starting or gone, or
+    /// a NetworkPolicy stands between.
+    Silence,
+    /// It answered.
+    Said(GatewayStatus),
+}
+
+impl Pod {
+    /// Whether anything in it could still answer on the LAN.
+    pub fn could_answer(&self) -> bool {
+        !self.finished && !self.node_lost
+    }
+}

@@ -1,0 +1,36 @@
+//! The lb-svc controller.
+//!
+//! ```text
+//!  API server ──watch──▶ watch ──convert──▶ State (domain terms, ipam::Ledger)
+//!                                             │ whom it concerns
+//!                                             ▼
+//!                                           queue ──key──▶ reconcile
+//!                                                            │ observe: State, and ask the gateways
+//!                                                            │ plan:    pure, what to write
+//!  API server ◀──────────────── act (render) ◀───────────────┘ act
+//! ```
+//!
+//! [`domain`], [`ipam`], [`request`], [`plan`] and [`subnets`] hold the
+//! decisions: no Kubernetes types, no IO. [`act`] is the only module that
+//! writes.
+
+pub mod act;
+mod admin;
+mod args;
+mod ask;
+pub mod convert;
+pub mod domain;
+pub mod ipam;
+mod metrics;
+pub mod plan;
+mod queue;
+mod reconcile;
+pub mod render;
+pub mod request;
+mod run;
+pub mod state;
+pub mod subnets;
+mod watch;
+
+pub use args::Args;
+pub use run::run;

@@ -1,0 +1,1449 @@
+//! What is to be done for one gateway: a pure function of what is seen.
+//!
+//! [`plan`] looks at a Service and everything that bears its gateway's name,
+//! and says which writes bring it nearer to what the Service asks. It runs
+//! again after every change and every write; nothing depends on having seen
+//! the change itself.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use lb_svc_crds::Requested;
+use lb_svc_crds::gateway::{Address, CONFIG_VERSION, Frontend, GatewayConfig, GatewayStatus, Target};
+use lb_svc_crds::names::{self, Provider};
+
+use crate::domain::{Answer, Child, Condition, DeploymentView, Pod, Service, ServiceRef};
+use crate::ipam::{BEING_FREED, Claim, ClaimId, Network, Refusal, Wish};
+use crate::request::{Problem, Request, request};
+
+/// The Service holds an address.
+pub const ADDRESS_ALLOCATED: &str = "lb-svc.kubeovn.io/AddressAllocated";
+/// A ready gateway serves the address on all ports.
+pub const GATEWAY_READY: &str = "lb-svc.kubeovn.io/GatewayReady";
+/// Part of what the Service asks is not served; absent where all is.
+pub const LIMITED: &str = "lb-svc.kubeovn.io/Limited";
+
+/// A ConfigMap holds no more than this (Kubernetes API: 1 MiB of data).
+const CONFIG_MAX: usize = 1024 * 1024 - 1024;
+/// How often a Warning is said again while it lasts.
+const REMIND: Duration = Duration::from_secs(25 * 60);
+/// The longest pause between two nudges of a pod that does not follow.
+const NUDGE_MAX: Duration = Duration::from_secs(30);
+/// What a pod lacks for so long after its creation is no fault yet.
+const STARTS_WITHIN: SignedDuration = SignedDuration::from_secs(10);
+/// So many addresses that foreign hosts have are given up in a row, before the
+/// last one is waited for.
+const GIVEN_UP: usize = 8;
+/// How often a pod that answers nothing is nudged.
+const NUDGES_UNANSWERED: u32 = 4;
+
+/// Everything seen that concerns one gateway.
+#[derive(Clone, Debug, Default)]
+pub struct Observed {
+    /// The Service, if there is one.
+    pub service: Option<Service>,
+    /// The claims of every Service that has or had its name.
+    pub claims: Vec<Claim>,
+    /// The networks of those claims' Subnets, by Subnet.
+    pub networks: BTreeMap<String, Network>,
+    /// Whether the NetworkAttachmentDefinition that the Service names exists.
+    pub attachment_exists: bool,
+    /// The ConfigMap with the gateway's name; its content is [`names::CONFIG_KEY`].
+    pub config: Option<Child<String>>,
+    /// The Deployment with the gateway's name.
+    pub deployment: Option<Child<DeploymentView>>,
+    /// The gateway's pods, whosever they were.
+    pub pods: Vec<Pod>,
+    /// How long ago each pod was nudged, by uid, as far as this process
+    /// remembers.
+    pub nudges: HashMap<String, Duration>,
+    /// Of the hardware addresses that gateways name in conflicts, those that
+    /// are gateways' own.
+    pub own_macs: BTreeSet<String>,
+    /// Why no address could be had a moment ago, if that was tried.
+    pub refusal: Option<Refusal>,
+    /// How long ago this process last warned of this Service.
+    pub warned: Option<Duration>,
+    /// Now, by the wall clock.
+    pub now: Timestamp,
+}
+
+/// One write.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// Choose an address and claim it. Nothing else is planned with it: with
+    /// the claim, or the refusal, all is planned anew.
+    Claim(Wish),
+    /// Write the address into the Service's `spec.loadBalancerIP`.
+    FillAddress(IpAddr),
+    /// Take what we filled out of it again.
+    ClearAddress,
+    /// Write the gateway's ConfigMap.
+    WriteConfig(String),
+    /// Make the gateway's Deployment, or bring it back to what it should be.
+    EnsureDeployment(Provider),
+    /// Delete the ConfigMap with this uid and resourceVersion.
+    DeleteConfig(String, String),
+    /// Delete the Deployment with this uid and resourceVersion.
+    DeleteDeployment(String, String),
+    /// Set these annotations on a pod.
+    Annotate {
+        /// The pod's name.
+        pod: String,
+        /// Its uid.
+        uid: String,
+        /// All of our annotations on it.
+        annotations: BTreeMap<String, String>,
+        /// The number of this nudge, if it is one.
+        nudge: Option<u32>,
+    },
+    /// Record in the claim which interface answers for the address, and
+    /// whether it is known to be no one else's.
+    Record {
+        /// The claim.
+        claim: ClaimId,
+        /// The interface's hardware address.
+        mac: String,
+        /// Whether the address has been in service.
+        probed: bool,
+    },
+    /// Record in the claim that the foreign host with this hardware address
+    /// has the address.
+    GiveUp(ClaimId, String),
+    /// Make the claim outlive its Service, or not.
+    Keep(ClaimId, bool),
+    /// Take over the claim that an earlier Service of this name left behind.
+    TakeOver(ClaimId),
+    /// Give the address back.
+    Release(ClaimId),
+    /// Write the Service's status: ingress and our conditions, all of them.
+    SetStatus {
+        /// `status.loadBalancer.ingress[].ip`.
+        ingress: Vec<String>,
+        /// Our conditions.
+        conditions: Vec<Condition>,
+    },
+    /// Tell about it on the Service.
+    Event {
+        /// Whether something is wrong.
+        warning: bool,
+        /// One word.
+        reason: String,
+        /// One sentence.
+        message: String,
+    },
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Plan {
+    /// The writes, in order.
+    pub actions: Vec<Action>,
+    /// Whether, after them, there is nothing to wait for.
+    pub settled: bool,
+    /// Whether the Service waits for an address that it may get when another
+    /// is freed, or a Subnet changes.
+    pub waiting: bool,
+}
+
+/// Plans for the gateway of `service`.
+pub fn plan(service: &ServiceRef, observed: &Observed) -> Plan {
+    match observed.service.as_ref().and_then(|service| Some((service, request(service)?))) {
+        None => withdraw(observed),
+        Some((wanted, request)) => Planner::new(service, wanted, observed).run(request),
+    }
+}
+
+/// The configuration as it goes into the ConfigMap.
+fn render(config: &GatewayConfig) -> String {
+    // Serialising plain structs of strings and numbers cannot fail.
+    serde_json::to_string_pretty(config).unwrap_or_default()
+}
+
+/// Nobody asks for this gateway: take everything of ours away.
+fn withdraw(observed: &Observed) -> Plan {
+    let mut actions = Vec::new();
+    if let Some(service) = &observed.service {
+        let mine: Vec<&Claim> =
+            observed.claims.iter().filter(|claim| claim.owner.uid == service.owner.uid).collect();
+        let ours = |text: &str| mine.iter().any(|claim| claim.address.to_string() == text);
+        if service.ingress.iter().any(|ip| ours(ip)) || !service.conditions.is_empty() {
+            actions.push(Action::SetStatus { ingress: Vec::new(), conditions: Vec::new() });
+        }
+        if is_filled(service, &mine) && !service.deleting {
+            actions.push(Action::ClearAddress);
+        }
+    }
+    remove_children(observed, None, &mut actions);
+    release_strays(observed, None, &mut actions);
+    let settled = observed.claims.is_empty();
+    Plan { actions, settled, waiting: false }
+}
+
+/// Whether `spec.loadBalancerIP` is what we filled in, not what a user wrote.
+fn is_filled(service: &Service, mine: &[&Claim]) -> bool {
+    mine.iter().any(|claim| {
+        claim.requested == Requested::Dynamic && claim.address.to_string() == service.load_balancer_ip
+    })
+}
+
+/// Deletes ConfigMap and Deployment unless they are for the Service `keep`, or
+/// not ours.
+fn remove_children(observed: &Observed, keep: Option<&str>, actions: &mut Vec<Action>) {
+    fn stale<'a, T>(child: Option<&'a Child<T>>, keep: Option<&str>) -> Option<&'a Child<T>> {
+        child.filter(|child| child.made_for.is_some() && child.made_for.as_deref() != keep && !child.deleting)
+    }
+    if let Some(child) = stale(observed.deployment.as_ref(), keep) {
+        actions.push(Action::DeleteDeployment(child.uid.clone(), child.resource_version.clone()));
+    }
+    if let Some(child) = stale(observed.config.as_ref(), keep) {
+        actions.push(Action::DeleteConfig(child.uid.clone(), child.resource_version.clone()));
+    }
+}
+
+/// Whether something could still answer for the address of a claim: a
+/// Deployment or ConfigMap to make a new pod from, or a pod.
+fn is_held(observed: &Observed, claim: &Claim) -> bool {
+    fn is_for<T>(child: Option<&Child<T>>, uid: &str) -> bool {
+        child.is_some_and(|child| child.made_for.as_deref() == Some(uid))
+    }
+    let uid = claim.owner.uid.as_str();
+    is_for(observed.deployment.as_ref(), uid)
+        || is_for(observed.config.as_ref(), uid)
+        || observed.pods.iter().any(|pod| pod.made_for == uid && pod.could_answer())
+}
+
+/// Releases the claims of every Service but `current` for whose address
+/// nothing can answer any more. A claim that is to be kept outlives its
+/// Service, but not the Service's wish for a gateway.
+fn release_strays(observed: &Observed, current: Option<&str>, actions: &mut Vec<Action>) {
+    let seen = observed.service.as_ref().map(|service| &service.owner.uid);
+    for claim in observed.claims.iter().filter(|claim| Some(claim.owner.uid.as_str()) != current) {
+        let kept = claim.keep && claim.conflict.is_empty() && Some(&claim.owner.uid) != seen;
+        if !kept && !is_held(observed, claim) {
+            actions.push(Action::Release(claim.id.clone()));
+        }
+    }
+}
+
+struct Planner<'a> {
+    key: &'a ServiceRef,
+    service: &'a Service,
+    observed: &'a Observed,
+    /// The claims of this very Service.
+    mine: Vec<&'a Claim>,
+    actions: Vec<Action>,
+}
+
+impl<'a> Planner<'a> {
+    fn new(key: &'a ServiceRef, service: &'a Service, observed: &'a Observed) -> Self {
+        let mine = observed.claims.iter().filter(|claim| claim.owner.uid == service.owner.uid).collect();
+        Self { key, service, observed, mine, actions: Vec::new() }
+    }
+
+    fn run(mut self, request: Result<Request, Problem>) -> Plan {
+        let uid = Some(self.service.owner.uid.as_str());
+        remove_children(self.observed, uid, &mut self.actions);
+        release_strays(self.observed, uid, &mut self.actions);
+        match request {
+            // The last good state serves on: nothing but the status changes.
+            Err(problem) => {
+                let ingress = self.kept_ingress();
+                self.report(ingress, Err(&problem), Err(&problem), &[]);
+                Plan { actions: self.actions, settled: true, waiting: false }
+            }
+            Ok(request) => self.serve(&request),
+        }
+    }
+
+    fn serve(mut self, request: &Request) -> Plan {
+        if let Some((claim, mac)) = self.new_conflict() {
+            let message = format!("{} is in use by {mac}, another address is taken", claim.address);
+            self.actions.push(Action::GiveUp(claim.id.clone(), mac));
+            self.actions.push(Action::Event { warning: true, reason: CONFLICT.to_owned(), message });
+            return Plan { actions: self.actions, settled: false, waiting: false };
+        }
+        let target = self.target(request);
+        let allocated = match (target, &self.observed.refusal) {
+            (Some(claim), _) => Ok(claim),
+            (None, Some(refusal)) => Err(Problem::new(refusal.reason(), refusal.to_string())),
+            (None, None) => {
+                self.actions.push(match self.left_behind(request) {
+                    Some(claim) => Action::TakeOver(claim.id.clone()),
+                    None => Action::Claim(self.wish(request)),
+                });
+                return Plan { actions: self.actions, settled: false, waiting: false };
+            }
+        };
+
+        // A claim that was taken away, and its address given to another: at
+        // once there must be nothing left that answers for it.
+        if self.mine.is_empty() {
+            remove_children(self.observed, None, &mut self.actions);
+        }
+        let serving = self.serving(request, target);
+        let (digest, written) = match self.config(request, &serving) {
+            Ok(Some(Content { text, before })) => {
+                let known = self.observed.config.as_ref().map(|config| &config.content);
+                let written = known == Some(&text) || known == Some(&before);
+                let digest = Digests([&text, &before].map(|text| names::digest(text.as_bytes())));
+                if known != Some(&text) {
+                    self.actions.push(Action::WriteConfig(text));
+                }
+                (Some(digest), Ok(written))
+            }
+            Ok(None) => (None, Ok(false)),
+            Err(problem) => (None, Err(problem)),
+        };
+        let deployed = match &written {
+            Ok(_) if digest.is_some() => self.deploy(request),
+            Ok(_) => Ok(()),
+            Err(problem) => Err(problem.clone()),
+        };
+        if let Some(digest) = &digest {
+            self.annotate(&request.provider, &serving, digest);
+            self.record(&serving);
+        }
+        for claim in self.mine.iter().filter(|claim| claim.keep != request.keep) {
+            self.actions.push(Action::Keep(claim.id.clone(), request.keep));
+        }
+
+        let programmed = digest.as_ref().is_some_and(|digest| {
+            matches!(written, Ok(true)) && self.pods().any(|pod| pod.ready && follows(pod, digest))
+        });
+        let ingress = match target {
+            Some(claim) if programmed => vec![claim.address.to_string()],
+            _ => self.kept_ingress(),
+        };
+        let ready = match deployed {
+            Err(problem) => Err(problem),
+            Ok(()) if programmed => Ok(()),
+            Ok(()) => Err(self.obstacle(&serving)),
+        };
+        if let (Some(claim), None) = (target, self.wish(request).address)
+            && self.service.load_balancer_ip != claim.address.to_string()
+        {
+            self.actions.push(Action::FillAddress(claim.address));
+        }
+        if let (Some(digest), true) = (&digest, programmed) {
+            self.release_extras(&serving, digest);
+        }
+        let waiting = allocated.is_err();
+        self.report(ingress, allocated.as_ref().copied(), ready.as_ref().copied(), &request.limits);
+        let writes = self.actions.iter().any(|action| !matches!(action, Action::EnsureDeployment(_)));
+        Plan { actions: self.actions, settled: (programmed || waiting) && !writes, waiting }
+    }
+
+    /// The Service's living pods.
+    fn pods(&self) -> impl Iterator<Item = &'a Pod> {
+        let uid = &self.service.owner.uid;
+        self.observed.pods.iter().filter(move |pod| pod.made_for == *uid && !pod.deleting && !pod.finished)
+    }
+
+    /// What to ask of the ledger. An address that we filled in is not the
+    /// user's wish.
+    fn wish(&self, request: &Request) -> Wish {
+        Wish {
+            owner: self.service.owner.clone(),
+            provider: request.provider.clone(),
+            subnet: request.subnet.clone(),
+            address: request.address.filter(|_| !is_filled(self.service, &self.mine)),
+            keep: request.keep,
+        }
+    }
+
+    /// The claim that an earlier Service of this name left behind, if it
+    /// fulfils the request and its gateway is gone.
+    fn left_behind(&self, request: &Request) -> Option<&'a Claim> {
+        let wish = self.wish(request);
+        let mut kept = self
+            .observed
+            .claims
+            .iter()
+            .filter(|claim| claim.keep && claim.conflict.is_empty() && fulfils(claim, &wish));
+        kept.find(|claim| !is_held(self.observed, claim))
+    }
+
+    /// Who has the claim's address instead of our gateway, as that says.
+    fn conflict(&self, claim: &Claim) -> Option<&'a String> {
+        self.pods().find_map(|pod| said(pod)?.conflicts.get(&claim.address))
+    }
+
+    /// Whether a gateway has or had this hardware address, and is on its way
+    /// out if it answers for an address that is not its own.
+    fn is_own(&self, mac: &str) -> bool {
+        let known = |claim: &Claim| claim.mac.eq_ignore_ascii_case(mac);
+        self.observed.own_macs.contains(mac) || self.observed.claims.iter().any(known)
+    }
+
+    /// A dynamic claim on an address that turns out to be a foreign host's, if
+    /// another is to be tried. What has been in service is not given up.
+    fn new_conflict(&self) -> Option<(&'a Claim, String)> {
+        let given_up = self.mine.iter().filter(|claim| !claim.conflict.is_empty()).count();
+        let mut candidates = self.mine.iter().filter(|claim| {
+            claim.requested == Requested::Dynamic && claim.conflict.is_empty() && self.is_unproven(claim)
+        });
+        candidates.find_map(|claim| {
+            let mac = self.conflict(claim).filter(|mac| given_up < GIVEN_UP && !self.is_own(mac))?;
+            Some((*claim, mac.clone()))
+        })
+    }
+
+    /// Whether the LAN is to be asked for the address: it has never been in
+    /// service.
+    fn is_unproven(&self, claim: &Claim) -> bool {
+        !claim.probed && !self.service.ingress.contains(&claim.address.to_string())
+    }
+
+    /// The claim that fulfils the request, if there is one already.
+    fn target(&self, request: &Request) -> Option<&'a Claim> {
+        let wish = self.wish(request);
+        // The one in use before any other: what a user's tooling drops from
+        // the spec is filled in again.
+        let in_use = |claim: &&Claim| {
+            let text = claim.address.to_string();
+            Some(claim.address) == request.address || self.service.ingress.contains(&text)
+        };
+        let fits =
+            |claim: &&&Claim| fulfils(claim, &wish) && (wish.address.is_some() || claim.conflict.is_empty());
+        let fitting: Vec<&Claim> = self.mine.iter().filter(fits).copied().collect();
+        fitting.iter().find(|claim| in_use(claim)).or(fitting.first()).copied()
+    }
+
+    /// The claims the gateway is to serve: the one asked for, and until the
+    /// Service's status says that one, those that it does say.
+    fn serving(&self, request: &Request, target: Option<&'a Claim>) -> Vec<&'a Claim> {
+        let others = self.mine.iter().filter(|claim| claim.provider == request.provider).copied();
+        let Some(target) = target else { return others.collect() };
+        let in_status = |claim: &Claim| self.service.ingress.contains(&claim.address.to_string());
+        let mut serving = vec![target];
+        if !in_status(target) {
+            serving.extend(others.filter(|claim| in_status(claim)));
+        }
+        serving
+    }
+
+    /// The gateway's configuration; `None` without an address to serve.
+    fn config(&self, request: &Request, serving: &[&Claim]) -> Result<Option<Content>, Problem> {
+        self.name_is_free()?;
+        if serving.is_empty() {
+            return Ok(None);
+        }
+        let known: Option<GatewayConfig> =
+            self.observed.config.as_ref().and_then(|config| serde_json::from_str(&config.content).ok());
+        let mut addresses = Vec::new();
+        for claim in serving {
+            let network =
+                self.observed.networks.get(&claim.subnet).filter(|network| network.holds(claim.address));
+            let network = network.map(|network| Address {
+                address: claim.address,
+                cidr: network.cidr.into(),
+                gateway: Some(network.gateway.into()),
+                subnet: claim.subnet.clone(),
+                probe: self.is_unproven(claim),
+            });
+            // A Subnet that was spoiled, lost or shrunk leaves a live address as it is.
+            let before = || {
+                let known = known.as_ref()?;
+                let known = known.addresses.iter().find(|address| address.address == claim.address)?;
+                Some(Address { probe: self.is_unproven(claim), ..known.clone() })
+            };
+            addresses.push(network.or_else(before).ok_or_else(|| {
+                Problem::new(
+                    "SubnetNotFound",
+                    format!(
+                        "Subnet {}, which {} is from, does not exist or is not valid",
+                        claim.subnet, claim.address
+                    ),
+                )
+            })?);
+        }
+        let mut config = GatewayConfig {
+            version: CONFIG_VERSION,
+            attachment: request.provider.multus_name(),
+            frontends: vec![Frontend {
+                service: self.key.to_string(),
+                addresses: addresses.iter().map(|address| address.address).collect(),
+                target: Target::ClusterIp { addresses: request.cluster_ips.clone() },
+                ports: request.ports.clone(),
+            }],
+            addresses,
+        };
+        let text = render(&config);
+        if let Some(address) = config.addresses.first_mut() {
+            address.probe = true;
+        }
+        let before = render(&config);
+        if before.len() > CONFIG_MAX {
+            let message = format!(
+                "the gateway's configuration is {} bytes, a ConfigMap holds {CONFIG_MAX}: use fewer ports",
+                before.len()
+            );
+            return Err(Problem::new("ConfigTooLarge", message));
+        }
+        Ok(Some(Content { text, before }))
+    }
+
+    /// Whether ConfigMap and Deployment are ours to write.
+    fn name_is_free(&self) -> Result<(), Problem> {
+        let children = [
+            ("ConfigMap", self.observed.config.as_ref().map(|child| (&child.made_for, child.deleting))),
+            ("Deployment", self.observed.deployment.as_ref().map(|child| (&child.made_for, child.deleting))),
+        ];
+        for (kind, child) in children {
+            match child {
+                None => {}
+                Some((Some(uid), false)) if *uid == self.service.owner.uid => {}
+                Some((Some(_), _)) => {
+                    let message = "the gateway of an earlier Service of this name is being removed";
+                    return Err(Problem::new(REPLACING, message));
+                }
+                Some((None, _)) => {
+                    let name = names::gateway_name(&self.key.name);
+                    let message = format!(
+                        "{kind} {name} exists and was not made by lb-svc: rename or delete it, or rename the Service"
+                    );
+                    return Err(Problem::new("NameTaken", message));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn deploy(&mut self, request: &Request) -> Result<(), Problem> {
+        let missing = !self.observed.attachment_exists;
+        // A gateway that runs needs the attachment no more; a new one would
+        // hang half made.
+        if self.observed.deployment.is_some() || !missing {
+            self.actions.push(Action::EnsureDeployment(request.provider.clone()));
+        }
+        if missing {
+            let Provider { name, namespace } = &request.provider;
+            return Err(Problem::new(
+                "AttachmentNotFound",
+                format!(
+                    "there is no NetworkAttachmentDefinition {name} in namespace {namespace}: create it, or correct the annotation {}",
+                    names::PROVIDER_ANNOTATION
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Patches what a pod says of its address, and nudges those that have not
+    /// read their configuration yet.
+    fn annotate(&mut self, provider: &Provider, serving: &[&Claim], digest: &Digests) {
+        let Some(claim) = serving.first() else { return };
+        let network = self.observed.networks.get(&claim.subnet);
+        let mut patches = Vec::new();
+        for pod in self.pods() {
+            let Some(mac) = &pod.mac else { continue };
+            let mut annotations = BTreeMap::new();
+            let mut set = |key: &str, value: String| annotations.insert(provider.annotation(key), value);
+            set("allocated", "true".to_owned());
+            if let Some(network) = network {
+                set("cidr", network.cidr.to_string());
+                set("gateway", network.gateway.to_string());
+            }
+            set("ip_address", claim.address.to_string());
+            set("logical_switch", claim.subnet.clone());
+            set("mac_address", mac.clone());
+            set("pod_nic_type", "veth-pair".to_owned());
+
+            let (told, attempt) = told(pod);
+            let (told, nudge) = if digest.is(told) {
+                (told, self.is_due(pod, digest, attempt).then_some(attempt + 1))
+            } else {
+                (digest.wanted(), Some(0))
+            };
+            let value = format!("{told}.{}", nudge.unwrap_or(attempt));
+            annotations.insert(names::CONFIG_ANNOTATION.to_owned(), value);
+            if annotations.iter().any(|(key, value)| pod.annotations.get(key) != Some(value)) {
+                patches.push(Action::Annotate {
+                    pod: pod.name.clone(),
+                    uid: pod.uid.clone(),
+                    annotations,
+                    nudge,
+                });
+            }
+        }
+        self.actions.append(&mut patches);
+    }
+
+    /// Whether a pod that was told of the configuration needs telling again:
+    /// the kubelet may have refreshed the mount from an older ConfigMap.
+    fn is_due(&self, pod: &Pod, digest: &Digests, attempt: u32) -> bool {
+        let age = self.observed.nudges.get(&pod.uid).copied().unwrap_or(NUDGE_MAX);
+        let pause = (Duration::from_millis(250) * 2u32.pow(attempt.min(7))).min(NUDGE_MAX);
+        match &pod.answer {
+            Answer::Said(status) => {
+                !status.seen.as_deref().is_some_and(|seen| digest.is(seen)) && age >= pause
+            }
+            Answer::Silence => pod.ready && attempt < NUDGES_UNANSWERED && age >= pause,
+            Answer::Unasked => false,
+        }
+    }
+
+    /// Records in the claims what their gateway knows.
+    fn record(&mut self, serving: &[&Claim]) {
+        let attached = self.pods().filter_map(|pod| Some((pod, pod.mac.as_ref()?)));
+        let Some((pod, mac)) = attached.max_by_key(|(pod, _)| pod.ready) else {
+            return;
+        };
+        for claim in serving {
+            let served = said(pod).is_some_and(|status| status.addresses.contains(&claim.address));
+            let mac = if pod.ready { mac } else { &claim.mac };
+            let probed = claim.probed || served;
+            if claim.mac != *mac || claim.probed != probed {
+                let claim = claim.id.clone();
+                self.actions.push(Action::Record { claim, mac: mac.clone(), probed });
+            }
+        }
+    }
+
+    /// Gives back the addresses that were asked for earlier, once no gateway
+    /// of ours answers for them.
+    fn release_extras(&mut self, serving: &[&Claim], digest: &Digests) {
+        let uid = &self.service.owner.uid;
+        for claim in &self.mine {
+            let let_go = |pod: &Pod| {
+                said(pod).is_some_and(|status| {
+                    status.digest.as_deref().is_some_and(|known| digest.is(known))
+                        && !status.addresses.contains(&claim.address)
+                })
+            };
+            let held = self
+                .observed
+                .pods
+                .iter()
+                .any(|pod| pod.made_for == *uid && pod.could_answer() && !let_go(pod));
+            if !serving.iter().any(|kept| kept.id.name == claim.id.name) && !held {
+                self.actions.push(Action::Release(claim.id.clone()));
+            }
+        }
+    }
+
+    /// What is in the status already and still ours.
+    fn kept_ingress(&self) -> Vec<String> {
+        let ours = |ip: &&String| self.mine.iter().any(|claim| claim.address.to_string() == **ip);
+        self.service.ingress.iter().filter(ours).cloned().collect()
+    }
+
+    /// What keeps the gateway from serving, as far as can be seen.
+    fn obstacle(&self, serving: &[&Claim]) -> Problem {
+        let conflicts = serving.iter().filter_map(|claim| Some((claim.address, self.conflict(claim)?)));
+        if let Some((address, mac)) = conflicts.into_iter().next() {
+            return if self.is_own(mac) {
+                let message = format!(
+                    "{address} is answered for by an earlier gateway ({mac}), which is on its way out"
+                );
+                Problem::new(BEING_FREED, message)
+            } else {
+                let message = format!(
+                    "{address} is in use by the host with the hardware address {mac}: take it from that host, or choose another"
+                );
+                Problem::new(CONFLICT, message)
+            };
+        }
+        if let Some(failure) =
+            self.observed.deployment.as_ref().and_then(|deployment| deployment.content.failure.as_ref())
+        {
+            return Problem::new("PodRefused", format!("no gateway pod can be made: {failure}"));
+        }
+        for pod in self.pods() {
+            if let Some((reason, message)) = &pod.waiting {
+                return Problem::new(reason, format!("gateway pod {}: {message}", pod.name));
+            }
+            // What a new pod lacks is usually on its way.
+            let is_new =
+                pod.created.is_some_and(|created| self.observed.now.duration_since(created) < STARTS_WITHIN);
+            let fault = said(pod).filter(|_| !is_new).and_then(|status| status.faults.first_key_value());
+            if let Some((reason, message)) = fault {
+                return Problem::new(reason, format!("gateway pod {}: {message}", pod.name));
+            }
+        }
+        Problem::new(STARTING, "the gateway is being started or updated")
+    }
+
+    /// Writes the status if it differs, and tells what changed.
+    fn report(
+        &mut self,
+        ingress: Vec<String>,
+        allocated: Result<&Claim, &Problem>,
+        ready: Result<(), &Problem>,
+        limits: &[Problem],
+    ) {
+        let condition = |kind: &str, status: bool, reason: &str, message: String| Condition {
+            kind: kind.to_owned(),
+            status,
+            reason: reason.to_owned(),
+            message,
+        };
+        let mut conditions = vec![
+            match allocated {
+                Ok(claim) => {
+                    let message = format!("{} from Subnet {}", claim.address, claim.subnet);
+                    condition(ADDRESS_ALLOCATED, true, "AddressAllocated", message)
+                }
+                Err(problem) => condition(ADDRESS_ALLOCATED, false, &problem.reason, problem.message.clone()),
+            },
+            match ready {
+                Ok(()) => condition(
+                    GATEWAY_READY,
+                    true,
+                    "GatewayReady",
+                    format!("{} is served", ingress.join(", ")),
+                ),
+                Err(problem) => condition(GATEWAY_READY, false, &problem.reason, problem.message.clone()),
+            },
+        ];
+        if let Some(limit) = limits.first() {
+            let messages: Vec<&str> = limits.iter().map(|limit| limit.message.as_str()).collect();
+            conditions.push(condition(LIMITED, true, &limit.reason, messages.join("; ")));
+        }
+        let same = |a: &[Condition], b: &[Condition]| a.len() == b.len() && a.iter().all(|c| b.contains(c));
+        let remind = self.observed.warned.is_none_or(|age| age >= REMIND);
+        let mut told = Vec::new();
+        for condition in &conditions {
+            let news = !self.service.conditions.contains(condition);
+            let warning = !condition.status || condition.kind == LIMITED;
+            // What passes by itself is no news; what two conditions say is said once.
+            let passing = [STARTING, REPLACING, BEING_FREED].contains(&condition.reason.as_str());
+            if passing || told.contains(&condition.reason) || !(news || warning && remind) {
+                continue;
+            }
+            told.push(condition.reason.clone());
+            self.actions.push(Action::Event {
+                warning,
+                reason: condition.reason.clone(),
+                message: condition.message.clone(),
+            });
+        }
+        if ingress != self.service.ingress || !same(&conditions, &self.service.conditions) {
+            self.actions.push(Action::SetStatus { ingress, conditions });
+        }
+    }
+}
+
+/// Reasons that pass by themselves.
+const STARTING: &str = "GatewayStarting";
+const REPLACING: &str = "Replacing";
+
+/// A foreign host has the address.
+const CONFLICT: &str = "AddressConflict";
+
+/// A gateway's configuration as it goes into the ConfigMap.
+struct Content {
+    text: String,
+    /// The same, before the first address had been in service: the LAN is to
+    /// be asked for it. A gateway that carried that out carries out this.
+    before: String,
+}
+
+/// The digests of a [`Content`], the wanted one first.
+struct Digests([String; 2]);
+
+impl Digests {
+    fn wanted(&self) -> &str {
+        &self.0[0]
+    }
+
+    fn is(&self, digest: &str) -> bool {
+        self.0.iter().any(|known| known == digest)
+    }
+}
+
+/// Whether a claim is what is wished for.
+fn fulfils(claim: &Claim, wish: &Wish) -> bool {
+    claim.provider == wish.provider
+        && match wish.address {
+            Some(address) => claim.address == address,
+            None => wish.subnet.as_ref().is_none_or(|subnet| *subnet == claim.subnet),
+        }
+}
+
+fn said(pod: &Pod) -> Option<&GatewayStatus> {
+    match &pod.answer {
+        Answer::Said(status) => Some(status),
+        Answer::Unasked | Answer::Silence => None,
+    }
+}
+
+/// Whether the pod carries out the configuration. One that may not be asked is
+/// believed its readiness.
+fn follows(pod: &Pod, digest: &Digests) -> bool {
+    match &pod.answer {
+        Answer::Said(status) => status.digest.as_deref().is_some_and(|known| digest.is(known)),
+        Answer::Silence => true,
+        Answer::Unasked => false,
+    }
+}
+
+/// What the pod's annotation last told it: digest and attempt.
+fn told(pod: &Pod) -> (&str, u32) {
+    pod.annotations
+        .get(names::CONFIG_ANNOTATION)
+        .and_then(|value| value.rsplit_once('.'))
+        .map_or(("", 0), |(digest, attempt)| (digest, attempt.parse().unwrap_or(0)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::Owner;
+    use crate::request::tests::service;
+
+    fn key() -> ServiceRef {
+        ServiceRef::new("default", "test-service")
+    }
+
+    fn claim(address: &str, requested: Requested) -> Claim {
+        let provider: Provider = "lan.kube-system".parse().unwrap();
+        let address: IpAddr = address.parse().unwrap();
+        Claim {
+            id: ClaimId { name: provider.claim_name(address), uid: "c".into(), resource_version: "1".into() },
+            provider,
+            subnet: "lan".into(),
+            address,
+            owner: service().owner,
+            requested,
+            mac: "ba:85:f7:02:9f:42".into(),
+            keep: false,
+            probed: false,
+            conflict: String::new(),
+        }
+    }
+
+    fn of_earlier(mut claim: Claim) -> Claim {
+        claim.owner = Owner { uid: "uid-0".into(), ..claim.owner };
+        claim
+    }
+
+    fn network() -> Network {
+        Network {
+            provider: "lan.kube-system".parse().unwrap(),
+            cidr: "172.18.0.0/16".parse().unwrap(),
+            gateway: "172.18.0.1".parse().unwrap(),
+            excludes: Vec::new(),
+            namespaces: Vec::new(),
+        }
+    }
+
+    /// The document's Service with its address claimed and nothing else.
+    fn claimed(claims: &[Claim]) -> Observed {
+        Observed {
+            service: Some(service()),
+            claims: claims.to_vec(),
+            networks: [("lan".to_owned(), network())].into(),
+            attachment_exists: true,
+            ..Observed::default()
+        }
+    }
+
+    fn config_of(plan: &Plan) -> Option<&String> {
+        plan.actions.iter().find_map(|action| match action {
+            Action::WriteConfig(content) => Some(content),
+            _ => None,
+        })
+    }
+
+    fn child<T>(uid: &str, content: T) -> Child<T> {
+        Child {
+            uid: uid.into(),
+            resource_version: "3".into(),
+            deleting: false,
+            made_for: Some("uid-1".into()),
+            content,
+        }
+    }
+
+    fn pod(name: &str, content: &str, addresses: &[&str]) -> Pod {
+        let digest = names::digest(content.as_bytes());
+        Pod {
+            name: name.into(),
+            uid: format!("uid-{name}"),
+            made_for: "uid-1".into(),
+            ready: true,
+            address: Some("10.244.1.5".parse().unwrap()),
+            mac: Some("ba:85:f7:02:9f:42".into()),
+            annotations: [(names::CONFIG_ANNOTATION.to_owned(), format!("{digest}.0"))].into(),
+            answer: Answer::Said(GatewayStatus {
+                digest: Some(digest.clone()),
+                seen: Some(digest),
+                addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
+                ..GatewayStatus::default()
+            }),
+            ..Pod::default()
+        }
+    }
+
+    /// All that `plan` writes, written, with a pod that carries it out.
+    fn carried_out(mut observed: Observed, address: &str) -> Observed {
+        let content = config_of(&plan(&key(), &observed)).unwrap().clone();
+        observed.config = Some(child("cm", content.clone()));
+        observed.deployment = Some(child("dep", DeploymentView::default()));
+        observed.pods = vec![pod("gw", &content, &[address])];
+        settle(observed)
+    }
+
+    /// Applies what is written to pods and Service until nothing is.
+    fn settle(mut observed: Observed) -> Observed {
+        for _ in 0..5 {
+            for action in plan(&key(), &observed).actions {
+                let service = observed.service.as_mut().unwrap();
+                match action {
+                    Action::SetStatus { ingress, conditions } => {
+                        (service.ingress, service.conditions) = (ingress, conditions);
+                    }
+                    Action::FillAddress(address) => service.load_balancer_ip = address.to_string(),
+                    Action::Annotate { pod, annotations, .. } => {
+                        let pod = observed.pods.iter_mut().find(|known| known.name == pod).unwrap();
+                        pod.annotations.extend(annotations);
+                    }
+                    Action::Release(id) => observed.claims.retain(|claim| claim.id != id),
+                    Action::Record { claim: id, mac, probed } => {
+                        let claim = observed.claims.iter_mut().find(|claim| claim.id == id).unwrap();
+                        (claim.mac, claim.probed) = (mac, probed);
+                        claim.conflict.clear();
+                    }
+                    Action::GiveUp(id, mac) => {
+                        observed.claims.iter_mut().find(|claim| claim.id == id).unwrap().conflict = mac;
+                    }
+                    Action::WriteConfig(content) => {
+                        observed.config = Some(child("cm", content));
+                    }
+                    _ => {}
+                }
+            }
+            observed.warned = Some(Duration::ZERO);
+        }
+        observed
+    }
+
+    fn status(plan: &Plan) -> Option<(&Vec<String>, &Vec<Condition>)> {
+        plan.actions.iter().find_map(|action| match action {
+            Action::SetStatus { ingress, conditions } => Some((ingress, conditions)),
+            _ => None,
+        })
+    }
+
+    fn reason<'a>(conditions: &'a [Condition], kind: &str) -> &'a str {
+        &conditions.iter().find(|condition| condition.kind == kind).unwrap().reason
+    }
+
+    #[test]
+    fn first_an_address() {
+        let plan = plan(&key(), &claimed(&[]));
+        let wish = Wish {
+            owner: service().owner,
+            provider: "lan.kube-system".parse().unwrap(),
+            subnet: None,
+            address: None,
+            keep: false,
+        };
+        assert_eq!(plan.actions, [Action::Claim(wish)]);
+    }
+
+    #[test]
+    fn then_the_gateway_and_ingress_only_when_it_serves() {
+        let plan = plan(&key(), &claimed(&[claim("172.18.0.11", Requested::Dynamic)]));
+        let config: GatewayConfig = serde_json::from_str(config_of(&plan).unwrap()).unwrap();
+        assert_eq!(config.frontends[0].ports[0].port, 80);
+        assert!(plan.actions.contains(&Action::FillAddress("172.18.0.11".parse().unwrap())));
+        let (ingress, conditions) = status(&plan).unwrap();
+        assert!(ingress.is_empty());
+        assert_eq!(reason(conditions, ADDRESS_ALLOCATED), "AddressAllocated");
+        assert_eq!(reason(conditions, GATEWAY_READY), STARTING);
+
+        let done = carried_out(claimed(&[claim("172.18.0.11", Requested::Dynamic)]), "172.18.0.11");
+        let service = done.service.as_ref().unwrap();
+        assert_eq!(service.ingress, ["172.18.0.11"]);
+        assert_eq!(service.load_balancer_ip, "172.18.0.11");
+        assert_eq!(done.pods[0].annotations["lan.kube-system.kubernetes.io/ip_address"], "172.18.0.11");
+        assert_eq!(
+            done.pods[0].annotations["lan.kube-system.kubernetes.io/mac_address"],
+            "ba:85:f7:02:9f:42"
+        );
+    }
+
+    #[test]
+    fn what_is_done_is_not_done_again() {
+        let done = carried_out(claimed(&[claim("172.18.0.11", Requested::Dynamic)]), "172.18.0.11");
+        let plan = plan(&key(), &done);
+        assert_eq!(plan.actions, [Action::EnsureDeployment("lan.kube-system".parse().unwrap())]);
+        assert!(plan.settled);
+    }
+
+    /// A pod that withholds an address that the host with `mac` has.
+    fn withholds(mut observed: Observed, address: &str, mac: &str) -> Observed {
+        let content = config_of(&plan(&key(), &observed)).cloned();
+        let content = content.unwrap_or_else(|| observed.config.clone().unwrap().content);
+        let mut pod = Pod { ready: false, ..pod("gw", &content, &[]) };
+        let Answer::Said(status) = &mut pod.answer else { panic!("it answers") };
+        status.digest = None;
+        status.conflicts.insert(address.parse().unwrap(), mac.to_owned());
+        status.faults.insert(CONFLICT.to_owned(), "in use".to_owned());
+        observed.config = Some(child("cm", content));
+        observed.deployment = Some(child("dep", DeploymentView::default()));
+        observed.pods = vec![pod];
+        observed
+    }
+
+    const FOREIGN: &str = "02:00:00:00:00:99";
+
+    #[test]
+    fn the_lan_is_asked_once_for_a_claim() {
+        let claims = [claim("172.18.0.11", Requested::Dynamic)];
+        let mut observed = claimed(&claims);
+        let asking = config_of(&plan(&key(), &observed)).unwrap().clone();
+        assert!(asking.contains("\"probe\": true"));
+        observed.config = Some(child("cm", asking.clone()));
+        observed.deployment = Some(child("dep", DeploymentView::default()));
+        observed.pods = vec![pod("gw", &asking, &["172.18.0.11"])];
+        let planned = plan(&key(), &observed);
+        assert_eq!(status(&planned).unwrap().0, &["172.18.0.11"], "nothing is waited for");
+        let (claim, mac) = (claims[0].id.clone(), claims[0].mac.clone());
+        assert!(planned.actions.contains(&Action::Record { claim, mac, probed: true }));
+        assert_eq!(config_of(&planned), None);
+
+        // What is left for the next pod to know is written beside what serves.
+        observed.claims[0].probed = true;
+        let planned = plan(&key(), &observed);
+        assert!(!config_of(&planned).unwrap().contains("probe"));
+        let (ingress, conditions) = status(&planned).unwrap();
+        assert_eq!((ingress.len(), reason(conditions, GATEWAY_READY)), (1, "GatewayReady"));
+        assert!(
+            !planned.actions.iter().any(|action| matches!(action, Action::Annotate { nudge: Some(_), .. }))
+        );
+        let done = settle(observed);
+        assert!(!done.config.as_ref().unwrap().content.contains("probe"));
+        assert!(plan(&key(), &done).settled, "with a pod that has the earlier one still");
+
+        // An address in the status is in service, whatever the claim says.
+        let mut earlier = done;
+        earlier.claims[0].probed = false;
+        earlier.pods.clear();
+        assert_eq!(config_of(&plan(&key(), &earlier)), None);
+    }
+
+    #[test]
+    fn a_static_address_in_use_is_a_condition_that_ends_by_itself() {
+        let mut wanted = claimed(&[claim("172.18.0.18", Requested::Static)]);
+        wanted.service.as_mut().unwrap().load_balancer_ip = "172.18.0.18".into();
+        let observed = withholds(wanted, "172.18.0.18", FOREIGN);
+        let planned = plan(&key(), &observed);
+        let (ingress, conditions) = status(&planned).unwrap();
+        assert_eq!((ingress.len(), reason(conditions, GATEWAY_READY)), (0, CONFLICT));
+        let told = planned.actions.iter().find_map(|action| match action {
+            Action::Event { warning: true, reason, message } if reason == CONFLICT => Some(message),
+            _ => None,
+        });
+        let told = told.expect("an Event");
+        assert!(told.contains(FOREIGN) && told.contains("172.18.0.18"), "{told}");
+        assert!(!planned.settled);
+        assert!(
+            !planned.actions.iter().any(|action| matches!(action, Action::GiveUp(..) | Action::Release(_)))
+        );
+
+        // A gateway of ours is waited for: by its pod, or by what the claim remembers.
+        let own = Observed { own_macs: [FOREIGN.to_owned()].into(), ..observed.clone() };
+        let mut remembered = observed.clone();
+        remembered.claims.push(Claim {
+            mac: FOREIGN.to_uppercase(),
+            ..of_earlier(claim("172.18.0.19", Requested::Dynamic))
+        });
+        for waiting in [own, remembered] {
+            let planned = plan(&key(), &waiting);
+            assert_eq!(reason(status(&planned).unwrap().1, GATEWAY_READY), BEING_FREED);
+            assert!(
+                !planned
+                    .actions
+                    .iter()
+                    .any(|action| matches!(action, Action::Event { reason, .. } if reason == BEING_FREED))
+            );
+        }
+
+        let content = observed.config.as_ref().unwrap().content.clone();
+        let healed = Observed { pods: vec![pod("gw", &content, &["172.18.0.18"])], ..observed };
+        assert_eq!(status(&plan(&key(), &healed)).unwrap().0, &["172.18.0.18"]);
+    }
+
+    #[test]
+    fn a_dynamic_address_in_use_is_replaced() {
+        let mut filled = claimed(&[claim("172.18.0.11", Requested::Dynamic)]);
+        filled.service.as_mut().unwrap().load_balancer_ip = "172.18.0.11".into();
+        let mut observed = withholds(filled, "172.18.0.11", FOREIGN);
+        let old = observed.claims[0].id.clone();
+        let planned = plan(&key(), &observed);
+        let [Action::GiveUp(id, mac), Action::Event { warning: true, reason, .. }] = &planned.actions[..]
+        else {
+            panic!("{:?}", planned.actions)
+        };
+        assert_eq!((id, mac.as_str(), reason.as_str()), (&old, FOREIGN, CONFLICT));
+
+        observed.claims[0].conflict = FOREIGN.into();
+        let Some(Action::Claim(wish)) = plan(&key(), &observed).actions.pop() else { panic!("no claim") };
+        assert_eq!(wish.address, None);
+        observed.claims.push(claim("172.18.0.12", Requested::Dynamic));
+        let planned = plan(&key(), &observed);
+        let config: GatewayConfig = serde_json::from_str(config_of(&planned).unwrap()).unwrap();
+        let addresses: Vec<_> = config.addresses.iter().map(|a| (a.address.to_string(), a.probe)).collect();
+        assert_eq!(addresses, [("172.18.0.12".to_owned(), true)]);
+        assert!(planned.actions.contains(&Action::FillAddress("172.18.0.12".parse().unwrap())));
+        let release = Action::Release(old);
+        assert!(!planned.actions.contains(&release), "nor is it handed out again meanwhile");
+
+        // Served: the other is given back.
+        let content = config_of(&planned).unwrap().clone();
+        observed.config = Some(child("cm", content.clone()));
+        observed.pods = vec![pod("gw", &content, &["172.18.0.12"])];
+        let planned = plan(&key(), &observed);
+        assert_eq!(status(&planned).unwrap().0, &["172.18.0.12"]);
+        assert!(planned.actions.contains(&release));
+        let done = settle(observed);
+        assert_eq!(done.service.as_ref().unwrap().load_balancer_ip, "172.18.0.12");
+        assert!(plan(&key(), &done).settled);
+
+        // In service it is not given up again.
+        let late = withholds(done, "172.18.0.12", FOREIGN);
+        assert!(!plan(&key(), &late).actions.iter().any(|action| matches!(action, Action::GiveUp(..))));
+    }
+
+    #[test]
+    fn when_every_address_is_in_use_the_last_is_waited_for() {
+        let given_up = |last: u8| Claim {
+            conflict: FOREIGN.into(),
+            ..claim(&format!("172.18.0.{last}"), Requested::Dynamic)
+        };
+        let mut claims: Vec<Claim> = (11..19).map(given_up).collect();
+        claims.push(claim("172.18.0.19", Requested::Dynamic));
+        let observed = withholds(claimed(&claims), "172.18.0.19", FOREIGN);
+        let planned = plan(&key(), &observed);
+        assert_eq!(reason(status(&planned).unwrap().1, GATEWAY_READY), CONFLICT);
+        assert!(
+            !planned.actions.iter().any(|action| matches!(action, Action::GiveUp(..) | Action::Claim(_)))
+        );
+
+        // Nor is there another one: each of them is asked for, the first that
+        // comes free is taken.
+        let mut full = claimed(&claims[..2]);
+        full.refusal = Some(Refusal::Full("Subnet lan".into()));
+        let content = config_of(&plan(&key(), &full)).unwrap().clone();
+        let config: GatewayConfig = serde_json::from_str(&content).unwrap();
+        assert!(config.addresses.len() == 2 && config.addresses.iter().all(|address| address.probe));
+        let mut pod = pod("gw", &content, &["172.18.0.12"]);
+        pod.ready = false;
+        full.config = Some(child("cm", content));
+        full.pods = vec![pod];
+        let served = settle(full).config.unwrap().content;
+        let config: GatewayConfig = serde_json::from_str(&served).unwrap();
+        assert_eq!(config.addresses.len(), 1);
+        assert_eq!(config.addresses[0].address.to_string(), "172.18.0.12");
+    }
+
+    #[test]
+    fn a_kept_claim_in_conflict_is_not_taken_over() {
+        let kept = Claim { keep: true, conflict: FOREIGN.into(), ..claim("172.18.0.11", Requested::Dynamic) };
+        let observed = claimed(std::slice::from_ref(&kept));
+        assert!(matches!(plan(&key(), &observed).actions[..], [Action::Claim(_)]));
+        let gone = Observed { service: None, ..claimed(&[of_earlier(kept.clone())]) };
+        assert_eq!(plan(&key(), &gone).actions, [Action::Release(kept.id)]);
+    }
+
+    #[test]
+    fn ingress_stays_while_the_gateway_is_replaced() {
+        let mut observed = carried_out(claimed(&[claim("172.18.0.11", Requested::Dynamic)]), "172.18.0.11");
+        observed.pods.clear();
+        let planned = plan(&key(), &observed);
+        assert_eq!(status(&planned).unwrap().0, &["172.18.0.11"]);
+        assert!(!planned.settled);
+        observed.pods = vec![Pod { ready: false, answer: Answer::Silence, ..pod("new", "", &[]) }];
+        assert_eq!(status(&plan(&key(), &observed)).unwrap().0, &["172.18.0.11"]);
+    }
+
+    #[test]
+    fn a_filled_address_is_no_static_request() {
+        let mut observed = claimed(&[claim("172.18.0.11", Requested::Dynamic)]);
+        // The user's tooling drops it: filled again.
+        let planned = plan(&key(), &observed);
+        assert!(planned.actions.contains(&Action::FillAddress("172.18.0.11".parse().unwrap())));
+        // Another Subnet is asked for: the filled address does not stand in the way.
+        let service = observed.service.as_mut().unwrap();
+        service.load_balancer_ip = "172.18.0.11".into();
+        service.annotations.insert("lan.kube-system.kubernetes.io/logical_switch".into(), "other".into());
+        let Some(Action::Claim(wish)) = plan(&key(), &observed).actions.pop() else { panic!("no claim") };
+        assert_eq!((wish.subnet.as_deref(), wish.address), (Some("other"), None));
+    }
+
+    #[test]
+    fn a_new_static_address_serves_before_the_old_is_freed() {
+        let old = claim("172.18.0.11", Requested::Dynamic);
+        let mut observed = carried_out(claimed(std::slice::from_ref(&old)), "172.18.0.11");
+        observed.service.as_mut().unwrap().load_balancer_ip = "172.18.0.18".into();
+        let Some(Action::Claim(wish)) = plan(&key(), &observed).actions.pop() else { panic!("no claim") };
+        assert_eq!(wish.address, Some("172.18.0.18".parse().unwrap()));
+
+        // Claimed: the gateway serves both, the Service says the old one.
+        observed.claims.push(claim("172.18.0.18", Requested::Static));
+        let planned = plan(&key(), &observed);
+        let both = config_of(&planned).unwrap().clone();
+        let config: GatewayConfig = serde_json::from_str(&both).unwrap();
+        let addresses: Vec<String> =
+            config.addresses.iter().map(|address| address.address.to_string()).collect();
+        assert_eq!(addresses, ["172.18.0.18", "172.18.0.11"]);
+        assert!(!planned.actions.iter().any(|action| matches!(action, Action::Release(_))));
+        observed.config.as_mut().unwrap().content = both.clone();
+        assert_eq!(status(&plan(&key(), &observed)).unwrap().0, &["172.18.0.11"], "not programmed yet");
+
+        // The gateway serves both: the Service says the new one, then that goes on alone.
+        observed.pods = vec![pod("gw", &both, &["172.18.0.18", "172.18.0.11"])];
+        let planned = plan(&key(), &observed);
+        assert_eq!(config_of(&planned), None);
+        assert_eq!(status(&planned).unwrap().0, &["172.18.0.18"]);
+        observed.service.as_mut().unwrap().ingress = vec!["172.18.0.18".into()];
+        let planned = plan(&key(), &observed);
+        let one = config_of(&planned).unwrap().clone();
+        assert!(!one.contains("172.18.0.11\""));
+        assert!(!planned.actions.contains(&Action::Release(old.id.clone())), "the pod answers for it still");
+        observed.config.as_mut().unwrap().content = one.clone();
+        assert!(!plan(&key(), &observed).actions.contains(&Action::Release(old.id.clone())));
+
+        // It let go of the old one: given back.
+        observed.pods = vec![pod("gw", &one, &["172.18.0.18"])];
+        let planned = plan(&key(), &observed);
+        assert!(planned.actions.contains(&Action::Release(old.id)));
+        assert_eq!(status(&planned).unwrap().0, &["172.18.0.18"]);
+    }
+
+    #[test]
+    fn a_bad_edit_keeps_the_last_good_state() {
+        let mut observed = carried_out(claimed(&[claim("172.18.0.11", Requested::Dynamic)]), "172.18.0.11");
+        observed.service.as_mut().unwrap().load_balancer_ip = "not-an-address".into();
+        let planned = plan(&key(), &observed);
+        assert_eq!(config_of(&planned), None);
+        let (ingress, conditions) = status(&planned).unwrap();
+        assert_eq!(ingress, &["172.18.0.11"]);
+        assert_eq!(reason(conditions, ADDRESS_ALLOCATED), "InvalidAddress");
+
+        // Another's address: refused, the old one serves, ports still follow.
+        let service = observed.service.as_mut().unwrap();
+        service.load_balancer_ip = "172.18.0.99".into();
+        service.ports.push(("TCP".into(), 443));
+        observed.refusal = Some(Refusal::Taken("172.18.0.99".parse().unwrap(), "default/other".into()));
+        let planned = plan(&key(), &observed);
+        assert!(config_of(&planned).unwrap().contains("443"));
+        let (ingress, conditions) = status(&planned).unwrap();
+        assert_eq!(ingress, &["172.18.0.11"]);
+        assert_eq!(reason(conditions, ADDRESS_ALLOCATED), "AddressInUse");
+        assert!(planned.waiting);
+    }
+
+    #[test]
+    fn an_address_that_another_has_now_is_given_up_at_once() {
+        let mut observed = carried_out(claimed(&[claim("172.18.0.11", Requested::Dynamic)]), "172.18.0.11");
+        observed.claims.clear();
+        let Some(Action::Claim(wish)) = plan(&key(), &observed).actions.pop() else { panic!("no claim") };
+        assert_eq!(wish.address, Some("172.18.0.11".parse().unwrap()), "it is asked for again");
+        observed.refusal = Some(Refusal::Taken("172.18.0.11".parse().unwrap(), "default/other".into()));
+        let planned = plan(&key(), &observed);
+        assert!(planned.actions.contains(&Action::DeleteDeployment("dep".into(), "3".into())));
+        assert!(planned.actions.contains(&Action::DeleteConfig("cm".into(), "3".into())));
+        assert!(status(&planned).unwrap().0.is_empty());
+    }
+
+    #[test]
+    fn a_subnet_that_is_lost_leaves_a_live_address_as_it_is() {
+        let mut observed = carried_out(claimed(&[claim("172.18.0.11", Requested::Dynamic)]), "172.18.0.11");
+        observed.networks.get_mut("lan").unwrap().cidr = "172.18.1.0/24".parse().unwrap();
+        assert_eq!(config_of(&plan(&key(), &observed)), None, "nor one that is shrunk");
+        observed.networks.clear();
+        assert_eq!(config_of(&plan(&key(), &observed)), None);
+    }
+
+    #[test]
+    fn nothing_is_left_when_nobody_asks() {
+        let mut observed = carried_out(claimed(&[claim("172.18.0.11", Requested::Dynamic)]), "172.18.0.11");
+        observed.service.as_mut().unwrap().load_balancer = false;
+        let planned = plan(&key(), &observed);
+        assert_eq!(
+            planned.actions,
+            [
+                Action::SetStatus { ingress: vec![], conditions: vec![] },
+                Action::ClearAddress,
+                Action::DeleteDeployment("dep".into(), "3".into()),
+                Action::DeleteConfig("cm".into(), "3".into()),
+            ]
+        );
+        // The claim outlives Deployment and ConfigMap as long as a pod is there.
+        observed.service = None;
+        (observed.deployment, observed.config) = (None, None);
+        observed.pods[0].deleting = true;
+        assert_eq!(plan(&key(), &observed).actions, []);
+        let lost = Pod { node_lost: true, ..observed.pods[0].clone() };
+        observed.pods.clear();
+        let release = [Action::Release(observed.claims[0].id.clone())];
+        assert_eq!(plan(&key(), &observed).actions, release);
+        observed.pods = vec![lost];
+        assert_eq!(plan(&key(), &observed).actions, release, "its node is gone for good");
+    }
+
+    #[test]
+    fn an_address_the_user_asked_for_is_not_cleared() {
+        let mut observed = claimed(&[claim("172.18.0.18", Requested::Static)]);
+        let service = observed.service.as_mut().unwrap();
+        service.load_balancer_ip = "172.18.0.18".into();
+        service.annotations.clear();
+        assert!(!plan(&key(), &observed).actions.contains(&Action::ClearAddress));
+    }
+
+    #[test]
+    fn a_service_made_again_waits_for_the_gateway_before_it() {
+        let mut observed = carried_out(claimed(&[claim("172.18.0.11", Requested::Dynamic)]), "172.18.0.11");
+        observed.claims = vec![of_earlier(claim("172.18.0.11", Requested::Dynamic))];
+        for made_for in [
+            &mut observed.config.as_mut().unwrap().made_for,
+            &mut observed.deployment.as_mut().unwrap().made_for,
+        ] {
+            *made_for = Some("uid-0".into());
+        }
+        observed.pods[0].made_for = "uid-0".into();
+        observed.service.as_mut().unwrap().ingress.clear();
+        let planned = plan(&key(), &observed);
+        assert!(planned.actions.contains(&Action::DeleteDeployment("dep".into(), "3".into())));
+        assert!(planned.actions.contains(&Action::DeleteConfig("cm".into(), "3".into())));
+        assert!(matches!(planned.actions.last(), Some(Action::Claim(_))), "an address of its own meanwhile");
+        observed.claims.push(claim("172.18.0.12", Requested::Dynamic));
+        assert_eq!(config_of(&plan(&key(), &observed)), None, "not into what is being deleted");
+    }
+
+    #[test]
+    fn a_kept_address_waits_for_the_next_service_of_the_name() {
+        let kept = Claim { keep: true, ..of_earlier(claim("172.18.0.11", Requested::Dynamic)) };
+        let gone = Observed { service: None, ..claimed(std::slice::from_ref(&kept)) };
+        assert_eq!(plan(&key(), &gone).actions, []);
+
+        let mut next = claimed(std::slice::from_ref(&kept));
+        next.pods = vec![Pod { made_for: "uid-0".into(), deleting: true, ..pod("old", "", &[]) }];
+        assert!(
+            !plan(&key(), &next).actions.contains(&Action::TakeOver(kept.id.clone())),
+            "its gateway is there"
+        );
+        next.pods.clear();
+        assert_eq!(plan(&key(), &next).actions, [Action::TakeOver(kept.id.clone())]);
+
+        // Not what it wants: the kept one waits on.
+        next.service.as_mut().unwrap().load_balancer_ip = "172.18.0.99".into();
+        assert!(matches!(plan(&key(), &next).actions[..], [Action::Claim(_)]));
+
+        // The annotation comes and goes on a live Service.
+        let mut live = claimed(&[Claim { keep: true, ..claim("172.18.0.11", Requested::Dynamic) }]);
+        assert!(plan(&key(), &live).actions.contains(&Action::Keep(kept.id.clone(), false)));
+        // Whoever needs no gateway any more needs no address.
+        live.service.as_mut().unwrap().load_balancer = false;
+        assert!(plan(&key(), &live).actions.contains(&Action::Release(kept.id)));
+    }
+
+    #[test]
+    fn what_is_not_ours_is_left_alone_and_named() {
+        let mut observed = claimed(&[claim("172.18.0.11", Requested::Dynamic)]);
+        observed.deployment = Some(Child { made_for: None, ..child("theirs", DeploymentView::default()) });
+        let planned = plan(&key(), &observed);
+        assert_eq!(reason(status(&planned).unwrap().1, GATEWAY_READY), "NameTaken");
+        assert!(!planned.actions.iter().any(|action| matches!(
+            action,
+            Action::DeleteDeployment(..) | Action::EnsureDeployment(_) | Action::WriteConfig(_)
+        )));
+        observed.service = None;
+        let deletes = |action: &Action| matches!(action, Action::DeleteDeployment(..));
+        assert!(!plan(&key(), &observed).actions.iter().any(deletes));
+    }
+
+    #[test]
+    fn a_pod_that_does_not_follow_is_told_again() {
+        let mut observed = carried_out(claimed(&[claim("172.18.0.11", Requested::Dynamic)]), "172.18.0.11");
+        observed.service.as_mut().unwrap().ports.push(("UDP".into(), 53));
+        let content = config_of(&plan(&key(), &observed)).unwrap().clone();
+        let digest = names::digest(content.as_bytes());
+        observed.config.as_mut().unwrap().content = content;
+        let told = |observed: &Observed| {
+            plan(&key(), observed).actions.into_iter().find_map(|action| match action {
+                Action::Annotate { annotations, nudge, .. } => {
+                    Some((annotations[names::CONFIG_ANNOTATION].clone(), nudge))
+                }
+                _ => None,
+            })
+        };
+        assert_eq!(told(&observed), Some((format!("{digest}.0"), Some(0))));
+        observed.pods[0].annotations.insert(names::CONFIG_ANNOTATION.into(), format!("{digest}.0"));
+        let nudged = |age| [("uid-gw".to_owned(), age)].into();
+        observed.nudges = nudged(Duration::from_millis(100));
+        assert_eq!(told(&observed), None, "it gets a moment");
+        observed.nudges = nudged(Duration::from_millis(300));
+        assert_eq!(told(&observed), Some((format!("{digest}.1"), Some(1))));
+    }
+
+    #[test]
+    fn why_there_is_no_gateway_is_said() {
+        let why = |change: fn(&mut Observed)| {
+            let mut observed = claimed(&[claim("172.18.0.11", Requested::Dynamic)]);
+            let content = config_of(&plan(&key(), &observed)).unwrap().clone();
+            observed.config = Some(child("cm", content));
+            observed.deployment = Some(child("dep", DeploymentView::default()));
+            change(&mut observed);
+            let planned = plan(&key(), &observed);
+            let told =
+                planned.actions.iter().any(|action| matches!(action, Action::Event { warning: true, .. }));
+            (reason(status(&planned).unwrap().1, GATEWAY_READY).to_owned(), told)
+        };
+        let expect = |reason: &str| (reason.to_owned(), true);
+        assert_eq!(why(|o| o.attachment_exists = false), expect("AttachmentNotFound"));
+        assert_eq!(
+            why(|o| o.deployment.as_mut().unwrap().content.failure = Some("violates PodSecurity".into())),
+            expect("PodRefused")
+        );
+        assert_eq!(
+            why(|o| {
+                let waiting = Some(("ImagePullBackOff".into(), "no such image".into()));
+                o.pods = vec![Pod { waiting, ready: false, ..pod("gw", "", &[]) }];
+            }),
+            expect("ImagePullBackOff")
+        );
+        assert_eq!(
+            why(|o| {
+                let faults = [("CapabilityMissing".to_owned(), "NET_ADMIN".to_owned())].into();
+                let answer = Answer::Said(GatewayStatus { faults, ..GatewayStatus::default() });
+                o.pods = vec![Pod { answer, ready: false, ..pod("gw", "", &[]) }];
+            }),
+            expect("CapabilityMissing")
+        );
+    }
+
+    #[test]
+    fn a_warning_is_said_again_while_it_lasts() {
+        let mut observed = claimed(&[]);
+        observed.refusal = Some(Refusal::Full("Subnet lan".into()));
+        let mut observed = settle(observed);
+        let warns = |observed: &Observed| {
+            plan(&key(), observed)
+                .actions
+                .iter()
+                .filter(|action| matches!(action, Action::Event { .. }))
+                .count()
+        };
+        assert_eq!(warns(&observed), 0);
+        observed.warned = Some(REMIND);
+        assert_eq!(warns(&observed), 1);
+    }
+
+    #[test]
+    fn a_configuration_too_large_is_a_condition() {
+        let mut observed = claimed(&[claim("172.18.0.11", Requested::Dynamic)]);
+        observed.service.as_mut().unwrap().ports =
+            (1..=20_000).map(|port| ("TCP".to_owned(), port)).collect();
+        let planned = plan(&key(), &observed);
+        assert_eq!(config_of(&planned), None);
+        assert_eq!(reason(status(&planned).unwrap().1, GATEWAY_READY), "ConfigTooLarge");
+    }
+}

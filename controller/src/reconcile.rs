@@ -1,0 +1,351 @@
+//! Observe, plan, act: once for a key, whenever the queue says so.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures::future::join_all;
+use serde_json::{Value, json};
+
+use crate::act::{Actor, Claimed, Error, Written};
+use crate::ask::Asker;
+use crate::domain::{Answer, Owner, ServiceRef};
+use crate::ipam::{ClaimId, Refusal, Wish};
+use crate::metrics::Metrics;
+use crate::plan::{Action, Observed, Plan, plan};
+use crate::state::{Key, Part, State};
+use crate::subnets;
+use crate::watch::{Watched, learn};
+
+/// How often a settled gateway is asked how it fares.
+const SETTLED: Duration = Duration::from_secs(60);
+/// How soon one that is not settled is looked at again, and at most.
+const UNSETTLED: (Duration, Duration) = (Duration::from_millis(25), Duration::from_secs(5));
+/// How soon a failed write is tried again, and at most.
+const FAILED: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(60));
+/// How many addresses are tried in one run when others are quicker.
+const CLAIM_TRIES: usize = 32;
+
+/// What this process remembers of a key between two runs. All of it may be
+/// lost: it only paces.
+#[derive(Debug, Default)]
+struct Memory {
+    /// Runs since the last write, while not settled.
+    looks: u32,
+    /// Failures in a row.
+    failures: u32,
+    /// When a Warning was last told.
+    warned: Option<Instant>,
+    /// The last nudge of each pod, by uid.
+    nudges: HashMap<String, Instant>,
+}
+
+/// Everything a run needs.
+pub struct Reconciler {
+    state: Arc<Mutex<State>>,
+    actor: Actor,
+    asker: Asker,
+    metrics: Arc<Metrics>,
+    memory: Mutex<HashMap<Key, Memory>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The `n`th pause of a series that doubles from the first to the last.
+fn pause((first, last): (Duration, Duration), n: u32) -> Duration {
+    first.saturating_mul(1 << n.min(16)).min(last)
+}
+
+impl Reconciler {
+    /// A reconciler over `state`.
+    pub fn new(state: Arc<Mutex<State>>, actor: Actor, asker: Asker, metrics: Arc<Metrics>) -> Self {
+        Self { state, actor, asker, metrics, memory: Mutex::default() }
+    }
+
+    /// Brings `key` nearer to what is wanted; returns after which time to look
+    /// again.
+    pub async fn run(&self, key: Key) -> Option<Duration> {
+        let outcome = match &key {
+            Key::Gateway(service) => self.gateway(&key, service).await,
+            Key::Subnet(name) => self.subnet(name).await,
+        };
+        let mut memory = lock(&self.memory);
+        match outcome {
+            Ok(again) => {
+                self.metrics.run(None);
+                if again.is_none() {
+                    memory.remove(&key);
+                } else if let Some(memory) = memory.get_mut(&key) {
+                    memory.failures = 0;
+                }
+                again
+            }
+            Err(error) => {
+                self.metrics.run(Some(error.category()));
+                let memory = memory.entry(key.clone()).or_default();
+                let wait = pause(FAILED, memory.failures);
+                memory.failures += 1;
+                // A conflict means that the cache is behind; what it lacks is
+                // on its way.
+                if error.is_conflict() {
+                    tracing::debug!(?key, "{error}; tried again in {wait:?}");
+                } else {
+                    tracing::warn!(?key, "{error}; tried again in {wait:?}");
+                }
+                Some(wait)
+            }
+        }
+    }
+
+    async fn gateway(&self, key: &Key, service: &ServiceRef) -> Result<Option<Duration>, Error> {
+        let answers = self.ask(service).await;
+        let mut refusal = None;
+        let (observed, plan) = loop {
+            let observed = self.observe(key, service, &answers, refusal.take());
+            let plan = plan(service, &observed);
+            let Some(Action::Claim(wish)) = plan.actions.last() else {
+                break (observed, plan);
+            };
+            // What else is planned beside a claim is taking away: it comes
+            // first, for it may be what frees the address.
+            for action in &plan.actions[..plan.actions.len() - 1] {
+                self.act(key, service, &observed, action).await?;
+            }
+            refusal = self.claim(service, wish).await?;
+        };
+        for action in &plan.actions {
+            self.act(key, service, &observed, action).await?;
+        }
+        lock(&self.state).set_waiting(service, plan.waiting);
+        Ok(self.next(key, &observed, &plan))
+    }
+
+    fn next(&self, key: &Key, observed: &Observed, plan: &Plan) -> Option<Duration> {
+        if observed.service.is_none() && observed.claims.is_empty() && observed.pods.is_empty() {
+            return None;
+        }
+        if plan.settled {
+            return Some(SETTLED);
+        }
+        let mut memory = lock(&self.memory);
+        let memory = memory.entry(key.clone()).or_default();
+        let wrote = plan
+            .actions
+            .iter()
+            .any(|action| matches!(action, Action::WriteConfig(_) | Action::Annotate { .. }));
+        memory.looks = if wrote { 0 } else { memory.looks + 1 };
+        Some(pause(UNSETTLED, memory.looks))
+    }
+
+    /// Asks the gateway's pods how they fare, all at once.
+    async fn ask(&self, service: &ServiceRef) -> HashMap<String, Answer> {
+        let pods = lock(&self.state).pods(service);
+        let asked =
+            pods.iter().filter(|pod| pod.could_answer()).filter_map(|pod| Some((&pod.uid, pod.address?)));
+        join_all(asked.map(async |(uid, address)| (uid.clone(), self.asker.ask(address).await)))
+            .await
+            .into_iter()
+            .collect()
+    }
+
+    fn observe(
+        &self,
+        key: &Key,
+        service: &ServiceRef,
+        answers: &HashMap<String, Answer>,
+        refusal: Option<Refusal>,
+    ) -> Observed {
+        let now = Instant::now();
+        let state = lock(&self.state);
+        let mut observed = state.observe(service, now);
+        observed.refusal = refusal;
+        for pod in &mut observed.pods {
+            pod.answer = answers.get(&pod.uid).cloned().unwrap_or_default();
+            if let Answer::Said(status) = &pod.answer {
+                let ours = status.conflicts.values().filter(|mac| state.is_gateway_mac(mac));
+                observed.own_macs.extend(ours.cloned());
+            }
+        }
+        drop(state);
+        if let Some(memory) = lock(&self.memory).get_mut(key) {
+            memory.nudges.retain(|uid, _| observed.pods.iter().any(|pod| pod.uid == *uid));
+            observed.warned = memory.warned.map(|at| now.duration_since(at));
+            observed.nudges =
+                memory.nudges.iter().map(|(uid, at)| (uid.clone(), now.duration_since(*at))).collect();
+        }
+        observed
+    }
+
+    /// Chooses an address and claims it; `Some` says why there is none.
+    async fn claim(&self, service: &ServiceRef, wish: &Wish) -> Result<Option<Refusal>, Error> {
+        for _ in 0..CLAIM_TRIES {
+            let candidate = match lock(&self.state).ledger.reserve(wish) {
+                Ok(candidate) => candidate,
+                Err(refusal) => return Ok(Some(refusal)),
+            };
+            // The Subnet must outlive the claim: held first, claimed then.
+            let subnet = lock(&self.state).subnet(&candidate.subnet).cloned();
+            let claimed = match subnet.filter(|subnet| !subnet.held) {
+                Some(subnet) => match self.actor.hold_subnet(&candidate.subnet, &subnet, true).await {
+                    Ok(()) => self.actor.claim(wish, &candidate).await,
+                    Err(error) => Err(error),
+                },
+                None => self.actor.claim(wish, &candidate).await,
+            };
+            match claimed {
+                Ok(Claimed::Exists(claim)) => {
+                    let ours = claim.owner == wish.owner;
+                    lock(&self.state).ledger.apply(*claim, false);
+                    if ours {
+                        tracing::info!(%service, address = %candidate.address, subnet = candidate.subnet, "address claimed");
+                        return Ok(None);
+                    }
+                }
+                Ok(Claimed::Vanished) => lock(&self.state).ledger.unreserve(&candidate),
+                Err(error) => {
+                    lock(&self.state).ledger.unreserve(&candidate);
+                    return Err(error);
+                }
+            }
+        }
+        Err(Error::Contended)
+    }
+
+    async fn act(
+        &self,
+        key: &Key,
+        service: &ServiceRef,
+        observed: &Observed,
+        action: &Action,
+    ) -> Result<(), Error> {
+        let Some(owner) = observed.service.as_ref().map(|service| &service.owner) else {
+            return self.take_away(service, action).await;
+        };
+        match action {
+            Action::FillAddress(address) => {
+                self.set_address(observed, owner, Some(&address.to_string())).await
+            }
+            Action::ClearAddress => self.set_address(observed, owner, None).await,
+            Action::WriteConfig(content) => {
+                let written = self.actor.write_config(owner, content, observed.config.is_some()).await?;
+                self.note(Part::Config, service, written);
+                Ok(())
+            }
+            Action::EnsureDeployment(provider) => {
+                let live = observed.deployment.as_ref().map(|deployment| &deployment.content.live);
+                let written = self.actor.ensure_deployment(owner, provider, live).await?;
+                self.note(Part::Deployment, service, written);
+                Ok(())
+            }
+            Action::Annotate { pod, uid, annotations, nudge } => {
+                match self.actor.annotate(&service.namespace, pod, uid, annotations).await? {
+                    Some(written) => self.learn(Some(written)),
+                    // Gone, whatever the watch has shown so far.
+                    None => drop(lock(&self.state).set_pod(service.clone(), pod, None)),
+                }
+                if let Some(attempt) = nudge {
+                    let mut memory = lock(&self.memory);
+                    let memory = memory.entry(key.clone()).or_default();
+                    memory.nudges.insert(uid.clone(), Instant::now());
+                    self.metrics.nudge(*attempt);
+                }
+                Ok(())
+            }
+            Action::Record { claim, mac, probed } => {
+                let spec = json!({ "macAddress": mac, "probed": probed, "conflict": "" });
+                self.change_claim(claim, spec).await
+            }
+            Action::GiveUp(claim, mac) => self.change_claim(claim, json!({ "conflict": mac })).await,
+            Action::Keep(claim, keep) => self.change_claim(claim, json!({ "keep": keep })).await,
+            Action::TakeOver(claim) => self.change_claim(claim, json!({ "serviceUid": owner.uid })).await,
+            Action::SetStatus { ingress, conditions } => match &observed.service {
+                Some(service) => {
+                    self.learn(self.actor.set_status(service, ingress, conditions).await?);
+                    Ok(())
+                }
+                None => Ok(()),
+            },
+            Action::Event { warning, reason, message } => {
+                if *warning {
+                    lock(&self.memory).entry(key.clone()).or_default().warned = Some(Instant::now());
+                    tracing::warn!(%service, reason, "{message}");
+                } else {
+                    tracing::info!(%service, reason, "{message}");
+                }
+                // An Event that is not told must not keep the rest from being
+                // done: the condition holds the same.
+                if let Err(error) = self.actor.tell(owner, *warning, reason, message).await {
+                    tracing::warn!(%service, "an Event could not be written: {error}");
+                }
+                Ok(())
+            }
+            other => self.take_away(service, other).await,
+        }
+    }
+
+    /// The actions that need no Service.
+    async fn take_away(&self, service: &ServiceRef, action: &Action) -> Result<(), Error> {
+        match action {
+            Action::DeleteConfig(uid, version) => self.actor.delete_config(service, uid, version).await,
+            Action::DeleteDeployment(uid, version) => {
+                self.actor.delete_deployment(service, uid, version).await
+            }
+            Action::Release(claim) => {
+                self.actor.release(claim).await?;
+                tracing::info!(%service, claim = claim.name, "address given back");
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn set_address(
+        &self,
+        observed: &Observed,
+        owner: &Owner,
+        address: Option<&str>,
+    ) -> Result<(), Error> {
+        let version = observed.service.as_ref().map_or("", |service| &service.resource_version);
+        self.learn(self.actor.set_address(owner, version, address).await?);
+        Ok(())
+    }
+
+    async fn change_claim(&self, claim: &ClaimId, spec: Value) -> Result<(), Error> {
+        self.learn(self.actor.change_claim(claim, spec).await?);
+        Ok(())
+    }
+
+    fn note<K: Watched>(&self, part: Part, service: &ServiceRef, written: Written<K>) {
+        match written {
+            Written::Ours(object) => learn(&mut lock(&self.state), *object),
+            Written::Already => {}
+            Written::Foreign => lock(&self.state).set_foreign(part, service, Instant::now()),
+        }
+    }
+
+    fn learn<K: Watched>(&self, written: Option<K>) {
+        if let Some(object) = written {
+            learn(&mut lock(&self.state), object);
+        }
+    }
+
+    async fn subnet(&self, name: &str) -> Result<Option<Duration>, Error> {
+        let seen = {
+            let state = lock(&self.state);
+            state.subnet(name).cloned().zip(state.ledger.usage(name))
+        };
+        let Some((subnet, usage)) = seen else {
+            return Ok(None);
+        };
+        let plan = subnets::plan(&subnet, &usage);
+        if let Some(status) = &plan.status {
+            self.actor.set_subnet_status(name, &subnet, status).await?;
+        }
+        if let Some(hold) = plan.hold {
+            self.actor.hold_subnet(name, &subnet, hold).await?;
+        }
+        Ok(None)
+    }
+}

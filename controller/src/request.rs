@@ -1,0 +1,230 @@
+//! What a Service asks of us: its spec and annotations, read and checked.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use lb_svc_crds::gateway::{Port, Transport};
+use lb_svc_crds::names::{self, Provider};
+
+use crate::domain::Service;
+
+/// A Service's wishes, checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// The attachment its address lives on.
+    pub provider: Provider,
+    /// The Subnet it names.
+    pub subnet: Option<String>,
+    /// `spec.loadBalancerIP`; who set it is not known here.
+    pub address: Option<IpAddr>,
+    /// Where its gateway sends connections.
+    pub cluster_ips: Vec<IpAddr>,
+    /// The ports it can have served.
+    pub ports: Vec<Port>,
+    /// Whether its address is kept when it is deleted.
+    pub keep: bool,
+    /// What of it cannot be served, while the rest is.
+    pub limits: Vec<Problem>,
+}
+
+/// Something that is wrong: one word for programs, one sentence for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// CamelCase, one word per cause.
+    pub reason: String,
+    /// What is wrong, where, and what to do.
+    pub message: String,
+}
+
+impl Problem {
+    /// A problem.
+    pub fn new(reason: &str, message: impl Into<String>) -> Self {
+        Self { reason: reason.to_owned(), message: message.into() }
+    }
+}
+
+/// Reads what `service` asks. `None`: nothing of us.
+///
+/// # Errors
+/// What makes the request unreadable.
+pub fn request(service: &Service) -> Option<Result<Request, Problem>> {
+    let ours = service.class.as_deref().is_none_or(|class| class == names::LOAD_BALANCER_CLASS);
+    if !service.load_balancer || !ours || service.deleting {
+        return None;
+    }
+    let provider = service.annotations.get(names::PROVIDER_ANNOTATION)?;
+    Some(read(service, provider))
+}
+
+fn read(service: &Service, provider: &str) -> Result<Request, Problem> {
+    let provider: Provider = provider.parse().map_err(|error| {
+        Problem::new("InvalidProvider", format!("annotation {}: {error}", names::PROVIDER_ANNOTATION))
+    })?;
+    let subnet = service
+        .annotations
+        .get(&provider.annotation("logical_switch"))
+        .filter(|subnet| !subnet.is_empty())
+        .cloned();
+    let address = match service.load_balancer_ip.as_str() {
+        "" => None,
+        text => Some(text.parse().map_err(|_| {
+            Problem::new("InvalidAddress", format!("spec.loadBalancerIP: {text:?} is not an address"))
+        })?),
+    };
+    let mut limits = Vec::new();
+    let cluster_ips: Vec<IpAddr> = service.cluster_ips.iter().filter_map(|ip| ip.parse().ok()).collect();
+    let (v4, v6): (Vec<IpAddr>, Vec<IpAddr>) = cluster_ips.into_iter().partition(IpAddr::is_ipv4);
+    if v4.is_empty() {
+        return Err(Problem::new(
+            "UnsupportedFamily",
+            "the Service has no IPv4 ClusterIP, and gateways serve IPv4 only: set spec.ipFamilies to include IPv4",
+        ));
+    }
+    if !v6.is_empty() {
+        limits.push(Problem::new(
+            "UnsupportedFamily",
+            "the Service's IPv6 half is not served: gateways serve IPv4 only",
+        ));
+    }
+    // What hides the client, or would have to know it, is said rather than
+    // passed over: a range that is not enforced is worse than none.
+    let unserved = [
+        (
+            service.source_ranges,
+            "SourceRangesNotEnforced",
+            "spec.loadBalancerSourceRanges are not enforced: anyone on the network is served",
+        ),
+        (
+            service.affinity,
+            "AffinityNotKept",
+            "spec.sessionAffinity ClientIP sees the gateway as the only client: all connections go to one backend",
+        ),
+        (
+            service.local_policy,
+            "ClientAddressHidden",
+            "spec.externalTrafficPolicy Local does not keep the client's address: backends see the gateway's",
+        ),
+    ];
+    limits.extend(
+        unserved
+            .iter()
+            .filter(|(asked, ..)| *asked)
+            .map(|(_, reason, message)| Problem::new(reason, *message)),
+    );
+    let mut ports = BTreeSet::new();
+    for (protocol, port) in &service.ports {
+        let protocol = match protocol.as_str() {
+            "TCP" => Transport::Tcp,
+            "UDP" => Transport::Udp,
+            other => {
+                limits.push(Problem::new(
+                    "UnsupportedProtocol",
+                    format!("port {port}/{other} is not served: gateways forward TCP and UDP"),
+                ));
+                continue;
+            }
+        };
+        ports.insert(Port { protocol, port: *port });
+    }
+    let keep = match service.annotations.get(names::KEEP_ADDRESS_ANNOTATION).map(String::as_str) {
+        Some("true") => true,
+        None | Some("false") => false,
+        Some(other) => {
+            limits.push(Problem::new(
+                "InvalidAnnotation",
+                format!(
+                    "annotation {}: {other:?} is neither \"true\" nor \"false\"",
+                    names::KEEP_ADDRESS_ANNOTATION
+                ),
+            ));
+            false
+        }
+    };
+    Ok(Request {
+        provider,
+        subnet,
+        address,
+        cluster_ips: v4,
+        ports: ports.into_iter().collect(),
+        keep,
+        limits,
+    })
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::domain::{Owner, ServiceRef};
+
+    /// The document's Service, without its loadBalancerIP.
+    pub(crate) fn service() -> Service {
+        Service {
+            owner: Owner { service: ServiceRef::new("default", "test-service"), uid: "uid-1".into() },
+            resource_version: "7".into(),
+            generation: None,
+            deleting: false,
+            load_balancer: true,
+            class: None,
+            annotations: [(names::PROVIDER_ANNOTATION.to_owned(), "lan.kube-system".to_owned())].into(),
+            load_balancer_ip: String::new(),
+            cluster_ips: vec!["10.109.201.193".into()],
+            ports: vec![("TCP".into(), 80)],
+            affinity: false,
+            local_policy: false,
+            source_ranges: false,
+            ingress: Vec::new(),
+            conditions: Vec::new(),
+            since: Default::default(),
+        }
+    }
+
+    #[test]
+    fn the_annotation_is_the_opt_in() {
+        assert!(request(&service()).is_some());
+        let none = |change: fn(&mut Service)| {
+            let mut service = service();
+            change(&mut service);
+            request(&service).is_none()
+        };
+        assert!(none(|s| s.annotations.clear()));
+        assert!(none(|s| s.load_balancer = false));
+        assert!(none(|s| s.deleting = true));
+        assert!(none(|s| s.class = Some("metallb.io/l2".into())));
+        assert!(!none(|s| s.class = Some("lb-svc.kubeovn.io/gateway".into())));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let problem = |change: fn(&mut Service)| {
+            let mut service = service();
+            change(&mut service);
+            request(&service).unwrap().unwrap_err()
+        };
+        assert_eq!(problem(|s| s.load_balancer_ip = "172.18.0".into()).reason, "InvalidAddress");
+        assert_eq!(problem(|s| s.cluster_ips = vec!["fd00::1".into()]).reason, "UnsupportedFamily");
+        let bad = problem(|s| {
+            s.annotations.insert(names::PROVIDER_ANNOTATION.into(), "lan".into());
+        });
+        assert_eq!(bad.reason, "InvalidProvider");
+        assert!(bad.message.contains("<nad>.<namespace>"), "{}", bad.message);
+    }
+
+    #[test]
+    fn what_cannot_be_served_does_not_stop_the_rest() {
+        let mut service = service();
+        service.ports.push(("SCTP".into(), 38412));
+        service.ports.push(("UDP".into(), 80));
+        service.cluster_ips.push("fd00::1".into());
+        let request = request(&service).unwrap().unwrap();
+        assert_eq!(request.ports.len(), 2);
+        assert_eq!(request.cluster_ips.len(), 1);
+        let reasons: Vec<&str> = request.limits.iter().map(|limit| limit.reason.as_str()).collect();
+        assert_eq!(reasons, ["UnsupportedFamily", "UnsupportedProtocol"]);
+        service.ports.pop();
+        service.source_ranges = true;
+        service.local_policy = true;
+        let limits = super::request(&service).unwrap().unwrap().limits;
+        assert!(limits.iter().any(|limit| limit.reason == "SourceRangesNotEnforced"));
+        assert!(limits.iter().any(|limit| limit.reason == "ClientAddressHidden"));
+    }
+}

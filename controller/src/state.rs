@@ -1,0 +1,437 @@
+//! All that the watches have shown, and who is concerned when it changes.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
+
+use lb_svc_crds::SubnetSpec;
+use lb_svc_crds::names::Provider;
+
+use crate::domain::{Child, Condition, DeploymentView, Pod, Service, ServiceRef};
+use crate::ipam::{Claim, Ledger};
+use crate::plan::Observed;
+
+/// What one run of the controller's loop is about.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Key {
+    /// The gateway of this Service.
+    Gateway(ServiceRef),
+    /// The Subnet of this name.
+    Subnet(String),
+}
+
+/// Namespace and name of an object; the namespace is empty for a cluster's.
+pub type ObjectName = (String, String);
+
+/// A Subnet as last seen, beside what the ledger keeps of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Subnet {
+    /// Its uid.
+    pub uid: String,
+    /// When it was created.
+    pub created: Option<jiff::Timestamp>,
+    /// Conditions carry it.
+    pub generation: Option<i64>,
+    /// Whether its deletion has begun.
+    pub deleting: bool,
+    /// Whether it has our finalizer.
+    pub held: bool,
+    /// Its spec.
+    pub spec: SubnetSpec,
+    /// Its status, without the conditions' times.
+    pub status: SubnetView,
+    /// When each condition last changed its status.
+    pub since: BTreeMap<String, jiff::Timestamp>,
+}
+
+/// A Subnet's status.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SubnetView {
+    /// `v4usingIPs`.
+    pub using: u64,
+    /// `v4availableIPs`.
+    pub available: u64,
+    /// `v4usingIPrange`.
+    pub using_range: String,
+    /// `v4availableIPrange`.
+    pub available_range: String,
+    /// Its conditions.
+    pub conditions: Vec<Condition>,
+}
+
+/// A gateway pod, and the node it is on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PodOn {
+    /// The pod.
+    pub pod: Pod,
+    /// Its node, once scheduled.
+    pub node: Option<String>,
+}
+
+/// What exists of one gateway.
+#[derive(Debug, Default)]
+struct Parts {
+    config: Option<Child<String>>,
+    deployment: Option<Child<DeploymentView>>,
+    pods: BTreeMap<String, PodOn>,
+}
+
+impl Parts {
+    fn is_empty(&self) -> bool {
+        self.config.is_none() && self.deployment.is_none() && self.pods.is_empty()
+    }
+}
+
+/// The kinds of object that are a gateway's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Part {
+    /// ConfigMap.
+    Config,
+    /// Deployment.
+    Deployment,
+}
+
+/// For how long a name is believed to be taken by an object that no watch
+/// shows, for it bears no label of ours.
+const FOREIGN_FOR: Duration = Duration::from_secs(30);
+
+/// The cluster as last seen. Synchronous, no IO: callers hold its lock for as
+/// long as a lookup takes.
+#[derive(Debug, Default)]
+pub struct State {
+    services: HashMap<ServiceRef, Service>,
+    gateways: HashMap<ServiceRef, Parts>,
+    subnets: BTreeMap<String, Subnet>,
+    /// Each with the wire it is on, as far as its configuration says.
+    attachments: HashMap<ObjectName, Option<String>>,
+    nodes: HashMap<String, bool>,
+    foreign: HashMap<(Part, ServiceRef), Instant>,
+    waiting: BTreeSet<ServiceRef>,
+    /// The resourceVersions of our own writes that the watches have not shown
+    /// yet, by uid. The API server compares them as numbers as well.
+    own_writes: HashMap<String, u64>,
+    /// Addresses.
+    pub ledger: Ledger,
+}
+
+impl State {
+    /// Everything that concerns the gateway of `service`.
+    pub fn observe(&self, service: &ServiceRef, now: Instant) -> Observed {
+        let claims = self.ledger.claims_of(service);
+        let networks = claims
+            .iter()
+            .filter_map(|claim| Some((claim.subnet.clone(), self.ledger.network(&claim.subnet)?.clone())))
+            .collect();
+        let seen = self.services.get(service);
+        let attachment_exists = seen
+            .and_then(|service| service.annotations.get(lb_svc_crds::names::PROVIDER_ANNOTATION))
+            .and_then(|provider| provider.parse::<Provider>().ok())
+            .is_some_and(|provider| self.attachments.contains_key(&(provider.namespace, provider.name)));
+        let parts = self.gateways.get(service);
+        Observed {
+            service: seen.cloned(),
+            claims,
+            networks,
+            attachment_exists,
+            config: parts
+                .and_then(|parts| parts.config.clone())
+                .or_else(|| self.foreign(Part::Config, service, now)),
+            deployment: parts
+                .and_then(|parts| parts.deployment.clone())
+                .or_else(|| self.foreign(Part::Deployment, service, now)),
+            pods: self.pods(service),
+            now: jiff::Timestamp::now(),
+            ..Observed::default()
+        }
+    }
+
+    /// The gateway's pods, whosever they were.
+    pub fn pods(&self, service: &ServiceRef) -> Vec<Pod> {
+        let pods = self.gateways.get(service).into_iter().flat_map(|parts| parts.pods.values());
+        let placed = pods.map(|PodOn { pod, node }| {
+            let node_lost = node.as_ref().is_some_and(|node| self.nodes.get(node).copied().unwrap_or(true));
+            Pod { node_lost, ..pod.clone() }
+        });
+        placed.collect()
+    }
+
+    fn foreign<T: Default>(&self, part: Part, service: &ServiceRef, now: Instant) -> Option<Child<T>> {
+        let seen = self.foreign.get(&(part, service.clone()))?;
+        (now.duration_since(*seen) < FOREIGN_FOR).then(|| Child {
+            uid: String::new(),
+            resource_version: String::new(),
+            deleting: false,
+            made_for: None,
+            content: T::default(),
+        })
+    }
+
+    /// Someone else's object has a name that the gateway of `service` needs.
+    pub fn set_foreign(&mut self, part: Part, service: &ServiceRef, now: Instant) {
+        self.foreign.retain(|_, seen| now.duration_since(*seen) < FOREIGN_FOR);
+        self.foreign.insert((part, service.clone()), now);
+    }
+
+    /// A Subnet as last seen.
+    pub fn subnet(&self, name: &str) -> Option<&Subnet> {
+        self.subnets.get(name)
+    }
+
+    /// The Service waits, or no longer waits, for an address.
+    pub fn set_waiting(&mut self, service: &ServiceRef, waiting: bool) {
+        if waiting {
+            self.waiting.insert(service.clone());
+        } else {
+            self.waiting.remove(service);
+        }
+    }
+
+    /// How many Services wait for an address.
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Every key there is a reason to look at, for the first run.
+    pub fn keys(&self) -> Vec<Key> {
+        let owners = self.ledger.claims().map(|claim| &claim.owner.service);
+        let services: BTreeSet<&ServiceRef> =
+            self.services.keys().chain(self.gateways.keys()).chain(owners).collect();
+        let subnets = self.subnets.keys().map(|name| Key::Subnet(name.clone()));
+        services.into_iter().map(|service| Key::Gateway(service.clone())).chain(subnets).collect()
+    }
+
+    fn waiting_keys(&self) -> impl Iterator<Item = Key> + '_ {
+        self.waiting.iter().map(|service| Key::Gateway(service.clone()))
+    }
+
+    // === our own writes ===
+
+    /// `object` is what the API server answered to a write of ours.
+    pub fn note_own_write<K: kube::Resource>(&mut self, object: &K) {
+        if let Some((uid, version)) = identity(object) {
+            self.own_writes.insert(uid, version);
+        }
+    }
+
+    /// Whether the watch shows `object` as it was before a write of ours.
+    pub fn is_behind<K: kube::Resource>(&mut self, object: &K) -> bool {
+        let Some((uid, version)) = identity(object) else { return false };
+        let behind = self.own_writes.get(&uid).is_some_and(|written| version < *written);
+        if !behind {
+            self.own_writes.remove(&uid);
+        }
+        behind
+    }
+
+    /// A new list is believed whatever it says.
+    pub fn forget_own_writes(&mut self) {
+        self.own_writes.clear();
+    }
+
+    // === what the watches show; each returns whom it concerns ===
+
+    /// A Service is so; `None` if it is gone.
+    pub fn set_service(&mut self, name: ServiceRef, service: Option<Service>) -> Vec<Key> {
+        let changed = match service {
+            Some(service) => {
+                let known = self.services.insert(name.clone(), service.clone());
+                known.as_ref() != Some(&service)
+            }
+            None => {
+                self.waiting.remove(&name);
+                self.services.remove(&name).is_some()
+            }
+        };
+        concerns(changed, Key::Gateway(name))
+    }
+
+    /// A gateway's ConfigMap is so; `None` if it is gone.
+    pub fn set_config(&mut self, gateway: ServiceRef, config: Option<Child<String>>) -> Vec<Key> {
+        let parts = self.gateways.entry(gateway.clone()).or_default();
+        let changed = parts.config != config;
+        parts.config = config;
+        self.tidy(&gateway);
+        concerns(changed, Key::Gateway(gateway))
+    }
+
+    /// A gateway's Deployment is so; `None` if it is gone.
+    pub fn set_deployment(
+        &mut self,
+        gateway: ServiceRef,
+        deployment: Option<Child<DeploymentView>>,
+    ) -> Vec<Key> {
+        let parts = self.gateways.entry(gateway.clone()).or_default();
+        let changed = parts.deployment != deployment;
+        parts.deployment = deployment;
+        self.tidy(&gateway);
+        concerns(changed, Key::Gateway(gateway))
+    }
+
+    /// A gateway's pod is so; `None` if it is gone.
+    pub fn set_pod(&mut self, gateway: ServiceRef, name: &str, pod: Option<PodOn>) -> Vec<Key> {
+        let parts = self.gateways.entry(gateway.clone()).or_default();
+        let changed = parts.pods.get(name) != pod.as_ref();
+        match pod {
+            Some(pod) => parts.pods.insert(name.to_owned(), pod),
+            None => parts.pods.remove(name),
+        };
+        self.tidy(&gateway);
+        concerns(changed, Key::Gateway(gateway))
+    }
+
+    /// Whether a gateway's interface has this hardware address.
+    pub fn is_gateway_mac(&self, mac: &str) -> bool {
+        let has = |pod: &PodOn| pod.pod.mac.as_deref().is_some_and(|own| own.eq_ignore_ascii_case(mac));
+        self.gateways.values().flat_map(|parts| parts.pods.values()).any(has)
+    }
+
+    fn tidy(&mut self, gateway: &ServiceRef) {
+        if self.gateways.get(gateway).is_some_and(Parts::is_empty) {
+            self.gateways.remove(gateway);
+        }
+    }
+
+    /// A Subnet is so; `None` if it is gone.
+    pub fn set_subnet(&mut self, name: &str, subnet: Option<Subnet>) -> Vec<Key> {
+        let Some(subnet) = subnet else {
+            let mut concerned = self.ledger.remove_subnet(name);
+            return match self.subnets.remove(name) {
+                Some(_) => {
+                    concerned.push(name.to_owned());
+                    self.concerned_by_subnets(&concerned)
+                }
+                None => Vec::new(),
+            };
+        };
+        let news = self.ledger.set_subnet(name, &subnet.spec, subnet.created, subnet.deleting);
+        let changed = self.subnets.insert(name.to_owned(), subnet.clone()).as_ref() != Some(&subnet);
+        if news.is_empty() {
+            return concerns(changed, Key::Subnet(name.to_owned()));
+        }
+        self.concerned_by_subnets(&news)
+    }
+
+    /// The Subnets themselves, who holds addresses of them, and who waits.
+    fn concerned_by_subnets(&self, names: &[String]) -> Vec<Key> {
+        if names.is_empty() {
+            return Vec::new();
+        }
+        let holders = self.ledger.claims().filter(|claim| names.contains(&claim.subnet));
+        let holders = holders.map(|claim| Key::Gateway(claim.owner.service.clone()));
+        names.iter().map(|name| Key::Subnet(name.clone())).chain(holders).chain(self.waiting_keys()).collect()
+    }
+
+    /// The watch shows this claim.
+    pub fn set_claim(&mut self, claim: Claim) -> Vec<Key> {
+        let keys = vec![Key::Gateway(claim.owner.service.clone()), Key::Subnet(claim.subnet.clone())];
+        if self.ledger.apply(claim, true) { keys } else { Vec::new() }
+    }
+
+    /// The watch shows that these claims are gone.
+    pub fn claims_gone(&self, claims: &[Claim]) -> Vec<Key> {
+        let mut keys = Vec::new();
+        for claim in claims {
+            keys.extend([Key::Gateway(claim.owner.service.clone()), Key::Subnet(claim.subnet.clone())]);
+        }
+        if !claims.is_empty() {
+            keys.extend(self.waiting_keys());
+        }
+        keys
+    }
+
+    /// A NetworkAttachmentDefinition exists, on a wire if that can be told;
+    /// `None` if it does not exist.
+    pub fn set_attachment(&mut self, name: ObjectName, attachment: Option<Option<String>>) -> Vec<Key> {
+        let before = match &attachment {
+            Some(wire) => self.attachments.insert(name.clone(), wire.clone()),
+            None => self.attachments.remove(&name),
+        };
+        if before == attachment {
+            return Vec::new();
+        }
+        let provider = Provider { namespace: name.0, name: name.1 };
+        let subnets = self.ledger.set_wire(provider.clone(), attachment.flatten());
+        let provider = provider.to_string();
+        let users = self.services.iter().filter(|(_, service)| {
+            service.annotations.get(lb_svc_crds::names::PROVIDER_ANNOTATION) == Some(&provider)
+        });
+        let users = users.map(|(name, _)| Key::Gateway(name.clone()));
+        users.chain(self.concerned_by_subnets(&subnets)).collect()
+    }
+
+    /// A node has these addresses, and is lost for good or not; `None` if the
+    /// node is gone.
+    pub fn set_node(&mut self, name: &str, node: Option<(Vec<Ipv4Addr>, bool)>) -> Vec<Key> {
+        let (addresses, lost) = match node {
+            Some((addresses, lost)) => (addresses, Some(lost)),
+            None => (Vec::new(), None),
+        };
+        let before = match lost {
+            Some(lost) => self.nodes.insert(name.to_owned(), lost),
+            None => self.nodes.remove(name),
+        };
+        let mut keys = Vec::new();
+        if before != lost {
+            let on_it = |parts: &Parts| parts.pods.values().any(|pod| pod.node.as_deref() == Some(name));
+            keys.extend(
+                self.gateways
+                    .iter()
+                    .filter(|(_, parts)| on_it(parts))
+                    .map(|(gateway, _)| Key::Gateway(gateway.clone())),
+            );
+        }
+        if self.ledger.set_node(name, addresses) {
+            keys.extend(self.subnets.keys().map(|subnet| Key::Subnet(subnet.clone())));
+            keys.extend(self.waiting_keys());
+        }
+        keys
+    }
+
+    // === what a new list no longer shows ===
+
+    /// The names known of one kind, to find what a new list no longer shows.
+    pub fn known_services(&self) -> Vec<ServiceRef> {
+        self.services.keys().cloned().collect()
+    }
+
+    /// The gateways of which there is a part of this kind.
+    pub fn known_parts(&self, part: Part) -> Vec<ServiceRef> {
+        let has = |parts: &Parts| match part {
+            Part::Config => parts.config.is_some(),
+            Part::Deployment => parts.deployment.is_some(),
+        };
+        self.gateways.iter().filter(|(_, parts)| has(parts)).map(|(gateway, _)| gateway.clone()).collect()
+    }
+
+    /// The gateways' pods, by gateway and name.
+    pub fn known_pods(&self) -> Vec<(ServiceRef, String)> {
+        let of = |(gateway, parts): (&ServiceRef, &Parts)| {
+            parts.pods.keys().map(|name| (gateway.clone(), name.clone())).collect::<Vec<_>>()
+        };
+        self.gateways.iter().flat_map(of).collect()
+    }
+
+    /// The Subnets' names.
+    pub fn known_subnets(&self) -> Vec<String> {
+        self.subnets.keys().cloned().collect()
+    }
+
+    /// The attachments' names.
+    pub fn known_attachments(&self) -> Vec<ObjectName> {
+        self.attachments.keys().cloned().collect()
+    }
+
+    /// The nodes' names.
+    pub fn known_nodes(&self) -> Vec<String> {
+        self.nodes.keys().cloned().collect()
+    }
+}
+
+fn identity<K: kube::Resource>(object: &K) -> Option<(String, u64)> {
+    let meta = object.meta();
+    Some((meta.uid.clone()?, meta.resource_version.as_ref()?.parse().ok()?))
+}
+
+fn concerns(changed: bool, key: Key) -> Vec<Key> {
+    if changed { vec![key] } else { Vec::new() }
+}

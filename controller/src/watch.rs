@@ -1,0 +1,298 @@
+//! The watches: one per kind, each feeding [`State`] and telling the queue
+//! whom a change concerns.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures::StreamExt;
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Service};
+use kube::api::Api;
+use kube::core::DeserializeGuard;
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Client, Resource, ResourceExt};
+use lb_svc_crds::{IP, Subnet, names};
+use serde::de::DeserializeOwned;
+use tokio::sync::watch;
+
+use crate::convert::{self, NetworkAttachmentDefinition};
+use crate::domain::ServiceRef;
+use crate::queue::Queue;
+use crate::state::{Key, ObjectName, Part, State};
+
+/// How long one watch request lasts before it is made anew.
+pub(crate) const WATCH_SECONDS: u32 = 30;
+
+/// How one kind of object gets into the state.
+pub(crate) trait Watched:
+    Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned + Send + 'static
+{
+    /// The object is so.
+    fn set(state: &mut State, object: Self) -> Vec<Key>;
+    /// The object is gone.
+    fn gone(state: &mut State, object: &Self) -> Vec<Key>;
+    /// A new list shows these objects and no others.
+    fn listed(state: &mut State, names: &BTreeSet<ObjectName>) -> Vec<Key>;
+}
+
+/// Starts all watches. Each task ends when the queue is gone.
+///
+/// The receivers turn true when a watch has seen its first whole list.
+pub fn start(client: &Client, state: &Arc<Mutex<State>>, queue: &Queue) -> Vec<watch::Receiver<bool>> {
+    // Short, so that a connection that died without a word is noticed soon;
+    // the client gives up reading a little later (see `run`).
+    let all = || watcher::Config::default().timeout(WATCH_SECONDS);
+    let ours = || all().labels(&format!("{}={}", names::MANAGED_BY_LABEL, names::MANAGED_BY));
+    let start = Start { client, state, queue };
+    vec![
+        start.one::<Service>(all()),
+        start.one::<ConfigMap>(ours()),
+        start.one::<Deployment>(ours()),
+        start.one::<Pod>(ours()),
+        start.one::<Node>(all()),
+        start.one::<NetworkAttachmentDefinition>(all()),
+        start.one::<Subnet>(all()),
+        start.one::<IP>(all()),
+    ]
+}
+
+struct Start<'a> {
+    client: &'a Client,
+    state: &'a Arc<Mutex<State>>,
+    queue: &'a Queue,
+}
+
+impl Start<'_> {
+    fn one<K: Watched>(&self, config: watcher::Config) -> watch::Receiver<bool> {
+        let (synced, receiver) = watch::channel(false);
+        let api: Api<DeserializeGuard<K>> = Api::all(self.client.clone());
+        let (state, queue) = (Arc::clone(self.state), self.queue.clone());
+        tokio::spawn(async move {
+            let events = watcher(api, config).default_backoff();
+            let mut events = std::pin::pin!(events);
+            let mut listed = BTreeSet::new();
+            while let Some(event) = events.next().await {
+                match event {
+                    Ok(event) => {
+                        let done = matches!(event, Event::InitDone);
+                        let keys = {
+                            let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+                            feed::<K>(&mut state, event, &mut listed)
+                        };
+                        queue.extend(keys);
+                        if done {
+                            synced.send_replace(true);
+                        }
+                    }
+                    Err(error) => tracing::warn!(kind = %K::kind(&()), "watch: {error}; it is tried again"),
+                }
+            }
+        });
+        receiver
+    }
+}
+
+/// Takes in what the API server answered to our own write, so that the next
+/// run does not write it again. The watch will show it too, later.
+pub(crate) fn learn<K: Watched>(state: &mut State, object: K) {
+    state.note_own_write(&object);
+    K::set(state, object);
+}
+
+fn feed<K: Watched>(
+    state: &mut State,
+    event: Event<DeserializeGuard<K>>,
+    listed: &mut BTreeSet<ObjectName>,
+) -> Vec<Key> {
+    let read = |guard: DeserializeGuard<K>| {
+        let name = guard.name_any();
+        guard
+            .0
+            .inspect_err(|error| tracing::warn!(kind = %K::kind(&()), name, "not readable, and ignored: {}", error.error))
+            .ok()
+    };
+    match event {
+        Event::Init => {
+            listed.clear();
+            state.forget_own_writes();
+            Vec::new()
+        }
+        Event::InitApply(guard) => {
+            listed.insert((guard.namespace().unwrap_or_default(), guard.name_any()));
+            read(guard).map_or_else(Vec::new, |object| K::set(state, object))
+        }
+        Event::InitDone => K::listed(state, &std::mem::take(listed)),
+        Event::Apply(guard) if state.is_behind(&guard) => Vec::new(),
+        Event::Apply(guard) => read(guard).map_or_else(Vec::new, |object| K::set(state, object)),
+        Event::Delete(guard) => read(guard).map_or_else(Vec::new, |object| K::gone(state, &object)),
+    }
+}
+
+impl Watched for Service {
+    fn set(state: &mut State, object: Self) -> Vec<Key> {
+        let name = convert::service_ref(&object);
+        state.set_service(name, convert::service(&object))
+    }
+
+    fn gone(state: &mut State, object: &Self) -> Vec<Key> {
+        state.set_service(convert::service_ref(object), None)
+    }
+
+    fn listed(state: &mut State, names: &BTreeSet<ObjectName>) -> Vec<Key> {
+        let missing =
+            |service: &ServiceRef| !names.contains(&(service.namespace.clone(), service.name.clone()));
+        let gone = state.known_services().into_iter().filter(missing);
+        gone.flat_map(|service| state.set_service(service, None)).collect()
+    }
+}
+
+/// The names of a gateway's ConfigMap and Deployment.
+fn part_name(gateway: &ServiceRef) -> ObjectName {
+    (gateway.namespace.clone(), names::gateway_name(&gateway.name))
+}
+
+impl Watched for ConfigMap {
+    fn set(state: &mut State, object: Self) -> Vec<Key> {
+        match convert::gateway_of(&object) {
+            Some(gateway) => state.set_config(gateway, Some(convert::config(&object))),
+            None => Vec::new(),
+        }
+    }
+
+    fn gone(state: &mut State, object: &Self) -> Vec<Key> {
+        convert::gateway_of(object).map_or_else(Vec::new, |gateway| state.set_config(gateway, None))
+    }
+
+    fn listed(state: &mut State, names: &BTreeSet<ObjectName>) -> Vec<Key> {
+        let gone = state
+            .known_parts(Part::Config)
+            .into_iter()
+            .filter(|gateway| !names.contains(&part_name(gateway)));
+        gone.flat_map(|gateway| state.set_config(gateway, None)).collect()
+    }
+}
+
+impl Watched for Deployment {
+    fn set(state: &mut State, object: Self) -> Vec<Key> {
+        match convert::gateway_of(&object) {
+            Some(gateway) => state.set_deployment(gateway, Some(convert::deployment(&object))),
+            None => Vec::new(),
+        }
+    }
+
+    fn gone(state: &mut State, object: &Self) -> Vec<Key> {
+        convert::gateway_of(object).map_or_else(Vec::new, |gateway| state.set_deployment(gateway, None))
+    }
+
+    fn listed(state: &mut State, names: &BTreeSet<ObjectName>) -> Vec<Key> {
+        let gone = state
+            .known_parts(Part::Deployment)
+            .into_iter()
+            .filter(|gateway| !names.contains(&part_name(gateway)));
+        gone.flat_map(|gateway| state.set_deployment(gateway, None)).collect()
+    }
+}
+
+impl Watched for Pod {
+    fn set(state: &mut State, object: Self) -> Vec<Key> {
+        match convert::gateway_of_pod(&object) {
+            Some(gateway) => state.set_pod(gateway, &object.name_any(), Some(convert::pod(&object))),
+            None => Vec::new(),
+        }
+    }
+
+    fn gone(state: &mut State, object: &Self) -> Vec<Key> {
+        convert::gateway_of_pod(object)
+            .map_or_else(Vec::new, |gateway| state.set_pod(gateway, &object.name_any(), None))
+    }
+
+    fn listed(state: &mut State, names: &BTreeSet<ObjectName>) -> Vec<Key> {
+        let missing = |(gateway, name): &(ServiceRef, String)| {
+            !names.contains(&(gateway.namespace.clone(), name.clone()))
+        };
+        let gone = state.known_pods().into_iter().filter(missing);
+        gone.flat_map(|(gateway, name)| state.set_pod(gateway, &name, None)).collect()
+    }
+}
+
+impl Watched for Node {
+    fn set(state: &mut State, object: Self) -> Vec<Key> {
+        state.set_node(&object.name_any(), Some(convert::node(&object)))
+    }
+
+    fn gone(state: &mut State, object: &Self) -> Vec<Key> {
+        state.set_node(&object.name_any(), None)
+    }
+
+    fn listed(state: &mut State, names: &BTreeSet<ObjectName>) -> Vec<Key> {
+        let gone =
+            state.known_nodes().into_iter().filter(|node| !names.contains(&(String::new(), node.clone())));
+        gone.flat_map(|node| state.set_node(&node, None)).collect()
+    }
+}
+
+impl Watched for NetworkAttachmentDefinition {
+    fn set(state: &mut State, object: Self) -> Vec<Key> {
+        let wire = convert::wire(&object);
+        state.set_attachment((object.namespace().unwrap_or_default(), object.name_any()), Some(wire))
+    }
+
+    fn gone(state: &mut State, object: &Self) -> Vec<Key> {
+        state.set_attachment((object.namespace().unwrap_or_default(), object.name_any()), None)
+    }
+
+    fn listed(state: &mut State, names: &BTreeSet<ObjectName>) -> Vec<Key> {
+        let gone = state.known_attachments().into_iter().filter(|name| !names.contains(name));
+        gone.flat_map(|name| state.set_attachment(name, None)).collect()
+    }
+}
+
+impl Watched for Subnet {
+    fn set(state: &mut State, object: Self) -> Vec<Key> {
+        // Kube-OVN's own Subnets are none of our business.
+        let subnet = (!names::Provider::is_ovn(&object.spec.provider)).then(|| convert::subnet(&object));
+        state.set_subnet(&object.name_any(), subnet)
+    }
+
+    fn gone(state: &mut State, object: &Self) -> Vec<Key> {
+        state.set_subnet(&object.name_any(), None)
+    }
+
+    fn listed(state: &mut State, names: &BTreeSet<ObjectName>) -> Vec<Key> {
+        let gone = state
+            .known_subnets()
+            .into_iter()
+            .filter(|subnet| !names.contains(&(String::new(), subnet.clone())));
+        gone.flat_map(|subnet| state.set_subnet(&subnet, None)).collect()
+    }
+}
+
+impl Watched for IP {
+    fn set(state: &mut State, object: Self) -> Vec<Key> {
+        match convert::claim(&object) {
+            Ok(claim) => state.set_claim(claim),
+            Err(error) => {
+                tracing::warn!(
+                    name = object.name_any(),
+                    "a claim that is not ours to read, ignored: {error}"
+                );
+                Vec::new()
+            }
+        }
+    }
+
+    fn gone(state: &mut State, object: &Self) -> Vec<Key> {
+        let Ok(claim) = convert::claim(object) else {
+            return Vec::new();
+        };
+        state.ledger.remove(&claim.id.name, &claim.id.uid);
+        state.claims_gone(&[claim])
+    }
+
+    fn listed(state: &mut State, names: &BTreeSet<ObjectName>) -> Vec<Key> {
+        let names = names.iter().map(|(_, name)| name.clone()).collect();
+        let gone = state.ledger.retain(&names);
+        state.claims_gone(&gone)
+    }
+}

@@ -1,0 +1,221 @@
+//! What the controller says to the API server, word for word, and what it
+//! makes of the answers.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::pin::pin;
+
+use http::{Request, Response, StatusCode};
+use http_body_util::BodyExt;
+use kube::Client;
+use kube::client::Body;
+use lb_svc_controller::act::{Actor, Claimed, Written};
+use lb_svc_controller::domain::{Owner, ServiceRef};
+use lb_svc_controller::ipam::{Candidate, ClaimId, Wish};
+use lb_svc_controller::render::Settings;
+use serde_json::{Value, json};
+use tower_test::mock;
+
+type Handle = mock::Handle<Request<Body>, Response<Body>>;
+
+fn actor() -> (Actor, Handle) {
+    let (service, handle) = mock::pair::<Request<Body>, Response<Body>>();
+    let settings = Settings { image: "gateway:1".into() };
+    (Actor::new(Client::new(service, "default"), settings, "controller-1".into()), handle)
+}
+
+/// What was asked: method, path with query, content type, body.
+struct Asked {
+    line: String,
+    kind: String,
+    body: Value,
+}
+
+/// Answers the next request.
+async fn answer(handle: &mut Handle, status: StatusCode, body: Value) -> Asked {
+    let mut handle = pin!(handle);
+    let (request, send) = handle.next_request().await.expect("one more request");
+    let line = format!("{} {}", request.method(), request.uri());
+    let kind = request
+        .headers()
+        .get("content-type")
+        .map(|kind| kind.to_str().unwrap().to_owned())
+        .unwrap_or_default();
+    let bytes = request.into_body().collect().await.unwrap().to_bytes();
+    let response =
+        Response::builder().status(status).body(Body::from(body.to_string().into_bytes())).unwrap();
+    send.send_response(response);
+    Asked { line, kind, body: serde_json::from_slice(&bytes).unwrap_or(Value::Null) }
+}
+
+fn refusal(code: u16, reason: &str) -> Value {
+    json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "reason": reason, "message": reason, "code": code })
+}
+
+fn owner() -> Owner {
+    Owner { service: ServiceRef::new("default", "web"), uid: "uid-1".into() }
+}
+
+fn wish() -> (Wish, Candidate) {
+    let address = "172.18.0.11".parse().unwrap();
+    let wish = Wish {
+        owner: owner(),
+        provider: "lan.kube-system".parse().unwrap(),
+        subnet: None,
+        address: None,
+        keep: false,
+    };
+    (wish, Candidate { name: "lan.kube-system.172.18.0.11".into(), subnet: "lan".into(), address })
+}
+
+fn claim_of(uid: &str) -> Value {
+    json!({
+        "apiVersion": "kubeovn.io/v1", "kind": "IP",
+        "metadata": { "name": "lan.kube-system.172.18.0.11", "uid": "c-1", "resourceVersion": "5" },
+        "spec": {
+            "subnet": "lan", "provider": "lan.kube-system", "ipAddress": "172.18.0.11",
+            "namespace": "default", "serviceName": "web", "serviceUid": uid, "requested": "dynamic",
+        },
+    })
+}
+
+#[tokio::test]
+async fn a_claim_is_a_post_under_the_addresss_name() {
+    let (actor, mut handle) = actor();
+    let (wish, candidate) = wish();
+    let (claimed, asked) = tokio::join!(
+        actor.claim(&wish, &candidate),
+        answer(&mut handle, StatusCode::CREATED, claim_of("uid-1"))
+    );
+    assert_eq!(asked.line, "POST /apis/kubeovn.io/v1/ips?&fieldManager=lb-svc-controller");
+    assert_eq!(asked.body["metadata"]["name"], "lan.kube-system.172.18.0.11");
+    assert_eq!(asked.body["spec"]["v4IpAddress"], "172.18.0.11");
+    assert_eq!(asked.body["spec"]["serviceUid"], "uid-1");
+    assert_eq!(asked.body["spec"]["requested"], "dynamic");
+    let Claimed::Exists(claim) = claimed.unwrap() else { panic!("vanished") };
+    assert_eq!(claim.owner, owner());
+}
+
+#[tokio::test]
+async fn a_claim_that_others_made_first_is_looked_at() {
+    let (actor, mut handle) = actor();
+    let (wish, candidate) = wish();
+    let talk = async {
+        answer(&mut handle, StatusCode::CONFLICT, refusal(409, "AlreadyExists")).await;
+        answer(&mut handle, StatusCode::OK, claim_of("uid-9")).await
+    };
+    let (claimed, asked) = tokio::join!(actor.claim(&wish, &candidate), talk);
+    assert_eq!(asked.line, "GET /apis/kubeovn.io/v1/ips/lan.kube-system.172.18.0.11");
+    let Claimed::Exists(claim) = claimed.unwrap() else { panic!("vanished") };
+    assert_eq!(claim.owner.uid, "uid-9");
+
+    let talk = async {
+        answer(&mut handle, StatusCode::CONFLICT, refusal(409, "AlreadyExists")).await;
+        answer(&mut handle, StatusCode::NOT_FOUND, refusal(404, "NotFound")).await
+    };
+    let (claimed, _) = tokio::join!(actor.claim(&wish, &candidate), talk);
+    assert!(matches!(claimed.unwrap(), Claimed::Vanished));
+}
+
+#[tokio::test]
+async fn a_delete_names_exactly_what_was_seen() {
+    let (actor, mut handle) = actor();
+    let claim = ClaimId { name: "c".into(), uid: "c-1".into(), resource_version: "5".into() };
+    let (done, asked) =
+        tokio::join!(actor.release(&claim), answer(&mut handle, StatusCode::OK, refusal(200, "")));
+    done.unwrap();
+    assert_eq!(asked.line, "DELETE /apis/kubeovn.io/v1/ips/c?");
+    assert_eq!(asked.body["preconditions"], json!({ "uid": "c-1", "resourceVersion": "5" }));
+
+    let service = owner().service;
+    let (done, asked) = tokio::join!(
+        actor.delete_deployment(&service, "d-1", "6"),
+        answer(&mut handle, StatusCode::NOT_FOUND, refusal(404, "NotFound"))
+    );
+    done.expect("gone is as good as deleted");
+    assert_eq!(asked.line, "DELETE /apis/apps/v1/namespaces/default/deployments/lb-svc-web?");
+    assert_eq!(asked.body["preconditions"], json!({ "uid": "d-1", "resourceVersion": "6" }));
+    assert_eq!(asked.body["propagationPolicy"], "Foreground");
+}
+
+#[tokio::test]
+async fn an_address_is_filled_into_the_service_that_was_seen() {
+    let (actor, mut handle) = actor();
+    let owner = owner();
+    let (done, asked) = tokio::join!(
+        actor.set_address(&owner, "7", Some("172.18.0.11")),
+        answer(&mut handle, StatusCode::CONFLICT, refusal(409, "Conflict"))
+    );
+    assert!(done.unwrap_err().is_conflict());
+    assert_eq!(asked.line, "PATCH /api/v1/namespaces/default/services/web?&fieldManager=lb-svc-controller");
+    assert_eq!(asked.kind, "application/merge-patch+json");
+    assert_eq!(
+        asked.body,
+        json!({
+            "metadata": { "uid": "uid-1", "resourceVersion": "7" },
+            "spec": { "loadBalancerIP": "172.18.0.11" },
+        })
+    );
+}
+
+#[tokio::test]
+async fn a_config_map_is_posted_first_and_applied_later() {
+    let (actor, mut handle) = actor();
+    let owner = owner();
+    let (created, asked) = tokio::join!(
+        actor.write_config(&owner, "{}", false),
+        answer(&mut handle, StatusCode::CREATED, json!({ "metadata": { "name": "lb-svc-web" } }))
+    );
+    assert!(matches!(created.unwrap(), Written::Ours(_)));
+    assert_eq!(asked.line, "POST /api/v1/namespaces/default/configmaps?&fieldManager=lb-svc-controller");
+    assert_eq!(asked.body["metadata"]["ownerReferences"][0]["uid"], "uid-1");
+
+    let (created, asked) = tokio::join!(
+        actor.write_config(&owner, "{\"version\":1}", true),
+        answer(&mut handle, StatusCode::OK, json!({ "metadata": { "name": "lb-svc-web" } }))
+    );
+    assert!(matches!(created.unwrap(), Written::Ours(_)));
+    assert!(
+        asked.line.starts_with("PATCH /api/v1/namespaces/default/configmaps/lb-svc-web?"),
+        "{}",
+        asked.line
+    );
+    assert!(asked.line.contains("fieldManager=lb-svc-controller") && asked.line.contains("force=true"));
+    assert_eq!(asked.kind, "application/apply-patch+yaml");
+    assert_eq!(asked.body["data"]["config.json"], "{\"version\":1}");
+}
+
+#[tokio::test]
+async fn someone_elses_object_of_that_name_is_found_out_not_overwritten() {
+    let (actor, mut handle) = actor();
+    let talk = async |handle: &mut Handle, labels: Value| {
+        answer(handle, StatusCode::CONFLICT, refusal(409, "AlreadyExists")).await;
+        let object = json!({ "metadata": { "name": "lb-svc-web", "labels": labels } });
+        answer(handle, StatusCode::OK, object).await.line
+    };
+    let owner = owner();
+    let (created, asked) =
+        tokio::join!(actor.write_config(&owner, "{}", false), talk(&mut handle, json!({})));
+    assert!(matches!(created.unwrap(), Written::Foreign));
+    assert_eq!(asked, "GET /api/v1/namespaces/default/configmaps/lb-svc-web");
+    let ours = json!({ "lb-svc.kubeovn.io/service-uid": "uid-1" });
+    let (created, _) = tokio::join!(actor.write_config(&owner, "{}", false), talk(&mut handle, ours));
+    assert!(matches!(created.unwrap(), Written::Already), "our own, which the cache has not shown yet");
+}
+
+#[tokio::test]
+async fn a_deployment_that_is_as_it_should_be_is_not_written() {
+    let (actor, mut handle) = actor();
+    let provider = "lan.kube-system".parse().unwrap();
+    let (owner, made) = (owner(), json!({ "metadata": { "name": "lb-svc-web" } }));
+    let (created, asked) = tokio::join!(
+        actor.ensure_deployment(&owner, &provider, None),
+        answer(&mut handle, StatusCode::CREATED, made)
+    );
+    assert!(matches!(created.unwrap(), Written::Ours(_)));
+    let live = serde_json::from_value(asked.body).unwrap();
+    let live = lb_svc_controller::convert::live(&live);
+    // The mock answers nothing: a request would hang.
+    let written = actor.ensure_deployment(&owner, &provider, Some(&live)).await.unwrap();
+    assert!(matches!(written, Written::Already));
+}

@@ -1,0 +1,191 @@
+//! What the controller tells a gateway ([`GatewayConfig`], in a ConfigMap) and
+//! what the gateway answers ([`GatewayStatus`], over HTTP).
+//!
+//! Both carry a version. Either side may be one version older or newer than
+//! the other: unknown fields are ignored, and a field that is new in a version
+//! has a default that means what the version before did.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+/// Version of [`GatewayConfig`] that this build writes.
+pub const CONFIG_VERSION: u32 = 1;
+
+/// The oldest and the newest version of [`GatewayConfig`] that this build of
+/// the gateway carries out.
+pub const CONFIG_VERSIONS: std::ops::RangeInclusive<u32> = 1..=2;
+
+/// A gateway's whole desired state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GatewayConfig {
+    /// See [`CONFIG_VERSION`].
+    pub version: u32,
+    /// The attachment, `<namespace>/<nad>`, by which Multus's network-status
+    /// names the interface.
+    pub attachment: String,
+    /// The addresses to own on that interface.
+    pub addresses: Vec<Address>,
+    /// What to serve on them.
+    pub frontends: Vec<Frontend>,
+}
+
+/// An address to own, and the network it stands in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Address {
+    /// The address.
+    pub address: IpAddr,
+    /// The Subnet's CIDR, network address first.
+    pub cidr: IpNet,
+    /// The LAN's router towards everyone outside the CIDR, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<IpAddr>,
+    /// The Subnet's name.
+    pub subnet: String,
+    /// Whether the LAN has to be asked for it before it is taken into service:
+    /// another host may have it. Earlier gateways do not ask.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub probe: bool,
+}
+
+/// One Service's ports on some of the gateway's addresses.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Frontend {
+    /// The Service, `<namespace>/<name>`.
+    pub service: String,
+    /// Where clients connect to; each is one of [`GatewayConfig::addresses`].
+    pub addresses: Vec<IpAddr>,
+    /// Where their connections go.
+    pub target: Target,
+    /// The ports served.
+    pub ports: Vec<Port>,
+}
+
+/// Where a frontend's connections go.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "kind")]
+pub enum Target {
+    /// To the Service's ClusterIPs, one per family, on the port's own number.
+    #[serde(rename_all = "camelCase")]
+    ClusterIp {
+        /// The ClusterIPs.
+        addresses: Vec<IpAddr>,
+    },
+}
+
+/// One port of a frontend.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Port {
+    /// Transport protocol.
+    pub protocol: Transport,
+    /// The port clients connect to, and of the ClusterIP.
+    pub port: u16,
+}
+
+/// A transport protocol a gateway forwards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Transport {
+    /// TCP.
+    #[serde(rename = "TCP")]
+    Tcp,
+    /// UDP.
+    #[serde(rename = "UDP")]
+    Udp,
+}
+
+impl Transport {
+    /// Lower case, as iptables and the kernel's `/proc` write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
+
+    /// The protocol number (IANA; `linux/in.h`).
+    pub fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+        }
+    }
+}
+
+/// What a gateway says of itself, at `/status`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct GatewayStatus {
+    /// The gateway's build, for people.
+    pub build: String,
+    /// SHA-256 (hex) of the configuration file that the kernel was last seen
+    /// to carry out in full. Absent until the first one is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+    /// SHA-256 (hex) of the configuration file as last read, carried out or
+    /// not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seen: Option<String>,
+    /// The addresses programmed.
+    pub addresses: Vec<IpAddr>,
+    /// The addresses that are withheld because another host in the LAN has
+    /// them, with its hardware address.
+    pub conflicts: BTreeMap<IpAddr, String>,
+    /// The LAN interface, once Multus reported it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interface: Option<Interface>,
+    /// What keeps the gateway from carrying out its configuration, by reason
+    /// (CamelCase, one word per cause); the value is one sentence for people.
+    pub faults: BTreeMap<String, String>,
+}
+
+/// A network interface of the gateway.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Interface {
+    /// Its name in the pod.
+    pub name: String,
+    /// Its hardware address, `aa:bb:cc:dd:ee:ff`.
+    pub mac: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CONFIG: &str = r#"{
+      "version": 1,
+      "attachment": "kube-system/lb-svc-attachment",
+      "addresses": [
+        {"address": "172.18.0.18", "cidr": "172.18.0.0/16", "gateway": "172.18.0.1", "subnet": "attach-subnet"}
+      ],
+      "frontends": [{
+        "service": "default/test-service",
+        "addresses": ["172.18.0.18"],
+        "target": {"kind": "clusterIp", "addresses": ["10.109.201.193"]},
+        "ports": [{"protocol": "TCP", "port": 80}],
+        "somethingNewer": true
+      }]
+    }"#;
+
+    /// The wire format is a contract between releases: this text must parse
+    /// for as long as version 1 is carried out.
+    #[test]
+    fn version_1_parses() {
+        let config: GatewayConfig = serde_json::from_str(CONFIG).unwrap();
+        assert!(CONFIG_VERSIONS.contains(&config.version));
+        let again: GatewayConfig = serde_json::from_str(&serde_json::to_string(&config).unwrap()).unwrap();
+        assert_eq!(config, again);
+    }
+
+    #[test]
+    fn an_older_or_newer_status_parses() {
+        let status: GatewayStatus = serde_json::from_str(r#"{"digest":"ab","later":1}"#).unwrap();
+        assert_eq!(status.digest.as_deref(), Some("ab"));
+    }
+}

@@ -1,0 +1,215 @@
+//! Every name that users, controller and gateways share.
+
+use std::net::IpAddr;
+
+use sha2::{Digest, Sha256};
+
+/// Prefix of this product's own annotations, labels and finalizers.
+pub const DOMAIN: &str = "lb-svc.kubeovn.io";
+
+/// The `spec.loadBalancerClass` that is ours, beside none at all.
+pub const LOAD_BALANCER_CLASS: &str = "lb-svc.kubeovn.io/gateway";
+
+/// On a Service: the attachment (`<nad>.<namespace>`) its address lives on.
+/// Its presence is the opt-in.
+pub const PROVIDER_ANNOTATION: &str = "ovn.kubernetes.io/attachmentprovider";
+
+/// On a Service, `"true"`: its address is kept when it is deleted, for the next
+/// Service of that namespace and name.
+pub const KEEP_ADDRESS_ANNOTATION: &str = "lb-svc.kubeovn.io/keep-address";
+
+/// On ConfigMap, Deployment and gateway pods: the uid of the Service served.
+pub const SERVICE_UID_LABEL: &str = "lb-svc.kubeovn.io/service-uid";
+
+/// On ConfigMap, Deployment and gateway pods: the Service served,
+/// `<namespace>/<name>`; labels cannot hold long names.
+pub const SERVICE_ANNOTATION: &str = "lb-svc.kubeovn.io/service";
+
+/// On gateway pods: digest of the ConfigMap and the attempt's number. Changing
+/// it makes the kubelet refresh the pod's mounted ConfigMap at once.
+pub const CONFIG_ANNOTATION: &str = "lb-svc.kubeovn.io/config";
+
+/// On a Subnet while claims exist, so that it outlives them.
+pub const SUBNET_FINALIZER: &str = "lb-svc.kubeovn.io/claims";
+
+/// Label on every object the controller makes, and what its watches select.
+pub const MANAGED_BY_LABEL: &str = "app.kubernetes.io/managed-by";
+/// Value of [`MANAGED_BY_LABEL`].
+pub const MANAGED_BY: &str = "lb-svc";
+
+/// Multus: the attachments a pod asks for.
+pub const NETWORKS_ANNOTATION: &str = "k8s.v1.cni.cncf.io/networks";
+/// Multus: the interfaces a pod got.
+pub const NETWORK_STATUS_ANNOTATION: &str = "k8s.v1.cni.cncf.io/network-status";
+
+/// Key of the gateway's configuration in its ConfigMap, and its file name.
+pub const CONFIG_KEY: &str = "config.json";
+/// Directory the ConfigMap is mounted at.
+pub const CONFIG_DIR: &str = "/etc/lb-svc/config";
+/// Directory of the downward-API volume.
+pub const POD_INFO_DIR: &str = "/etc/lb-svc/pod";
+/// File in [`POD_INFO_DIR`] that holds [`NETWORK_STATUS_ANNOTATION`].
+pub const NETWORK_STATUS_FILE: &str = "network-status";
+
+/// TCP port of the gateway's `/readyz`, `/status` and `/metrics`, on its pod
+/// IP only.
+pub const GATEWAY_PORT: u16 = 9410;
+
+/// The longest label value Kubernetes takes.
+const LABEL_VALUE_MAX: usize = 63;
+/// The longest object name Kubernetes takes (RFC 1123 subdomain).
+const OBJECT_NAME_MAX: usize = 253;
+
+/// A NetworkAttachmentDefinition, as `<nad>.<namespace>` names it.
+///
+/// A namespace holds no dot, a NAD's name may: the last dot divides.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Provider {
+    /// The NAD's name.
+    pub name: String,
+    /// The NAD's namespace.
+    pub namespace: String,
+}
+
+/// Why a string names no attachment.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProviderError {
+    /// No dot, or nothing on one side of it.
+    #[error("{0:?} is not <nad>.<namespace>, for example lb-svc-attachment.kube-system")]
+    Shape(String),
+    /// Empty, `ovn` or `….ovn`: such networks are Kube-OVN's own.
+    #[error("{0:?} names a network of OVN, not an attachment")]
+    Ovn(String),
+}
+
+impl Provider {
+    /// Whether `text` as a Subnet's provider means that the Subnet is OVN's.
+    pub fn is_ovn(text: &str) -> bool {
+        text.is_empty() || text == "ovn" || text.ends_with(".ovn")
+    }
+
+    /// The annotation `<nad>.<namespace>.kubernetes.io/<key>`, which speaks of
+    /// this attachment on Services and gateway pods.
+    pub fn annotation(&self, key: &str) -> String {
+        format!("{self}.kubernetes.io/{key}")
+    }
+
+    /// `<namespace>/<nad>`, as Multus writes it.
+    pub fn multus_name(&self) -> String {
+        format!("{}/{}", self.namespace, self.name)
+    }
+
+    /// The name of the claim on `address`: one name per address on a network
+    /// is what makes a claim exclusive.
+    pub fn claim_name(&self, address: IpAddr) -> String {
+        let address = match address {
+            IpAddr::V4(v4) => v4.to_string(),
+            IpAddr::V6(v6) => {
+                let groups: Vec<String> = v6.segments().iter().map(|g| format!("{g:x}")).collect();
+                groups.join("-")
+            }
+        };
+        shorten(&format!("{self}.{address}"), OBJECT_NAME_MAX)
+    }
+}
+
+impl std::fmt::Display for Provider {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}", self.name, self.namespace)
+    }
+}
+
+impl std::str::FromStr for Provider {
+    type Err = ProviderError;
+
+    fn from_str(text: &str) -> Result<Self, ProviderError> {
+        if Self::is_ovn(text) {
+            return Err(ProviderError::Ovn(text.to_owned()));
+        }
+        let valid = |part: &str| {
+            part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.')
+                && part.starts_with(|c: char| c.is_ascii_alphanumeric())
+                && part.ends_with(|c: char| c.is_ascii_alphanumeric())
+        };
+        match text.rsplit_once('.') {
+            Some((name, namespace)) if valid(name) && valid(namespace) => {
+                Ok(Self { name: name.to_owned(), namespace: namespace.to_owned() })
+            }
+            _ => Err(ProviderError::Shape(text.to_owned())),
+        }
+    }
+}
+
+/// The name of a Service's gateway: its Deployment and its ConfigMap.
+pub fn gateway_name(service: &str) -> String {
+    format!("lb-svc-{service}")
+}
+
+/// `value` as a label value: cut and hashed where it is too long.
+pub fn label_value(value: &str) -> String {
+    shorten(value, LABEL_VALUE_MAX)
+}
+
+/// The lower-case hexadecimal SHA-256 of `bytes`.
+pub fn digest(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// `name` itself if it fits into `max` bytes, else its beginning and a hash of
+/// the whole, so that two long names stay two.
+fn shorten(name: &str, max: usize) -> String {
+    const HASH: usize = 10;
+    if name.len() <= max {
+        return name.to_owned();
+    }
+    let head = name[..max - HASH - 1].trim_end_matches(['.', '-', '_']);
+    format!("{head}-{}", &digest(name.as_bytes())[..HASH])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_provider_divides_at_the_last_dot() {
+        let provider: Provider = "vlan.10.lan.kube-system".parse().unwrap();
+        assert_eq!(provider.name, "vlan.10.lan");
+        assert_eq!(provider.namespace, "kube-system");
+        assert_eq!(provider.multus_name(), "kube-system/vlan.10.lan");
+        assert_eq!(
+            provider.annotation("logical_switch"),
+            "vlan.10.lan.kube-system.kubernetes.io/logical_switch"
+        );
+    }
+
+    #[test]
+    fn what_belongs_to_ovn_is_no_attachment() {
+        for text in ["", "ovn", "net1.default.ovn"] {
+            assert!(matches!(text.parse::<Provider>(), Err(ProviderError::Ovn(_))), "{text}");
+        }
+        for text in ["lan", ".kube-system", "lan.", "Lan.kube-system", "a/b.c"] {
+            assert!(matches!(text.parse::<Provider>(), Err(ProviderError::Shape(_))), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_claim_is_named_by_network_and_address() {
+        let provider: Provider = "lb-svc-attachment.kube-system".parse().unwrap();
+        assert_eq!(
+            provider.claim_name("172.18.0.18".parse().unwrap()),
+            "lb-svc-attachment.kube-system.172.18.0.18"
+        );
+        assert_eq!(
+            provider.claim_name("2001:db8::1".parse().unwrap()),
+            "lb-svc-attachment.kube-system.2001-db8-0-0-0-0-0-1"
+        );
+    }
+
+    #[test]
+    fn long_values_are_cut_and_stay_apart() {
+        let (a, b) = ("x".repeat(70) + "a", "x".repeat(70) + "b");
+        assert_eq!(label_value(&a).len(), 63);
+        assert_ne!(label_value(&a), label_value(&b));
+        assert_eq!(label_value("short"), "short");
+    }
+}

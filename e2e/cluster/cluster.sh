@@ -1,0 +1,56 @@
+#!/bin/bash
+# A Kubernetes cluster for the end-to-end tests, made from nothing but Debian packages and Go modules.
+#
+#   cluster.sh VERB [ARGS...]          CLUSTER=local (default) or kind, NODES=2 (local: 1 to 4)
+#
+#   deps                 install the packages that are missing; starts no service
+#   build                build Kubernetes and Multus into the cache, once
+#   up                   bring the cluster up; says so and does nothing if it is up already
+#   down                 end it and leave nothing behind, in whatever state it is
+#   kubectl ARGS...      run kubectl as cluster admin
+#   kubeconfig           print the path of the admin kubeconfig
+#   load IMAGE.tar...    import image archives on every node
+#   images-on N          list the images on node N
+#   client CMD...        run a command on a host of the LAN that is no part of the cluster (172.18.0.9)
+#   far CMD...           run a command on a host behind two routers and a narrow link (172.20.0.9)
+#   node N CMD...        run a command in the network namespace of node N
+#   runner               print the command prefix that runs a program as the client
+#   kubelet-stop N       stop the kubelet of node N
+#   kubelet-start N      start it again, and wait for the node to be Ready
+#   node-stop N          cut node N off as a power failure does: processes, containers and link (not node 1)
+#   node-start N         start it again
+#   audit-log            print the path of the API server's audit log: every write, with its author
+#   logs                 print the directory of the logs
+#   dump                 print what a failure's reader wants to see
+set -euo pipefail
+
+HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck disable=SC2034 # used by local.sh
+STATE=${LB_SVC_STATE:-/var/tmp/lb-svc}        # everything that `down` removes
+CACHE=${LB_SVC_CACHE:-$HOME/.cache/lb-svc}    # what outlives a cluster: built binaries
+CLUSTER=${CLUSTER:-local}
+BEGAN=${EPOCHREALTIME//[.,]/}
+
+say() { # progress, with the seconds since the start
+  local us=$((${EPOCHREALTIME//[.,]/} - BEGAN))
+  printf '%4d.%d s  %s\n' $((us / 1000000)) $((us / 100000 % 10)) "$*" >&2
+}
+die() { echo "cluster.sh: $*" >&2; exit 1; }
+usage() { sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "$HERE/cluster.sh" >&2; exit 2; }
+
+# shellcheck source=deps.sh
+. "$HERE/deps.sh"
+# shellcheck source=build.sh
+. "$HERE/build.sh"
+case $CLUSTER in
+  local | kind) ;;
+  *) die "CLUSTER is local or kind, not '$CLUSTER'" ;;
+esac
+# shellcheck source=local.sh
+. "$HERE/$CLUSTER.sh"
+
+[ $# -ge 1 ] || usage
+verb=verb_${1//-/_}
+declare -F "$verb" >/dev/null || usage
+shift
+"$verb" "$@"

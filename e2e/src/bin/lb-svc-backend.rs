@@ -1,0 +1,96 @@
+//! A workload for tests: says who it is, over TCP (HTTP) and UDP.
+//!
+//! `lb-svc-backend [tcp/PORT | udp/PORT]...`, by default `tcp/80`.
+//!
+//! - `GET /`: one line, `<pod> tcp/<port> <client address>`;
+//! - `GET /bytes/N`: N bytes;
+//! - a datagram: `<pod> udp/<port> <client address> <the datagram>`.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> anyhow::Result<()> {
+    let mut ports: Vec<String> = std::env::args().skip(1).collect();
+    if ports.is_empty() {
+        ports.push("tcp/80".to_owned());
+    }
+    let me: Arc<str> = std::env::var("HOSTNAME").unwrap_or_else(|_| "backend".to_owned()).into();
+    let mut servers = JoinSet::new();
+    for text in ports {
+        let (protocol, port) =
+            text.split_once('/').with_context(|| format!("{text} is not PROTOCOL/PORT"))?;
+        let address = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port.parse().context(text.clone())?);
+        let me = Arc::clone(&me);
+        match protocol {
+            "tcp" => {
+                let listener = TcpListener::bind(address).await.with_context(|| text.clone())?;
+                servers.spawn(serve_tcp(listener, me));
+            }
+            "udp" => {
+                let socket = UdpSocket::bind(address).await.with_context(|| text.clone())?;
+                servers.spawn(serve_udp(socket, me));
+            }
+            other => bail!("{other} is neither tcp nor udp"),
+        }
+    }
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        _ = terminate.recv() => Ok(()),
+        Some(ended) = servers.join_next() => ended?,
+    }
+}
+
+async fn serve_tcp(listener: TcpListener, me: Arc<str>) -> anyhow::Result<()> {
+    loop {
+        let (stream, client) = listener.accept().await?;
+        let me = Arc::clone(&me);
+        // A client that goes away is no matter.
+        tokio::spawn(async move { converse(stream, client, &me).await.ok() });
+    }
+}
+
+async fn converse(stream: TcpStream, client: SocketAddr, me: &str) -> anyhow::Result<()> {
+    stream.set_nodelay(true)?;
+    let port = stream.local_addr()?.port();
+    let mut stream = BufReader::new(stream);
+    loop {
+        let mut request = String::new();
+        if stream.read_line(&mut request).await? == 0 {
+            return Ok(());
+        }
+        let mut header = String::new();
+        while stream.read_line(&mut header).await? > 2 {
+            header.clear();
+        }
+        let path = request.split_ascii_whitespace().nth(1).unwrap_or("/");
+        let head = |length: u64| format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n");
+        if let Some(length) = path.strip_prefix("/bytes/") {
+            let length = length.parse()?;
+            stream.write_all(head(length).as_bytes()).await?;
+            tokio::io::copy(&mut tokio::io::repeat(b'.').take(length), &mut stream).await?;
+        } else {
+            let body = format!("{me} tcp/{port} {client}\n");
+            stream.write_all((head(body.len() as u64) + &body).as_bytes()).await?;
+        }
+        stream.flush().await?;
+    }
+}
+
+async fn serve_udp(socket: UdpSocket, me: Arc<str>) -> anyhow::Result<()> {
+    let port = socket.local_addr()?.port();
+    let mut buffer = vec![0; 65536];
+    loop {
+        let (length, client) = socket.recv_from(&mut buffer).await?;
+        let answer =
+            [format!("{me} udp/{port} {client} ").as_bytes(), buffer.get(..length).unwrap_or_default()]
+                .concat();
+        socket.send_to(&answer, client).await.ok();
+    }
+}

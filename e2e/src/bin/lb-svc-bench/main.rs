@@ -1,0 +1,122 @@
+//! Measurements on a real cluster, each beside what it is to be held against:
+//! `make bench`. Progress goes to stderr, one table to stdout.
+//!
+//! The two sides of a measurement take turns, so that a machine that is busy
+//! with something else for a while is so for both; what counts are medians and
+//! their ratio. A goal that is missed is a line in the table; a measurement
+//! that cannot be made is an error.
+
+mod port;
+mod size;
+mod stage;
+mod start;
+mod table;
+mod traffic;
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use anyhow::Context;
+use clap::Parser;
+use stage::Stage;
+use table::{Goal, Row, Table, median};
+
+/// Measures, and prints one table.
+#[derive(Debug, Parser)]
+pub struct Options {
+    /// Runs of each side.
+    #[arg(long, default_value_t = 10)]
+    runs: usize,
+    /// Only these: start, port, rules, throughput, connections, size.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    /// Shorter runs, for development: not what the goals are about.
+    #[arg(long)]
+    quick: bool,
+    /// The gateway's 1000 ports, measured elsewhere: OURS_MS,BASELINE_MS.
+    #[arg(long, value_delimiter = ',', num_args = 1)]
+    rules: Vec<f64>,
+}
+
+impl Options {
+    fn wants(&self, name: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|only| only == name)
+    }
+}
+
+/// Where nothing else of the example's Subnet is; another for each number.
+fn address(number: usize) -> IpAddr {
+    let number = u16::try_from(number).unwrap_or_default();
+    let [high, low] = (0x9001 + number).to_be_bytes();
+    Ipv4Addr::new(172, 18, high, low).into()
+}
+
+/// The runs of two sides, told as they come.
+struct Interleaved {
+    unit: &'static str,
+    ours: Vec<f64>,
+    baseline: Vec<f64>,
+}
+
+impl Interleaved {
+    fn new(sides: &str, unit: &'static str) -> Self {
+        eprintln!("  {sides}");
+        Self { unit, ours: Vec::new(), baseline: Vec::new() }
+    }
+
+    fn push(&mut self, ours: f64, baseline: f64) {
+        self.ours.push(ours);
+        self.baseline.push(baseline);
+        eprintln!("  {:2}  {ours:.0} | {baseline:.0} {}", self.ours.len(), self.unit);
+    }
+
+    fn row(&self, name: &str, goal: Goal) -> Row {
+        eprintln!("  medians {:.0} | {:.0}", median(&self.ours), median(&self.baseline));
+        Row::new(name, self.unit, &self.ours, &self.baseline, goal)
+    }
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let options = Options::parse();
+    let stage = Stage::open().await?;
+    let measured = tokio::select! {
+        rows = measure(&stage, &options) => rows,
+        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+    };
+    let closed = stage.close().await;
+    print(&Table(measured?))?;
+    closed
+}
+
+async fn measure(stage: &Stage, options: &Options) -> anyhow::Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    if options.wants("start") {
+        eprintln!("start: a new Service");
+        rows.push(start::measure(stage, options.runs).await.context("start")?);
+    }
+    if options.wants("port") {
+        eprintln!("port: one port more");
+        rows.push(port::measure(stage, options.runs).await.context("port")?);
+    }
+    if let [ours, baseline] = options.rules[..] {
+        let name = "1000 ports in the gateway, over one iptables-restore of them";
+        rows.push(Row::new(name, "ms", &[ours], &[baseline], Goal::RatioAtMost(2.0)));
+    }
+    if options.wants("throughput") || options.wants("connections") {
+        eprintln!("throughput, connections: three ways to one pod");
+        rows.extend(traffic::measure(stage, options).await.context("traffic")?);
+    }
+    if options.wants("size") {
+        eprintln!("size: what it takes up");
+        rows.extend(size::measure(stage).await.context("size")?);
+    }
+    Ok(rows)
+}
+
+#[allow(clippy::print_stdout)]
+fn print(table: &Table) -> anyhow::Result<()> {
+    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    let cores = std::thread::available_parallelism()?;
+    println!("{table}\n{cores} cores, Linux {}", kernel.trim());
+    Ok(())
+}

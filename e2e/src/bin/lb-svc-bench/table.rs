@@ -1,0 +1,133 @@
+//! The one table that all of it ends in.
+
+use std::fmt;
+
+/// What a measurement is to reach.
+#[derive(Clone, Copy, Debug)]
+pub enum Goal {
+    /// Ours over the baseline, at most.
+    RatioAtMost(f64),
+    /// Ours over the baseline, at least.
+    RatioAtLeast(f64),
+    /// Ours alone, at most.
+    AtMost(f64),
+    /// Nothing; it is there to be known.
+    None,
+}
+
+/// One measurement, in medians.
+#[derive(Clone, Debug)]
+pub struct Row {
+    /// What was measured.
+    pub name: String,
+    /// The unit of both sides.
+    pub unit: &'static str,
+    /// Ours.
+    pub ours: f64,
+    /// What it is held against.
+    pub baseline: Option<f64>,
+    /// What it is to reach.
+    pub goal: Goal,
+}
+
+impl Row {
+    /// Medians of two sides' runs.
+    pub fn new(name: &str, unit: &'static str, ours: &[f64], baseline: &[f64], goal: Goal) -> Self {
+        Self { name: name.to_owned(), unit, ours: median(ours), baseline: Some(median(baseline)), goal }
+    }
+
+    /// A size, with nothing beside it.
+    pub fn alone(name: &str, unit: &'static str, ours: f64, goal: Goal) -> Self {
+        Self { name: name.to_owned(), unit, ours, baseline: None, goal }
+    }
+
+    fn ratio(&self) -> Option<f64> {
+        self.baseline.map(|baseline| self.ours / baseline)
+    }
+
+    fn cells(&self) -> [String; 6] {
+        let value = |value: f64| format!("{} {}", digits(value), self.unit);
+        let (goal, met) = match self.goal {
+            Goal::RatioAtMost(most) => (format!("≤ {most}"), self.ratio().map(|ratio| ratio <= most)),
+            Goal::RatioAtLeast(least) => (format!("≥ {least}"), self.ratio().map(|ratio| ratio >= least)),
+            Goal::AtMost(most) => (format!("≤ {most} {}", self.unit), Some(self.ours <= most)),
+            Goal::None => (String::new(), None),
+        };
+        let met = met.map_or("", |met| if met { "yes" } else { "no" });
+        [
+            self.name.clone(),
+            value(self.ours),
+            self.baseline.map(value).unwrap_or_default(),
+            self.ratio().map(|ratio| format!("{ratio:.2}")).unwrap_or_default(),
+            goal,
+            met.to_owned(),
+        ]
+    }
+}
+
+/// Three digits are more than a noisy machine is worth.
+fn digits(value: f64) -> String {
+    let decimals = if value >= 100.0 { 0 } else { 1 };
+    format!("{value:.decimals$}")
+}
+
+/// The middle one, or the mean of the two in the middle.
+pub fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let middle = sorted.len() / 2;
+    match (sorted.get(middle.wrapping_sub(1)), sorted.get(middle)) {
+        (Some(low), Some(high)) if sorted.len().is_multiple_of(2) => (low + high) / 2.0,
+        (_, value) => value.copied().unwrap_or(f64::NAN),
+    }
+}
+
+/// All rows, as people and Markdown read them.
+#[derive(Debug)]
+pub struct Table(pub Vec<Row>);
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let head = ["name", "ours", "baseline", "ratio", "goal", "met"].map(str::to_owned);
+        let lines: Vec<[String; 6]> = std::iter::once(head).chain(self.0.iter().map(Row::cells)).collect();
+        let width =
+            |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or_default();
+        for (number, line) in lines.iter().enumerate() {
+            for (column, cell) in line.iter().enumerate() {
+                let width = width(column);
+                if column == 0 { write!(f, "| {cell:width$} |") } else { write!(f, " {cell:>width$} |") }?;
+            }
+            writeln!(f)?;
+            if number == 0 {
+                for column in 0..line.len() {
+                    let dashes = "-".repeat(width(column) + 1);
+                    if column == 0 { write!(f, "|{dashes}-|") } else { write!(f, "{dashes}:|") }?;
+                }
+                writeln!(f)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn medians() {
+        assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(&[4.0, 1.0, 3.0, 2.0]), 2.5);
+        assert!(median(&[]).is_nan());
+    }
+
+    #[test]
+    fn a_goal_is_met_or_not() {
+        let met = |ours: f64, goal| Row::new("", "ms", &[ours], &[100.0], goal).cells()[5].clone();
+        assert_eq!(met(130.0, Goal::RatioAtMost(1.3)), "yes");
+        assert_eq!(met(131.0, Goal::RatioAtMost(1.3)), "no");
+        assert_eq!(met(84.0, Goal::RatioAtLeast(0.85)), "no");
+        assert_eq!(met(7.0, Goal::AtMost(8.0)), "yes");
+        assert_eq!(met(7.0, Goal::None), "");
+    }
+}

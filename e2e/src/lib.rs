@@ -1,0 +1,72 @@
+//! What the end-to-end tests and measurements share.
+//!
+//! They run as a host of the LAN that is no part of the cluster: on the local
+//! cluster inside the client's network namespace (`cluster.sh runner`), on
+//! kind on the host.
+//!
+//! - [`Lab`]: the cluster, its kubectl and its levers;
+//! - [`Scene`]: a namespace of a test's own, which shows what was in it when
+//!   the test fails, and goes away after it;
+//! - [`client`]: an HTTP and UDP client with a deadline for everything;
+//! - [`until`]: waits for a condition, never just for time.
+
+pub mod client;
+mod lab;
+pub mod objects;
+mod scene;
+
+pub use lab::{Lab, repository};
+pub use scene::{Scene, scene, serves, subnet, until_using};
+
+use std::fmt::Debug;
+use std::time::{Duration, Instant};
+
+/// How long anything may take that involves a new pod.
+pub const SLOW: Duration = Duration::from_secs(60);
+/// How long anything may take that does not.
+pub const QUICK: Duration = Duration::from_secs(15);
+
+/// Tries `check` until it is `Ok`, at most for `timeout`.
+///
+/// # Panics
+/// With `what` and the last error when the time is over.
+pub async fn until<T, E: Debug>(
+    what: &str,
+    timeout: Duration,
+    mut check: impl AsyncFnMut() -> Result<T, E>,
+) -> T {
+    let start = Instant::now();
+    loop {
+        match check().await {
+            Ok(value) => return value,
+            Err(error) if start.elapsed() > timeout => panic!("{what}: not within {timeout:?}: {error:?}"),
+            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+    }
+}
+
+/// Checks again and again that `check` holds, for `time`.
+///
+/// # Panics
+/// With `what` and the first error.
+pub async fn throughout<T, E: Debug>(
+    what: &str,
+    time: Duration,
+    mut check: impl AsyncFnMut() -> Result<T, E>,
+) {
+    let start = Instant::now();
+    while start.elapsed() < time {
+        if let Err(error) = check().await {
+            panic!("{what}: not after {:?}: {error:?}", start.elapsed());
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// `Ok` if `holds`, else what was `seen` instead.
+///
+/// # Errors
+/// What was seen.
+pub fn expect<T: Debug>(holds: bool, seen: T) -> Result<(), String> {
+    if holds { Ok(()) } else { Err(format!("{seen:?}")) }
+}

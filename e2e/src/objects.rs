@@ -1,0 +1,84 @@
+//! The objects that tests make.
+
+use serde_json::{Value, json};
+
+/// The attachment of the example, which every test uses.
+pub const PROVIDER: &str = "lb-svc-attachment.kube-system";
+/// The example's Subnet.
+pub const SUBNET: &str = "attach-subnet";
+/// The workload's image.
+pub const BACKEND: &str = "localhost/lb-svc-backend:dev";
+
+/// A LoadBalancer Service `name` for pods labelled `app=name`.
+pub fn service(name: &str, ports: &Value) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {
+            "name": name,
+            "annotations": { "ovn.kubernetes.io/attachmentprovider": PROVIDER },
+        },
+        "spec": { "type": "LoadBalancer", "selector": { "app": name }, "ports": ports },
+    })
+}
+
+/// A LoadBalancer Service `name` of port 80.
+pub fn web(name: &str) -> Value {
+    service(name, &json!([port("TCP", 80, 80)]))
+}
+
+/// One port of a Service: `protocol`, `port`, and where it goes.
+pub fn port(protocol: &str, port: u16, target: impl Into<Value>) -> Value {
+    json!({
+        "name": format!("{}-{port}", protocol.to_lowercase()),
+        "protocol": protocol,
+        "port": port,
+        "targetPort": target.into(),
+    })
+}
+
+/// `replicas` pods labelled `app=name` that listen on `ports`
+/// (`tcp/80`; a name may follow: `tcp/8080=web`).
+pub fn backends(name: &str, replicas: u32, ports: &[&str]) -> Value {
+    let listen: Vec<&str> = ports.iter().map(|port| port.split('=').next().unwrap_or_default()).collect();
+    let named: Vec<Value> = ports
+        .iter()
+        .filter_map(|port| {
+            let (listen, name) = port.split_once('=')?;
+            let (protocol, number) = listen.split_once('/')?;
+            Some(json!({
+                "name": name,
+                "containerPort": number.parse::<u16>().ok()?,
+                "protocol": protocol.to_uppercase(),
+            }))
+        })
+        .collect();
+    json!({
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": { "name": name },
+        "spec": {
+            "replicas": replicas,
+            "selector": { "matchLabels": { "app": name } },
+            "template": {
+                "metadata": { "labels": { "app": name } },
+                "spec": {
+                    "terminationGracePeriodSeconds": 1,
+                    "topologySpreadConstraints": [{
+                        "maxSkew": 1,
+                        "topologyKey": "kubernetes.io/hostname",
+                        "whenUnsatisfiable": "ScheduleAnyway",
+                        "labelSelector": { "matchLabels": { "app": name } },
+                    }],
+                    "containers": [{
+                        "name": "backend",
+                        "image": BACKEND,
+                        "imagePullPolicy": "IfNotPresent",
+                        "args": listen,
+                        "ports": named,
+                    }],
+                },
+            },
+        },
+    })
+}

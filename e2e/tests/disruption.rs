@@ -1,0 +1,221 @@
+//! Parts of the system die, one at a time. These run alone.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::time::Duration;
+
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{ConfigMap, Event, Pod, Service};
+use kube::ResourceExt;
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
+use lb_svc_crds::{IP, Subnet};
+use lb_svc_e2e::objects::{SUBNET, web};
+use lb_svc_e2e::{Lab, SLOW, Scene, client, expect, scene, serves, throughout, until};
+use serde_json::json;
+
+const SYSTEM: &str = "lb-svc-system";
+
+/// The node of a pod, by its number: `n2` is 2.
+fn node(pod: &Pod) -> String {
+    let name = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap_or_default();
+    name.trim_start_matches(|c: char| !c.is_ascii_digit()).to_owned()
+}
+
+/// The resourceVersions of all that the controller writes for this Service.
+async fn versions(scene: &Scene) -> Vec<(String, String)> {
+    let version = |object: &dyn Fn() -> Option<String>| object().unwrap_or_default();
+    let subnets: Api<Subnet> = Api::all(scene.client());
+    let claims: Api<IP> = Api::all(scene.client());
+    let its_own = scene.claims().await.into_iter().find(|claim| claim.spec.service_name == "web");
+    let claim = its_own.map(|claim| claim.name_any()).unwrap_or_default();
+    let gateway = scene.gateway("web").await;
+    let (service, config, deployment, subnet, claim, events) = (
+        scene.service("web").await,
+        scene.api::<ConfigMap>().get("lb-svc-web").await.unwrap(),
+        scene.api::<Deployment>().get("lb-svc-web").await.unwrap(),
+        subnets.get(SUBNET).await.unwrap(),
+        claims.get(&claim).await.unwrap(),
+        scene
+            .api::<Event>()
+            .list(&ListParams::default().fields("involvedObject.kind=Service"))
+            .await
+            .unwrap(),
+    );
+    vec![
+        ("Service".into(), version(&|| service.resource_version())),
+        ("ConfigMap".into(), version(&|| config.resource_version())),
+        ("Deployment".into(), version(&|| deployment.resource_version())),
+        ("Subnet".into(), version(&|| subnet.resource_version())),
+        ("IP".into(), version(&|| claim.resource_version())),
+        ("Pod".into(), version(&|| gateway.resource_version())),
+        ("Events".into(), events.items.len().to_string()),
+    ]
+}
+
+/// Waits until nothing is written any more.
+async fn settled(scene: &Scene) -> Vec<(String, String)> {
+    until("everything is written", SLOW, async || {
+        let before = versions(scene).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let after = versions(scene).await;
+        if before == after { Ok(after) } else { Err(after) }
+    })
+    .await
+}
+
+async fn controller(scene: &Scene) -> Option<Pod> {
+    let pods: Api<Pod> = Api::namespaced(scene.client(), SYSTEM);
+    let pods = pods.list(&ListParams::default().labels("app=lb-svc-controller")).await.unwrap();
+    pods.items.into_iter().find(|pod| pod.metadata.deletion_timestamp.is_none())
+}
+
+/// Waits until the controller does its work: a Service made now is served.
+async fn controller_works(scene: &Scene, name: &str) {
+    scene.served(name, 1).await;
+}
+
+async fn scale_controller(scene: &Scene, replicas: u32) {
+    let deployments: Api<Deployment> = Api::namespaced(scene.client(), SYSTEM);
+    let patch = Patch::Merge(json!({ "spec": { "replicas": replicas } }));
+    deployments.patch("lb-svc-controller", &PatchParams::default(), &patch).await.unwrap();
+    if replicas == 0 {
+        until("the controller to be away", SLOW, async || {
+            let pods: Api<Pod> = Api::namespaced(scene.client(), SYSTEM);
+            let left = pods.list(&ListParams::default()).await.map_err(|error| error.to_string())?;
+            expect(left.items.is_empty(), left.items.len())
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn the_gateway_pod_is_deleted() {
+    scene("pod-deleted", async |scene| {
+        let ip = scene.served("web", 2).await;
+        let pod = scene.gateway("web").await;
+        scene.api::<Pod>().delete(&pod.name_any(), &DeleteParams::default()).await.unwrap();
+        scene.replaced("web", &pod).await;
+        serves(ip).await;
+        assert_eq!(scene.address("web").await, ip);
+    })
+    .await;
+}
+
+/// With one replica the kernel's state serves on while the process is away.
+#[tokio::test]
+async fn the_gateways_container_is_killed() {
+    scene("killed", async |scene| {
+        let ip = scene.served("web", 2).await;
+        let pod = scene.gateway("web").await;
+        Lab::kill(&pod.uid().unwrap(), "lb-svc-gateway").await.unwrap();
+        throughout("it serves on", Duration::from_secs(3), async || client::get(ip, 80).await).await;
+        until("the container is back", SLOW, async || {
+            let now = scene.gateway("web").await;
+            let statuses = now.status.and_then(|status| status.container_statuses).unwrap_or_default();
+            expect(statuses[0].restart_count == 1 && statuses[0].ready, statuses[0].restart_count)
+        })
+        .await;
+        assert_eq!(scene.gateway("web").await.uid(), pod.uid());
+        serves(ip).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_kubelet_is_restarted() {
+    scene("kubelet", async |scene| {
+        let ip = scene.served("web", 2).await;
+        let pod = scene.gateway("web").await;
+        let node = node(&pod);
+        Lab::cluster(&["kubelet-stop", &node]).await.unwrap();
+        client::get(ip, 80).await.unwrap();
+        Lab::cluster(&["kubelet-start", &node]).await.unwrap();
+        throughout("it serves on", Duration::from_secs(2), async || client::get(ip, 80).await).await;
+        assert_eq!(scene.address("web").await, ip);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_controller_is_killed_and_nothing_moves() {
+    scene("controller", async |scene| {
+        let ip = scene.served("web", 2).await;
+        let before = settled(&scene).await;
+        let pod = controller(&scene).await.unwrap();
+        Lab::kill(&pod.uid().unwrap(), "lb-svc-controller").await.unwrap();
+        throughout("it serves on", Duration::from_secs(2), async || client::get(ip, 80).await).await;
+        until("the controller is back", SLOW, async || {
+            let statuses =
+                controller(&scene).await.and_then(|pod| pod.status?.container_statuses).unwrap_or_default();
+            expect(statuses.iter().any(|status| status.restart_count > 0 && status.ready), statuses.len())
+        })
+        .await;
+        controller_works(&scene, "later").await;
+        let mut after = versions(&scene).await;
+        let mut before = before;
+        // The later Service's claim is in the Subnet's status, its Events beside the others.
+        for versions in [&mut before, &mut after] {
+            versions.retain(|(kind, _)| kind != "Subnet" && kind != "Events");
+        }
+        assert_eq!(before, after);
+        assert_eq!(scene.address("web").await, ip);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_gateway_pod_is_replaced_while_the_controller_is_away() {
+    scene("away", async |scene| {
+        let ip = scene.served("web", 2).await;
+        let pod = scene.gateway("web").await;
+        scale_controller(&scene, 0).await;
+        scene.api::<Pod>().delete(&pod.name_any(), &DeleteParams::default()).await.unwrap();
+        scene.replaced("web", &pod).await;
+        serves(ip).await;
+        scale_controller(&scene, 1).await;
+        controller_works(&scene, "later").await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn with_the_flag_off_nothing_is_written() {
+    scene("flag-off", async |scene| {
+        let ip = scene.served("web", 2).await;
+        let before = settled(&scene).await;
+        let flag = async |value: &str| {
+            let deployments: Api<Deployment> = Api::namespaced(scene.client(), SYSTEM);
+            let args = json!([format!("--enable-lb-svc={value}")]);
+            let containers = json!([{ "name": "controller", "args": args }]);
+            let patch =
+                Patch::Strategic(json!({ "spec": { "template": { "spec": { "containers": containers } } } }));
+            deployments.patch("lb-svc-controller", &PatchParams::default(), &patch).await.unwrap();
+            let status =
+                ["rollout", "status", "deployment", "lb-svc-controller", "-n", SYSTEM, "--timeout=60s"];
+            Lab::kubectl(&status).await.unwrap();
+        };
+        flag("false").await;
+        until("only the controller that is off", SLOW, async || {
+            let pods: Api<Pod> = Api::namespaced(scene.client(), SYSTEM);
+            let pods = pods.list(&ListParams::default()).await.map_err(|error| error.to_string())?.items;
+            expect(pods.len() == 1, pods.len())
+        })
+        .await;
+        scene.create::<Service>(web("ignored")).await;
+        throughout("nothing is written, the gateway serves", Duration::from_secs(3), async || {
+            client::get(ip, 80).await.map_err(|error| error.to_string())?;
+            expect(scene.ingress("ignored").await.is_empty() && scene.claims().await.len() == 1, "ignored")?;
+            let now = versions(&scene).await;
+            expect(now == before, now)
+        })
+        .await;
+        let pod = controller(&scene).await.unwrap().name_any();
+        let log = Lab::kubectl(&["logs", "-n", SYSTEM, &pod]).await.unwrap();
+        assert_eq!(log.matches("--enable-lb-svc is off").count(), 1, "{log}");
+        flag("true").await;
+        until("the other is served", SLOW, async || expect(!scene.ingress("ignored").await.is_empty(), ""))
+            .await;
+        client::get(ip, 80).await.unwrap();
+    })
+    .await;
+}

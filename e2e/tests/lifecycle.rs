@@ -1,0 +1,268 @@
+//! Services come, change and go; what is theirs comes, changes and goes with
+//! them.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::Service;
+use kube::ResourceExt;
+use kube::api::{DeleteParams, PostParams, PropagationPolicy};
+use lb_svc_e2e::objects::{PROVIDER, backends, web};
+use lb_svc_e2e::{Lab, QUICK, SLOW, client, expect, scene, serves, throughout, until};
+use serde_json::{Value, json};
+
+async fn stops(ip: IpAddr) {
+    until(&format!("{ip} to stop"), SLOW, async || client::refused(ip, 80).await).await;
+}
+
+#[tokio::test]
+async fn a_deleted_service_leaves_nothing() {
+    scene("deleted", async |scene| {
+        let ip = scene.served("web", 1).await;
+        scene.api::<Service>().delete("web", &DeleteParams::default()).await.unwrap();
+        scene.gone("web").await;
+        stops(ip).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn nor_does_one_deleted_without_its_dependents() {
+    scene("orphaned", async |scene| {
+        let ip = scene.served("web", 1).await;
+        let orphan =
+            DeleteParams { propagation_policy: Some(PropagationPolicy::Orphan), ..DeleteParams::default() };
+        scene.api::<Service>().delete("web", &orphan).await.unwrap();
+        scene.gone("web").await;
+        stops(ip).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_service_retyped_and_typed_back() {
+    scene("retyped", async |scene| {
+        let ip = scene.served("web", 1).await;
+        scene.patch_service("web", json!({ "spec": { "type": "ClusterIP" } })).await;
+        scene.gone("web").await;
+        stops(ip).await;
+        until("nothing of ours in it", QUICK, async || {
+            let service = scene.service("web").await;
+            let ip = service.spec.unwrap_or_default().load_balancer_ip;
+            let conditions = service.status.unwrap_or_default().conditions.unwrap_or_default();
+            expect(ip.is_none() && conditions.is_empty(), (ip, conditions))
+        })
+        .await;
+        scene.patch_service("web", json!({ "spec": { "type": "LoadBalancer" } })).await;
+        serves(scene.address("web").await).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_annotation_is_removed_and_set_again() {
+    scene("annotation", async |scene| {
+        let ip = scene.served("web", 1).await;
+        let annotate = |value: Value| {
+            json!({ "metadata": { "annotations": { "ovn.kubernetes.io/attachmentprovider": value } } })
+        };
+        scene.patch_service("web", annotate(Value::Null)).await;
+        scene.gone("web").await;
+        stops(ip).await;
+        until("no ingress", QUICK, async || expect(scene.ingress("web").await.is_empty(), "ingress")).await;
+        scene.patch_service("web", annotate(PROVIDER.into())).await;
+        serves(scene.address("web").await).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_service_annotated_later() {
+    scene("later", async |scene| {
+        scene.create::<Deployment>(backends("web", 1, &["tcp/80"])).await;
+        let mut plain = web("web");
+        plain["metadata"]["annotations"] = json!({});
+        plain["spec"]["type"] = "ClusterIP".into();
+        scene.create::<Service>(plain).await;
+        scene.patch_service("web", json!({ "spec": { "type": "LoadBalancer" } })).await;
+        let annotations = json!({ "ovn.kubernetes.io/attachmentprovider": PROVIDER });
+        scene.patch_service("web", json!({ "metadata": { "annotations": annotations } })).await;
+        serves(scene.address("web").await).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_service_made_again_at_once_under_its_name() {
+    scene("again", async |scene| {
+        let ip = scene.served("web", 1).await;
+        let old = scene.gateway("web").await.uid();
+        let mut again = web("web");
+        again["spec"]["loadBalancerIP"] = ip.to_string().into();
+        scene.api::<Service>().delete("web", &DeleteParams::default()).await.unwrap();
+        let again = serde_json::from_value(again).unwrap();
+        let made = scene.api::<Service>().create(&PostParams::default(), &again).await.unwrap();
+        assert_eq!(scene.address("web").await, ip, "the very address, once the gateway before is gone");
+        serves(ip).await;
+        assert_ne!(scene.gateway("web").await.uid(), old);
+        let claims = scene.claims().await;
+        assert_eq!(claims.len(), 1);
+        assert_eq!(Some(&claims[0].spec.service_uid), made.uid().as_ref());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn two_services_of_one_name() {
+    scene("twins-a", async |a| {
+        scene("twins-b", async move |b| {
+            let (first, second) = (a.served("web", 1).await, b.served("web", 1).await);
+            assert_ne!(first, second);
+            a.api::<Service>().delete("web", &DeleteParams::default()).await.unwrap();
+            a.gone("web").await;
+            stops(first).await;
+            serves(second).await;
+        })
+        .await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_service_of_another_class_is_not_touched() {
+    scene("foreign", async |scene| {
+        let mut classed = web("classed");
+        classed["spec"]["loadBalancerClass"] = "example.com/other".into();
+        let mut plain = web("plain");
+        plain["metadata"]["annotations"] = json!({});
+        scene.create::<Service>(classed).await;
+        scene.create::<Service>(plain).await;
+        // One that is ours, made after them: when it is served, they were seen.
+        scene.served("web", 1).await;
+        throughout("they are left alone", Duration::from_secs(2), async || {
+            for name in ["classed", "plain"] {
+                let service = scene.service(name).await;
+                let managers = service.managed_fields().iter().map(|fields| fields.manager.clone());
+                let managers: Vec<String> = managers.map(Option::unwrap_or_default).collect();
+                let ours = managers.iter().any(|manager| manager.starts_with("lb-svc"));
+                expect(!ours && scene.gateways(name).await.is_empty(), managers)?;
+            }
+            Ok::<(), String>(())
+        })
+        .await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_static_address_replaces_a_dynamic_one_without_a_gap() {
+    scene("readdressed", async |scene| {
+        let old = scene.served("web", 1).await;
+        let new: IpAddr = "172.18.77.77".parse().unwrap();
+        let before = scene.gateway("web").await.uid();
+        scene.patch_service("web", json!({ "spec": { "loadBalancerIP": new.to_string() } })).await;
+        until("the new address", SLOW, async || {
+            let [ingress] = scene.ingress("web").await[..] else { return Err("no ingress".to_owned()) };
+            // What the status says serves, at any time.
+            client::get(ingress, 80).await.map_err(|error| panic!("{ingress}: {error}")).ok();
+            expect(ingress == new, ingress)
+        })
+        .await;
+        serves(new).await;
+        stops(old).await;
+        until("the old claim is given back", SLOW, async || {
+            let claims = scene.claims().await;
+            expect(claims.len() == 1, claims.iter().map(ResourceExt::name_any).collect::<Vec<_>>())
+        })
+        .await;
+        assert_eq!(scene.gateway("web").await.uid(), before, "the gateway was not rolled");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn bad_input_is_answered_and_holds_up_nobody() {
+    scene("bad-input", async |scene| {
+        let mut outside = web("outside");
+        outside["spec"]["loadBalancerIP"] = "192.0.2.1".into();
+        let mut nowhere = web("nowhere");
+        nowhere["metadata"]["annotations"]["ovn.kubernetes.io/attachmentprovider"] =
+            "no-such.kube-system".into();
+        scene.create::<Service>(outside).await;
+        scene.create::<Service>(nowhere).await;
+        let ip = scene.served("web", 1).await;
+        let mut taken = web("taken");
+        taken["spec"]["loadBalancerIP"] = ip.to_string().into();
+        scene.create::<Service>(taken).await;
+        for (name, reason) in
+            [("outside", "AddressNotAssignable"), ("nowhere", "SubnetNotFound"), ("taken", "AddressInUse")]
+        {
+            until(&format!("an Event on {name}"), QUICK, async || {
+                let events = scene.events(name).await;
+                expect(events.iter().any(|(told, _)| told == reason), events)
+            })
+            .await;
+        }
+        // What was waited for comes free.
+        scene.api::<Service>().delete("web", &DeleteParams::default()).await.unwrap();
+        assert_eq!(scene.address("taken").await, ip);
+    })
+    .await;
+}
+
+/// Another attachment, another Subnet, the same LAN: the client has an address
+/// there too.
+#[tokio::test]
+async fn local_a_second_attachment_and_subnet() {
+    scene("second-lan", async |scene| {
+        let ns = &scene.namespace;
+        scene.attach("second", "cidrBlock: 172.29.0.0/24, gateway: 172.29.0.1").await;
+        Lab::cluster(&["client", "ip", "addr", "replace", "172.29.0.9/24", "dev", "eth0"]).await.unwrap();
+        let first = scene.served("first", 1).await;
+        scene.create::<Deployment>(backends("second", 1, &["tcp/80"])).await;
+        let mut second = web("second");
+        second["metadata"]["annotations"] =
+            json!({ "ovn.kubernetes.io/attachmentprovider": format!("second.{ns}") });
+        scene.create::<Service>(second).await;
+        let ip = scene.address("second").await;
+        assert_eq!(ip.to_string(), "172.29.0.2", "the first address but the gateway's");
+        serves(ip).await;
+        serves(first).await;
+        scene.api::<Service>().delete("second", &DeleteParams::default()).await.unwrap();
+        scene.gone("second").await;
+        Lab::kubectl(&["delete", "subnet", ns, "--timeout=20s"]).await.unwrap();
+        Lab::cluster(&["client", "ip", "addr", "del", "172.29.0.9/24", "dev", "eth0"]).await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_subnet_in_use_outlives_its_deletion() {
+    scene("subnet-held", async |scene| {
+        let ns = &scene.namespace;
+        scene.attach("held", "cidrBlock: 172.30.0.0/29").await;
+        let mut held = web("held");
+        held["metadata"]["annotations"] =
+            json!({ "ovn.kubernetes.io/attachmentprovider": format!("held.{ns}") });
+        scene.create::<Service>(held).await;
+        scene.address("held").await;
+        Lab::kubectl(&["delete", "subnet", ns, "--wait=false"]).await.unwrap();
+        until("the Subnet says what it waits for", QUICK, async || {
+            let subnet = lb_svc_e2e::subnet(&scene.lab, ns).await;
+            let conditions = subnet.status.unwrap_or_default().conditions;
+            expect(conditions.iter().any(|condition| condition.reason == "Deleting"), conditions)
+        })
+        .await;
+        scene.api::<Service>().delete("held", &DeleteParams::default()).await.unwrap();
+        until("the Subnet to go", SLOW, async || {
+            let left = Lab::kubectl(&["get", "subnet", ns, "--ignore-not-found", "-o", "name"]).await;
+            let left = left.map_err(|error| error.to_string())?;
+            expect(left.is_empty(), left)
+        })
+        .await;
+    })
+    .await;
+}

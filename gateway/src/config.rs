@@ -1,0 +1,294 @@
+//! The gateway's configuration: the mounted file, checked, and reduced to what
+//! the IPv4 data path carries out.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnet::{IpNet, Ipv4Net};
+use lb_svc_crds::gateway::{self as wire, CONFIG_VERSIONS, GatewayConfig, Target, Transport};
+use serde::Deserialize;
+
+/// A configuration that can be carried out as it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// `<namespace>/<nad>`: how Multus names the LAN interface's network.
+    pub attachment: String,
+    /// The addresses to own, in the configuration's order.
+    pub addresses: Vec<Address>,
+    /// Where each served port leads.
+    pub forwards: Forwards,
+    /// What the file asks for and this build leaves out, for people.
+    pub notes: Vec<String>,
+}
+
+/// An IPv4 address to own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Address {
+    /// The address.
+    pub address: Ipv4Addr,
+    /// Its network, without host bits.
+    pub network: Ipv4Net,
+    /// The LAN's router, if there is one.
+    pub gateway: Option<Ipv4Addr>,
+    /// Whether the LAN has to be asked for it first.
+    pub probe: bool,
+}
+
+/// Where clients connect to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Served {
+    /// One of the gateway's addresses.
+    pub address: Ipv4Addr,
+    /// The protocol.
+    pub transport: Transport,
+    /// The port, the ClusterIP's as well.
+    pub port: u16,
+}
+
+/// The ClusterIP behind everything served.
+pub type Forwards = BTreeMap<Served, Ipv4Addr>;
+
+/// Why a configuration cannot be carried out.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Invalid {
+    /// Not the JSON that was agreed on.
+    #[error("it does not parse: {0}")]
+    Json(String),
+    /// Written by a controller too far ahead or behind.
+    #[error(
+        "its version is {0}, and this build carries out {first} to {last}",
+        first = CONFIG_VERSIONS.start(),
+        last = CONFIG_VERSIONS.end()
+    )]
+    Version(u32),
+    /// No interface can be found without it.
+    #[error("attachment {0:?} is not <namespace>/<nad>")]
+    Attachment(String),
+    /// An address no host may have, or one outside its own network.
+    #[error("address {address} cannot be a host's in {network}")]
+    Address {
+        /// The address.
+        address: Ipv4Addr,
+        /// Its network as written.
+        network: IpNet,
+    },
+    /// The same address twice, differently.
+    #[error("address {0} is given twice, with different networks or gateways")]
+    AddressTwice(Ipv4Addr),
+    /// A router that cannot be reached from the address.
+    #[error("gateway {gateway} of {address} is not another host of {network}")]
+    Gateway {
+        /// The router.
+        gateway: IpAddr,
+        /// The address.
+        address: Ipv4Addr,
+        /// Its network.
+        network: Ipv4Net,
+    },
+    /// A frontend on an address that is not the gateway's.
+    #[error("{service} is served on {address}, which is none of the gateway's addresses")]
+    Foreign {
+        /// The Service.
+        service: String,
+        /// Where it is to be served.
+        address: IpAddr,
+    },
+    /// Port 0.
+    #[error("{0} serves port 0")]
+    PortZero(String),
+    /// One port leading to two places.
+    #[error("{address}:{port}/{transport} leads to two ClusterIPs, of {service} and another", transport = .served.transport.name(), address = .served.address, port = .served.port)]
+    PortTwice {
+        /// The port.
+        served: Served,
+        /// The later Service.
+        service: String,
+    },
+}
+
+/// Reads the configuration from the file's bytes.
+pub fn parse(bytes: &[u8]) -> Result<Config, Invalid> {
+    // The version first: what else an unknown version holds is not for this
+    // build to complain about.
+    #[derive(Deserialize)]
+    struct Version {
+        version: u32,
+    }
+    let json = |error: serde_json::Error| Invalid::Json(error.to_string());
+    let Version { version } = serde_json::from_slice(bytes).map_err(json)?;
+    if !CONFIG_VERSIONS.contains(&version) {
+        return Err(Invalid::Version(version));
+    }
+    check(serde_json::from_slice(bytes).map_err(json)?)
+}
+
+fn check(wire: GatewayConfig) -> Result<Config, Invalid> {
+    let two_parts = wire
+        .attachment
+        .split_once('/')
+        .is_some_and(|(namespace, nad)| !namespace.is_empty() && !nad.is_empty());
+    if !two_parts {
+        return Err(Invalid::Attachment(wire.attachment));
+    }
+    let mut notes = Vec::new();
+    let mut addresses: Vec<Address> = Vec::new();
+    for entry in &wire.addresses {
+        let IpAddr::V4(address) = entry.address else {
+            notes.push(format!("{} is IPv6 and left out", entry.address));
+            continue;
+        };
+        let new = check_address(address, entry)?;
+        match addresses.iter().find(|known| known.address == address) {
+            None => addresses.push(new),
+            Some(known) if *known == new => {}
+            Some(_) => return Err(Invalid::AddressTwice(address)),
+        }
+    }
+    let mut forwards = Forwards::new();
+    for frontend in &wire.frontends {
+        let Target::ClusterIp { addresses: targets } = &frontend.target;
+        let target = targets.iter().find_map(|ip| match ip {
+            IpAddr::V4(v4) => Some(*v4),
+            IpAddr::V6(_) => None,
+        });
+        for &ip in &frontend.addresses {
+            if !wire.addresses.iter().any(|known| known.address == ip) {
+                return Err(Invalid::Foreign { service: frontend.service.clone(), address: ip });
+            }
+            let IpAddr::V4(address) = ip else { continue };
+            let Some(target) = target else {
+                notes.push(format!(
+                    "{} has no IPv4 ClusterIP and is not served on {address}",
+                    frontend.service
+                ));
+                continue;
+            };
+            for port in &frontend.ports {
+                if port.port == 0 {
+                    return Err(Invalid::PortZero(frontend.service.clone()));
+                }
+                let served = Served { address, transport: port.protocol, port: port.port };
+                if forwards.insert(served, target).is_some_and(|old| old != target) {
+                    return Err(Invalid::PortTwice { served, service: frontend.service.clone() });
+                }
+            }
+        }
+    }
+    Ok(Config { attachment: wire.attachment, addresses, forwards, notes })
+}
+
+fn check_address(address: Ipv4Addr, entry: &wire::Address) -> Result<Address, Invalid> {
+    let bad = || Invalid::Address { address, network: entry.cidr };
+    let IpNet::V4(network) = entry.cidr else {
+        return Err(bad());
+    };
+    let network = network.trunc();
+    let host = |ip: Ipv4Addr| {
+        let ends = network.prefix_len() < 31 && (ip == network.network() || ip == network.broadcast());
+        network.contains(&ip)
+            && !ends
+            && !(ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || ip.is_broadcast())
+    };
+    if !host(address) {
+        return Err(bad());
+    }
+    let gateway = match entry.gateway {
+        None => None,
+        Some(IpAddr::V4(gateway)) if host(gateway) && gateway != address => Some(gateway),
+        Some(gateway) => {
+            return Err(Invalid::Gateway { gateway, address, network });
+        }
+    };
+    Ok(Address { address, network, gateway, probe: entry.probe })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"{
+      "version": 1,
+      "attachment": "kube-system/lb-svc-attachment",
+      "addresses": [
+        {"address": "172.18.0.18", "cidr": "172.18.0.0/16", "gateway": "172.18.0.1", "subnet": "s"}
+      ],
+      "frontends": [{
+        "service": "default/test-service",
+        "addresses": ["172.18.0.18"],
+        "target": {"kind": "clusterIp", "addresses": ["10.109.201.193"]},
+        "ports": [{"protocol": "TCP", "port": 80}]
+      }]
+    }"#;
+
+    fn with(from: &str, to: &str) -> Result<Config, Invalid> {
+        assert!(GOOD.contains(from), "{from}");
+        parse(GOOD.replace(from, to).as_bytes())
+    }
+
+    #[test]
+    fn the_documented_configuration_is_understood() {
+        let config = parse(GOOD.as_bytes()).unwrap();
+        let served = Served { address: Ipv4Addr::new(172, 18, 0, 18), transport: Transport::Tcp, port: 80 };
+        assert_eq!(config.forwards[&served], Ipv4Addr::new(10, 109, 201, 193));
+        assert_eq!(config.addresses[0].network.to_string(), "172.18.0.0/16");
+        assert!(!config.addresses[0].probe, "earlier controllers ask for no probe");
+        assert_eq!(config.notes, Vec::<String>::new());
+    }
+
+    #[test]
+    fn the_next_version_is_carried_out_and_the_one_after_is_named() {
+        assert!(with("\"version\": 1", "\"version\": 2").is_ok());
+        // Even though nothing else of it could be read.
+        assert_eq!(parse(br#"{"version": 3, "addresses": "elsewhere"}"#), Err(Invalid::Version(3)));
+        assert_eq!(Invalid::Version(3).to_string(), "its version is 3, and this build carries out 1 to 2");
+    }
+
+    #[test]
+    fn what_cannot_be_carried_out_is_refused_whole() {
+        let cases = [
+            ("\"kube-system/lb-svc-attachment\"", "\"lb-svc-attachment\"", "attachment"),
+            ("\"172.18.0.18\", \"cidr\"", "\"172.19.0.18\", \"cidr\"", "cannot be a host's"),
+            ("\"172.18.0.18\", \"cidr\"", "\"172.18.0.0\", \"cidr\"", "cannot be a host's"),
+            ("172.18.0.0/16", "fd00::/64", "cannot be a host's"),
+            ("\"gateway\": \"172.18.0.1\"", "\"gateway\": \"172.18.0.18\"", "gateway"),
+            ("\"gateway\": \"172.18.0.1\"", "\"gateway\": \"10.0.0.1\"", "gateway"),
+            ("[\"172.18.0.18\"]", "[\"172.18.0.19\"]", "none of the gateway's"),
+            ("\"port\": 80", "\"port\": 0", "port 0"),
+            ("\"port\": 80", "\"port\": 65536", "does not parse"),
+            ("\"clusterIp\"", "\"teleport\"", "does not parse"),
+            ("TCP", "SCTP", "does not parse"),
+        ];
+        for (from, to, says) in cases {
+            let error = with(from, to).unwrap_err().to_string();
+            assert!(error.contains(says), "{to}: {error}");
+        }
+    }
+
+    #[test]
+    fn one_port_leads_to_one_place() {
+        let twice = |ip: &str| {
+            let one = r#"{"service":"a/b","addresses":["172.18.0.18"],"target":{"kind":"clusterIp","addresses":["IP"]},"ports":[{"protocol":"TCP","port":80}]},"#;
+            with("\"frontends\": [", &format!("\"frontends\": [{}", one.replace("IP\"", &format!("{ip}\""))))
+        };
+        assert!(twice("10.109.201.193").is_ok());
+        assert!(matches!(twice("10.0.0.1"), Err(Invalid::PortTwice { .. })));
+        // Of different protocols they are two.
+        let both = with(
+            "{\"protocol\": \"TCP\", \"port\": 80}",
+            r#"{"protocol":"UDP","port":53},{"protocol":"TCP","port":53}"#,
+        )
+        .unwrap();
+        assert_eq!(both.forwards.len(), 2);
+    }
+
+    #[test]
+    fn ipv6_is_left_out_with_a_note() {
+        let config = with(
+            "\"addresses\": [\n",
+            "\"addresses\": [{\"address\": \"fd00::18\", \"cidr\": \"fd00::/64\", \"subnet\": \"s\"},\n",
+        )
+        .unwrap();
+        assert_eq!(config.addresses.len(), 1);
+        assert_eq!(config.notes, ["fd00::18 is IPv6 and left out"]);
+    }
+}

@@ -1,0 +1,283 @@
+//! What the kernel is to look like: the configuration, given the pod's
+//! interfaces and its own routes.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+
+use crate::config::{Config, Forwards};
+use crate::fault::Fault;
+use crate::kernel::{Address, Hop, Kernel, Link, Route, Rule, Setting, TABLE};
+use crate::nat;
+
+/// Before the rules by interface: what the pod itself answers from one of the
+/// addresses.
+const PRIORITY_FROM: u32 = 32763;
+/// What comes from the cluster.
+const PRIORITY_PRIMARY: u32 = 32764;
+/// What comes from the LAN.
+const PRIORITY_LAN: u32 = 32765;
+
+/// Everything the gateway sets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Desired {
+    /// The LAN interface.
+    pub lan: u32,
+    /// The LAN interface's addresses from its own IPAM; not ours to remove.
+    pub foreign_addresses: BTreeSet<Ipv4Addr>,
+    /// Settings by interface.
+    pub settings: Vec<(u32, Setting, u32)>,
+    /// Table 100, in the order of adding: a router must be reachable first.
+    pub routes: Vec<Route>,
+    /// The rules that look it up.
+    pub rules: Vec<Rule>,
+    /// The LAN interface's addresses.
+    pub addresses: Vec<Address>,
+    /// Packet filter and NAT.
+    pub nat: nat::Desired,
+}
+
+/// The desired state, and what of the configuration it has to leave out. The
+/// interface does not get the addresses that are `withheld`.
+pub fn desired(
+    config: &Config,
+    kernel: &Kernel,
+    lan: &Link,
+    primary: &Link,
+    foreign_addresses: BTreeSet<Ipv4Addr>,
+    withheld: &BTreeSet<Ipv4Addr>,
+) -> (Desired, Vec<Fault>) {
+    let mut faults = Vec::new();
+    let mut routes = Vec::new();
+    for network in in_order(config.addresses.iter().map(|address| address.network)) {
+        routes.push(Route::unicast(TABLE, network, Hop::Direct { oif: lan.index }));
+    }
+    let mut forwards = config.forwards.clone();
+    for target in in_order(config.forwards.values().copied()) {
+        match kernel.route_to(target).map(|route| route.hop) {
+            Some(hop @ (Hop::Direct { .. } | Hop::Via { .. })) => {
+                routes.push(Route::unicast(TABLE, Ipv4Net::from(target), hop));
+            }
+            Some(Hop::Other) | None => {
+                forwards.retain(|_, to| *to != target);
+                faults.push(Fault::ClusterIpUnreachable(target));
+            }
+        }
+    }
+    // One default route only: replies to clients behind routers leave by the
+    // first Subnet's router, whichever address they came to.
+    if let Some(gateway) = config.addresses.iter().find_map(|address| address.gateway) {
+        let hop = Hop::Via { oif: lan.index, gateway, onlink: false };
+        routes.push(Route::unicast(TABLE, Ipv4Net::default(), hop));
+    }
+
+    let rule = |priority, source, iif: Option<&Link>| Rule {
+        priority,
+        table: TABLE,
+        source,
+        iif: iif.map(|link| link.name.clone()),
+        plain: true,
+    };
+    let mut rules: Vec<Rule> =
+        config.addresses.iter().map(|a| rule(PRIORITY_FROM, Some(Ipv4Net::from(a.address)), None)).collect();
+    rules.push(rule(PRIORITY_PRIMARY, None, Some(primary)));
+    rules.push(rule(PRIORITY_LAN, None, Some(lan)));
+
+    let free = config.addresses.iter().filter(|address| !withheld.contains(&address.address));
+    let addresses = free.map(|address| Address {
+        interface: lan.index,
+        address: address.address,
+        prefix_len: address.network.prefix_len(),
+        global: true,
+        // The pod's own table stays as its CNI made it: by macvlan it could
+        // not even reach its own node.
+        no_prefix_route: true,
+        plain: true,
+    });
+    let desired = Desired {
+        lan: lan.index,
+        foreign_addresses,
+        settings: settings(lan.index, primary.index),
+        routes,
+        rules,
+        addresses: addresses.collect(),
+        nat: nat::Desired {
+            lan: lan.name.clone(),
+            addresses: config.addresses.iter().map(|a| a.address).collect(),
+            forwards,
+        },
+    };
+    (desired, faults)
+}
+
+fn settings(lan: u32, primary: u32) -> Vec<(u32, Setting, u32)> {
+    vec![
+        (lan, Setting::Forwarding, 1),
+        (primary, Setting::Forwarding, 1),
+        // Loose: clients behind routers arrive where no route leads back to
+        // them but table 100's. The kernel takes the larger of this and `all`.
+        (lan, Setting::RpFilter, 2),
+        (primary, Setting::RpFilter, 2),
+        // Answer for the interface's own addresses only, and never speak for
+        // the pod's address on the LAN.
+        (lan, Setting::ArpIgnore, 1),
+        (lan, Setting::ArpAnnounce, 2),
+        (lan, Setting::AcceptRedirects, 0),
+        (lan, Setting::SendRedirects, 0),
+        // Else removing the first of several addresses removes them all.
+        (lan, Setting::PromoteSecondaries, 1),
+    ]
+}
+
+/// Without repetitions, in the order of first appearance.
+fn in_order<T: PartialEq>(values: impl Iterator<Item = T>) -> Vec<T> {
+    let mut seen = Vec::new();
+    for value in values {
+        if !seen.contains(&value) {
+            seen.push(value);
+        }
+    }
+    seen
+}
+
+impl Desired {
+    /// Whether all that was served `before` still is, and leads where it did.
+    pub fn keeps(&self, before: &Self) -> bool {
+        let same = |(served, target)| self.nat.forwards.get(served) == Some(target);
+        before.nat.forwards.iter().all(same)
+            && before.addresses.iter().all(|address| self.addresses.contains(address))
+    }
+
+    /// What is served, as far as it can be.
+    pub fn forwards(&self) -> &Forwards {
+        &self.nat.forwards
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::config;
+    use crate::kernel::MAIN;
+
+    pub(crate) fn kernel() -> Kernel {
+        let link = |index, name: &str| Link { index, name: name.to_owned(), ..Link::default() };
+        let gateway = "10.16.0.1".parse().unwrap();
+        let via = Hop::Via { oif: 2, gateway, onlink: false };
+        Kernel {
+            links: vec![link(2, "eth0"), link(3, "net1")],
+            routes: vec![
+                Route::unicast(MAIN, Ipv4Net::default(), via),
+                Route::unicast(MAIN, "10.16.0.0/16".parse().unwrap(), Hop::Direct { oif: 2 }),
+            ],
+            ..Kernel::default()
+        }
+    }
+
+    pub(crate) fn config() -> Config {
+        config::parse(
+            br#"{"version": 1, "attachment": "kube-system/lb-svc-attachment",
+            "addresses": [
+              {"address": "172.18.0.18", "cidr": "172.18.0.0/16", "gateway": "172.18.0.1", "subnet": "a"},
+              {"address": "172.18.0.19", "cidr": "172.18.0.0/16", "gateway": "172.18.0.1", "subnet": "a"},
+              {"address": "192.0.2.9", "cidr": "192.0.2.0/24", "gateway": "192.0.2.1", "subnet": "b"}
+            ],
+            "frontends": [{"service": "default/one", "addresses": ["172.18.0.18"],
+              "target": {"kind": "clusterIp", "addresses": ["10.109.201.193"]},
+              "ports": [{"protocol": "TCP", "port": 80}, {"protocol": "TCP", "port": 8080}]},
+             {"service": "default/two", "addresses": ["192.0.2.9"],
+              "target": {"kind": "clusterIp", "addresses": ["10.16.3.3"]},
+              "ports": [{"protocol": "UDP", "port": 53}]}]}"#,
+        )
+        .unwrap()
+    }
+
+    pub(crate) fn made(kernel: &Kernel) -> (Desired, Vec<Fault>) {
+        desired(&config(), kernel, &kernel.links[1], &kernel.links[0], BTreeSet::new(), &BTreeSet::new())
+    }
+
+    #[test]
+    fn a_withheld_address_is_all_that_is_left_out() {
+        let kernel = kernel();
+        let (whole, _) = made(&kernel);
+        let withheld = [Ipv4Addr::new(172, 18, 0, 18)].into();
+        let (mut desired, faults) =
+            desired(&config(), &kernel, &kernel.links[1], &kernel.links[0], BTreeSet::new(), &withheld);
+        assert_eq!(faults, []);
+        desired.addresses.insert(0, whole.addresses[0].clone());
+        assert_eq!(desired, whole);
+    }
+
+    #[test]
+    fn table_100_holds_the_lans_the_cluster_ips_and_one_default() {
+        let (desired, faults) = made(&kernel());
+        assert_eq!(faults, []);
+        let lines: Vec<(String, Hop)> =
+            desired.routes.iter().map(|route| (route.destination.to_string(), route.hop)).collect();
+        let via = |oif, gateway: &str| Hop::Via { oif, gateway: gateway.parse().unwrap(), onlink: false };
+        assert_eq!(
+            lines,
+            [
+                ("172.18.0.0/16".to_owned(), Hop::Direct { oif: 3 }),
+                ("192.0.2.0/24".to_owned(), Hop::Direct { oif: 3 }),
+                ("10.109.201.193/32".to_owned(), via(2, "10.16.0.1")),
+                // On the pod's own network: no router in between.
+                ("10.16.3.3/32".to_owned(), Hop::Direct { oif: 2 }),
+                ("0.0.0.0/0".to_owned(), via(3, "172.18.0.1")),
+            ]
+        );
+    }
+
+    #[test]
+    fn the_rules_are_the_documented_ones() {
+        let (desired, _) = made(&kernel());
+        let lines: Vec<String> = desired
+            .rules
+            .iter()
+            .map(|rule| {
+                let from = rule.source.map_or("all".to_owned(), |net| net.addr().to_string());
+                let iif = rule.iif.as_ref().map_or(String::new(), |name| format!(" iif {name}"));
+                format!("{}: from {from}{iif} lookup {}", rule.priority, rule.table)
+            })
+            .collect();
+        assert_eq!(
+            lines,
+            [
+                "32763: from 172.18.0.18 lookup 100",
+                "32763: from 172.18.0.19 lookup 100",
+                "32763: from 192.0.2.9 lookup 100",
+                "32764: from all iif eth0 lookup 100",
+                "32765: from all iif net1 lookup 100",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_only_grows_keeps_what_it_had() {
+        let (less, more) = {
+            let (desired, _) = made(&kernel());
+            let mut less = desired.clone();
+            let first = *less.nat.forwards.keys().next().unwrap();
+            less.nat.forwards.remove(&first);
+            (less, desired)
+        };
+        assert!(more.keeps(&less) && more.keeps(&more));
+        assert!(!less.keeps(&more));
+        let mut elsewhere = more.clone();
+        *elsewhere.nat.forwards.values_mut().next().unwrap() = "10.0.0.9".parse().unwrap();
+        assert!(!elsewhere.keeps(&more));
+        let mut moved = more.clone();
+        moved.addresses.pop();
+        assert!(!moved.keeps(&more));
+    }
+
+    #[test]
+    fn an_unreachable_cluster_ip_takes_only_itself_down() {
+        let mut kernel = kernel();
+        kernel.routes.remove(0);
+        let (desired, faults) = made(&kernel);
+        assert_eq!(faults, [Fault::ClusterIpUnreachable("10.109.201.193".parse().unwrap())]);
+        assert_eq!(desired.forwards().len(), 1);
+    }
+}

@@ -1,0 +1,145 @@
+//! What keeps a gateway from carrying out its configuration: one word for
+//! programs, one sentence for people that says what is missing and what to do.
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+
+use crate::config::Invalid;
+
+/// A cause.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    /// The mounted file is not there.
+    #[error("the configuration {} cannot be read ({why}): mount the gateway's ConfigMap there", .path.display())]
+    ConfigMissing {
+        /// Where it should be.
+        path: PathBuf,
+        /// What the system said.
+        why: String,
+    },
+    /// The file is there and cannot be carried out.
+    #[error("the configuration cannot be carried out, {0}; what was programmed before goes on serving")]
+    ConfigInvalid(#[from] Invalid),
+    /// Multus's report is no JSON.
+    #[error(
+        "Multus's network-status does not parse ({0}): look at the pod's annotation k8s.v1.cni.cncf.io/network-status"
+    )]
+    NetworkStatusInvalid(String),
+    /// Multus has not reported the LAN interface.
+    #[error(
+        "Multus has not reported an interface for {attachment} (reported: {}): check that Multus runs on this node, that the NetworkAttachmentDefinition exists, and the pod's Events",
+        or_nothing(.reported)
+    )]
+    AttachmentPending {
+        /// The attachment.
+        attachment: String,
+        /// The networks it did report.
+        reported: Vec<String>,
+    },
+    /// Reported, and not in the kernel.
+    #[error(
+        "Multus reported interface {0}, and the pod has none of that name: delete the pod so that it is attached anew"
+    )]
+    InterfaceMissing(String),
+    /// The pod has no way into the cluster.
+    #[error(
+        "the pod's main routing table has no default route, so its primary interface cannot be told: check the cluster's CNI"
+    )]
+    NoDefaultRoute,
+    /// The pod has no route to a ClusterIP.
+    #[error("the pod has no IPv4 route to ClusterIP {0}: check the cluster's CNI")]
+    ClusterIpUnreachable(Ipv4Addr),
+    /// A Linux capability is not effective.
+    #[error(
+        "capability {0} is missing: add it to securityContext.capabilities.add of the gateway's container"
+    )]
+    CapabilityMissing(&'static str),
+    /// No iptables, or only the legacy one.
+    #[error(
+        "no iptables of the nf_tables variant was found ({0}): use an image that has iptables-nft-restore"
+    )]
+    IptablesVariant(String),
+    /// The kernel lacks what a rule needs.
+    #[error(
+        "the node's kernel lacks a netfilter module, load it on the node (modprobe nft_compat xt_conntrack xt_nat xt_MASQUERADE ipt_REJECT xt_TCPMSS); iptables says: {0}"
+    )]
+    KernelModuleMissing(String),
+    /// The NAT rules could not be written or read.
+    #[error("the NAT rules could not be programmed: {0}")]
+    NatFailed(String),
+    /// The kernel refused a change.
+    #[error("the kernel refused: {0}")]
+    NetlinkFailed(String),
+    /// Another host in the LAN has an address of ours.
+    #[error(
+        "{address} is in use by the host with the hardware address {} and is not served: take it from that host, or choose another and exclude it in the Subnet (spec.excludeIps)",
+        crate::arp::show(*.mac)
+    )]
+    AddressConflict {
+        /// The address.
+        address: Ipv4Addr,
+        /// The host.
+        mac: crate::arp::Mac,
+    },
+    /// The LAN cannot be asked for an address.
+    #[error(
+        "the LAN cannot be asked whether {address} is in use, so it is not served: interface {interface}: {why}"
+    )]
+    ProbeFailed {
+        /// The address.
+        address: Ipv4Addr,
+        /// By which interface.
+        interface: String,
+        /// What the system said.
+        why: String,
+    },
+    /// Something else changes the same state all the time.
+    #[error("the kernel's state does not stay as programmed, something else in the pod changes it: {0}")]
+    NotConverged(String),
+}
+
+impl Fault {
+    /// The cause in one CamelCase word.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::ConfigMissing { .. } => "ConfigMissing",
+            Self::ConfigInvalid(_) => "ConfigInvalid",
+            Self::NetworkStatusInvalid(_) => "NetworkStatusInvalid",
+            Self::AttachmentPending { .. } => "AttachmentPending",
+            Self::InterfaceMissing(_) => "InterfaceMissing",
+            Self::NoDefaultRoute => "NoDefaultRoute",
+            Self::ClusterIpUnreachable(_) => "ClusterIpUnreachable",
+            Self::CapabilityMissing(_) => "CapabilityMissing",
+            Self::IptablesVariant(_) => "IptablesVariant",
+            Self::KernelModuleMissing(_) => "KernelModuleMissing",
+            Self::NatFailed(_) => "NatFailed",
+            Self::NetlinkFailed(_) => "NetlinkFailed",
+            Self::NotConverged(_) => "NotConverged",
+            Self::AddressConflict { .. } => "AddressConflict",
+            Self::ProbeFailed { .. } => "ProbeFailed",
+        }
+    }
+
+    /// Whether trying again may help. Of the end of a conflict the next probe
+    /// tells.
+    pub fn is_retried(&self) -> bool {
+        !matches!(self, Self::AddressConflict { .. })
+    }
+
+    /// Whether clients go without while it lasts. A configuration that cannot
+    /// be read leaves the one before in force, and without CAP_NET_RAW all but
+    /// the announcements work.
+    pub fn stops_serving(&self) -> bool {
+        !matches!(
+            self,
+            Self::ConfigMissing { .. }
+                | Self::ConfigInvalid(_)
+                | Self::NetworkStatusInvalid(_)
+                | Self::CapabilityMissing(crate::caps::NET_RAW)
+        )
+    }
+}
+
+fn or_nothing(names: &[String]) -> String {
+    if names.is_empty() { "nothing".to_owned() } else { names.join(", ") }
+}

@@ -1,0 +1,27 @@
+//! The gateway: owns LoadBalancer addresses on a pod's second interface and
+//! forwards what they serve to ClusterIPs.
+//!
+//! What it is to do comes as mounted files ([`config`], [`interfaces`]); it
+//! holds no credentials. From them and the pod's own routes [`desired`] says
+//! what the kernel is to hold, [`plan`] compares that with what it does hold
+//! ([`kernel`]), and [`netlink`], [`nat`] and [`conntrack`] carry it out.
+//! [`watch`] says when to look again, [`probe`] asks the LAN and [`arp`] tells it,
+//! [`http`] tells the cluster, and [`run`] is the loop around it all. The kernel's state outlives
+//! the process: a gateway that starts takes over what it finds.
+
+pub mod arp;
+pub mod caps;
+pub mod config;
+pub mod conntrack;
+pub mod desired;
+pub mod fault;
+pub mod http;
+pub mod interfaces;
+pub mod kernel;
+pub mod metrics;
+pub mod nat;
+pub mod netlink;
+pub mod plan;
+pub mod probe;
+pub mod run;
+pub mod watch;

@@ -1,0 +1,98 @@
+//! The gateway's counters, as OpenMetrics.
+
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
+
+/// What a repair put right.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Kind {
+    /// nat, route, rule, address, devconf or link.
+    pub kind: &'static str,
+}
+
+/// Why the gateway does not do all it should.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Reason {
+    /// A fault's reason.
+    pub reason: &'static str,
+}
+
+/// The configuration carried out.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Digest {
+    /// SHA-256 of the file.
+    pub digest: String,
+}
+
+/// How a run of the loop, or a probe, ended.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Outcome {
+    /// kept, changed or failed; free or conflict.
+    pub outcome: &'static str,
+}
+
+/// All of them.
+#[derive(Default)]
+pub struct Metrics {
+    /// 1 for the configuration carried out.
+    pub config: Family<Digest, Gauge>,
+    /// 1 if ready.
+    pub ready: Gauge,
+    /// Addresses programmed.
+    pub addresses: Gauge,
+    /// Ports served.
+    pub ports: Gauge,
+    /// Comparisons of the kernel with the configuration.
+    pub converges: Family<Outcome, Counter>,
+    /// Changes made by others and undone.
+    pub repairs: Family<Kind, Counter>,
+    /// Time from noticing a difference to having verified its end.
+    pub apply: Option<Histogram>,
+    /// 1 for each fault there is.
+    pub faults: Family<Reason, Gauge>,
+    /// Gratuitous ARP frames sent.
+    pub announcements: Counter<u64, AtomicU64>,
+    /// Addresses that the LAN was asked for.
+    pub probes: Family<Outcome, Counter>,
+    /// Stale connections cut.
+    pub cut: Counter<u64, AtomicU64>,
+}
+
+impl Metrics {
+    /// The metrics, and the registry that writes them.
+    pub fn new(build: &str) -> (Self, Registry) {
+        let buckets = [0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0];
+        let apply = Histogram::new(buckets);
+        let metrics = Self { apply: Some(apply.clone()), ..Self::default() };
+        let mut registry = Registry::with_prefix("lb_svc_gateway");
+        let r = &mut registry;
+        r.register("build", "The gateway's build", Info::new([("build", build.to_owned())]));
+        r.register("config", "The configuration carried out", metrics.config.clone());
+        r.register("ready", "Whether the addresses are served", metrics.ready.clone());
+        r.register("addresses", "Addresses programmed", metrics.addresses.clone());
+        r.register("ports", "Ports served", metrics.ports.clone());
+        r.register(
+            "converges",
+            "Comparisons of the kernel with the configuration",
+            metrics.converges.clone(),
+        );
+        r.register("repairs", "Changes by others that were undone", metrics.repairs.clone());
+        r.register_with_unit("apply", "From noticing a difference to its verified end", Unit::Seconds, apply);
+        r.register(
+            "faults",
+            "What keeps the gateway from carrying out its configuration",
+            metrics.faults.clone(),
+        );
+        r.register("announcements", "Gratuitous ARP frames sent", metrics.announcements.clone());
+        r.register("probes", "Addresses that the LAN was asked for", metrics.probes.clone());
+        r.register("conntrack_cut", "Stale connections cut", metrics.cut.clone());
+        (metrics, registry)
+    }
+}

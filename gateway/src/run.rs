@@ -1,0 +1,621 @@
+//! The loop: look, compare, change, look again, say so.
+//!
+//! ```text
+//!   files ──┐                         ┌─ NAT (one transaction a table)
+//!   netlink ┼─ wake ─ observe ─ plan ─┼─ netlink steps, in order
+//!   nft ────┤                         ├─ conntrack: cut what is stale
+//!   timer ──┘                         └─ observe again: nothing left to do?
+//!                                             └─ publish, announce
+//! ```
+//!
+//! Every run starts from whole state, so that nothing depends on having seen
+//! each event, nor on what a gateway before this one left behind. A step that
+//! fails is a fault and is tried again; nothing that comes in ends the loop.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use lb_svc_crds::gateway::{GatewayStatus, Interface};
+use lb_svc_crds::names;
+use tokio::sync::watch as cell;
+use tracing::{info, warn};
+
+use crate::arp;
+use crate::caps;
+use crate::config::{self, Config};
+use crate::conntrack;
+use crate::desired::{Desired, desired};
+use crate::fault::Fault;
+use crate::http::{self, Published};
+use crate::interfaces::{self, Network};
+use crate::kernel::{Kernel, Link};
+use crate::metrics::{Digest, Kind, Metrics, Outcome, Reason};
+use crate::nat::{self, Backend};
+use crate::netlink::Netlink;
+use crate::plan::{Op, plan};
+use crate::probe::{Ear, Probes, Verdict};
+use crate::watch::{Changed, Watch};
+
+/// How events that come together are taken together.
+const DEBOUNCE: Duration = Duration::from_millis(1);
+/// Between runs, where something else in the pod changes the state each time.
+const FIGHT: Duration = Duration::from_millis(250);
+/// So many repairs in a row are a fight.
+const FIGHT_AFTER: u32 = 20;
+/// Between runs without any event.
+const PERIOD: Duration = Duration::from_secs(10);
+/// Before the first retry; doubled each time.
+const RETRY: Duration = Duration::from_millis(50);
+/// Between retries at most.
+const RETRY_MAX: Duration = Duration::from_secs(5);
+/// After cutting stale connections, before looking for those that a packet in
+/// flight made by the old rules.
+const SECOND_CUT: Duration = Duration::from_secs(1);
+/// Rounds of observing and changing before it is said that it does not help.
+const ROUNDS: usize = 3;
+
+/// What `--help` shows.
+#[derive(Clone, Debug, clap::Parser)]
+#[command(
+    name = "lb-svc-gateway",
+    version,
+    about = "Owns LoadBalancer addresses on a pod's second interface and forwards what they serve"
+)]
+pub struct Settings {
+    /// Directory of the gateway's configuration, a mounted ConfigMap.
+    #[arg(long, env = "LB_SVC_CONFIG_DIR", default_value = names::CONFIG_DIR)]
+    pub config_dir: PathBuf,
+    /// Directory of Multus's network-status, a downward-API volume.
+    #[arg(long, env = "LB_SVC_POD_INFO_DIR", default_value = names::POD_INFO_DIR)]
+    pub pod_info_dir: PathBuf,
+    /// TCP port of /readyz, /status and /metrics on the pod's address.
+    #[arg(long, env = "LB_SVC_PORT", default_value_t = names::GATEWAY_PORT)]
+    pub port: u16,
+}
+
+/// Runs for ever.
+pub async fn run(settings: Settings) {
+    let (metrics, registry) = Metrics::new(env!("CARGO_PKG_VERSION"));
+    let published = Arc::new(Published::new(registry));
+    let (pod_ip, listen_on) = cell::channel(None);
+    tokio::spawn(http::serve(Arc::clone(&published), listen_on, settings.port));
+    let watch = Watch::open(&[&settings.config_dir, &settings.pod_info_dir]);
+    let mut gateway = Gateway {
+        watch,
+        settings,
+        metrics,
+        published,
+        pod_ip,
+        capabilities: caps::missing(),
+        netlink: None,
+        backend: Backend::Iptables(nat::iptables::Iptables::default()),
+        files: Files::default(),
+        nat_suspect: true,
+        ours: BTreeSet::new(),
+        cut: true,
+        cut_again: None,
+        verified: None,
+        schedule: arp::Schedule::default(),
+        probes: Probes::default(),
+        ear: None,
+        sender: arp::Sender::default(),
+        report: Report::default(),
+        faults: BTreeMap::new(),
+        fights: 0,
+        failures: 0,
+    };
+    gateway.run().await;
+}
+
+/// What was last read of the mounted files.
+#[derive(Default)]
+struct Files {
+    /// The last good configuration, and the digest of its file.
+    config: Option<(Config, String)>,
+    /// The digest of the file as last read.
+    seen: Option<String>,
+    config_fault: Option<Fault>,
+    networks: Vec<Network>,
+    networks_fault: Option<Fault>,
+}
+
+/// What a run found, beside the faults.
+#[derive(Clone, Default)]
+struct Report {
+    interface: Option<Interface>,
+    addresses: Vec<Ipv4Addr>,
+}
+
+struct Gateway {
+    settings: Settings,
+    watch: Watch,
+    metrics: Metrics,
+    published: Arc<Published>,
+    pod_ip: cell::Sender<Option<Ipv4Addr>>,
+    capabilities: Vec<Fault>,
+    netlink: Option<Netlink>,
+    backend: Backend,
+    files: Files,
+    /// The kernel's NAT may not be what was left there.
+    nat_suspect: bool,
+    /// Every address that is or was the gateway's.
+    ours: BTreeSet<Ipv4Addr>,
+    /// Connections may be stale.
+    cut: bool,
+    cut_again: Option<Instant>,
+    /// What the kernel was last seen to hold in full, and the digest of the
+    /// configuration it came from, if nothing of that had to be left out.
+    verified: Option<(Desired, Option<String>)>,
+    schedule: arp::Schedule,
+    probes: Probes,
+    /// Hears the LAN while an address is withheld, by `ifindex`.
+    ear: Option<(u32, Ear)>,
+    sender: arp::Sender,
+    report: Report,
+    faults: BTreeMap<&'static str, String>,
+    fights: u32,
+    failures: u32,
+}
+
+impl Gateway {
+    async fn run(&mut self) {
+        let mut changed = Changed { files: true, network: true, nat: true };
+        loop {
+            self.nat_suspect |= changed.nat;
+            if changed.files {
+                self.read_files();
+            }
+            let faults = self.converge().await;
+            self.publish(&faults);
+            changed = self.sleep(faults.iter().any(Fault::is_retried)).await;
+        }
+    }
+
+    /// Sleeps until there is a reason to look again, announcing and probing
+    /// meanwhile.
+    async fn sleep(&mut self, failed: bool) -> Changed {
+        self.failures = if failed { self.failures + 1 } else { 0 };
+        let pause = match self.failures {
+            0 => PERIOD,
+            n => RETRY_MAX.min(RETRY * 2u32.saturating_pow(n - 1)),
+        };
+        let until = Instant::now() + pause;
+        loop {
+            self.announce();
+            if self.probe() {
+                return Changed { network: true, ..Changed::default() };
+            }
+            let due = [self.schedule.due(), self.probes.due(), self.cut_again];
+            let due = due.into_iter().flatten().fold(until, Instant::min);
+            tokio::select! {
+                changed = self.watch.wait() => {
+                    let settle = if self.fights > FIGHT_AFTER { FIGHT } else { DEBOUNCE };
+                    tokio::time::sleep(settle).await;
+                    let more = self.watch.take();
+                    return Changed {
+                        files: changed.files || more.files,
+                        network: true,
+                        nat: changed.nat || more.nat,
+                    };
+                }
+                () = Ear::heard(self.ear.as_ref().map(|(_, ear)| ear)), if self.probes.is_listening() => {}
+                () = tokio::time::sleep_until(due.into()) => {}
+            }
+            let now = Instant::now();
+            if self.cut_again.is_some_and(|at| at <= now) {
+                self.cut_again = None;
+                self.cut_stale().await;
+            }
+            if until <= now {
+                self.watch.arm();
+                if !failed {
+                    self.fights = 0;
+                }
+                return Changed {
+                    files: true,
+                    network: true,
+                    // It takes a process, so not with every retry.
+                    nat: pause >= RETRY_MAX,
+                };
+            }
+        }
+    }
+
+    /// Reads the mounted files. What does not parse leaves in force what was
+    /// there before.
+    fn read_files(&mut self) {
+        let path = self.settings.config_dir.join(names::CONFIG_KEY);
+        let files = &mut self.files;
+        files.config_fault = match std::fs::read(&path) {
+            Err(error) => Some(Fault::ConfigMissing { path, why: error.to_string() }),
+            Ok(bytes) => {
+                let digest = names::digest(&bytes);
+                let known = files.seen.as_ref() == Some(&digest);
+                files.seen = Some(digest.clone());
+                if known {
+                    files.config_fault.take().filter(|fault| matches!(fault, Fault::ConfigInvalid(_)))
+                } else {
+                    self.failures = 0;
+                    match config::parse(&bytes) {
+                        Ok(config) => {
+                            for note in &config.notes {
+                                info!("{note}");
+                            }
+                            self.ours.extend(config.addresses.iter().map(|a| a.address));
+                            files.config = Some((config, digest));
+                            None
+                        }
+                        Err(invalid) => Some(Fault::ConfigInvalid(invalid)),
+                    }
+                }
+            }
+        };
+        let path = self.settings.pod_info_dir.join(names::NETWORK_STATUS_FILE);
+        // Absent is as good as empty: Multus has not written it yet.
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        files.networks_fault = match interfaces::parse(&text) {
+            Ok(networks) => {
+                // A report that was there and went leaves the interface where
+                // it is.
+                if !networks.is_empty() {
+                    files.networks = networks;
+                }
+                None
+            }
+            Err(fault) => Some(fault),
+        };
+    }
+
+    /// Makes the kernel what the configuration says. Returns what is in the
+    /// way.
+    async fn converge(&mut self) -> Vec<Fault> {
+        let mut faults = self.capabilities.clone();
+        faults.extend(self.files.config_fault.clone());
+        faults.extend(self.files.networks_fault.clone());
+        let started = Instant::now();
+        match self.converge_kernel(started).await {
+            Ok(more) => faults.extend(more),
+            Err(fault) => {
+                self.metrics.converges.get_or_create(&Outcome { outcome: "failed" }).inc();
+                // A connection to the kernel that broke is made anew.
+                if matches!(fault, Fault::NetlinkFailed(_)) {
+                    self.netlink = None;
+                }
+                self.nat_suspect = true;
+                if !faults.contains(&fault) {
+                    faults.push(fault);
+                }
+            }
+        }
+        faults
+    }
+
+    async fn converge_kernel(&mut self, started: Instant) -> Result<Vec<Fault>, Fault> {
+        let mut kernel = self.observe().await?;
+        let config = self.files.config.clone();
+        let lan = config.as_ref().map(|(config, _)| self.find_lan(&kernel, config));
+        let lan_index = lan.as_ref().and_then(|lan| lan.as_ref().ok()).map(|(link, _)| link.index);
+        let primary = interfaces::primary(&kernel, &self.files.networks, lan_index);
+        if let Ok(primary) = &primary {
+            self.listen(&kernel, primary.index);
+        }
+        let (Some((config, digest)), Some(lan)) = (config, lan) else {
+            return Ok(Vec::new());
+        };
+        self.report = Report::default();
+        let (lan, foreign) = lan.inspect_err(|_| {
+            self.schedule.set(started, None, &[]);
+            self.ear = None;
+        })?;
+        let (lan, primary) = (lan.clone(), primary?.clone());
+        self.report.interface =
+            Some(Interface { name: lan.name.clone(), mac: lan.mac.map(arp::show).unwrap_or_default() });
+        if self.lacks(caps::NET_ADMIN) {
+            return Ok(Vec::new());
+        }
+
+        let unheard = self.ask_lan(&kernel, &lan, &config);
+        let withheld = self.probes.withheld();
+        let (desired, mut faults) = desired(&config, &kernel, &lan, &primary, foreign, &withheld);
+        faults.extend(unheard);
+        faults.extend(self.probes.conflicts().map(|(address, mac)| Fault::AddressConflict { address, mac }));
+        let verified = self.verified.as_ref();
+        let repairing = verified.is_some_and(|(verified, _)| *verified == desired);
+        self.report.addresses = programmed(&kernel, &desired);
+        // What a gateway before this one, or another configuration, left on
+        // the interface was ours as well.
+        let held = kernel.addresses.iter().filter(|a| a.interface == lan.index && a.global);
+        let held = held.map(|a| a.address).filter(|a| !desired.foreign_addresses.contains(a));
+        self.ours.extend(held);
+
+        let mut done: Vec<Op> = Vec::new();
+        let mut nat_applied = false;
+        let mut left = Vec::new();
+        for _ in 0..ROUNDS {
+            // First the filter and the NAT: nothing is forwarded unfiltered,
+            // nothing answered for before it is served.
+            let outcome = self.backend.ensure(&desired.nat, self.nat_suspect).await?;
+            self.nat_suspect = false;
+            nat_applied |= outcome == nat::Outcome::Applied;
+            left = plan(&kernel, &desired);
+            if left.is_empty() {
+                break;
+            }
+            let netlink = self.netlink.as_ref().ok_or_else(lost)?;
+            for op in &left {
+                netlink.apply(op).await?;
+            }
+            done.append(&mut left);
+            kernel = self.observe().await?;
+            left = plan(&kernel, &desired);
+        }
+        self.report.addresses = programmed(&kernel, &desired);
+        if let Some(op) = left.first() {
+            return Err(Fault::NotConverged(format!("{op} does not last")));
+        }
+
+        if nat_applied || !done.is_empty() {
+            // Looking through conntrack takes the kernel longer than all the
+            // rest: who only gets more does not wait for it.
+            self.cut |= repairing || !self.verified.as_ref().is_some_and(|(before, _)| desired.keeps(before));
+            self.cut_again = Some(Instant::now() + SECOND_CUT);
+        }
+        if std::mem::take(&mut self.cut) {
+            self.cut_stale().await;
+        }
+        let digest = (faults.is_empty() && withheld.is_empty()).then_some(digest);
+        self.count(started, repairing, nat_applied, &done, digest.as_deref());
+        // An address that came, or came back, is to be heard of at once.
+        if done.iter().any(|op| matches!(op, Op::AddAddress(_) | Op::Up(_))) {
+            self.schedule.restart();
+        }
+        let port = kernel.link(lan.index).and_then(port);
+        self.schedule.set(Instant::now(), port, &self.report.addresses);
+        self.verified = Some((desired, digest));
+        Ok(faults)
+    }
+
+    async fn observe(&mut self) -> Result<Kernel, Fault> {
+        let netlink = match &self.netlink {
+            Some(netlink) => netlink,
+            None => self.netlink.insert(Netlink::connect()?),
+        };
+        netlink.observe().await
+    }
+
+    /// The LAN interface, and the addresses that its network's own IPAM gave.
+    fn find_lan<'a>(
+        &self,
+        kernel: &'a Kernel,
+        config: &Config,
+    ) -> Result<(&'a Link, BTreeSet<Ipv4Addr>), Fault> {
+        let presumed = || {
+            let unreported = self.files.networks.is_empty();
+            unreported.then(|| interfaces::presumed(kernel, &config.attachment, &self.ours))?
+        };
+        let network = match interfaces::lan(&self.files.networks, &config.attachment) {
+            Ok(network) => network.clone(),
+            Err(pending) => presumed().ok_or(pending)?,
+        };
+        let link = kernel
+            .link_named(&network.interface)
+            .ok_or_else(|| Fault::InterfaceMissing(network.interface.clone()))?;
+        let foreign = network.ips.iter().filter_map(|ip| ip.parse().ok());
+        Ok((link, foreign.collect()))
+    }
+
+    fn listen(&self, kernel: &Kernel, primary: u32) {
+        let mut addresses = kernel.addresses.iter();
+        let address = addresses.find(|a| a.interface == primary && a.global);
+        let address = address.map(|a| a.address);
+        // Without one for a moment, better stay where it was.
+        self.pod_ip.send_if_modified(|now| {
+            let moved = address.is_some() && *now != address;
+            if moved {
+                *now = address;
+            }
+            moved
+        });
+    }
+
+    async fn cut_stale(&mut self) {
+        let Some((config, _)) = &self.files.config else {
+            return;
+        };
+        match conntrack::cut(&config.forwards, &self.ours).await {
+            Ok(0) => {}
+            Ok(count) => {
+                self.metrics.cut.inc_by(count);
+                info!("cut {count} stale connections");
+            }
+            Err(error) => warn!(
+                "stale connections cannot be cut, clients may have to connect anew (is nf_conntrack_netlink loaded?): {error}"
+            ),
+        }
+    }
+
+    fn announce(&mut self) {
+        let Some(interface) = &self.report.interface else {
+            return;
+        };
+        for (port, address) in self.schedule.take(Instant::now()) {
+            match self.sender.send(&interface.name, &arp::announcement(port.mac, address)) {
+                Ok(()) => {
+                    self.metrics.announcements.inc();
+                }
+                // Known and said already.
+                Err(_) if self.lacks(caps::NET_RAW) => {}
+                Err(error) => warn!("{address} cannot be announced: {error}"),
+            }
+        }
+    }
+
+    /// Sets what the LAN is to be asked for, and begins. Returns why it cannot
+    /// be asked.
+    fn ask_lan(&mut self, kernel: &Kernel, lan: &Link, config: &Config) -> Option<Fault> {
+        let to_probe: Vec<Ipv4Addr> =
+            config.addresses.iter().filter(|a| a.probe).map(|a| a.address).collect();
+        let held = kernel.addresses.iter().filter(|a| a.interface == lan.index).map(|a| a.address).collect();
+        let mut port = port(lan);
+        self.ear.take_if(|(index, _)| *index != lan.index);
+        let mut why = None;
+        // Known and said already.
+        if self.lacks(caps::NET_RAW) {
+            port = None;
+        } else if port.is_some() && self.ear.is_none() && !to_probe.iter().all(|a| self.probes.is_free(*a)) {
+            match Ear::open(&lan.name) {
+                Ok(ear) => self.ear = Some((lan.index, ear)),
+                Err(error) => {
+                    port = None;
+                    why = Some(error.to_string());
+                }
+            }
+        } else if port.is_none() && lan.up {
+            why = Some("it has no carrier".to_owned());
+        }
+        self.probes.set(Instant::now(), port, &to_probe, &held);
+        let Some(address) = self.probes.withheld().first().copied() else {
+            self.ear = None;
+            return None;
+        };
+        self.probe();
+        why.map(|why| Fault::ProbeFailed { address, interface: lan.name.clone(), why })
+    }
+
+    /// Hears the LAN, and asks what is to be asked now. Returns whether that
+    /// says anything new.
+    fn probe(&mut self) -> bool {
+        let Some(interface) = &self.report.interface else {
+            return false;
+        };
+        let now = Instant::now();
+        let mut verdicts = Vec::new();
+        if let Some((_, ear)) = &self.ear {
+            while let Some(frame) = ear.take() {
+                verdicts.extend(self.probes.hear(now, &frame));
+            }
+        }
+        let (ask, silent) = self.probes.take(now);
+        verdicts.extend(silent);
+        if let Some(port) = self.probes.port() {
+            for address in ask {
+                if let Err(error) = self.sender.send(&interface.name, &arp::probe(port.mac, address)) {
+                    warn!("the LAN cannot be asked for {address}: {error}");
+                    self.probes.unsent(now, address);
+                }
+            }
+        }
+        for (address, verdict) in &verdicts {
+            let outcome = match verdict {
+                Verdict::Free => "free",
+                Verdict::Conflict(_) => "conflict",
+            };
+            info!("{address} is asked for in the LAN: {outcome}");
+            self.metrics.probes.get_or_create(&Outcome { outcome }).inc();
+        }
+        !verdicts.is_empty()
+    }
+
+    fn lacks(&self, capability: &'static str) -> bool {
+        let missing = Fault::CapabilityMissing(capability);
+        self.capabilities.contains(&missing)
+    }
+
+    fn count(&mut self, started: Instant, repairing: bool, nat: bool, done: &[Op], digest: Option<&str>) {
+        let changed = nat || !done.is_empty();
+        let outcome = if changed { "changed" } else { "kept" };
+        self.metrics.converges.get_or_create(&Outcome { outcome }).inc();
+        if !changed {
+            return;
+        }
+        let took = started.elapsed();
+        if let Some(apply) = &self.metrics.apply {
+            apply.observe(took.as_secs_f64());
+        }
+        let kinds = done.iter().map(Op::kind).chain(nat.then_some("nat"));
+        let kinds: BTreeSet<&'static str> = kinds.collect();
+        if repairing {
+            self.fights += 1;
+            for kind in &kinds {
+                self.metrics.repairs.get_or_create(&Kind { kind }).inc();
+            }
+        }
+        let verb = if repairing { "repaired" } else { "programmed" };
+        let mut steps: Vec<String> = done.iter().take(10).map(ToString::to_string).collect();
+        if done.len() > steps.len() {
+            steps.push(format!("and {} more", done.len() - steps.len()));
+        }
+        if nat {
+            steps.push("nat".to_owned());
+        }
+        let digest = digest.unwrap_or("in part");
+        info!(config = %digest.get(..12).unwrap_or(digest), took_ms = took.as_millis(), "{verb}: {}", steps.join(", "));
+    }
+
+    fn publish(&mut self, faults: &[Fault]) {
+        let mut by_reason: BTreeMap<&'static str, String> = BTreeMap::new();
+        for fault in faults {
+            by_reason
+                .entry(fault.reason())
+                .and_modify(|said| *said = format!("{said}; {fault}"))
+                .or_insert_with(|| fault.to_string());
+        }
+        for (reason, said) in &by_reason {
+            if self.faults.get(reason) != Some(said) {
+                warn!("{reason}: {said}");
+            }
+        }
+        for reason in self.faults.keys().filter(|reason| !by_reason.contains_key(*reason)) {
+            info!("{reason} is over");
+        }
+        self.faults = by_reason;
+
+        let stopped = faults.iter().any(Fault::stops_serving);
+        let withheld = !self.probes.withheld().is_empty();
+        let ready = self.verified.is_some() && !stopped && !withheld;
+        let digest = self.verified.as_ref().and_then(|(_, digest)| digest.clone());
+        let metrics = &self.metrics;
+        metrics.ready.set(i64::from(ready));
+        let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        metrics.addresses.set(count(self.report.addresses.len()));
+        let ports = self.verified.as_ref().map_or(0, |(d, _)| d.forwards().len());
+        metrics.ports.set(count(ports));
+        metrics.faults.clear();
+        for reason in self.faults.keys() {
+            metrics.faults.get_or_create(&Reason { reason }).set(1);
+        }
+        metrics.config.clear();
+        if let Some(digest) = digest.clone() {
+            metrics.config.get_or_create(&Digest { digest }).set(1);
+        }
+        let status = GatewayStatus {
+            build: env!("CARGO_PKG_VERSION").to_owned(),
+            digest,
+            seen: self.files.seen.clone(),
+            addresses: self.report.addresses.iter().copied().map(IpAddr::V4).collect(),
+            conflicts: self.probes.conflicts().map(|(a, mac)| (IpAddr::V4(a), arp::show(mac))).collect(),
+            interface: self.report.interface.clone(),
+            faults: self.faults.iter().map(|(k, v)| ((*k).to_owned(), v.clone())).collect(),
+        };
+        self.published.set(status, ready);
+    }
+}
+
+/// The wanted addresses that are there.
+fn programmed(kernel: &Kernel, desired: &Desired) -> Vec<Ipv4Addr> {
+    let there = |address: &&crate::kernel::Address| kernel.addresses.contains(address);
+    desired.addresses.iter().filter(there).map(|a| a.address).collect()
+}
+
+fn lost() -> Fault {
+    Fault::NetlinkFailed("the netlink connection was lost".to_owned())
+}
+
+/// The interface to speak and listen by, while it has a carrier.
+fn port(link: &Link) -> Option<arp::Port> {
+    let Link { index, carrier_changes, .. } = *link;
+    link.mac.filter(|_| link.running).map(|mac| arp::Port { index, mac, carrier_changes })
+}

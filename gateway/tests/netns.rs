@@ -1,0 +1,684 @@
+//! The real gateway on a real kernel: netlink, NAT and packets, with `ip` and
+//! `iptables` as witnesses. Needs root; `make netns` runs it.
+
+mod lab;
+
+use std::fs::{self, Permissions};
+use std::io::ErrorKind;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, Instant};
+
+use lab::{
+    ATTACHMENT, CLUSTER_IP, HEALED, Lab, OTHER_CLUSTER_IP, POD_IP, VIP, address, ask, config, config_to,
+    exchange, wait,
+};
+use lb_svc_gateway::arp::{self, Frame};
+use nix::sys::socket::{MsgFlags, recv};
+use serde_json::{Value, json};
+
+#[test]
+fn the_pod_shows_what_is_documented_and_serves_it() {
+    let lab = Lab::new();
+    let main = lab.pod.lines("ip route");
+    let config = config(&[("TCP", 8080), ("TCP", 80), ("TCP", 53), ("UDP", 53)]);
+    let gateway = lab.serving(&config);
+
+    assert_eq!(
+        lab.pod.lines("ip rule"),
+        [
+            "0:\tfrom all lookup local",
+            "32763:\tfrom 172.18.0.18 lookup 100",
+            "32764:\tfrom all iif eth0 lookup 100",
+            "32765:\tfrom all iif net1 lookup 100",
+            "32766:\tfrom all lookup main",
+            "32767:\tfrom all lookup default",
+        ]
+    );
+    assert_eq!(
+        lab.pod.lines("ip route show table 100"),
+        [
+            "default via 172.18.0.1 dev net1",
+            "10.109.201.193 via 10.16.0.1 dev eth0",
+            "172.18.0.0/16 dev net1 scope link",
+        ]
+    );
+    assert_eq!(lab.pod.lines("ip route"), main, "the pod's own table is not ours");
+    let nat = lab.pod.lines("iptables -t nat -S");
+    for (protocol, port) in [("tcp", 80), ("tcp", 8080), ("tcp", 53), ("udp", 53)] {
+        let rule = format!(
+            "-A LB-SVC-DNAT -d {VIP}/32 -p {protocol} -m {protocol} --dport {port} -j DNAT --to-destination {CLUSTER_IP}:{port}"
+        );
+        assert!(nat.contains(&rule), "{rule}: {nat:#?}");
+    }
+    let rule = format!("-A LB-SVC-SNAT -d {CLUSTER_IP}/32 -j MASQUERADE");
+    assert!(nat.contains(&rule), "{nat:#?}");
+
+    // From the LAN, and from behind its router.
+    for client in [&lab.client, &lab.far] {
+        for port in [80, 8080, 53] {
+            let answer = client.tcp(&format!("{VIP}:{port}")).unwrap();
+            assert_eq!(answer, format!("tcp {CLUSTER_IP}:{port} saw {POD_IP}"));
+        }
+        let answer = exchange(&client.udp(), &format!("{VIP}:53")).unwrap();
+        assert_eq!(answer, format!("udp {CLUSTER_IP}:53 saw {POD_IP}"));
+        client.run(&format!("ping -c 1 -W 1 {VIP}"));
+        // What is not served refuses at once.
+        let refused = client.tcp(&format!("{VIP}:81")).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+        assert_eq!(exchange(&client.udp(), &format!("{VIP}:80")), None);
+    }
+
+    let status = gateway.status().unwrap();
+    let interface = status.interface.unwrap();
+    assert_eq!((interface.name.as_str(), interface.mac), ("net1", lab.mac()));
+    assert_eq!(status.addresses, [VIP.parse::<std::net::IpAddr>().unwrap()]);
+    assert!(status.faults.is_empty(), "{:?}", status.faults);
+    assert_eq!(gateway.get("/readyz").unwrap(), (200, "ok\n".to_owned()));
+    // Converged is converged: nothing more is done.
+    let changed = "lb_svc_gateway_converges_total{outcome=\"changed\"}";
+    assert_eq!(gateway.metric(changed), 1);
+}
+
+#[test]
+fn ports_and_cluster_ips_change_under_a_client_that_keeps_its_port() {
+    let lab = Lab::new();
+    let both = [("UDP", 53), ("TCP", 80)];
+    let gateway = lab.serving(&config(&both));
+    let to = format!("{VIP}:53");
+    let client = lab.client.udp();
+    let from = |ip: &str| Some(format!("udp {ip}:53 saw {POD_IP}"));
+    assert_eq!(exchange(&client, &to), from(CLUSTER_IP));
+
+    // Removed, while the client keeps on sending.
+    let digest = lab.configure(&config(&both[1..]));
+    gateway.carried_out(&digest);
+    assert_eq!(exchange(&client, &to), None);
+    assert_eq!(exchange(&client, &to), None);
+    assert!(gateway.metric("lb_svc_gateway_conntrack_cut_total") >= 1);
+    lab.client.tcp(&format!("{VIP}:80")).unwrap();
+
+    // Back again: at once.
+    let digest = lab.configure(&config(&both));
+    gateway.carried_out(&digest);
+    assert_eq!(exchange(&client, &to), from(CLUSTER_IP));
+
+    // Another ClusterIP.
+    let digest = lab.configure(&config_to(OTHER_CLUSTER_IP, &both));
+    let took = gateway.carried_out(&digest);
+    assert_eq!(exchange(&client, &to), from(OTHER_CLUSTER_IP));
+    let routes = lab.pod.run("ip route show table 100");
+    assert!(routes.contains(OTHER_CLUSTER_IP) && !routes.contains(CLUSTER_IP), "{routes}");
+    println!("a changed ClusterIP was carried out in {took:?}");
+}
+
+#[test]
+fn drift_is_healed() {
+    let lab = Lab::new();
+    let gateway = lab.serving(&config(&[("TCP", 80)]));
+    let good = lab.state();
+    let good_settings = settings(&lab);
+    let damages = [
+        ("nat", "iptables -t nat -F"),
+        ("nat", "iptables -t nat -F LB-SVC-DNAT"),
+        ("nat", "iptables -t nat -D PREROUTING -j LB-SVC-DNAT"),
+        ("nat", "iptables -t nat -I PREROUTING -j LB-SVC-DNAT"),
+        ("nat", "iptables -F LB-SVC-FORWARD"),
+        ("nat", "nft flush ruleset"),
+        ("route", "ip route flush table 100"),
+        ("route", "ip route del 10.109.201.193 table 100"),
+        ("route", "ip route add 192.0.2.0/24 via 10.16.0.1 table 100"),
+        ("route", "ip route append default via 10.16.0.1 table 100"),
+        ("rule", "ip rule del pref 32763"),
+        ("rule", "ip rule del pref 32764"),
+        ("rule", "ip rule del pref 32765"),
+        ("rule", "ip rule add from 192.0.2.1 lookup 100 pref 99"),
+        ("address", "ip addr flush dev net1"),
+        ("address", "ip addr add 172.18.0.99/16 dev net1"),
+        ("link", "ip link set net1 down"),
+        ("devconf", "sysctl -qw net.ipv4.conf.net1.forwarding=0"),
+        ("devconf", "sysctl -qw net.ipv4.conf.eth0.rp_filter=1"),
+        ("devconf", "sysctl -qw net.ipv4.ip_forward=1 net.ipv4.ip_forward=0"),
+    ];
+    for (kind, damage) in damages {
+        let repairs = format!("lb_svc_gateway_repairs_total{{kind=\"{kind}\"}}");
+        let before = gateway.metric(&repairs);
+        let start = Instant::now();
+        lab.pod.run(damage);
+        wait(damage, || {
+            let whole = lab.state() == good && settings(&lab) == good_settings;
+            (whole && gateway.metric(&repairs) > before).then_some(())
+        });
+        let took = start.elapsed();
+        assert!(took < HEALED, "{damage} took {took:?}");
+        println!("{damage}: healed in {took:?}");
+        lab.client.tcp(&format!("{VIP}:80")).unwrap();
+    }
+}
+
+fn settings(lab: &Lab) -> String {
+    let keys = [
+        "net1.forwarding",
+        "eth0.forwarding",
+        "net1.rp_filter",
+        "eth0.rp_filter",
+        "net1.arp_ignore",
+        "net1.arp_announce",
+        "net1.accept_redirects",
+        "net1.send_redirects",
+    ];
+    let keys: Vec<String> = keys.iter().map(|key| format!("net.ipv4.conf.{key}")).collect();
+    lab.pod.run(&format!("sysctl {}", keys.join(" ")))
+}
+
+#[test]
+fn a_restart_takes_over_what_is_there() {
+    let lab = Lab::new();
+    let config = config(&[("TCP", 80)]);
+    let gateway = lab.serving(&config);
+    let good = lab.state();
+    let mut stream = lab.client.connect(&format!("{VIP}:80")).unwrap();
+    ask(&mut stream).unwrap();
+
+    gateway.kill();
+    assert_eq!(lab.state(), good);
+    ask(&mut stream).unwrap();
+    lab.client.tcp(&format!("{VIP}:80")).unwrap();
+
+    let gateway = lab.serving(&config);
+    assert_eq!(lab.state(), good);
+    ask(&mut stream).unwrap();
+    let changed = "lb_svc_gateway_converges_total{outcome=\"changed\"}";
+    assert_eq!(gateway.metric(changed), 0, "adopted, not done again");
+
+    let (well, took) = gateway.terminate();
+    assert!(well && took < Duration::from_secs(1), "{took:?}");
+    assert_eq!(lab.state(), good);
+    ask(&mut stream).unwrap();
+}
+
+#[test]
+fn what_another_configuration_left_goes_and_what_is_others_stays() {
+    let lab = Lab::new();
+    let udp = lab.client.udp();
+    let gateway = lab.serving(&config(&[("UDP", 53)]));
+    assert!(exchange(&udp, &format!("{VIP}:53")).is_some());
+    gateway.kill();
+    for line in [
+        "ip addr add 172.18.0.77/24 dev net1",
+        "ip route add blackhole 198.51.100.0/24 table 100",
+        "ip route add 198.51.100.0/24 via 10.16.0.1 metric 7 mtu 1300 table 100",
+        "ip rule add fwmark 1 lookup 100 pref 32764",
+        "iptables -t nat -N LB-SVC-OLD",
+        "iptables -t nat -A LB-SVC-OLD -j RETURN",
+        "iptables -t nat -A OUTPUT -j LB-SVC-OLD",
+        // Not ours.
+        "iptables -t nat -N MINE",
+        "iptables -t nat -A PREROUTING -m comment --comment LB-SVC-DNAT -j MINE",
+        "ip rule add from 192.0.2.1 lookup 101 pref 32764",
+        "ip route add 198.51.100.0/24 via 10.16.0.1 table 101",
+        "ip route add 203.0.113.0/24 via 10.16.0.1",
+    ] {
+        lab.pod.run(line);
+    }
+    // While nobody was there, the address moved on.
+    let mut moved = config_to(OTHER_CLUSTER_IP, &[("UDP", 53)]);
+    moved["addresses"] = json!([address("172.18.0.20")]);
+    moved["frontends"][0]["addresses"] = json!(["172.18.0.20"]);
+    let _gateway = lab.serving(&moved);
+
+    let state = lab.state();
+    for gone in [VIP, CLUSTER_IP, "172.18.0.77", "fwmark", "LB-SVC-OLD", "blackhole", "metric 7"] {
+        assert!(
+            !state.contains(&format!("{gone} ")) && !state.contains(&format!("{gone}/")),
+            "{gone}: {state}"
+        );
+    }
+    for stays in [
+        "-A PREROUTING -m comment --comment LB-SVC-DNAT -j MINE",
+        "32764:\tfrom 192.0.2.1 lookup 101",
+        "203.0.113.0/24 via 10.16.0.1",
+    ] {
+        assert!(state.contains(stays), "{stays}: {state}");
+    }
+    assert!(lab.pod.run("ip route show table 101").contains("198.51.100.0/24"));
+    // The old flow is cut, on the new address all is new.
+    assert_eq!(exchange(&udp, &format!("{VIP}:53")), None);
+    let (answer, _) = wait("the new address to answer", || exchange(&udp, "172.18.0.20:53"));
+    assert_eq!(answer, format!("udp {OTHER_CLUSTER_IP}:53 saw {POD_IP}"));
+}
+
+#[test]
+fn the_lan_gets_at_nothing_but_what_is_served() {
+    let lab = Lab::new();
+    // Something else in the pod that listens everywhere, from the beginning.
+    lab.serve_tcp(&lab.pod, "0.0.0.0:7777");
+    let gateway = lab.serving(&config(&[("TCP", 80)]));
+    lab.client.run(&format!("ip route add 10.0.0.0/8 via {VIP}"));
+    assert!(lab.node.tcp(&format!("{POD_IP}:7777")).is_ok());
+    for target in [
+        format!("{CLUSTER_IP}:81"),
+        format!("{CLUSTER_IP}:80"),
+        format!("{POD_IP}:9410"),
+        format!("{POD_IP}:7777"),
+        format!("{VIP}:9410"),
+        format!("{VIP}:7777"),
+    ] {
+        let answer = lab.client.tcp(&target);
+        assert!(answer.is_err(), "{target}: {answer:?}");
+    }
+    let (ok, _) = lab.client.attempt("ping -c 1 -W 1 10.16.0.1");
+    assert!(!ok, "the pod network answers the LAN");
+    let (ok, _) = lab.client.attempt(&format!("ping -c 1 -W 1 {POD_IP}"));
+    assert!(!ok, "the pod's address answers the LAN");
+    // Nor the other way: a pod does not get onto the LAN by it.
+    lab.node.run(&format!("ip route add 172.18.0.0/16 via {POD_IP}"));
+    let (ok, _) = lab.node.attempt("ping -c 1 -W 1 172.18.0.50");
+    assert!(!ok, "the gateway routes pods onto the LAN");
+    assert!(lab.client.tcp(&format!("{VIP}:80")).is_ok());
+    assert!(gateway.status().unwrap().faults.is_empty());
+}
+
+#[test]
+fn neighbours_learn_the_address_at_once() {
+    let lab = Lab::new();
+    let mac = lab.mac();
+    let elsewhere = "02:00:00:00:00:99";
+    lab.client.run(&format!("ip neigh replace {VIP} lladdr {elsewhere} dev eth0 nud stale"));
+    lab.serving(&config(&[("TCP", 80)])).kill();
+    let known = || lab.client.run(&format!("ip neigh show {VIP}"));
+    wait("the gratuitous ARP", || known().contains(&mac).then_some(()));
+
+    // Only for its own addresses, and never with the pod's.
+    let gateway = lab.serving(&config(&[("TCP", 80)]));
+    lab.client.run("ip route add 10.16.0.5/32 dev eth0");
+    let _ = lab.client.attempt("ping -c 1 -W 1 10.16.0.5");
+    assert!(!lab.client.run("ip neigh show 10.16.0.5").contains(&mac));
+    wait("the burst", || (gateway.metric("lb_svc_gateway_announcements_total") >= 5).then_some(()));
+    // A link that was away is news.
+    let before = gateway.metric("lb_svc_gateway_announcements_total");
+    lab.lan.run("ip link set up0 down");
+    lab.lan.run("ip link set up0 up");
+    wait("another burst", || {
+        (gateway.metric("lb_svc_gateway_announcements_total") >= before + 3).then_some(())
+    });
+}
+
+/// As the pod's securityContext has it.
+const LEAST: &str = "mount --bind /proc/sys /proc/sys; mount -o remount,bind,ro /proc/sys; \
+    exec setpriv --no-new-privs --bounding-set -all,+net_admin,+net_raw \"$@\"";
+
+#[test]
+fn two_capabilities_and_a_read_only_proc_sys_are_enough() {
+    let lab = Lab::new();
+    lab.pod.run("sysctl -qw net.ipv4.ip_forward=0");
+    lab.pod.run("sysctl -qw net.ipv4.conf.all.rp_filter=1");
+    let digest = lab.configure(&config(&[("TCP", 80), ("UDP", 53)]));
+    let gateway = lab.start_with(LEAST);
+    gateway.carried_out(&digest);
+    assert_eq!(lab.pod.lines("sysctl -n net.ipv4.ip_forward"), ["0"]);
+    for client in [&lab.client, &lab.far] {
+        client.tcp(&format!("{VIP}:80")).unwrap();
+        exchange(&client.udp(), &format!("{VIP}:53")).unwrap();
+    }
+    lab.pod.run("iptables -t nat -F");
+    wait("healing", || lab.client.tcp(&format!("{VIP}:80")).ok());
+    assert!(gateway.status().unwrap().faults.is_empty());
+    assert!(gateway.metric("lb_svc_gateway_announcements_total") >= 1);
+}
+
+#[test]
+fn a_missing_capability_is_named() {
+    let lab = Lab::new();
+    let digest = lab.configure(&config(&[("TCP", 80)]));
+    {
+        let gateway = lab.start_with("exec setpriv --bounding-set -all,+net_raw \"$@\"");
+        let said = gateway.fault("CapabilityMissing");
+        assert!(said.contains("NET_ADMIN") && said.contains("securityContext"), "{said}");
+        let (code, body) = gateway.get("/readyz").unwrap();
+        assert!(code == 503 && body.contains("NET_ADMIN"), "{code} {body}");
+    }
+    // Without the other it serves, and says what is amiss.
+    let gateway = lab.start_with("exec setpriv --bounding-set -all,+net_admin \"$@\"");
+    gateway.carried_out(&digest);
+    assert!(gateway.fault("CapabilityMissing").contains("NET_RAW"));
+    assert_eq!(gateway.get("/readyz").unwrap().0, 200);
+    lab.client.tcp(&format!("{VIP}:80")).unwrap();
+}
+
+#[test]
+fn iptables_is_taken_by_its_variant_and_its_warnings_for_warnings() {
+    let lab = Lab::new();
+    let script = |name: &str, text: &str| {
+        let dir = lab.dir().join("bin");
+        fs::create_dir_all(&dir).unwrap();
+        fs::write(dir.join(name), format!("#!/bin/sh\n{text}\n")).unwrap();
+        fs::set_permissions(dir.join(name), Permissions::from_mode(0o755)).unwrap();
+    };
+    let path = format!("PATH={}/bin exec \"$@\"", lab.dir().display());
+    let digest = lab.configure(&config(&[("TCP", 80)]));
+    script("iptables-restore", "echo 'iptables-restore v1.8.9 (legacy)'");
+    {
+        let gateway = lab.start_with(&path);
+        let said = gateway.fault("IptablesVariant");
+        assert!(said.contains("legacy"), "{said}");
+        assert_eq!(gateway.get("/readyz").unwrap().0, 503);
+        // Nothing is answered for that is not served.
+        assert_eq!(lab.pod.run("ip -4 -o addr show dev net1"), "");
+    }
+    for name in ["restore", "save"] {
+        let real = format!("exec /usr/sbin/iptables-nft-{name} \"$@\"");
+        script(
+            &format!("iptables-{name}"),
+            &format!("echo '# Warning: iptables-legacy tables present' >&2; {real}"),
+        );
+    }
+    let gateway = lab.start_with(&path);
+    gateway.carried_out(&digest);
+    assert!(gateway.status().unwrap().faults.is_empty());
+    lab.client.tcp(&format!("{VIP}:80")).unwrap();
+    // What fails is named in its own words.
+    script(
+        "iptables-restore",
+        "echo 'Extension DNAT revision 0 not supported, missing kernel module?' >&2; exit 4",
+    );
+    lab.configure(&config(&[("TCP", 81)]));
+    let said = gateway.fault("KernelModuleMissing");
+    assert!(said.contains("modprobe") && said.contains("Extension DNAT"), "{said}");
+    assert_eq!(gateway.status().unwrap().digest, Some(digest));
+    lab.client.tcp(&format!("{VIP}:80")).unwrap();
+}
+
+#[test]
+fn it_waits_for_multus_and_says_so() {
+    let lab = Lab::new();
+    lab.volume("pod", "network-status", "");
+    // Only the report can tell whether an IPAM gave it.
+    lab.pod.run("ip addr add 192.0.2.77/24 dev net1");
+    let digest = lab.configure(&config(&[("TCP", 80)]));
+    let gateway = lab.start();
+    let said = gateway.fault("AttachmentPending");
+    assert!(said.contains(ATTACHMENT), "{said}");
+    assert_eq!(gateway.get("/readyz").unwrap().0, 503);
+
+    let entry = |interface: &str| json!([{"name": ATTACHMENT, "interface": interface}]);
+    lab.report(&entry("net7"));
+    assert!(gateway.fault("InterfaceMissing").contains("net7"));
+    lab.report(&entry("net1"));
+    gateway.carried_out(&digest);
+    assert_eq!(gateway.get("/readyz").unwrap().0, 200);
+    assert!(gateway.status().unwrap().faults.is_empty());
+}
+
+#[test]
+fn it_does_not_wait_for_multus_where_there_is_no_choice() {
+    let lab = Lab::new();
+    lab.volume("pod", "network-status", "");
+    let digest = lab.configure(&config(&[("TCP", 80)]));
+    let gateway = lab.start();
+    gateway.carried_out(&digest);
+    let state = lab.state();
+    lab.client.tcp(&format!("{VIP}:80")).unwrap();
+    lab.report(&json!([{"name": ATTACHMENT, "interface": "net1"}]));
+    gateway.carried_out(&lab.configure(&config(&[("TCP", 80), ("TCP", 81)])));
+    gateway.carried_out(&lab.configure(&config(&[("TCP", 80)])));
+    assert_eq!(lab.state(), state, "the report changes nothing");
+}
+
+#[test]
+fn a_bad_configuration_leaves_the_last_good_one_serving() {
+    let lab = Lab::new();
+    let good = lab.configure(&config(&[("TCP", 80)]));
+    let gateway = lab.start();
+    gateway.carried_out(&good);
+    let state = lab.state();
+    for (bad, says) in
+        [("{", "does not parse"), (r#"{"version": 99}"#, "version is 99"), ("", "does not parse")]
+    {
+        lab.volume("config", "config.json", bad);
+        let seen = lb_svc_crds::names::digest(bad.as_bytes());
+        wait("the bad configuration to be seen", || {
+            (gateway.status()?.seen.as_ref() == Some(&seen)).then_some(())
+        });
+        let said = gateway.fault("ConfigInvalid");
+        assert!(said.contains(says), "{said}");
+        assert_eq!(gateway.status().unwrap().digest.as_ref(), Some(&good));
+        assert_eq!(gateway.get("/readyz").unwrap().0, 200);
+        assert_eq!(lab.state(), state);
+    }
+    let digest = lab.configure(&config(&[("TCP", 8080)]));
+    gateway.carried_out(&digest);
+    assert!(gateway.status().unwrap().faults.is_empty());
+    lab.client.tcp(&format!("{VIP}:8080")).unwrap();
+    assert!(lab.client.tcp(&format!("{VIP}:80")).is_err());
+}
+
+#[test]
+fn several_addresses_come_and_go_one_by_one() {
+    let lab = Lab::new();
+    let on = |ips: &[&str]| {
+        let mut config = config(&[("TCP", 80)]);
+        config["addresses"] = ips.iter().map(|ip| address(ip)).collect();
+        config["frontends"][0]["addresses"] = json!(ips);
+        config
+    };
+    let gateway = lab.serving(&on(&[VIP, "172.18.0.19", "172.18.0.20"]));
+    // The first is the primary one of its prefix: the kernel would take the
+    // others with it.
+    let digest = lab.configure(&on(&["172.18.0.19", "172.18.0.20"]));
+    gateway.carried_out(&digest);
+    let addresses = lab.pod.run("ip -4 -o addr show dev net1");
+    assert!(!addresses.contains(VIP) && addresses.lines().count() == 2, "{addresses}");
+    lab.client.tcp("172.18.0.19:80").unwrap();
+    lab.client.tcp("172.18.0.20:80").unwrap();
+    assert!(lab.client.tcp(&format!("{VIP}:80")).is_err());
+    // All at once for another, without a loss on the way.
+    let digest = lab.configure(&on(&[VIP]));
+    gateway.carried_out(&digest);
+    lab.far.tcp(&format!("{VIP}:80")).unwrap();
+    // None at all.
+    let mut none = on(&[]);
+    none["frontends"] = json!([]);
+    let digest = lab.configure(&none);
+    gateway.carried_out(&digest);
+    assert_eq!(lab.pod.run("ip -4 -o addr show dev net1"), "");
+    assert_eq!(lab.pod.run("ip route show table 100"), "");
+    assert!(lab.client.tcp(&format!("{VIP}:80")).is_err());
+}
+
+#[test]
+fn a_smaller_mtu_behind_the_gateway_is_respected() {
+    let lab = Lab::new();
+    lab.pod.run("ip link set eth0 mtu 1400");
+    lab.node.run("ip link set eth0 mtu 1400");
+    let _gateway = lab.serving(&config(&[("TCP", 80)]));
+    let stream = lab.client.connect(&format!("{VIP}:80")).unwrap();
+    let mss = nix::sys::socket::getsockopt(&stream, nix::sys::socket::sockopt::TcpMaxSeg).unwrap();
+    assert!(mss <= 1360, "the client would send segments of {mss}");
+}
+
+#[test]
+fn a_thousand_ports_cost_about_one_restore() {
+    let lab = Lab::new();
+    let ports: Vec<(&str, u16)> = (1000..2000).map(|port| ("TCP", port)).collect();
+    let gateway = lab.serving(&config(&[("TCP", 80)]));
+    let mut bare: Vec<Duration> = Vec::new();
+    let mut ours: Vec<Duration> = Vec::new();
+    for _ in 0..3 {
+        let before = gateway.metric("lb_svc_gateway_converges_total{outcome=\"changed\"}");
+        let start = Instant::now();
+        let digest = lab.configure(&config(&ports));
+        gateway.carried_out(&digest);
+        ours.push(start.elapsed());
+        assert_eq!(gateway.metric("lb_svc_gateway_converges_total{outcome=\"changed\"}"), before + 1);
+
+        // The same rules once more, by the program alone.
+        let saved = lab.pod.run("iptables-save -t nat");
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), saved).unwrap();
+        let start = Instant::now();
+        lab.pod.run(&format!("iptables-restore {}", file.path().display()));
+        bare.push(start.elapsed());
+        let digest = lab.configure(&config(&[("TCP", 80)]));
+        gateway.carried_out(&digest);
+    }
+    let (ours, bare) = (ours.iter().min().unwrap(), bare.iter().min().unwrap());
+    println!("1000 ports from file to status: {ours:?}; one iptables-restore of them: {bare:?}");
+    // From the file to the status, not only the rules; and processors shared.
+    assert!(*ours < *bare * 2 + Duration::from_millis(150), "{ours:?}, {bare:?}");
+}
+
+/// A configuration with addresses of which the LAN is to be asked for some.
+fn probing(addresses: &[(&str, bool)]) -> Value {
+    let mut config = config(&[("TCP", 80)]);
+    let with_probe = |(ip, probe): &(&str, bool)| {
+        let mut address = address(ip);
+        address["probe"] = json!(probe);
+        address
+    };
+    config["addresses"] = addresses.iter().map(with_probe).collect();
+    config["frontends"][0]["addresses"] = addresses.iter().map(|(ip, _)| json!(ip)).collect();
+    config
+}
+
+/// What the hosts of the LAN hear by ARP, of one sender.
+struct Heard(socket2::Socket);
+
+impl Heard {
+    fn on(netns: &lab::Netns) -> Self {
+        let protocol = socket2::Protocol::from(i32::from(0x0806u16.to_be()));
+        let open = || socket2::Socket::new(socket2::Domain::PACKET, socket2::Type::RAW, Some(protocol));
+        Self(netns.enter(open).expect("a packet socket"))
+    }
+
+    /// From which address to which, in order.
+    fn from(&self, mac: &str) -> Vec<(String, String)> {
+        let mut frames = Vec::new();
+        let mut buffer = [0; 128];
+        while let Ok(length) = recv(self.0.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
+            let frame = Frame::parse(&buffer[..length]).expect("ARP");
+            if arp::show(frame.mac) == mac {
+                frames.push((frame.sender.to_string(), frame.target.to_string()));
+            }
+        }
+        frames
+    }
+}
+
+#[test]
+fn an_address_that_a_foreign_host_has_is_left_to_it() {
+    let lab = Lab::new();
+    let foreign: Value = serde_json::from_str(&lab.client.run("ip -j link show eth0")).unwrap();
+    let foreign = foreign[0]["address"].as_str().unwrap().to_owned();
+    lab.client.run(&format!("ip addr add {VIP}/32 dev eth0"));
+    lab.serve_tcp(&lab.client, &format!("{VIP}:80"));
+    let known = || lab.router.run(&format!("ip neigh show {VIP}"));
+    lab.router.tcp(&format!("{VIP}:80")).unwrap();
+    let heard = Heard::on(&lab.client);
+
+    let digest = lab.configure(&probing(&[("172.18.0.19", false), (VIP, true)]));
+    let gateway = lab.start();
+    let said = gateway.fault("AddressConflict");
+    let left = Instant::now();
+    assert!(said.contains(VIP) && said.contains(&foreign), "{said}");
+    let vip: std::net::IpAddr = VIP.parse().unwrap();
+    let status = gateway.status().unwrap();
+    assert_eq!(status.digest, None);
+    assert_eq!(status.addresses, ["172.18.0.19".parse::<std::net::IpAddr>().unwrap()]);
+    assert_eq!(status.conflicts, [(vip, foreign.clone())].into());
+    assert_eq!(gateway.get("/readyz").unwrap().0, 503);
+    // The other is served, and the foreign host goes on.
+    lab.far.tcp("172.18.0.19:80").unwrap();
+    let answer = lab.router.tcp(&format!("{VIP}:80")).unwrap();
+    assert_eq!(answer, format!("tcp {VIP}:80 saw 172.18.0.1"));
+    assert!(known().contains(&foreign), "{}", known());
+
+    // It leaves. Not before the LAN is asked again is the address anyone's.
+    lab.client.run(&format!("ip addr del {VIP}/32 dev eth0"));
+    assert!(!lab.pod.run("ip -4 addr show dev net1").contains(VIP));
+    lab.router.run("ip neigh flush dev eth0");
+    assert!(lab.router.tcp(&format!("{VIP}:80")).is_err());
+    assert!(!known().contains("lladdr"), "{}", known());
+    let said = heard.from(&lab.mac());
+    assert!(said.iter().all(|(sender, _)| sender != VIP), "{said:?}");
+    // Longer than one wait's patience, at most.
+    while left.elapsed() < Duration::from_secs(6) {
+        assert_eq!(gateway.status().unwrap().conflicts.len(), 1);
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    gateway.carried_out(&digest);
+    assert!(left.elapsed() < Duration::from_secs(15));
+    wait("it to serve", || lab.router.tcp(&format!("{VIP}:80")).ok());
+    let status = gateway.status().unwrap();
+    assert!(status.faults.is_empty() && status.conflicts.is_empty(), "{status:?}");
+    assert!(status.addresses.contains(&vip));
+    assert_eq!(gateway.get("/readyz").unwrap().0, 200);
+    assert_eq!(gateway.metric("lb_svc_gateway_probes_total{outcome=\"conflict\"}"), 1);
+    assert_eq!(gateway.metric("lb_svc_gateway_probes_total{outcome=\"free\"}"), 1);
+}
+
+#[test]
+fn a_free_address_is_asked_for_once_and_then_announced() {
+    let lab = Lab::new();
+    let gateway = lab.serving(&probing(&[("172.18.0.19", false)]));
+    let heard = Heard::on(&lab.client);
+    let mut stream = lab.client.connect("172.18.0.19:80").unwrap();
+    ask(&mut stream).unwrap();
+    // Without asking, and with.
+    let digest = lab.configure(&probing(&[("172.18.0.19", false), ("172.18.0.20", false)]));
+    let bare = gateway.carried_out(&digest);
+    let digest = lab.configure(&probing(&[("172.18.0.19", false), (VIP, true)]));
+    let took = gateway.carried_out(&digest);
+    println!("programmed in {bare:?} without asking the LAN, in {took:?} with");
+    assert!(took >= Duration::from_millis(200) && took < Duration::from_millis(600), "{took:?}");
+    lab.far.tcp(&format!("{VIP}:80")).unwrap();
+    ask(&mut stream).unwrap();
+
+    let about_vip = |mac: &str| {
+        let mut frames = heard.from(mac);
+        frames.retain(|(sender, target)| target == VIP && (sender == VIP || sender == "0.0.0.0"));
+        frames.into_iter().map(|(sender, _)| sender).collect::<Vec<_>>()
+    };
+    let frames = about_vip(&lab.mac());
+    assert!(frames.len() >= 4, "{frames:?}");
+    assert_eq!(frames[..4], ["0.0.0.0", "0.0.0.0", "0.0.0.0", VIP]);
+    assert!(frames[3..].iter().all(|sender| sender == VIP), "{frames:?}");
+
+    // The next process finds it in service; what is swept away it puts back.
+    let good = lab.state();
+    gateway.kill();
+    let gateway = lab.start();
+    gateway.carried_out(&digest);
+    ask(&mut stream).unwrap();
+    lab.pod.run("ip addr flush dev net1");
+    wait("healing", || (lab.state() == good).then_some(()));
+    ask(&mut stream).unwrap();
+    // The same without the wish to ask is the same.
+    let digest = lab.configure(&probing(&[("172.18.0.19", false), (VIP, false)]));
+    gateway.carried_out(&digest);
+    assert_eq!(lab.state(), good);
+    assert_eq!(gateway.metric("lb_svc_gateway_probes_total{outcome=\"free\"}"), 0);
+    assert!(!about_vip(&lab.mac()).contains(&"0.0.0.0".to_owned()));
+}
+
+#[test]
+fn nothing_is_announced_blindly() {
+    let lab = Lab::new();
+    let digest = lab.configure(&probing(&[(VIP, true)]));
+    {
+        let gateway = lab.start_with("exec setpriv --bounding-set -all,+net_admin \"$@\"");
+        assert!(gateway.fault("CapabilityMissing").contains("NET_RAW"));
+        wait("the rest", || lab.state().contains("LB-SVC-DNAT").then_some(()));
+        std::thread::sleep(Duration::from_millis(300));
+        assert_eq!(lab.pod.run("ip -4 -o addr show dev net1"), "");
+        assert_eq!(gateway.get("/readyz").unwrap().0, 503);
+    }
+    // Nor into a wire that is not plugged in.
+    lab.lan.run("ip link set up0 down");
+    let gateway = lab.start();
+    let said = gateway.fault("ProbeFailed");
+    assert!(said.contains(VIP) && said.contains("carrier"), "{said}");
+    lab.lan.run("ip link set up0 up");
+    gateway.carried_out(&digest);
+    lab.client.tcp(&format!("{VIP}:80")).unwrap();
+}
