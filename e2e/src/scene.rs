@@ -38,10 +38,7 @@ pub async fn scene(name: &str, test: impl AsyncFnOnce(Arc<Scene>)) {
         .unwrap_or_else(|error| panic!("namespace: {error}"));
 
     let scene = Arc::new(Scene { namespace, lab });
-    let outcome = AssertUnwindSafe(Box::pin(test(Arc::clone(&scene)))).catch_unwind().await;
-    if outcome.is_err() {
-        scene.dump().await;
-    }
+    let outcome = scene.watch(test(Arc::clone(&scene))).await;
     namespaces.delete(&scene.namespace, &DeleteParams::default()).await.ok();
     let freed = scene.wait_freed().await;
     match outcome {
@@ -59,6 +56,26 @@ pub(crate) fn from<K: serde::de::DeserializeOwned>(object: Value) -> K {
 }
 
 impl Scene {
+    /// The outcome of `test`; if it is a panic, what is in the namespace has
+    /// been shown.
+    async fn watch(&self, test: impl Future<Output = ()>) -> std::thread::Result<()> {
+        let outcome = AssertUnwindSafe(Box::pin(test)).catch_unwind().await;
+        if outcome.is_err() {
+            self.dump().await;
+        }
+        outcome
+    }
+
+    /// Runs `test`, and shows what is in the namespace when it fails.
+    ///
+    /// # Panics
+    /// As the test does.
+    pub async fn shown(&self, test: impl Future<Output = ()>) {
+        if let Err(panic) = self.watch(test).await {
+            std::panic::resume_unwind(panic);
+        }
+    }
+
     /// The cluster, as if in this namespace.
     pub fn api<K>(&self) -> Api<K>
     where
@@ -170,6 +187,24 @@ spec: {{provider: {name}.{ns}, {subnet}}}
             self.ingress(name).await.first().copied().ok_or("no ingress")
         })
         .await
+    }
+
+    /// Waits until the Service's ClusterIP answers on every node: each one's
+    /// kube-proxy learns of it in its own time.
+    ///
+    /// # Panics
+    /// If it does not come to that.
+    pub async fn answers_inside(&self, name: &str, port: u16) {
+        let ip = self.service(name).await.spec.and_then(|spec| spec.cluster_ip).unwrap_or_default();
+        let nodes = Lab::kubectl(&["get", "nodes", "-o", "name"]).await;
+        let nodes = nodes.unwrap_or_else(|error| panic!("{error:#}")).lines().count();
+        let url = format!("http://{ip}:{port}/");
+        for node in 1..=nodes {
+            until(&format!("{url} to answer on node {node}"), SLOW, async || {
+                Lab::cluster(&["node", &node.to_string(), "curl", "-sS", "--max-time", "1", &url]).await
+            })
+            .await;
+        }
     }
 
     /// A Service's gateway pods that are not on their way out.

@@ -11,10 +11,6 @@ use lb_svc_e2e::objects::{PROVIDER, SUBNET, port};
 use lb_svc_e2e::{Lab, QUICK, SLOW, Scene, client, expect, objects, repository, until, until_using};
 use serde_json::{Value, json};
 
-fn scene_in_default(lab: &Lab) -> Scene {
-    Scene { namespace: "default".to_owned(), lab: lab.clone() }
-}
-
 /// The lines of a command's output, spaces made single.
 fn lines(output: &str) -> Vec<String> {
     output.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect()
@@ -22,8 +18,12 @@ fn lines(output: &str) -> Vec<String> {
 
 #[tokio::test]
 async fn the_example_of_the_readme() {
-    let lab = Lab::connect().await.unwrap();
-    let scene = scene_in_default(&lab);
+    let scene = Scene { namespace: "default".to_owned(), lab: Lab::connect().await.unwrap() };
+    scene.shown(the_example(&scene)).await;
+}
+
+async fn the_example(scene: &Scene) {
+    let lab = &scene.lab;
     let overlay = repository().join("e2e/examples");
     Lab::kubectl(&["apply", "-k", overlay.to_str().unwrap()]).await.unwrap();
 
@@ -36,22 +36,22 @@ async fn the_example_of_the_readme() {
     .await;
     assert!(pods.iter().all(|pod| pod.starts_with("dynamic-")), "{pods:?}");
 
-    its_pod_says_so(&scene).await;
-    its_kernel_says_so(&scene).await;
-    until_using(&lab, SUBNET, 1).await;
-    let subnet = lb_svc_e2e::subnet(&lab, SUBNET).await.status.unwrap();
+    its_pod_says_so(scene).await;
+    its_kernel_says_so(scene).await;
+    until_using(lab, SUBNET, 1).await;
+    let subnet = lb_svc_e2e::subnet(lab, SUBNET).await.status.unwrap();
     assert_eq!((subnet.v4_available_ips, subnet.v4_using_ip_range.as_str()), (65523, "172.18.0.18"));
     assert_eq!(subnet.v4_available_ip_range, "172.18.0.11-172.18.0.17,172.18.0.19-172.18.255.254");
     assert!(subnet.conditions.iter().all(|condition| condition.status == "True"), "{:?}", subnet.conditions);
 
-    without_an_address_of_its_own(&scene).await;
+    without_an_address_of_its_own(scene).await;
 
     Lab::kubectl(&["delete", "-f", repository().join("manifests/examples/service.yaml").to_str().unwrap()])
         .await
         .unwrap();
     scene.gone("test-service").await;
     client::refused(address, 80).await.unwrap();
-    until_using(&lab, SUBNET, 0).await;
+    until_using(lab, SUBNET, 0).await;
     Lab::kubectl(&["delete", "deployment", "dynamic"]).await.unwrap();
 }
 
@@ -125,8 +125,13 @@ async fn its_kernel_says_so(scene: &Scene) {
 async fn without_an_address_of_its_own(scene: &Scene) {
     let mut object = objects::service("dynamic-address", &json!([port("TCP", 80, 80)]));
     object["spec"]["selector"] = json!({ "app": "dynamic" });
+    // Inside the cluster it is served before it asks for an address: what is
+    // refused after that, the gateway refused.
+    object["spec"]["type"] = "ClusterIP".into();
     let services: Api<Service> = scene.api();
     services.create(&PostParams::default(), &serde_json::from_value(object).unwrap()).await.unwrap();
+    scene.answers_inside("dynamic-address", 80).await;
+    scene.patch_service("dynamic-address", json!({ "spec": { "type": "LoadBalancer" } })).await;
     let address = scene.address("dynamic-address").await;
     client::get(address, 80).await.unwrap();
     assert_eq!(address.to_string(), "172.18.0.11");
