@@ -49,6 +49,11 @@ pub enum Fault {
     /// The pod has no route to a ClusterIP.
     #[error("the pod has no IPv4 route to ClusterIP {0}: check the cluster's CNI")]
     ClusterIpUnreachable(Ipv4Addr),
+    /// The cluster serves the ClusterIP to sockets, not to packets.
+    #[error(
+        "ClusterIP {0} answers connections that the pod itself makes, and none that it forwards: the cluster's network serves ClusterIPs at the pods' sockets only; have it serve them to packets as well (Cilium: socketLB.hostNamespaceOnly=true)"
+    )]
+    ClusterIpSocketsOnly(Ipv4Addr),
     /// A Linux capability is not effective.
     #[error(
         "capability {0} is missing: add it to securityContext.capabilities.add of the gateway's container"
@@ -67,6 +72,21 @@ pub enum Fault {
     /// The NAT rules could not be written or read.
     #[error("the NAT rules could not be programmed: {0}")]
     NatFailed(String),
+    /// The lease's table could not be written or read.
+    #[error(
+        "the lease on the addresses cannot be programmed, and without it a gateway of several pods does not serve (it needs Linux 5.16 with CONFIG_NETFILTER_EGRESS, and nft): {0}"
+    )]
+    LeaseFailed(String),
+    /// The key of the election cannot be read.
+    #[error(
+        "the election's key {} cannot be read ({why}): mount the gateway's Secret there", .path.display()
+    )]
+    KeyMissing {
+        /// Where it should be.
+        path: PathBuf,
+        /// What the system said.
+        why: String,
+    },
     /// The kernel refused a change.
     #[error("the kernel refused: {0}")]
     NetlinkFailed(String),
@@ -109,10 +129,13 @@ impl Fault {
             Self::InterfaceMissing(_) => "InterfaceMissing",
             Self::NoDefaultRoute => "NoDefaultRoute",
             Self::ClusterIpUnreachable(_) => "ClusterIpUnreachable",
+            Self::ClusterIpSocketsOnly(_) => "ClusterIpSocketsOnly",
             Self::CapabilityMissing(_) => "CapabilityMissing",
             Self::IptablesVariant(_) => "IptablesVariant",
             Self::KernelModuleMissing(_) => "KernelModuleMissing",
             Self::NatFailed(_) => "NatFailed",
+            Self::LeaseFailed(_) => "LeaseFailed",
+            Self::KeyMissing { .. } => "KeyMissing",
             Self::NetlinkFailed(_) => "NetlinkFailed",
             Self::NotConverged(_) => "NotConverged",
             Self::AddressConflict { .. } => "AddressConflict",
@@ -121,9 +144,9 @@ impl Fault {
     }
 
     /// Whether trying again may help. Of the end of a conflict the next probe
-    /// tells.
+    /// tells, of a path the next look.
     pub fn is_retried(&self) -> bool {
-        !matches!(self, Self::AddressConflict { .. })
+        !matches!(self, Self::AddressConflict { .. } | Self::ClusterIpSocketsOnly(_))
     }
 
     /// Whether clients go without while it lasts. A configuration that cannot

@@ -6,7 +6,7 @@
 //! what the kernel is to hold, [`plan`] compares that with what it does hold
 //! ([`kernel`]), and [`netlink`], [`nat`] and [`conntrack`] carry it out.
 //! [`watch`] says when to look again, [`probe`] asks the LAN and [`arp`] tells it,
-//! [`http`] tells the cluster, and [`run`] is the loop around it all. The kernel's state outlives
+//! [`path`] asks the cluster, [`http`] tells the cluster, and [`run`] is the loop around it all. The kernel's state outlives
 //! the process: a gateway that starts takes over what it finds.
 
 pub mod arp;
@@ -21,7 +21,9 @@ pub mod kernel;
 pub mod metrics;
 pub mod nat;
 pub mod netlink;
+pub mod path;
 pub mod plan;
 pub mod probe;
 pub mod run;
+pub mod tool;
 pub mod watch;

@@ -13,7 +13,7 @@
 //! fails is a fault and is tried again; nothing that comes in ends the loop.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,7 +21,8 @@ use std::time::{Duration, Instant};
 use lb_svc_crds::gateway::{GatewayStatus, Interface};
 use lb_svc_crds::names;
 use tokio::sync::watch as cell;
-use tracing::{info, warn};
+use tokio::task::JoinSet;
+use tracing::{debug, info, warn};
 
 use crate::arp;
 use crate::caps;
@@ -35,6 +36,7 @@ use crate::kernel::{Kernel, Link};
 use crate::metrics::{Digest, Kind, Metrics, Outcome, Reason};
 use crate::nat::{self, Backend};
 use crate::netlink::Netlink;
+use crate::path::{self, Paths};
 use crate::plan::{Op, plan};
 use crate::probe::{Ear, Probes, Verdict};
 use crate::watch::{Changed, Watch};
@@ -102,6 +104,8 @@ pub async fn run(settings: Settings) {
         probes: Probes::default(),
         ear: None,
         sender: arp::Sender::default(),
+        paths: Paths::default(),
+        looks: JoinSet::new(),
         report: Report::default(),
         faults: BTreeMap::new(),
         fights: 0,
@@ -154,6 +158,9 @@ struct Gateway {
     /// Hears the LAN while an address is withheld, by `ifindex`.
     ear: Option<(u32, Ear)>,
     sender: arp::Sender,
+    paths: Paths,
+    /// At the paths, each for itself: none is waited for.
+    looks: JoinSet<(SocketAddrV4, std::io::Result<path::Verdict>)>,
     report: Report,
     faults: BTreeMap<&'static str, String>,
     fights: u32,
@@ -188,7 +195,10 @@ impl Gateway {
             if self.probe() {
                 return Changed { network: true, ..Changed::default() };
             }
-            let due = [self.schedule.due(), self.probes.due(), self.cut_again];
+            for at in self.paths.take(Instant::now()) {
+                self.looks.spawn(async move { (at, path::look(at).await) });
+            }
+            let due = [self.schedule.due(), self.probes.due(), self.paths.due(), self.cut_again];
             let due = due.into_iter().flatten().fold(until, Instant::min);
             tokio::select! {
                 changed = self.watch.wait() => {
@@ -202,6 +212,11 @@ impl Gateway {
                     };
                 }
                 () = Ear::heard(self.ear.as_ref().map(|(_, ear)| ear)), if self.probes.is_listening() => {}
+                Some(Ok((at, seen))) = self.looks.join_next() => {
+                    if self.looked(at, seen) {
+                        return Changed { network: true, ..Changed::default() };
+                    }
+                }
                 () = tokio::time::sleep_until(due.into()) => {}
             }
             let now = Instant::now();
@@ -321,6 +336,7 @@ impl Gateway {
         let withheld = self.probes.withheld();
         let (desired, mut faults) = desired(&config, &kernel, &lan, &primary, foreign, &withheld);
         faults.extend(unheard);
+        faults.extend(self.paths.missing().map(Fault::ClusterIpSocketsOnly));
         faults.extend(self.probes.conflicts().map(|(address, mac)| Fault::AddressConflict { address, mac }));
         let verified = self.verified.as_ref();
         let repairing = verified.is_some_and(|(verified, _)| *verified == desired);
@@ -374,6 +390,7 @@ impl Gateway {
         }
         let port = kernel.link(lan.index).and_then(port);
         self.schedule.set(Instant::now(), port, &self.report.addresses);
+        self.paths.set(Instant::now(), desired.forwards());
         self.verified = Some((desired, digest));
         Ok(faults)
     }
@@ -517,6 +534,15 @@ impl Gateway {
             self.metrics.probes.get_or_create(&Outcome { outcome }).inc();
         }
         !verdicts.is_empty()
+    }
+
+    /// Notes what a look at a path showed. Returns whether that is news.
+    fn looked(&mut self, at: SocketAddrV4, seen: std::io::Result<path::Verdict>) -> bool {
+        let verdict = seen.unwrap_or_else(|error| {
+            debug!("no look at {at}: {error}");
+            path::Verdict::Unknown
+        });
+        self.paths.found(Instant::now(), at, verdict)
     }
 
     fn lacks(&self, capability: &'static str) -> bool {

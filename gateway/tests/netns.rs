@@ -682,3 +682,37 @@ fn nothing_is_announced_blindly() {
     gateway.carried_out(&digest);
     lab.client.tcp(&format!("{VIP}:80")).unwrap();
 }
+
+#[test]
+fn a_cluster_that_serves_sockets_only_is_noticed() {
+    let lab = Lab::new();
+    // What sockets send has options, what is sent past them has none: here
+    // that tells them apart.
+    for line in [
+        "nft add table ip sockets",
+        "nft add chain ip sockets in { type filter hook prerouting priority -300 ; }",
+        &format!("nft add rule ip sockets in ip daddr {CLUSTER_IP} tcp flags syn ip length 40 drop"),
+    ] {
+        lab.node.run(line);
+    }
+    let digest = lab.configure(&config(&[("TCP", 80)]));
+    let gateway = lab.start();
+    let said = gateway.fault("ClusterIpSocketsOnly");
+    assert!(said.contains(CLUSTER_IP), "{said}");
+    assert_eq!(gateway.get("/readyz").unwrap().0, 503);
+    assert_eq!(gateway.status().unwrap().digest, None);
+
+    lab.node.run("nft delete table ip sockets");
+    gateway.carried_out(&digest);
+    assert_eq!(gateway.get("/readyz").unwrap().0, 200);
+    lab.client.tcp(&format!("{VIP}:80")).unwrap();
+
+    // While nobody answers at all, nothing is said.
+    let digest = lab.configure(&config_to("10.109.201.195", &[("TCP", 80)]));
+    gateway.carried_out(&digest);
+    wait("one look to end", || {
+        lab.pod.run("ss -tan state syn-sent").contains("10.109.201.195").then_some(())
+    });
+    wait("the other", || (!lab.pod.run("ss -tan state syn-sent").contains("10.109.201.195")).then_some(()));
+    assert!(gateway.status().unwrap().faults.is_empty());
+}

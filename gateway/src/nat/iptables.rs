@@ -8,19 +8,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::process::Stdio;
-use std::time::Duration;
-
-use tokio::io::AsyncWriteExt;
-use tokio::process::Command;
 
 use super::{Desired, Outcome};
 use crate::fault::Fault;
+use crate::tool::{self, RunError};
 
 /// Beginning of the names of all our chains.
 const OURS: &str = "LB-SVC-";
-/// An iptables that takes longer hangs.
-const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The back end.
 #[derive(Default)]
@@ -261,10 +255,10 @@ impl Tools {
     /// looks with the other.
     async fn find() -> Result<Self, Fault> {
         let by_name = Self { save: "iptables-nft-save", restore: "iptables-nft-restore" };
-        if run(by_name.restore, &["--version"], "").await.is_ok() {
+        if tool::run(by_name.restore, &["--version"], "").await.is_ok() {
             return Ok(by_name);
         }
-        match run("iptables-restore", &["--version"], "").await {
+        match tool::run("iptables-restore", &["--version"], "").await {
             Ok(version) if version.contains("nf_tables") => {
                 Ok(Self { save: "iptables-save", restore: "iptables-restore" })
             }
@@ -274,23 +268,13 @@ impl Tools {
     }
 
     async fn save(&self) -> Result<Rules, Fault> {
-        Ok(parse(&run(self.save, &[], "").await?))
+        Ok(parse(&tool::run(self.save, &[], "").await?))
     }
 
     async fn restore(&self, script: &str) -> Result<(), Fault> {
-        run(self.restore, &["--noflush", "-w"], script).await?;
+        tool::run(self.restore, &["--noflush", "-w"], script).await?;
         Ok(())
     }
-}
-
-#[derive(Debug, thiserror::Error)]
-enum RunError {
-    #[error("{program} cannot be run: {error}")]
-    Start { program: &'static str, error: std::io::Error },
-    #[error("{program} took longer than {TIMEOUT:?}")]
-    Slow { program: &'static str },
-    #[error("{program}: {said}")]
-    Failed { program: &'static str, said: String },
 }
 
 impl From<RunError> for Fault {
@@ -304,37 +288,6 @@ impl From<RunError> for Fault {
             Self::NatFailed(said)
         }
     }
-}
-
-/// Runs a program to its end and returns its output. What it says on stderr is
-/// an error only if its exit code is.
-async fn run(program: &'static str, args: &[&str], input: &str) -> Result<String, RunError> {
-    let start = |error| RunError::Start { program, error };
-    // A pipe even for no input: /dev/null need not be there.
-    let mut child = Command::new(program)
-        .args(args)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(start)?;
-    let stdin = child.stdin.take();
-    let feed = async {
-        if let Some(mut stdin) = stdin {
-            // A program that does not read to the end says why itself.
-            let _ = stdin.write_all(input.as_bytes()).await;
-        }
-    };
-    let both = async { tokio::join!(feed, child.wait_with_output()).1 };
-    let output =
-        tokio::time::timeout(TIMEOUT, both).await.map_err(|_| RunError::Slow { program })?.map_err(start)?;
-    if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
-    }
-    let said = String::from_utf8_lossy(&output.stderr);
-    let said: Vec<&str> = said.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-    Err(RunError::Failed { program, said: format!("{} ({})", said.join("; "), output.status) })
 }
 
 #[cfg(test)]
@@ -465,7 +418,7 @@ COMMIT
 
     #[tokio::test]
     async fn a_missing_program_and_a_missing_module_are_told_apart() {
-        let none = run("lb-svc-no-such-program", &[], "").await.unwrap_err();
+        let none = tool::run("lb-svc-no-such-program", &[], "").await.unwrap_err();
         assert!(matches!(Fault::from(none), Fault::NatFailed(_)));
         let module = RunError::Failed {
             program: "iptables-restore",

@@ -37,7 +37,7 @@ pub const ATTACHMENT: &str = "kube-system/lb-svc-attachment";
 
 /// What waiting for a condition ends with.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// What the issue allows for healing.
+/// The promise: drift is repaired within this.
 pub const HEALED: Duration = Duration::from_secs(2);
 
 /// Waits until `condition` gives a value, and says how long that took.
