@@ -10,14 +10,13 @@ use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy};
 use kube::{Client, ResourceExt};
-use lb_svc_crds::names::{self, Provider};
-use lb_svc_crds::{IP, Subnet};
+use lb_svc_crds::{IP, Subnet, names};
 use serde_json::{Value, json};
 
 use crate::convert;
-use crate::domain::{Condition, Owner, ServiceRef};
+use crate::domain::{Child, Condition, DeploymentView, Owner, ServiceRef};
 use crate::ipam::{Candidate, Claim, ClaimId, Wish};
-use crate::render::{self, Settings};
+use crate::render;
 use crate::state;
 
 /// The name under which the controller owns fields it writes.
@@ -73,6 +72,12 @@ impl Error {
         self.code() == Some(409)
     }
 
+    /// Whether the API server understood and will not have it: a quota, an
+    /// admission policy, missing rights. Trying again helps when that changes.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self.code(), Some(400 | 403 | 422))
+    }
+
     fn code(&self) -> Option<u16> {
         match self {
             Self::Api(error) => match &**error {
@@ -114,7 +119,6 @@ pub enum Written<K> {
 #[derive(Clone)]
 pub struct Actor {
     client: Client,
-    settings: Settings,
     instance: String,
 }
 
@@ -151,8 +155,8 @@ fn exactly(uid: &str, resource_version: &str) -> DeleteParams {
 
 impl Actor {
     /// An actor that signs its Events as `instance`.
-    pub fn new(client: Client, settings: Settings, instance: String) -> Self {
-        Self { client, settings, instance }
+    pub fn new(client: Client, instance: String) -> Self {
+        Self { client, instance }
     }
 
     fn namespaced<K>(&self, namespace: &str) -> Api<K>
@@ -294,7 +298,7 @@ impl Actor {
 
     // === the gateway ===
 
-    /// Writes a gateway's ConfigMap; `exists` as far as is seen.
+    /// Writes a gateway's ConfigMap; `known` is the one seen.
     ///
     /// # Errors
     /// It is unchanged then.
@@ -302,33 +306,54 @@ impl Actor {
         &self,
         owner: &Owner,
         content: &str,
-        exists: bool,
+        known: Option<&Child<String>>,
     ) -> Result<Written<ConfigMap>, Error> {
-        self.write(owner, render::config(owner, content), exists).await
+        let mut wanted = render::config(owner, content);
+        let Some(known) = known else { return self.make(owner, wanted).await };
+        wanted["metadata"]["uid"] = json!(known.uid);
+        let api: Api<ConfigMap> = self.namespaced(&owner.service.namespace);
+        let name = names::gateway_name(&owner.service.name);
+        let object = timed(api.patch(&name, &apply(), &Patch::Apply(&wanted))).await?;
+        Ok(Written::Ours(Box::new(object)))
     }
 
-    /// Makes or mends a gateway's Deployment; writes nothing if `live`, its
-    /// state as seen, is what it should be.
+    /// Makes a gateway's Deployment, or makes the one seen what is `wanted`.
+    ///
+    /// It is replaced, not applied: an apply takes away only what an earlier
+    /// apply had set, and it was not made by one.
     ///
     /// # Errors
     /// It is unchanged then.
-    pub async fn ensure_deployment(
+    pub async fn write_deployment(
         &self,
         owner: &Owner,
-        provider: &Provider,
-        live: Option<&Value>,
+        wanted: &Value,
+        known: Option<&Child<DeploymentView>>,
     ) -> Result<Written<Deployment>, Error> {
-        let wanted = render::deployment(owner, provider, &self.settings);
-        if live.is_some_and(|live| {
-            render::contains(&live["spec"], &wanted["spec"])
-                && render::contains(&live["metadata"], &without_names(&wanted))
-        }) {
-            return Ok(Written::Already);
+        let mut wanted = wanted.clone();
+        let Some(known) = known else { return self.make(owner, wanted).await };
+        let metadata = &mut wanted["metadata"];
+        metadata["uid"] = json!(known.uid);
+        metadata["resourceVersion"] = json!(known.resource_version);
+        // What others say of the object is theirs; its content is ours.
+        let live = &known.content.live["metadata"];
+        metadata["finalizers"] = live["finalizers"].clone();
+        for field in ["labels", "annotations"] {
+            for (key, theirs) in live[field].as_object().into_iter().flatten() {
+                if metadata[field][key].is_null() {
+                    metadata[field][key] = theirs.clone();
+                }
+            }
         }
-        self.write(owner, wanted, live.is_some()).await
+        let api: Api<Deployment> = self.namespaced(&owner.service.namespace);
+        let name = names::gateway_name(&owner.service.name);
+        let object = timed(api.replace(&name, &post(), &render::typed(wanted)?)).await?;
+        Ok(Written::Ours(Box::new(object)))
     }
 
-    async fn write<K>(&self, owner: &Owner, wanted: Value, exists: bool) -> Result<Written<K>, Error>
+    /// Makes an object of a gateway by a plain POST, which cannot overwrite
+    /// what is not ours.
+    async fn make<K>(&self, owner: &Owner, wanted: Value) -> Result<Written<K>, Error>
     where
         K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>
             + Clone
@@ -338,10 +363,6 @@ impl Actor {
     {
         let api: Api<K> = self.namespaced(&owner.service.namespace);
         let name = names::gateway_name(&owner.service.name);
-        if exists {
-            let object = timed(api.patch(&name, &apply(), &Patch::Apply(&wanted))).await?;
-            return Ok(Written::Ours(Box::new(object)));
-        }
         match timed(api.create(&post(), &render::typed(wanted)?)).await {
             Ok(object) => Ok(Written::Ours(Box::new(object))),
             Err(error) if error.is_conflict() => {
@@ -484,14 +505,4 @@ impl Known<'_> {
         });
         stamped.collect()
     }
-}
-
-/// What of a rendered object's metadata can differ.
-fn without_names(wanted: &Value) -> Value {
-    let metadata = &wanted["metadata"];
-    json!({
-        "labels": metadata["labels"],
-        "annotations": metadata["annotations"],
-        "ownerReferences": metadata["ownerReferences"],
-    })
 }

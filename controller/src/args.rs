@@ -1,6 +1,7 @@
 //! The command line.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use clap::Parser;
 
@@ -14,7 +15,12 @@ pub struct Args {
     #[arg(long, default_value_t = false, num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
     pub enable_lb_svc: bool,
 
-    /// The gateway's image.
+    /// A file with settings for all gateways, YAML or JSON; it is read at
+    /// start.
+    #[arg(long)]
+    pub config: Option<PathBuf>,
+
+    /// The gateway's image, unless the configuration names another.
     #[arg(long, env = "GATEWAY_IMAGE", default_value = "localhost/lb-svc-gateway:dev")]
     pub gateway_image: String,
 

@@ -12,7 +12,7 @@ use lb_svc_crds::{IP, Subnet};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::domain::{Child, Condition, DeploymentView, Owner, Pod, Service, ServiceRef};
+use crate::domain::{Attachment, Child, Condition, DeploymentView, Owner, Pod, Service, ServiceRef};
 use crate::ipam::{Claim, ClaimId};
 use crate::state::{self, PodOn, SubnetView};
 
@@ -32,11 +32,25 @@ pub struct NetworkAttachmentDefinitionSpec {
     pub config: String,
 }
 
-/// What an attachment is on: CNI type, interface and VLAN, where its
-/// configuration names them. Two attachments of one wire are one network.
-pub fn wire(object: &NetworkAttachmentDefinition) -> Option<String> {
-    let config: Value = serde_json::from_str(&object.spec.config).ok()?;
-    let plugin = config["plugins"].get(0).unwrap_or(&config);
+/// An attachment. An empty configuration is right: Multus looks for one on the
+/// node then.
+pub fn attachment(object: &NetworkAttachmentDefinition) -> Attachment {
+    let (config, fault) = match serde_json::from_str::<Value>(&object.spec.config) {
+        Ok(config) => (config, None),
+        Err(_) if object.spec.config.is_empty() => (Value::Null, None),
+        Err(error) => (Value::Null, Some(format!("its spec.config is not JSON: {error}"))),
+    };
+    Attachment {
+        wire: wire(&config),
+        resource: object.annotations().get(names::RESOURCE_NAME_ANNOTATION).cloned(),
+        digest: names::digest(config.to_string().as_bytes()),
+        fault,
+    }
+}
+
+/// CNI type, interface and VLAN, where the configuration names them.
+fn wire(config: &Value) -> Option<String> {
+    let plugin = config["plugins"].get(0).unwrap_or(config);
     let (kind, master) = (plugin["type"].as_str()?, plugin["master"].as_str()?);
     let vlan = ["vlan", "vlanId"].iter().find_map(|key| plugin[key].as_u64()).unwrap_or(0);
     Some(format!("{kind} on {master}, VLAN {vlan}"))
@@ -147,8 +161,23 @@ pub fn deployment(object: &Deployment) -> Child<DeploymentView> {
         .iter()
         .find(|condition| condition.type_ == "ReplicaFailure" && condition.status == "True")
         .map(|condition| condition.message.clone().unwrap_or_default());
-    let view = DeploymentView { failure, live: live(object) };
+    let rolling = failure.is_none() && rolling(object);
+    let view = DeploymentView { failure, rolling, live: live(object) };
     child(object, view)
+}
+
+/// Whether the Deployment controller is still at it, or has yet to begin. What
+/// comes to nothing within the progress deadline it gives up, and says so.
+fn rolling(object: &Deployment) -> bool {
+    let Some(status) = &object.status else { return true };
+    let conditions = status.conditions.as_deref().unwrap_or_default();
+    let progress = conditions.iter().find(|condition| condition.type_ == "Progressing");
+    let finished = progress.is_some_and(|progress| {
+        let complete = progress.reason.as_deref() == Some("NewReplicaSetAvailable")
+            && status.updated_replicas.unwrap_or(0) > 0;
+        complete || progress.status == "False"
+    });
+    !finished || status.observed_generation < object.metadata.generation
 }
 
 /// What of a Deployment is compared with what it should be.
@@ -159,6 +188,7 @@ pub fn live(object: &Deployment) -> Value {
             "labels": meta.labels,
             "annotations": meta.annotations,
             "ownerReferences": meta.owner_references,
+            "finalizers": meta.finalizers,
         },
         "spec": object.spec,
     })
@@ -289,4 +319,47 @@ pub fn claim(object: &IP) -> Result<Claim, NoClaim> {
         probed: object.spec.probed,
         conflict: object.spec.conflict.clone(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_roll_out_ends_when_it_is_complete_or_given_up() {
+        let rolling = |observed: i64, updated: i32, progress: Value| {
+            let object = json!({
+                "metadata": { "generation": 2 },
+                "status": { "observedGeneration": observed, "updatedReplicas": updated, "conditions": [progress] },
+            });
+            deployment(&serde_json::from_value(object).unwrap()).content.rolling
+        };
+        let condition =
+            |status: &str, reason: &str| json!({ "type": "Progressing", "status": status, "reason": reason });
+        let complete = condition("True", "NewReplicaSetAvailable");
+        assert!(!rolling(2, 1, complete.clone()));
+        assert!(rolling(1, 1, complete.clone()), "the change has not been seen yet");
+        assert!(rolling(2, 0, complete), "the old pod is on its way out");
+        assert!(rolling(2, 1, condition("True", "ReplicaSetUpdated")));
+        assert!(!rolling(2, 1, condition("False", "ProgressDeadlineExceeded")));
+        let refused = json!({ "type": "ReplicaFailure", "status": "True", "message": "quota" });
+        assert!(!rolling(2, 0, refused));
+        assert!(deployment(&Deployment::default()).content.rolling, "it has just been made");
+    }
+
+    #[test]
+    fn an_attachment_is_known_by_what_it_says_not_by_how() {
+        let of = |config: &str| {
+            let spec = NetworkAttachmentDefinitionSpec { config: config.to_owned() };
+            attachment(&NetworkAttachmentDefinition::new("lan", spec))
+        };
+        let one = of(r#"{"type": "macvlan", "master": "eth0"}"#);
+        assert_eq!(of(r#"{ "master":"eth0", "type":"macvlan" }"#), one);
+        assert_eq!(one.wire.as_deref(), Some("macvlan on eth0, VLAN 0"));
+        assert_ne!(of(r#"{"type": "macvlan", "master": "eth1"}"#).digest, one.digest);
+        assert!(of("{").fault.is_some());
+        assert_eq!(of("").fault, None, "it is on the node then");
+    }
 }

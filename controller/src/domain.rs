@@ -94,6 +94,20 @@ pub struct Condition {
     pub message: String,
 }
 
+/// A NetworkAttachmentDefinition as last seen.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Attachment {
+    /// The wire it is on, as far as its configuration says: two attachments of
+    /// one wire are one network.
+    pub wire: Option<String>,
+    /// The extended resource that a pod needs one of for it.
+    pub resource: Option<String>,
+    /// Digest of what interfaces are made from, however it is spelled.
+    pub digest: String,
+    /// Why no interface can be made from it.
+    pub fault: Option<String>,
+}
+
 /// A ConfigMap or Deployment with a gateway's name, as last seen.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Child<T> {
@@ -114,6 +128,9 @@ pub struct Child<T> {
 pub struct DeploymentView {
     /// Why no pod could be made, in the ReplicaSet controller's words.
     pub failure: Option<String>,
+    /// Whether its pod is being replaced or made: not ready yet, and not given
+    /// up either.
+    pub rolling: bool,
     /// What of it is compared with what is wanted, see [`crate::render`].
     pub live: serde_json::Value,
 }

@@ -11,8 +11,8 @@
 //! ```
 //!
 //! [`domain`], [`ipam`], [`request`], [`plan`] and [`subnets`] hold the
-//! decisions: no Kubernetes types, no IO. [`act`] is the only module that
-//! writes.
+//! decisions: no Kubernetes types, no IO. [`settings`] and [`render`] know
+//! what Kubernetes objects look like. [`act`] is the only module that writes.
 
 pub mod act;
 mod admin;
@@ -23,11 +23,13 @@ pub mod domain;
 pub mod ipam;
 mod metrics;
 pub mod plan;
+mod quantity;
 mod queue;
 mod reconcile;
 pub mod render;
 pub mod request;
 mod run;
+pub mod settings;
 pub mod state;
 pub mod subnets;
 mod watch;

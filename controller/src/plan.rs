@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -14,9 +15,13 @@ use lb_svc_crds::Requested;
 use lb_svc_crds::gateway::{Address, CONFIG_VERSION, Frontend, GatewayConfig, GatewayStatus, Target};
 use lb_svc_crds::names::{self, Provider};
 
-use crate::domain::{Answer, Child, Condition, DeploymentView, Pod, Service, ServiceRef};
+use serde_json::Value;
+
+use crate::domain::{Answer, Attachment, Child, Condition, DeploymentView, Pod, Service, ServiceRef};
 use crate::ipam::{BEING_FREED, Claim, ClaimId, Network, Refusal, Wish};
+use crate::render::{self, Origin, Template};
 use crate::request::{Problem, Request, request};
+use crate::settings::{Configuration, Setting, Settings};
 
 /// The Service holds an address.
 pub const ADDRESS_ALLOCATED: &str = "lb-svc.kubeovn.io/AddressAllocated";
@@ -36,6 +41,8 @@ const STARTS_WITHIN: SignedDuration = SignedDuration::from_secs(10);
 /// So many addresses that foreign hosts have are given up in a row, before the
 /// last one is waited for.
 const GIVEN_UP: usize = 8;
+/// How many gateways are rolled at once when all are to be.
+pub const ROLLS_AT_ONCE: usize = 4;
 /// How often a pod that answers nothing is nudged.
 const NUDGES_UNANSWERED: u32 = 4;
 
@@ -48,8 +55,10 @@ pub struct Observed {
     pub claims: Vec<Claim>,
     /// The networks of those claims' Subnets, by Subnet.
     pub networks: BTreeMap<String, Network>,
-    /// Whether the NetworkAttachmentDefinition that the Service names exists.
-    pub attachment_exists: bool,
+    /// The NetworkAttachmentDefinition that the Service names, if it exists.
+    pub attachment: Option<Attachment>,
+    /// The controller's configuration.
+    pub configuration: Arc<Configuration>,
     /// The ConfigMap with the gateway's name; its content is [`names::CONFIG_KEY`].
     pub config: Option<Child<String>>,
     /// The Deployment with the gateway's name.
@@ -64,6 +73,11 @@ pub struct Observed {
     pub own_macs: BTreeSet<String>,
     /// Why no address could be had a moment ago, if that was tried.
     pub refusal: Option<Refusal>,
+    /// What the API server said when it refused to write something of this
+    /// gateway a moment ago.
+    pub refused: Option<String>,
+    /// How many other gateways are being rolled, or made.
+    pub rolling: usize,
     /// How long ago this process last warned of this Service.
     pub warned: Option<Duration>,
     /// Now, by the wall clock.
@@ -82,8 +96,8 @@ pub enum Action {
     ClearAddress,
     /// Write the gateway's ConfigMap.
     WriteConfig(String),
-    /// Make the gateway's Deployment, or bring it back to what it should be.
-    EnsureDeployment(Provider),
+    /// Write the gateway's Deployment: make it, or make it what it should be.
+    WriteDeployment(Value),
     /// Delete the ConfigMap with this uid and resourceVersion.
     DeleteConfig(String, String),
     /// Delete the Deployment with this uid and resourceVersion.
@@ -146,6 +160,11 @@ pub struct Plan {
     /// Whether the Service waits for an address that it may get when another
     /// is freed, or a Subnet changes.
     pub waiting: bool,
+    /// Whether, with them, the gateway is rolled as one of many.
+    pub rolls: bool,
+    /// Whether the gateway is to be rolled as one of many, when others are
+    /// done.
+    pub queued: bool,
 }
 
 /// Plans for the gateway of `service`.
@@ -179,7 +198,7 @@ fn withdraw(observed: &Observed) -> Plan {
     remove_children(observed, None, &mut actions);
     release_strays(observed, None, &mut actions);
     let settled = observed.claims.is_empty();
-    Plan { actions, settled, waiting: false }
+    Plan { actions, settled, ..Plan::default() }
 }
 
 /// Whether `spec.loadBalancerIP` is what we filled in, not what a user wrote.
@@ -235,12 +254,25 @@ struct Planner<'a> {
     /// The claims of this very Service.
     mine: Vec<&'a Claim>,
     actions: Vec<Action>,
+    /// What is not served as asked, while the rest is.
+    limits: Vec<Problem>,
+    rolls: bool,
+    queued: bool,
 }
 
 impl<'a> Planner<'a> {
     fn new(key: &'a ServiceRef, service: &'a Service, observed: &'a Observed) -> Self {
         let mine = observed.claims.iter().filter(|claim| claim.owner.uid == service.owner.uid).collect();
-        Self { key, service, observed, mine, actions: Vec::new() }
+        Self {
+            key,
+            service,
+            observed,
+            mine,
+            actions: Vec::new(),
+            limits: Vec::new(),
+            rolls: false,
+            queued: false,
+        }
     }
 
     fn run(mut self, request: Result<Request, Problem>) -> Plan {
@@ -251,8 +283,8 @@ impl<'a> Planner<'a> {
             // The last good state serves on: nothing but the status changes.
             Err(problem) => {
                 let ingress = self.kept_ingress();
-                self.report(ingress, Err(&problem), Err(&problem), &[]);
-                Plan { actions: self.actions, settled: true, waiting: false }
+                self.report(ingress, Err(&problem), Err(&problem));
+                Plan { actions: self.actions, settled: true, ..Plan::default() }
             }
             Ok(request) => self.serve(&request),
         }
@@ -263,7 +295,7 @@ impl<'a> Planner<'a> {
             let message = format!("{} is in use by {mac}, another address is taken", claim.address);
             self.actions.push(Action::GiveUp(claim.id.clone(), mac));
             self.actions.push(Action::Event { warning: true, reason: CONFLICT.to_owned(), message });
-            return Plan { actions: self.actions, settled: false, waiting: false };
+            return Plan { actions: self.actions, ..Plan::default() };
         }
         let target = self.target(request);
         let allocated = match (target, &self.observed.refusal) {
@@ -274,7 +306,7 @@ impl<'a> Planner<'a> {
                     Some(claim) => Action::TakeOver(claim.id.clone()),
                     None => Action::Claim(self.wish(request)),
                 });
-                return Plan { actions: self.actions, settled: false, waiting: false };
+                return Plan { actions: self.actions, ..Plan::default() };
             }
         };
 
@@ -297,6 +329,7 @@ impl<'a> Planner<'a> {
             Ok(None) => (None, Ok(false)),
             Err(problem) => (None, Err(problem)),
         };
+        self.limits.clone_from(&request.limits);
         let deployed = match &written {
             Ok(_) if digest.is_some() => self.deploy(request),
             Ok(_) => Ok(()),
@@ -330,10 +363,19 @@ impl<'a> Planner<'a> {
         if let (Some(digest), true) = (&digest, programmed) {
             self.release_extras(&serving, digest);
         }
+        if programmed {
+            self.limits.extend(self.refused());
+        }
         let waiting = allocated.is_err();
-        self.report(ingress, allocated.as_ref().copied(), ready.as_ref().copied(), &request.limits);
-        let writes = self.actions.iter().any(|action| !matches!(action, Action::EnsureDeployment(_)));
-        Plan { actions: self.actions, settled: (programmed || waiting) && !writes, waiting }
+        self.report(ingress, allocated.as_ref().copied(), ready.as_ref().copied());
+        let writes = self.actions.iter().any(|action| !matches!(action, Action::WriteDeployment(_)));
+        Plan {
+            actions: self.actions,
+            settled: (programmed || waiting) && !writes,
+            waiting,
+            rolls: self.rolls,
+            queued: self.queued,
+        }
     }
 
     /// The Service's living pods.
@@ -513,23 +555,66 @@ impl<'a> Planner<'a> {
     }
 
     fn deploy(&mut self, request: &Request) -> Result<(), Problem> {
-        let missing = !self.observed.attachment_exists;
-        // A gateway that runs needs the attachment no more; a new one would
-        // hang half made.
-        if self.observed.deployment.is_some() || !missing {
-            self.actions.push(Action::EnsureDeployment(request.provider.clone()));
+        // A gateway that runs needs the attachment no more and stays as it is;
+        // a new one would hang half made.
+        let attachment = self.attachment(&request.provider)?;
+        let configuration = &self.observed.configuration;
+        let own = match Settings::of_service(&self.service.annotations, &configuration.service_may_set) {
+            Ok(own) => own,
+            Err(problem) if self.observed.deployment.is_some() => {
+                self.limits.push(problem);
+                return Ok(());
+            }
+            Err(problem) => return Err(problem),
+        };
+        let template =
+            Template { provider: &request.provider, attachment, all: &configuration.gateway, own: &own };
+        let wanted = render::deployment(&self.service.owner, &template);
+        if let Some(live) = self.observed.deployment.as_ref().map(|child| &child.content.live) {
+            if render::is_as_wanted(live, &wanted) {
+                return Ok(());
+            }
+            let (known, origin) = (Origin::of(live), Origin::of(&wanted));
+            let of_its_own = known.own != origin.own && known != Origin::default();
+            // One that serves nobody, or was changed by others, is mended at once.
+            if known.all != origin.all && !of_its_own && self.pods().any(|pod| pod.ready) {
+                self.rolls = self.observed.rolling < ROLLS_AT_ONCE;
+                self.queued = !self.rolls;
+            }
         }
-        if missing {
-            let Provider { name, namespace } = &request.provider;
-            return Err(Problem::new(
+        if !self.queued {
+            self.actions.push(Action::WriteDeployment(wanted));
+        }
+        Ok(())
+    }
+
+    /// The attachment, if interfaces can be made from it.
+    fn attachment(&self, provider: &Provider) -> Result<&'a Attachment, Problem> {
+        let Provider { name, namespace } = provider;
+        match &self.observed.attachment {
+            Some(Attachment { fault: Some(fault), .. }) => Err(Problem::new(
+                "AttachmentInvalid",
+                format!("NetworkAttachmentDefinition {name} in namespace {namespace}: {fault}"),
+            )),
+            Some(attachment) => Ok(attachment),
+            None => Err(Problem::new(
                 "AttachmentNotFound",
                 format!(
                     "there is no NetworkAttachmentDefinition {name} in namespace {namespace}: create it, or correct the annotation {}",
                     names::PROVIDER_ANNOTATION
                 ),
-            ));
+            )),
         }
-        Ok(())
+    }
+
+    /// What the API server will not have.
+    fn refused(&self) -> Option<Problem> {
+        let refused = self.observed.refused.as_ref()?;
+        let settings = Setting::ALL.map(Setting::annotation);
+        let set = settings.into_iter().filter(|name| self.service.annotations.contains_key(*name));
+        let set = set.collect::<Vec<_>>().join(", ");
+        let hint = if set.is_empty() { String::new() } else { format!("; this Service sets {set}") };
+        Some(Problem::new("WriteRefused", format!("the API server refuses it: {refused}{hint}")))
     }
 
     /// Patches what a pod says of its address, and nudges those that have not
@@ -633,6 +718,9 @@ impl<'a> Planner<'a> {
 
     /// What keeps the gateway from serving, as far as can be seen.
     fn obstacle(&self, serving: &[&Claim]) -> Problem {
+        if let Some(problem) = self.refused() {
+            return problem;
+        }
         let conflicts = serving.iter().filter_map(|claim| Some((claim.address, self.conflict(claim)?)));
         if let Some((address, mac)) = conflicts.into_iter().next() {
             return if self.is_own(mac) {
@@ -673,7 +761,6 @@ impl<'a> Planner<'a> {
         ingress: Vec<String>,
         allocated: Result<&Claim, &Problem>,
         ready: Result<(), &Problem>,
-        limits: &[Problem],
     ) {
         let condition = |kind: &str, status: bool, reason: &str, message: String| Condition {
             kind: kind.to_owned(),
@@ -699,8 +786,8 @@ impl<'a> Planner<'a> {
                 Err(problem) => condition(GATEWAY_READY, false, &problem.reason, problem.message.clone()),
             },
         ];
-        if let Some(limit) = limits.first() {
-            let messages: Vec<&str> = limits.iter().map(|limit| limit.message.as_str()).collect();
+        if let Some(limit) = self.limits.first() {
+            let messages: Vec<&str> = self.limits.iter().map(|limit| limit.message.as_str()).collect();
             conditions.push(condition(LIMITED, true, &limit.reason, messages.join("; ")));
         }
         let same = |a: &[Condition], b: &[Condition]| a.len() == b.len() && a.iter().all(|c| b.contains(c));
@@ -837,7 +924,7 @@ mod tests {
             service: Some(service()),
             claims: claims.to_vec(),
             networks: [("lan".to_owned(), network())].into(),
-            attachment_exists: true,
+            attachment: Some(Attachment::default()),
             ..Observed::default()
         }
     }
@@ -879,11 +966,21 @@ mod tests {
         }
     }
 
+    fn deployment_of(plan: &Plan) -> Option<Child<DeploymentView>> {
+        plan.actions.iter().find_map(|action| match action {
+            Action::WriteDeployment(live) => {
+                Some(child("dep", DeploymentView { live: live.clone(), ..DeploymentView::default() }))
+            }
+            _ => None,
+        })
+    }
+
     /// All that `plan` writes, written, with a pod that carries it out.
     fn carried_out(mut observed: Observed, address: &str) -> Observed {
-        let content = config_of(&plan(&key(), &observed)).unwrap().clone();
+        let planned = plan(&key(), &observed);
+        let content = config_of(&planned).unwrap().clone();
         observed.config = Some(child("cm", content.clone()));
-        observed.deployment = Some(child("dep", DeploymentView::default()));
+        observed.deployment = deployment_of(&planned);
         observed.pods = vec![pod("gw", &content, &[address])];
         settle(observed)
     }
@@ -913,6 +1010,10 @@ mod tests {
                     }
                     Action::WriteConfig(content) => {
                         observed.config = Some(child("cm", content));
+                    }
+                    Action::WriteDeployment(live) => {
+                        let view = DeploymentView { live, ..DeploymentView::default() };
+                        observed.deployment = Some(child("dep", view));
                     }
                     _ => {}
                 }
@@ -972,7 +1073,7 @@ mod tests {
     fn what_is_done_is_not_done_again() {
         let done = carried_out(claimed(&[claim("172.18.0.11", Requested::Dynamic)]), "172.18.0.11");
         let plan = plan(&key(), &done);
-        assert_eq!(plan.actions, [Action::EnsureDeployment("lan.kube-system".parse().unwrap())]);
+        assert_eq!(plan.actions, []);
         assert!(plan.settled);
     }
 
@@ -1353,7 +1454,7 @@ mod tests {
         assert_eq!(reason(status(&planned).unwrap().1, GATEWAY_READY), "NameTaken");
         assert!(!planned.actions.iter().any(|action| matches!(
             action,
-            Action::DeleteDeployment(..) | Action::EnsureDeployment(_) | Action::WriteConfig(_)
+            Action::DeleteDeployment(..) | Action::WriteDeployment(_) | Action::WriteConfig(_)
         )));
         observed.service = None;
         let deletes = |action: &Action| matches!(action, Action::DeleteDeployment(..));
@@ -1398,7 +1499,12 @@ mod tests {
             (reason(status(&planned).unwrap().1, GATEWAY_READY).to_owned(), told)
         };
         let expect = |reason: &str| (reason.to_owned(), true);
-        assert_eq!(why(|o| o.attachment_exists = false), expect("AttachmentNotFound"));
+        assert_eq!(why(|o| o.attachment = None), expect("AttachmentNotFound"));
+        assert_eq!(
+            why(|o| o.attachment.as_mut().unwrap().fault = Some("its spec.config is not JSON".into())),
+            expect("AttachmentInvalid")
+        );
+        assert_eq!(why(|o| o.refused = Some("exceeded quota".into())), expect("WriteRefused"));
         assert_eq!(
             why(|o| o.deployment.as_mut().unwrap().content.failure = Some("violates PodSecurity".into())),
             expect("PodRefused")
@@ -1418,6 +1524,127 @@ mod tests {
             }),
             expect("CapabilityMissing")
         );
+    }
+
+    fn served() -> Observed {
+        carried_out(claimed(&[claim("172.18.0.11", Requested::Dynamic)]), "172.18.0.11")
+    }
+
+    fn annotate(observed: &mut Observed, annotation: &str, value: &str) {
+        let annotations = &mut observed.service.as_mut().unwrap().annotations;
+        annotations.insert(annotation.to_owned(), value.to_owned());
+    }
+
+    fn configured(mut observed: Observed, image: &str) -> Observed {
+        observed.configuration = Arc::new(Configuration::new(image));
+        observed
+    }
+
+    #[test]
+    fn a_setting_comes_and_goes_with_its_annotation() {
+        let selector = |plan: &Plan| {
+            deployment_of(plan)
+                .map(|child| child.content.live["spec"]["template"]["spec"]["nodeSelector"].clone())
+        };
+        let mut observed = served();
+        annotate(&mut observed, names::NODE_SELECTOR_ANNOTATION, "{disk: ssd}");
+        // Its own change is not made to wait for others.
+        observed.rolling = ROLLS_AT_ONCE;
+        let planned = plan(&key(), &observed);
+        assert_eq!(selector(&planned), Some(serde_json::json!({ "disk": "ssd" })));
+        assert!(!planned.rolls && !planned.queued);
+        observed.deployment = deployment_of(&planned);
+        assert_eq!(plan(&key(), &observed).actions, []);
+        observed.service.as_mut().unwrap().annotations.remove(names::NODE_SELECTOR_ANNOTATION);
+        assert_eq!(selector(&plan(&key(), &observed)), Some(Value::Null));
+    }
+
+    #[test]
+    fn a_bad_setting_is_said_and_the_gateway_stays_as_it_is() {
+        let limit = |observed: &Observed| {
+            let planned = plan(&key(), observed);
+            assert_eq!(deployment_of(&planned), None);
+            let (ingress, conditions) = status(&planned).unwrap();
+            assert_eq!((ingress.len(), reason(conditions, GATEWAY_READY)), (1, "GatewayReady"));
+            assert!(
+                planned.actions.iter().any(|action| matches!(action, Action::Event { warning: true, .. }))
+            );
+            conditions.iter().find(|condition| condition.kind == LIMITED).unwrap().clone()
+        };
+        let mut observed = served();
+        annotate(&mut observed, names::TOLERATIONS_ANNOTATION, "[{kei: a}]");
+        let said = limit(&observed);
+        assert_eq!(said.reason, "InvalidSetting");
+        assert!(said.message.contains(names::TOLERATIONS_ANNOTATION), "{}", said.message);
+        // Nor is it rolled for what changes for all.
+        assert_eq!(limit(&configured(observed, "gateway:2")), said);
+
+        let mut observed = served();
+        annotate(&mut observed, names::IMAGE_ANNOTATION, "mine:1");
+        assert_eq!(limit(&observed).reason, "SettingNotAllowed");
+
+        // What only the API server finds.
+        let mut observed = served();
+        annotate(&mut observed, names::NODE_SELECTOR_ANNOTATION, "{'a b': c}");
+        observed.deployment = deployment_of(&plan(&key(), &observed));
+        observed.refused = Some("spec.template.spec.nodeSelector: Invalid value".into());
+        let said = limit(&observed);
+        assert_eq!(said.reason, "WriteRefused");
+        assert!(said.message.contains(names::NODE_SELECTOR_ANNOTATION), "{}", said.message);
+
+        // There is no last good state: it is not guessed.
+        let mut fresh = claimed(&[claim("172.18.0.11", Requested::Dynamic)]);
+        annotate(&mut fresh, names::TOLERATIONS_ANNOTATION, "[{kei: a}]");
+        let planned = plan(&key(), &fresh);
+        assert_eq!(deployment_of(&planned), None);
+        assert_eq!(reason(status(&planned).unwrap().1, GATEWAY_READY), "InvalidSetting");
+    }
+
+    #[test]
+    fn what_changes_for_all_rolls_a_few_at_a_time() {
+        let mut observed = configured(served(), "gateway:2");
+        observed.rolling = ROLLS_AT_ONCE - 1;
+        let planned = plan(&key(), &observed);
+        assert!(deployment_of(&planned).is_some() && planned.rolls && !planned.queued);
+        observed.rolling = ROLLS_AT_ONCE;
+        let planned = plan(&key(), &observed);
+        assert!(deployment_of(&planned).is_none() && !planned.rolls && planned.queued);
+        assert!(planned.settled, "it serves meanwhile");
+
+        // What was made by a release that did not say from what, too.
+        let mut earlier = served();
+        earlier.rolling = ROLLS_AT_ONCE;
+        let live = &mut earlier.deployment.as_mut().unwrap().content.live;
+        live["metadata"]["annotations"].as_object_mut().unwrap().remove(names::TEMPLATE_ANNOTATION);
+        assert!(plan(&key(), &earlier).queued);
+
+        // Another attachment behind its name as well.
+        let mut attached = served();
+        attached.rolling = ROLLS_AT_ONCE;
+        attached.attachment = Some(Attachment { digest: "other".into(), ..Attachment::default() });
+        assert!(plan(&key(), &attached).queued);
+
+        // Who serves nobody has nothing to wait for.
+        observed.pods[0].ready = false;
+        assert!(deployment_of(&plan(&key(), &observed)).is_some());
+    }
+
+    #[test]
+    fn what_others_change_is_put_right_at_once() {
+        let mut observed = served();
+        observed.rolling = ROLLS_AT_ONCE;
+        observed.deployment.as_mut().unwrap().content.live["spec"]["replicas"] = 0.into();
+        let planned = plan(&key(), &observed);
+        assert!(deployment_of(&planned).is_some() && !planned.queued);
+    }
+
+    #[test]
+    fn a_gateway_that_runs_outlives_its_attachment() {
+        let mut observed = configured(served(), "gateway:2");
+        observed.attachment = None;
+        let planned = plan(&key(), &observed);
+        assert_eq!(deployment_of(&planned), None, "a new pod would not come up");
+        assert_eq!(status(&planned).unwrap().0.len(), 1);
     }
 
     #[test]

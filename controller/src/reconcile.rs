@@ -13,6 +13,8 @@ use crate::domain::{Answer, Owner, ServiceRef};
 use crate::ipam::{ClaimId, Refusal, Wish};
 use crate::metrics::Metrics;
 use crate::plan::{Action, Observed, Plan, plan};
+use crate::queue::Queue;
+use crate::settings::Configuration;
 use crate::state::{Key, Part, State};
 use crate::subnets;
 use crate::watch::{Watched, learn};
@@ -43,9 +45,11 @@ struct Memory {
 /// Everything a run needs.
 pub struct Reconciler {
     state: Arc<Mutex<State>>,
+    configuration: Arc<Configuration>,
     actor: Actor,
     asker: Asker,
     metrics: Arc<Metrics>,
+    queue: Queue,
     memory: Mutex<HashMap<Key, Memory>>,
 }
 
@@ -59,9 +63,17 @@ fn pause((first, last): (Duration, Duration), n: u32) -> Duration {
 }
 
 impl Reconciler {
-    /// A reconciler over `state`.
-    pub fn new(state: Arc<Mutex<State>>, actor: Actor, asker: Asker, metrics: Arc<Metrics>) -> Self {
-        Self { state, actor, asker, metrics, memory: Mutex::default() }
+    /// A reconciler over `state`, which lets others have their turn by `queue`.
+    pub fn new(
+        state: Arc<Mutex<State>>,
+        configuration: Configuration,
+        actor: Actor,
+        asker: Asker,
+        metrics: Arc<Metrics>,
+        queue: Queue,
+    ) -> Self {
+        let configuration = Arc::new(configuration);
+        Self { state, configuration, actor, asker, metrics, queue, memory: Mutex::default() }
     }
 
     /// Brings `key` nearer to what is wanted; returns after which time to look
@@ -103,8 +115,7 @@ impl Reconciler {
         let answers = self.ask(service).await;
         let mut refusal = None;
         let (observed, plan) = loop {
-            let observed = self.observe(key, service, &answers, refusal.take());
-            let plan = plan(service, &observed);
+            let (observed, plan) = self.plan(key, service, &answers, refusal.take());
             let Some(Action::Claim(wish)) = plan.actions.last() else {
                 break (observed, plan);
             };
@@ -115,11 +126,36 @@ impl Reconciler {
             }
             refusal = self.claim(service, wish).await?;
         };
+        let mut done = Ok(());
         for action in &plan.actions {
-            self.act(key, service, &observed, action).await?;
+            done = self.act(key, service, &observed, action).await;
+            if let Err(error) = &done {
+                self.explain(key, service, &observed, error).await;
+                break;
+            }
         }
-        lock(&self.state).set_waiting(service, plan.waiting);
+        let mut state = lock(&self.state);
+        // From here on the Deployment itself shows that it is being rolled.
+        self.queue.extend(state.set_rolling(service, false, plan.queued));
+        done?;
+        state.set_waiting(service, plan.waiting);
+        drop(state);
         Ok(self.next(key, &observed, &plan))
+    }
+
+    /// Says on the Service that the API server refuses what it needs.
+    async fn explain(&self, key: &Key, service: &ServiceRef, observed: &Observed, error: &Error) {
+        if !error.is_refusal() {
+            return;
+        }
+        let observed = Observed { refused: Some(error.to_string()), ..observed.clone() };
+        for action in plan(service, &observed).actions {
+            if matches!(action, Action::SetStatus { .. } | Action::Event { .. })
+                && let Err(error) = self.act(key, service, &observed, &action).await
+            {
+                tracing::warn!(%service, "nor can it be told: {error}");
+            }
+        }
     }
 
     fn next(&self, key: &Key, observed: &Observed, plan: &Plan) -> Option<Duration> {
@@ -150,16 +186,33 @@ impl Reconciler {
             .collect()
     }
 
+    /// Observes and plans, and takes the room that the plan needs to roll the
+    /// gateway, before another can.
+    fn plan(
+        &self,
+        key: &Key,
+        service: &ServiceRef,
+        answers: &HashMap<String, Answer>,
+        refusal: Option<Refusal>,
+    ) -> (Observed, Plan) {
+        let mut state = lock(&self.state);
+        let observed = self.observe(&state, key, service, answers, refusal);
+        let plan = plan(service, &observed);
+        self.queue.extend(state.set_rolling(service, plan.rolls, plan.queued));
+        (observed, plan)
+    }
+
     fn observe(
         &self,
+        state: &State,
         key: &Key,
         service: &ServiceRef,
         answers: &HashMap<String, Answer>,
         refusal: Option<Refusal>,
     ) -> Observed {
         let now = Instant::now();
-        let state = lock(&self.state);
         let mut observed = state.observe(service, now);
+        observed.configuration = Arc::clone(&self.configuration);
         observed.refusal = refusal;
         for pod in &mut observed.pods {
             pod.answer = answers.get(&pod.uid).cloned().unwrap_or_default();
@@ -168,7 +221,6 @@ impl Reconciler {
                 observed.own_macs.extend(ours.cloned());
             }
         }
-        drop(state);
         if let Some(memory) = lock(&self.memory).get_mut(key) {
             memory.nudges.retain(|uid, _| observed.pods.iter().any(|pod| pod.uid == *uid));
             observed.warned = memory.warned.map(|at| now.duration_since(at));
@@ -229,13 +281,13 @@ impl Reconciler {
             }
             Action::ClearAddress => self.set_address(observed, owner, None).await,
             Action::WriteConfig(content) => {
-                let written = self.actor.write_config(owner, content, observed.config.is_some()).await?;
+                let written = self.actor.write_config(owner, content, observed.config.as_ref()).await?;
                 self.note(Part::Config, service, written);
                 Ok(())
             }
-            Action::EnsureDeployment(provider) => {
-                let live = observed.deployment.as_ref().map(|deployment| &deployment.content.live);
-                let written = self.actor.ensure_deployment(owner, provider, live).await?;
+            Action::WriteDeployment(wanted) => {
+                let written =
+                    self.actor.write_deployment(owner, wanted, observed.deployment.as_ref()).await?;
                 self.note(Part::Deployment, service, written);
                 Ok(())
             }

@@ -6,18 +6,32 @@ use lb_svc_crds::names::{self, Provider};
 use lb_svc_crds::{IP, IPSpec, Requested};
 use serde_json::{Value, json};
 
-use crate::domain::Owner;
+use crate::domain::{Attachment, Owner, ServiceRef};
 use crate::ipam::{Candidate, Wish};
-
-/// What is the same for all gateways.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// The gateway's image.
-    pub image: String,
-}
+use crate::quantity;
+use crate::settings::{Setting, Settings};
 
 /// For how long a gateway stays bound to a node that does not answer.
 const UNREACHABLE_SECONDS: i64 = 10;
+/// After so long without progress Kubernetes gives a roll-out up, and so do
+/// those that wait for it.
+const PROGRESS_SECONDS: u32 = 60;
+/// What a gateway asks for unless it is set.
+const RESOURCES: [(&str, &[(&str, &str)]); 2] =
+    [("requests", &[("cpu", "10m"), ("memory", "16Mi")]), ("limits", &[("memory", "64Mi")])];
+
+/// What a gateway's Deployment is made from.
+#[derive(Clone, Copy, Debug)]
+pub struct Template<'a> {
+    /// The attachment's name.
+    pub provider: &'a Provider,
+    /// The attachment.
+    pub attachment: &'a Attachment,
+    /// The settings for all gateways.
+    pub all: &'a Settings,
+    /// Those of this gateway's own.
+    pub own: &'a Settings,
+}
 
 fn labels(owner: &Owner) -> BTreeMap<String, String> {
     [
@@ -62,16 +76,81 @@ pub fn config(owner: &Owner, content: &str) -> Value {
 /// A gateway's Deployment.
 ///
 /// Nothing in it depends on the address, the ports or the Subnet: changing
-/// those must not roll gateways.
-pub fn deployment(owner: &Owner, provider: &Provider, settings: &Settings) -> Value {
+/// those must not roll gateways. It says what it was made from, see
+/// [`Origin`].
+pub fn deployment(owner: &Owner, template: &Template<'_>) -> Value {
+    let nobody = Owner { service: ServiceRef::new("", ""), uid: String::new() };
+    let nowhere = Provider { name: String::new(), namespace: String::new() };
+    let short = |text: String| names::digest(text.as_bytes())[..16].to_owned();
+    // What this build makes of it for anyone, and what is only this one's.
+    let all = plain(&nobody, &nowhere, template.attachment, template.all);
+    let own = json!([template.provider.to_string(), template.own.to_value()]);
+    let origin = Origin { all: short(all.to_string()), own: short(own.to_string()) };
+    let mut object = plain(owner, template.provider, template.attachment, &template.own.or(template.all));
+    object["metadata"]["annotations"][names::TEMPLATE_ANNOTATION] = json!(origin.to_string());
+    object
+}
+
+/// Digests of what a Deployment was made from, so that it can be told later
+/// what has changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// What is the same for all gateways on an attachment: build,
+    /// configuration, attachment.
+    pub all: String,
+    /// What is this one's own.
+    pub own: String,
+}
+
+impl Origin {
+    /// What a Deployment says of itself; empty where it says nothing.
+    pub fn of(deployment: &Value) -> Self {
+        let said = deployment["metadata"]["annotations"][names::TEMPLATE_ANNOTATION].as_str();
+        let (all, own) = said.and_then(|said| said.split_once('.')).unwrap_or_default();
+        Self { all: all.to_owned(), own: own.to_owned() }
+    }
+}
+
+impl std::fmt::Display for Origin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}", self.all, self.own)
+    }
+}
+
+fn resources(attachment: &Attachment, settings: &Settings) -> Value {
+    let mut resources = settings.get(Setting::Resources).cloned().unwrap_or_else(|| {
+        RESOURCES.iter().map(|(kind, amounts)| (*kind, amounts.iter().copied().collect::<Value>())).collect()
+    });
+    // As Multus's own injector does for pods that users make.
+    if let Some(resource) = &attachment.resource {
+        for kind in ["requests", "limits"] {
+            if resources[kind][resource].is_null() {
+                resources[kind][resource] = json!("1");
+            }
+        }
+    }
+    resources
+}
+
+/// The tolerations that are set, and those that free a gateway from a node
+/// that is lost, unless these are set.
+fn tolerations(settings: &Settings) -> Vec<Value> {
+    let set = settings.get(Setting::Tolerations).and_then(Value::as_array).cloned().unwrap_or_default();
+    let ours = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"].map(|key| {
+        json!({ "key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": UNREACHABLE_SECONDS })
+    });
+    let unset =
+        ours.into_iter().filter(|ours| set.iter().all(|set| set["key"] != ours["key"])).collect::<Vec<_>>();
+    unset.into_iter().chain(set).collect()
+}
+
+/// The Deployment but for its origin.
+fn plain(owner: &Owner, provider: &Provider, attachment: &Attachment, settings: &Settings) -> Value {
     let labels = labels(owner);
     let selector: BTreeMap<&String, &String> = labels
         .iter()
         .filter(|(key, _)| ["app", "namespace", "service", names::SERVICE_UID_LABEL].contains(&key.as_str()))
         .collect();
-    let tolerations = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"].map(|key| {
-        json!({ "key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": UNREACHABLE_SECONDS })
-    });
     let probe = |path: &str, period: u32, failures: u32| {
         json!({
             "httpGet": { "path": path, "port": "status", "scheme": "HTTP" },
@@ -80,13 +159,15 @@ pub fn deployment(owner: &Owner, provider: &Provider, settings: &Settings) -> Va
             "failureThreshold": failures,
         })
     };
-    json!({
+    let mut object = json!({
         "apiVersion": "apps/v1",
         "kind": "Deployment",
         "metadata": metadata(owner),
         "spec": {
             "replicas": 1,
             "revisionHistoryLimit": 2,
+            "progressDeadlineSeconds": PROGRESS_SECONDS,
+            "paused": false,
             "strategy": { "type": "Recreate" },
             "selector": { "matchLabels": selector },
             "template": {
@@ -95,6 +176,7 @@ pub fn deployment(owner: &Owner, provider: &Provider, settings: &Settings) -> Va
                     "annotations": {
                         names::NETWORKS_ANNOTATION: provider.multus_name(),
                         names::SERVICE_ANNOTATION: owner.service.to_string(),
+                        names::ATTACHMENT_ANNOTATION: attachment.digest,
                         // A mesh's sidecar would take the traffic before the
                         // gateway's rules do.
                         "sidecar.istio.io/inject": "false",
@@ -106,17 +188,14 @@ pub fn deployment(owner: &Owner, provider: &Provider, settings: &Settings) -> Va
                     "enableServiceLinks": false,
                     "terminationGracePeriodSeconds": 5,
                     "securityContext": { "seccompProfile": { "type": "RuntimeDefault" } },
-                    "tolerations": tolerations,
+                    "tolerations": tolerations(settings),
                     "containers": [{
                         "name": "gateway",
-                        "image": settings.image,
+                        "image": settings.get(Setting::Image),
                         "imagePullPolicy": "IfNotPresent",
                         "ports": [{ "name": "status", "containerPort": names::GATEWAY_PORT, "protocol": "TCP" }],
                         "readinessProbe": probe("/readyz", 1, 3),
-                        "resources": {
-                            "requests": { "cpu": "10m", "memory": "16Mi" },
-                            "limits": { "memory": "64Mi" },
-                        },
+                        "resources": resources(attachment, settings),
                         "securityContext": {
                             "allowPrivilegeEscalation": false,
                             "capabilities": { "drop": ["ALL"], "add": ["NET_ADMIN", "NET_RAW"] },
@@ -138,7 +217,16 @@ pub fn deployment(owner: &Owner, provider: &Provider, settings: &Settings) -> Va
                 },
             },
         },
-    })
+    });
+    let pod = &mut object["spec"]["template"]["spec"];
+    for setting in
+        [Setting::ImagePullSecrets, Setting::NodeSelector, Setting::Affinity, Setting::PriorityClassName]
+    {
+        if let Some(value) = settings.get(setting) {
+            pod[setting.field()] = value.clone();
+        }
+    }
+    object
 }
 
 /// A claim on `candidate` for who wished it.
@@ -171,18 +259,51 @@ pub fn claim(wish: &Wish, candidate: &Candidate) -> IP {
     ip
 }
 
+/// Whether a Deployment, as [`crate::convert::live`] shows it, is what it
+/// should be.
+pub fn is_as_wanted(live: &Value, wanted: &Value) -> bool {
+    let metadata = ["labels", "annotations", "ownerReferences"];
+    contains(&live["spec"], &wanted["spec"])
+        && metadata.iter().all(|field| contains(&live["metadata"][field], &wanted["metadata"][field]))
+}
+
 /// Whether `live` already says all that `wanted` says. What the API server
 /// filled in or others added to objects is no difference; a list has to have
 /// the same length.
 pub fn contains(live: &Value, wanted: &Value) -> bool {
     match (live, wanted) {
         (Value::Object(live), Value::Object(wanted)) => wanted.iter().all(|(key, wanted)| {
-            live.get(key).map_or(*wanted == Value::Bool(false), |live| contains(live, wanted))
+            let compare = if key == "resources" { contains_resources } else { contains };
+            live.get(key).map_or(is_nothing(wanted), |live| compare(live, wanted))
         }),
         (Value::Array(live), Value::Array(wanted)) => {
             live.len() == wanted.len() && live.iter().zip(wanted).all(|(live, wanted)| contains(live, wanted))
         }
         _ => live == wanted,
+    }
+}
+
+/// Whether the API server leaves such a value out.
+fn is_nothing(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => true,
+        Value::Object(fields) => fields.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        Value::String(text) => text.is_empty(),
+        Value::Bool(true) | Value::Number(_) => false,
+    }
+}
+
+/// [`contains`] for a container's resources, which the API server writes back
+/// in another form.
+fn contains_resources(live: &Value, wanted: &Value) -> bool {
+    let nanos = |value: &Value| value.as_str().and_then(quantity::nanos);
+    match (live, wanted) {
+        (Value::Object(live), Value::Object(wanted)) => wanted.iter().all(|(key, wanted)| {
+            live.get(key).map_or(is_nothing(wanted), |live| contains_resources(live, wanted))
+        }),
+        (Value::String(_), Value::String(_)) if nanos(live).is_some() => nanos(live) == nanos(wanted),
+        _ => contains(live, wanted),
     }
 }
 
@@ -199,15 +320,26 @@ mod tests {
     use k8s_openapi::api::apps::v1::Deployment;
 
     use super::*;
-    use crate::domain::ServiceRef;
+    use crate::settings::Configuration;
 
     fn owner(name: &str) -> Owner {
         Owner { service: ServiceRef::new("default", name), uid: "uid-1".into() }
     }
 
     fn rendered(name: &str) -> Value {
-        let settings = Settings { image: "gateway:1".into() };
-        deployment(&owner(name), &"lan.kube-system".parse().unwrap(), &settings)
+        with(name, &Attachment::default(), &[], &[])
+    }
+
+    fn with(
+        name: &str,
+        attachment: &Attachment,
+        all: &[(Setting, Value)],
+        own: &[(Setting, Value)],
+    ) -> Value {
+        let all = Settings::from_iter(all.iter().cloned()).or(&Configuration::new("gateway:1").gateway);
+        let own = Settings::from_iter(own.iter().cloned());
+        let provider = "lan.kube-system".parse().unwrap();
+        deployment(&owner(name), &Template { provider: &provider, attachment, all: &all, own: &own })
     }
 
     #[test]
@@ -227,7 +359,7 @@ mod tests {
             let wanted = rendered(name);
             let typed: Deployment = typed(wanted.clone()).unwrap();
             let live = crate::convert::live(&typed);
-            assert!(contains(&live, &json!({ "spec": wanted["spec"] })));
+            assert!(is_as_wanted(&live, &wanted));
             let labels = wanted["spec"]["template"]["metadata"]["labels"].as_object().unwrap();
             assert!(labels.values().all(|value| value.as_str().unwrap().len() <= 63));
         }
@@ -237,13 +369,13 @@ mod tests {
     fn an_edit_is_seen_and_a_default_is_not() {
         let wanted = rendered("web");
         let mut live = wanted.clone();
-        live["spec"]["progressDeadlineSeconds"] = json!(600);
+        live["spec"]["minReadySeconds"] = json!(0);
         live["metadata"]["annotations"]["deployment.kubernetes.io/revision"] = json!("1");
         live["spec"]["template"]["spec"]["containers"][0]["securityContext"]
             .as_object_mut()
             .unwrap()
             .remove("privileged");
-        assert!(contains(&live, &wanted));
+        assert!(is_as_wanted(&live, &wanted));
         for (pointer, value) in [
             ("/spec/replicas", json!(0)),
             ("/spec/template/spec/containers/0/image", json!("other:1")),
@@ -255,7 +387,83 @@ mod tests {
         ] {
             let mut edited = live.clone();
             *edited.pointer_mut(pointer).unwrap() = value;
-            assert!(!contains(&edited, &wanted), "{pointer}");
+            assert!(!is_as_wanted(&edited, &wanted), "{pointer}");
         }
+    }
+
+    #[test]
+    fn settings_are_where_kubernetes_looks_for_them() {
+        let affinity = json!({ "podAntiAffinity": {} });
+        let set = [
+            (Setting::Image, json!("other:2")),
+            (Setting::Resources, json!({ "limits": { "memory": "1Gi" } })),
+            (Setting::NodeSelector, json!({ "disk": "ssd" })),
+            (Setting::Affinity, affinity.clone()),
+            (Setting::PriorityClassName, json!("high")),
+            (Setting::ImagePullSecrets, json!([{ "name": "mirror" }])),
+            (
+                Setting::Tolerations,
+                json!([{ "key": "node.kubernetes.io/not-ready", "operator": "Exists", "tolerationSeconds": 300 }]),
+            ),
+        ];
+        let rendered = with("web", &Attachment::default(), &[], &set);
+        let pod = &rendered["spec"]["template"]["spec"];
+        let container = &pod["containers"][0];
+        assert_eq!((&container["image"], &pod["priorityClassName"]), (&json!("other:2"), &json!("high")));
+        assert_eq!(container["resources"], json!({ "limits": { "memory": "1Gi" } }));
+        assert_eq!((&pod["nodeSelector"], &pod["affinity"]), (&json!({ "disk": "ssd" }), &affinity));
+        assert_eq!(pod["imagePullSecrets"], json!([{ "name": "mirror" }]));
+        let seconds: Vec<_> =
+            pod["tolerations"].as_array().unwrap().iter().map(|t| &t["tolerationSeconds"]).collect();
+        assert_eq!(seconds, [10, 300], "a toleration that is set replaces ours of that key");
+        let _: Deployment = typed(rendered).unwrap();
+    }
+
+    #[test]
+    fn one_of_the_attachments_resource_is_asked_for() {
+        let attachment = Attachment { resource: Some("intel.com/sriov".into()), ..Attachment::default() };
+        let of =
+            |rendered: &Value| rendered["spec"]["template"]["spec"]["containers"][0]["resources"].clone();
+        let plain = of(&with("web", &attachment, &[], &[]));
+        assert_eq!(
+            (&plain["requests"]["intel.com/sriov"], &plain["limits"]["intel.com/sriov"]),
+            (&json!("1"), &json!("1"))
+        );
+        assert_eq!(plain["limits"]["memory"], "64Mi");
+        let set = [(Setting::Resources, json!({ "limits": { "intel.com/sriov": "2" } }))];
+        let set = of(&with("web", &attachment, &[], &set));
+        assert_eq!(
+            set,
+            json!({ "limits": { "intel.com/sriov": "2" }, "requests": { "intel.com/sriov": "1" } })
+        );
+    }
+
+    #[test]
+    fn what_it_was_made_from_tells_its_own_from_what_is_for_all() {
+        let high = [(Setting::PriorityClassName, json!("high"))];
+        let attachment = Attachment::default();
+        let other = Attachment { digest: "other".into(), ..Attachment::default() };
+        let base = Origin::of(&rendered("web"));
+        assert_eq!(Origin::of(&with("other", &attachment, &[], &[])), base);
+        let all = Origin::of(&with("web", &attachment, &high, &[]));
+        let own = Origin::of(&with("web", &attachment, &[], &high));
+        let attached = Origin::of(&with("web", &other, &[], &[]));
+        assert!(all.all != base.all && all.own == base.own);
+        assert!(own.all == base.all && own.own != base.own);
+        assert!(attached.all != base.all && attached.own == base.own);
+        assert_eq!(Origin::of(&json!({})), Origin::default());
+    }
+
+    #[test]
+    fn the_api_servers_own_way_to_write_a_value_is_no_difference() {
+        let set =
+            |resources: Value| with("web", &Attachment::default(), &[], &[(Setting::Resources, resources)]);
+        let wanted = set(json!({ "limits": { "cpu": "0.5", "memory": "1024Mi" }, "requests": {} }));
+        let mut live = wanted.clone();
+        let resources = |cpu: &str| json!({ "limits": { "cpu": cpu, "memory": "1Gi" } });
+        live["spec"]["template"]["spec"]["containers"][0]["resources"] = resources("500m");
+        assert!(is_as_wanted(&live, &wanted));
+        live["spec"]["template"]["spec"]["containers"][0]["resources"] = resources("600m");
+        assert!(!is_as_wanted(&live, &wanted));
     }
 }

@@ -20,7 +20,7 @@ use crate::ask::Asker;
 use crate::metrics::Metrics;
 use crate::queue;
 use crate::reconcile::Reconciler;
-use crate::render::Settings;
+use crate::settings::Configuration;
 use crate::state::State;
 use crate::watch;
 
@@ -82,6 +82,10 @@ async fn lead(
     ready: &admin::Ready,
     stopped: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
+    let configuration = match &args.config {
+        Some(file) => Configuration::load(file, &args.gateway_image)?,
+        None => Configuration::new(&args.gateway_image),
+    };
     let mut config = Config::infer().await.context("no way to reach an API server")?;
     config.connect_timeout = Some(CONNECT_TIMEOUT);
     config.read_timeout = Some(Duration::from_secs(u64::from(watch::WATCH_SECONDS)) + CONNECT_TIMEOUT);
@@ -119,8 +123,15 @@ async fn lead(
     let mut lost = false;
     if led {
         tracing::info!(name = args.name, "leading");
-        let actor = Actor::new(client, Settings { image: args.gateway_image }, args.name);
-        let reconciler = Reconciler::new(Arc::clone(state), actor, Asker::default(), metrics);
+        let actor = Actor::new(client, args.name);
+        let reconciler = Reconciler::new(
+            Arc::clone(state),
+            configuration,
+            actor,
+            Asker::default(),
+            metrics,
+            queue.clone(),
+        );
         queue.extend(state.lock().unwrap_or_else(PoisonError::into_inner).keys());
         let stop = async {
             tokio::select! {

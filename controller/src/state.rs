@@ -1,15 +1,15 @@
 //! All that the watches have shown, and who is concerned when it changes.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use lb_svc_crds::SubnetSpec;
 use lb_svc_crds::names::Provider;
 
-use crate::domain::{Child, Condition, DeploymentView, Pod, Service, ServiceRef};
+use crate::domain::{Attachment, Child, Condition, DeploymentView, Pod, Service, ServiceRef};
 use crate::ipam::{Claim, Ledger};
-use crate::plan::Observed;
+use crate::plan::{Observed, ROLLS_AT_ONCE};
 
 /// What one run of the controller's loop is about.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -102,11 +102,16 @@ pub struct State {
     services: HashMap<ServiceRef, Service>,
     gateways: HashMap<ServiceRef, Parts>,
     subnets: BTreeMap<String, Subnet>,
-    /// Each with the wire it is on, as far as its configuration says.
-    attachments: HashMap<ObjectName, Option<String>>,
+    attachments: HashMap<ObjectName, Attachment>,
     nodes: HashMap<String, bool>,
     foreign: HashMap<(Part, ServiceRef), Instant>,
     waiting: BTreeSet<ServiceRef>,
+    /// The gateways whose Deployment is being rolled out.
+    rolling: HashSet<ServiceRef>,
+    /// The gateways that are about to be rolled.
+    reserved: HashSet<ServiceRef>,
+    /// The gateways that are to be rolled when others are done.
+    queued: BTreeSet<ServiceRef>,
     /// The resourceVersions of our own writes that the watches have not shown
     /// yet, by uid. The API server compares them as numbers as well.
     own_writes: HashMap<String, u64>,
@@ -123,16 +128,16 @@ impl State {
             .filter_map(|claim| Some((claim.subnet.clone(), self.ledger.network(&claim.subnet)?.clone())))
             .collect();
         let seen = self.services.get(service);
-        let attachment_exists = seen
+        let attachment = seen
             .and_then(|service| service.annotations.get(lb_svc_crds::names::PROVIDER_ANNOTATION))
             .and_then(|provider| provider.parse::<Provider>().ok())
-            .is_some_and(|provider| self.attachments.contains_key(&(provider.namespace, provider.name)));
+            .and_then(|provider| self.attachments.get(&(provider.namespace, provider.name)));
         let parts = self.gateways.get(service);
         Observed {
             service: seen.cloned(),
             claims,
             networks,
-            attachment_exists,
+            attachment: attachment.cloned(),
             config: parts
                 .and_then(|parts| parts.config.clone())
                 .or_else(|| self.foreign(Part::Config, service, now)),
@@ -140,6 +145,7 @@ impl State {
                 .and_then(|parts| parts.deployment.clone())
                 .or_else(|| self.foreign(Part::Deployment, service, now)),
             pods: self.pods(service),
+            rolling: self.rolling.union(&self.reserved).filter(|other| *other != service).count(),
             now: jiff::Timestamp::now(),
             ..Observed::default()
         }
@@ -189,6 +195,30 @@ impl State {
     /// How many Services wait for an address.
     pub fn waiting(&self) -> usize {
         self.waiting.len()
+    }
+
+    /// What a plan says of rolling the gateway of `service`: whether it is
+    /// about to be, and whether it is to be once others are done. Returns whose
+    /// turn it is now.
+    pub fn set_rolling(&mut self, service: &ServiceRef, reserved: bool, queued: bool) -> Vec<Key> {
+        if reserved {
+            self.reserved.insert(service.clone());
+        } else {
+            self.reserved.remove(service);
+        }
+        if queued {
+            self.queued.insert(service.clone());
+        } else {
+            self.queued.remove(service);
+        }
+        self.next_to_roll()
+    }
+
+    /// As many of those that wait to be rolled as there is room for. Whoever
+    /// still has to wait says so again.
+    fn next_to_roll(&mut self) -> Vec<Key> {
+        let room = ROLLS_AT_ONCE.saturating_sub(self.rolling.union(&self.reserved).count());
+        std::iter::from_fn(|| self.queued.pop_first()).take(room).map(Key::Gateway).collect()
     }
 
     /// Every key there is a reason to look at, for the first run.
@@ -262,9 +292,18 @@ impl State {
     ) -> Vec<Key> {
         let parts = self.gateways.entry(gateway.clone()).or_default();
         let changed = parts.deployment != deployment;
+        let rolling = deployment.as_ref().is_some_and(|child| child.content.rolling && !child.deleting);
         parts.deployment = deployment;
         self.tidy(&gateway);
-        concerns(changed, Key::Gateway(gateway))
+        let done = if rolling {
+            self.rolling.insert(gateway.clone());
+            Vec::new()
+        } else if self.rolling.remove(&gateway) {
+            self.next_to_roll()
+        } else {
+            Vec::new()
+        };
+        concerns(changed, Key::Gateway(gateway)).into_iter().chain(done).collect()
     }
 
     /// A gateway's pod is so; `None` if it is gone.
@@ -339,18 +378,18 @@ impl State {
         keys
     }
 
-    /// A NetworkAttachmentDefinition exists, on a wire if that can be told;
-    /// `None` if it does not exist.
-    pub fn set_attachment(&mut self, name: ObjectName, attachment: Option<Option<String>>) -> Vec<Key> {
+    /// A NetworkAttachmentDefinition is so; `None` if it is gone.
+    pub fn set_attachment(&mut self, name: ObjectName, attachment: Option<Attachment>) -> Vec<Key> {
         let before = match &attachment {
-            Some(wire) => self.attachments.insert(name.clone(), wire.clone()),
+            Some(attachment) => self.attachments.insert(name.clone(), attachment.clone()),
             None => self.attachments.remove(&name),
         };
         if before == attachment {
             return Vec::new();
         }
         let provider = Provider { namespace: name.0, name: name.1 };
-        let subnets = self.ledger.set_wire(provider.clone(), attachment.flatten());
+        let subnets =
+            self.ledger.set_wire(provider.clone(), attachment.and_then(|attachment| attachment.wire));
         let provider = provider.to_string();
         let users = self.services.iter().filter(|(_, service)| {
             service.annotations.get(lb_svc_crds::names::PROVIDER_ANNOTATION) == Some(&provider)
@@ -434,4 +473,60 @@ fn identity<K: kube::Resource>(object: &K) -> Option<(String, u64)> {
 
 fn concerns(changed: bool, key: Key) -> Vec<Key> {
     if changed { vec![key] } else { Vec::new() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gateway(n: usize) -> ServiceRef {
+        ServiceRef::new("default", &format!("s{n}"))
+    }
+
+    /// Gateway `n`'s Deployment, on its way or not.
+    fn show(state: &mut State, n: usize, rolling: bool) -> Vec<Key> {
+        let content = DeploymentView { rolling, ..DeploymentView::default() };
+        let child = Child {
+            uid: format!("d{n}"),
+            resource_version: "1".into(),
+            deleting: false,
+            made_for: Some(format!("u{n}")),
+            content,
+        };
+        state.set_deployment(gateway(n), Some(child))
+    }
+
+    fn is_free(state: &State, n: usize) -> bool {
+        state.observe(&gateway(n), Instant::now()).rolling < ROLLS_AT_ONCE
+    }
+
+    #[test]
+    fn a_few_gateways_are_rolled_at_once_and_each_makes_room_for_the_next() {
+        let mut state = State::default();
+        // Every one of them wants to be rolled; none is written yet.
+        let reserved = (0..10).filter(|n| {
+            let free = is_free(&state, *n);
+            assert_eq!(state.set_rolling(&gateway(*n), free, !free), []);
+            free
+        });
+        assert_eq!(reserved.collect::<Vec<_>>(), [0, 1, 2, 3]);
+        for n in 0..ROLLS_AT_ONCE {
+            show(&mut state, n, true);
+            assert_eq!(state.set_rolling(&gateway(n), false, false), [], "its Deployment says so itself now");
+        }
+        // A process that starts now sees the same.
+        let mut next = State::default();
+        (0..10).for_each(|n| drop(show(&mut next, n, n < ROLLS_AT_ONCE)));
+        assert!(!is_free(&next, 9) && is_free(&next, 0), "but for those that are rolled");
+
+        let keys = show(&mut state, 2, false);
+        assert_eq!(keys, [Key::Gateway(gateway(2)), Key::Gateway(gateway(4))]);
+        // One that has no use for its turn passes it on.
+        assert_eq!(state.set_rolling(&gateway(4), false, false), [Key::Gateway(gateway(5))]);
+        // One that goes makes room as well.
+        assert_eq!(
+            state.set_deployment(gateway(0), None)[1..],
+            [Key::Gateway(gateway(6)), Key::Gateway(gateway(7))]
+        );
+    }
 }

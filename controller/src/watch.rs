@@ -234,8 +234,8 @@ impl Watched for Node {
 
 impl Watched for NetworkAttachmentDefinition {
     fn set(state: &mut State, object: Self) -> Vec<Key> {
-        let wire = convert::wire(&object);
-        state.set_attachment((object.namespace().unwrap_or_default(), object.name_any()), Some(wire))
+        let attachment = convert::attachment(&object);
+        state.set_attachment((object.namespace().unwrap_or_default(), object.name_any()), Some(attachment))
     }
 
     fn gone(state: &mut State, object: &Self) -> Vec<Key> {

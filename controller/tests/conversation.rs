@@ -10,9 +10,11 @@ use http_body_util::BodyExt;
 use kube::Client;
 use kube::client::Body;
 use lb_svc_controller::act::{Actor, Claimed, Written};
-use lb_svc_controller::domain::{Owner, ServiceRef};
+use lb_svc_controller::convert;
+use lb_svc_controller::domain::{Attachment, Child, DeploymentView, Owner, ServiceRef};
 use lb_svc_controller::ipam::{Candidate, ClaimId, Wish};
-use lb_svc_controller::render::Settings;
+use lb_svc_controller::render::{self, Template};
+use lb_svc_controller::settings::{Configuration, Settings};
 use serde_json::{Value, json};
 use tower_test::mock;
 
@@ -20,8 +22,7 @@ type Handle = mock::Handle<Request<Body>, Response<Body>>;
 
 fn actor() -> (Actor, Handle) {
     let (service, handle) = mock::pair::<Request<Body>, Response<Body>>();
-    let settings = Settings { image: "gateway:1".into() };
-    (Actor::new(Client::new(service, "default"), settings, "controller-1".into()), handle)
+    (Actor::new(Client::new(service, "default"), "controller-1".into()), handle)
 }
 
 /// What was asked: method, path with query, content type, body.
@@ -163,15 +164,16 @@ async fn a_config_map_is_posted_first_and_applied_later() {
     let (actor, mut handle) = actor();
     let owner = owner();
     let (created, asked) = tokio::join!(
-        actor.write_config(&owner, "{}", false),
+        actor.write_config(&owner, "{}", None),
         answer(&mut handle, StatusCode::CREATED, json!({ "metadata": { "name": "lb-svc-web" } }))
     );
     assert!(matches!(created.unwrap(), Written::Ours(_)));
     assert_eq!(asked.line, "POST /api/v1/namespaces/default/configmaps?&fieldManager=lb-svc-controller");
     assert_eq!(asked.body["metadata"]["ownerReferences"][0]["uid"], "uid-1");
 
+    let known = child("cm-1", String::new());
     let (created, asked) = tokio::join!(
-        actor.write_config(&owner, "{\"version\":1}", true),
+        actor.write_config(&owner, "{\"version\":1}", Some(&known)),
         answer(&mut handle, StatusCode::OK, json!({ "metadata": { "name": "lb-svc-web" } }))
     );
     assert!(matches!(created.unwrap(), Written::Ours(_)));
@@ -183,6 +185,7 @@ async fn a_config_map_is_posted_first_and_applied_later() {
     assert!(asked.line.contains("fieldManager=lb-svc-controller") && asked.line.contains("force=true"));
     assert_eq!(asked.kind, "application/apply-patch+yaml");
     assert_eq!(asked.body["data"]["config.json"], "{\"version\":1}");
+    assert_eq!(asked.body["metadata"]["uid"], "cm-1", "not another of its name");
 }
 
 #[tokio::test]
@@ -194,28 +197,77 @@ async fn someone_elses_object_of_that_name_is_found_out_not_overwritten() {
         answer(handle, StatusCode::OK, object).await.line
     };
     let owner = owner();
-    let (created, asked) =
-        tokio::join!(actor.write_config(&owner, "{}", false), talk(&mut handle, json!({})));
+    let (created, asked) = tokio::join!(actor.write_config(&owner, "{}", None), talk(&mut handle, json!({})));
     assert!(matches!(created.unwrap(), Written::Foreign));
     assert_eq!(asked, "GET /api/v1/namespaces/default/configmaps/lb-svc-web");
     let ours = json!({ "lb-svc.kubeovn.io/service-uid": "uid-1" });
-    let (created, _) = tokio::join!(actor.write_config(&owner, "{}", false), talk(&mut handle, ours));
+    let (created, _) = tokio::join!(actor.write_config(&owner, "{}", None), talk(&mut handle, ours));
     assert!(matches!(created.unwrap(), Written::Already), "our own, which the cache has not shown yet");
 }
 
-#[tokio::test]
-async fn a_deployment_that_is_as_it_should_be_is_not_written() {
-    let (actor, mut handle) = actor();
+fn child<T>(uid: &str, content: T) -> Child<T> {
+    let (uid, made_for) = (uid.to_owned(), Some("uid-1".to_owned()));
+    Child { uid, resource_version: "6".into(), deleting: false, made_for, content }
+}
+
+fn deployment(own: &Settings) -> Value {
+    let (attachment, configuration) = (Attachment::default(), Configuration::new("gateway:1"));
     let provider = "lan.kube-system".parse().unwrap();
-    let (owner, made) = (owner(), json!({ "metadata": { "name": "lb-svc-web" } }));
+    let all = &configuration.gateway;
+    render::deployment(&owner(), &Template { provider: &provider, attachment: &attachment, all, own })
+}
+
+#[tokio::test]
+async fn a_deployment_is_posted_first_and_replaced_later_exactly_as_it_was_seen() {
+    let (actor, mut handle) = actor();
+    let owner = owner();
+    let wanted = deployment(&Settings::default());
     let (created, asked) = tokio::join!(
-        actor.ensure_deployment(&owner, &provider, None),
-        answer(&mut handle, StatusCode::CREATED, made)
+        actor.write_deployment(&owner, &wanted, None),
+        answer(&mut handle, StatusCode::CREATED, json!({ "metadata": { "name": "lb-svc-web" } }))
     );
     assert!(matches!(created.unwrap(), Written::Ours(_)));
-    let live = serde_json::from_value(asked.body).unwrap();
-    let live = lb_svc_controller::convert::live(&live);
-    // The mock answers nothing: a request would hang.
-    let written = actor.ensure_deployment(&owner, &provider, Some(&live)).await.unwrap();
-    assert!(matches!(written, Written::Already));
+    assert_eq!(
+        asked.line,
+        "POST /apis/apps/v1/namespaces/default/deployments?&fieldManager=lb-svc-controller"
+    );
+    let mut live = asked.body;
+    live["metadata"]["annotations"]["deployment.kubernetes.io/revision"] = json!("1");
+    live["metadata"]["finalizers"] = json!(["example.com/theirs"]);
+    live["spec"]["template"]["spec"]["nodeSelector"] = json!({ "set": "earlier" });
+    let live = convert::live(&serde_json::from_value(live).unwrap());
+    let known = child("d-1", DeploymentView { live, ..DeploymentView::default() });
+
+    let (written, asked) = tokio::join!(
+        actor.write_deployment(&owner, &wanted, Some(&known)),
+        answer(&mut handle, StatusCode::CONFLICT, refusal(409, "Conflict"))
+    );
+    assert!(written.unwrap_err().is_conflict(), "it is not forced");
+    assert_eq!(
+        asked.line,
+        "PUT /apis/apps/v1/namespaces/default/deployments/lb-svc-web?&fieldManager=lb-svc-controller"
+    );
+    let metadata = &asked.body["metadata"];
+    assert_eq!((&metadata["uid"], &metadata["resourceVersion"]), (&json!("d-1"), &json!("6")));
+    assert_eq!(metadata["annotations"]["deployment.kubernetes.io/revision"], "1");
+    assert_eq!(metadata["finalizers"], json!(["example.com/theirs"]));
+    assert!(asked.body["spec"]["template"]["spec"]["nodeSelector"].is_null(), "what is set no more goes");
+}
+
+#[tokio::test]
+async fn what_the_api_server_will_not_have_is_told_from_what_may_pass() {
+    for (code, refused) in [(400, true), (403, true), (422, true), (409, false), (429, false), (500, false)] {
+        let (actor, mut handle) = actor();
+        let (owner, wanted) = (owner(), deployment(&Settings::default()));
+        let answered = StatusCode::from_u16(code).unwrap();
+        // A conflict is looked into.
+        let talk = async {
+            answer(&mut handle, answered, refusal(code, "No")).await;
+            if code == 409 {
+                answer(&mut handle, StatusCode::INTERNAL_SERVER_ERROR, refusal(500, "No")).await;
+            }
+        };
+        let (written, ()) = tokio::join!(actor.write_deployment(&owner, &wanted, None), talk);
+        assert_eq!(written.unwrap_err().is_refusal(), refused, "{code}");
+    }
 }

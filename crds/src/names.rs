@@ -18,6 +18,31 @@ pub const PROVIDER_ANNOTATION: &str = "ovn.kubernetes.io/attachmentprovider";
 /// Service of that namespace and name.
 pub const KEEP_ADDRESS_ANNOTATION: &str = "lb-svc.kubeovn.io/keep-address";
 
+/// On a Service, a setting of its gateway's pod: the container's
+/// [resources](https://kubernetes.io/docs/concepts/configuration/manage-resources-containers/).
+pub const RESOURCES_ANNOTATION: &str = "lb-svc.kubeovn.io/resources";
+/// On a Service, a setting of its gateway's pod: `nodeSelector`.
+pub const NODE_SELECTOR_ANNOTATION: &str = "lb-svc.kubeovn.io/node-selector";
+/// On a Service, a setting of its gateway's pod: `tolerations`.
+pub const TOLERATIONS_ANNOTATION: &str = "lb-svc.kubeovn.io/tolerations";
+/// On a Service, a setting of its gateway's pod: `affinity`.
+pub const AFFINITY_ANNOTATION: &str = "lb-svc.kubeovn.io/affinity";
+/// On a Service, a setting of its gateway's pod: `priorityClassName`.
+pub const PRIORITY_CLASS_ANNOTATION: &str = "lb-svc.kubeovn.io/priority-class-name";
+/// On a Service, a setting of its gateway's pod: the container's `image`.
+pub const IMAGE_ANNOTATION: &str = "lb-svc.kubeovn.io/image";
+/// On a Service, a setting of its gateway's pod: `imagePullSecrets`.
+pub const IMAGE_PULL_SECRETS_ANNOTATION: &str = "lb-svc.kubeovn.io/image-pull-secrets";
+
+/// On a gateway's Deployment: what its pod template was made from, in short.
+/// Two digests, with a dot between them: of what is the same for all gateways,
+/// and of what is this one's own.
+pub const TEMPLATE_ANNOTATION: &str = "lb-svc.kubeovn.io/template";
+
+/// On gateway pods: digest of the NetworkAttachmentDefinition that their
+/// interface was made from.
+pub const ATTACHMENT_ANNOTATION: &str = "lb-svc.kubeovn.io/attachment";
+
 /// On ConfigMap, Deployment and gateway pods: the uid of the Service served.
 pub const SERVICE_UID_LABEL: &str = "lb-svc.kubeovn.io/service-uid";
 
@@ -39,6 +64,9 @@ pub const MANAGED_BY: &str = "lb-svc";
 
 /// Multus: the attachments a pod asks for.
 pub const NETWORKS_ANNOTATION: &str = "k8s.v1.cni.cncf.io/networks";
+/// Multus, on a NetworkAttachmentDefinition: the extended resource that a pod
+/// needs one of for each interface.
+pub const RESOURCE_NAME_ANNOTATION: &str = "k8s.v1.cni.cncf.io/resourceName";
 /// Multus: the interfaces a pod got.
 pub const NETWORK_STATUS_ANNOTATION: &str = "k8s.v1.cni.cncf.io/network-status";
 
