@@ -49,8 +49,8 @@ unit:
 	cargo test $(locked) -p lb-svc-controller --test conversation
 
 netns: deps
-	@cargo test $(locked) -p lb-svc-gateway --test netns --no-run
-	$(runner)='unshare --net --mount' cargo test $(locked) -p lb-svc-gateway --test netns
+	@cargo test $(locked) -p lb-svc-gateway --test netns --test failover --no-run
+	$(runner)='unshare --net --mount' cargo test $(locked) -p lb-svc-gateway --test netns --test failover
 
 # Built here, run as a host outside the cluster: the fresh cluster's first
 # address is what the first test is about.

@@ -38,7 +38,7 @@ impl Asker {
     /// What the gateway at this pod IP says of itself.
     pub async fn ask(&self, pod: IpAddr) -> Answer {
         match tokio::time::timeout(TIMEOUT, self.get(pod)).await {
-            Ok(Some(status)) => Answer::Said(status),
+            Ok(Some(status)) => Answer::Said(Box::new(status)),
             Ok(None) | Err(_) => Answer::Silence,
         }
     }

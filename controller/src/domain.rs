@@ -176,7 +176,7 @@ pub enum Answer {
     /// a NetworkPolicy stands between.
     Silence,
     /// It answered.
-    Said(GatewayStatus),
+    Said(Box<GatewayStatus>),
 }
 
 impl Pod {

@@ -12,7 +12,10 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use lb_svc_crds::Requested;
-use lb_svc_crds::gateway::{Address, CONFIG_VERSION, Frontend, GatewayConfig, GatewayStatus, Target};
+use lb_svc_crds::gateway::{
+    ADVERTISEMENT_INTERVAL_MS, Address, CONFIG_VERSION, Election, Frontend, GatewayConfig, GatewayStatus,
+    Target,
+};
 use lb_svc_crds::names::{self, Provider};
 
 use serde_json::Value;
@@ -512,6 +515,10 @@ impl<'a> Planner<'a> {
                 ports: request.ports.clone(),
             }],
             addresses,
+            election: Some(Election {
+                gateway: self.service.owner.uid.clone(),
+                interval_ms: ADVERTISEMENT_INTERVAL_MS,
+            }),
         };
         let text = render(&config);
         if let Some(address) = config.addresses.first_mut() {
@@ -956,12 +963,12 @@ mod tests {
             address: Some("10.244.1.5".parse().unwrap()),
             mac: Some("ba:85:f7:02:9f:42".into()),
             annotations: [(names::CONFIG_ANNOTATION.to_owned(), format!("{digest}.0"))].into(),
-            answer: Answer::Said(GatewayStatus {
+            answer: Answer::Said(Box::new(GatewayStatus {
                 digest: Some(digest.clone()),
                 seen: Some(digest),
                 addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
                 ..GatewayStatus::default()
-            }),
+            })),
             ..Pod::default()
         }
     }
@@ -1519,7 +1526,7 @@ mod tests {
         assert_eq!(
             why(|o| {
                 let faults = [("CapabilityMissing".to_owned(), "NET_ADMIN".to_owned())].into();
-                let answer = Answer::Said(GatewayStatus { faults, ..GatewayStatus::default() });
+                let answer = Answer::Said(Box::new(GatewayStatus { faults, ..GatewayStatus::default() }));
                 o.pods = vec![Pod { answer, ready: false, ..pod("gw", "", &[]) }];
             }),
             expect("CapabilityMissing")

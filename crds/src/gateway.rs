@@ -18,6 +18,9 @@ pub const CONFIG_VERSION: u32 = 1;
 /// the gateway carries out.
 pub const CONFIG_VERSIONS: std::ops::RangeInclusive<u32> = 1..=2;
 
+/// See [`Election::interval_ms`].
+pub const ADVERTISEMENT_INTERVAL_MS: u16 = 50;
+
 /// A gateway's whole desired state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -31,6 +34,23 @@ pub struct GatewayConfig {
     pub addresses: Vec<Address>,
     /// What to serve on them.
     pub frontends: Vec<Frontend>,
+    /// How those of the gateway's pods that have a key agree on which of them
+    /// owns the addresses. A pod without one is alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub election: Option<Election>,
+}
+
+/// The election among a gateway's pods. Its key is mounted beside the
+/// configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Election {
+    /// The gateway, as its pods name it to one another: a UUID (RFC 9562), the
+    /// uid of the Service it was made for.
+    pub gateway: String,
+    /// Between two advertisements of the active pod, in milliseconds. A pod
+    /// that falls silent is replaced after between three and four of them.
+    pub interval_ms: u16,
 }
 
 /// An address to own, and the network it stands in.
@@ -139,9 +159,46 @@ pub struct GatewayStatus {
     /// The LAN interface, once Multus reported it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub interface: Option<Interface>,
+    /// The pod's part in the election, if there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub election: Option<ElectionStatus>,
     /// What keeps the gateway from carrying out its configuration, by reason
     /// (CamelCase, one word per cause); the value is one sentence for people.
     pub faults: BTreeMap<String, String>,
+}
+
+/// A pod's part in the election.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ElectionStatus {
+    /// What the pod is.
+    pub role: Role,
+    /// Since when, in milliseconds since 1970.
+    pub since_ms: u64,
+    /// Why, for people.
+    pub why: String,
+    /// How often the addresses were taken over, as far as this pod knows.
+    pub term: u64,
+    /// The name of the pod that is active, if this pod knows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub active: Option<String>,
+    /// The names of the other pods that are heard.
+    pub peers: Vec<String>,
+    /// How often two pods were active at once and one gave way.
+    pub splits: u64,
+}
+
+/// What a pod is in the election.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Role {
+    /// It does not take part yet.
+    #[default]
+    Joining,
+    /// It waits for the active one to fall silent.
+    Standby,
+    /// It owns the addresses.
+    Active,
 }
 
 /// A network interface of the gateway.

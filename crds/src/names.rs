@@ -74,6 +74,10 @@ pub const NETWORK_STATUS_ANNOTATION: &str = "k8s.v1.cni.cncf.io/network-status";
 pub const CONFIG_KEY: &str = "config.json";
 /// Directory the ConfigMap is mounted at.
 pub const CONFIG_DIR: &str = "/etc/lb-svc/config";
+/// Directory of the Secret with the election's key, where there is an election.
+pub const KEY_DIR: &str = "/etc/lb-svc/key";
+/// Key of the election's key in that Secret, and its file name: 32 bytes.
+pub const KEY_FILE: &str = "key";
 /// Directory of the downward-API volume.
 pub const POD_INFO_DIR: &str = "/etc/lb-svc/pod";
 /// File in [`POD_INFO_DIR`] that holds [`NETWORK_STATUS_ANNOTATION`].

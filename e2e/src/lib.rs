@@ -8,11 +8,13 @@
 //! - [`Scene`]: a namespace of a test's own, which shows what was in it when
 //!   the test fails, and goes away after it;
 //! - [`client`]: an HTTP and UDP client with a deadline for everything;
+//! - [`outage`]: probes that say for how long an address went unanswered;
 //! - [`until`]: waits for a condition, never just for time.
 
 pub mod client;
 mod lab;
 pub mod objects;
+pub mod outage;
 mod scene;
 
 pub use lab::{Lab, repository};

@@ -31,16 +31,17 @@ pub fn show(mac: Mac) -> String {
 /// An ARP announcement (RFC 5227): a request, to all, for the sender's own
 /// address.
 pub fn announcement(mac: Mac, address: Ipv4Addr) -> [u8; 42] {
-    request(mac, address, address)
+    question(mac, address, address)
 }
 
 /// An ARP probe (RFC 5227): a request, to all, by a sender that has no address
 /// yet, so that nobody learns one from it.
 pub fn probe(mac: Mac, address: Ipv4Addr) -> [u8; 42] {
-    request(mac, Ipv4Addr::UNSPECIFIED, address)
+    question(mac, Ipv4Addr::UNSPECIFIED, address)
 }
 
-fn request(mac: Mac, sender: Ipv4Addr, target: Ipv4Addr) -> [u8; 42] {
+/// An ARP request (RFC 826), to all: who has `target`?
+pub fn question(mac: Mac, sender: Ipv4Addr, target: Ipv4Addr) -> [u8; 42] {
     let mut frame = [0; 42];
     frame[..6].fill(0xff);
     frame[6..12].copy_from_slice(&mac);

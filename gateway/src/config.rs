@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net};
 use lb_svc_crds::gateway::{self as wire, CONFIG_VERSIONS, GatewayConfig, Target, Transport};
@@ -17,8 +18,19 @@ pub struct Config {
     pub addresses: Vec<Address>,
     /// Where each served port leads.
     pub forwards: Forwards,
+    /// The election, if the gateway has more pods than this one.
+    pub election: Option<Election>,
     /// What the file asks for and this build leaves out, for people.
     pub notes: Vec<String>,
+}
+
+/// How the gateway's pods agree on which of them is active.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Election {
+    /// The gateway's uid.
+    pub gateway: [u8; 16],
+    /// Between two advertisements.
+    pub interval: Duration,
 }
 
 /// An IPv4 address to own.
@@ -92,6 +104,16 @@ pub enum Invalid {
         service: String,
         /// Where it is to be served.
         address: IpAddr,
+    },
+    /// An election that cannot be held.
+    #[error(
+        "the election's gateway {gateway:?} is no UUID, or its interval of {interval_ms} ms is not in 10 to 1000"
+    )]
+    Election {
+        /// The gateway's uid as written.
+        gateway: String,
+        /// The interval as written.
+        interval_ms: u16,
     },
     /// Port 0.
     #[error("{0} serves port 0")]
@@ -174,7 +196,19 @@ fn check(wire: GatewayConfig) -> Result<Config, Invalid> {
             }
         }
     }
-    Ok(Config { attachment: wire.attachment, addresses, forwards, notes })
+    let election = wire.election.as_ref().map(check_election).transpose()?;
+    Ok(Config { attachment: wire.attachment, addresses, forwards, election, notes })
+}
+
+fn check_election(wire: &wire::Election) -> Result<Election, Invalid> {
+    let bad = || Invalid::Election { gateway: wire.gateway.clone(), interval_ms: wire.interval_ms };
+    let digits = wire.gateway.replace('-', "");
+    let gateway = u128::from_str_radix(&digits, 16).ok().filter(|_| digits.len() == 32).ok_or_else(bad)?;
+    if !(10..=1000).contains(&wire.interval_ms) {
+        return Err(bad());
+    }
+    let interval = Duration::from_millis(wire.interval_ms.into());
+    Ok(Election { gateway: gateway.to_be_bytes(), interval })
 }
 
 fn check_address(address: Ipv4Addr, entry: &wire::Address) -> Result<Address, Invalid> {

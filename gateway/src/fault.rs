@@ -77,16 +77,19 @@ pub enum Fault {
         "the lease on the addresses cannot be programmed, and without it a gateway of several pods does not serve (it needs Linux 5.16 with CONFIG_NETFILTER_EGRESS, and nft): {0}"
     )]
     LeaseFailed(String),
-    /// The key of the election cannot be read.
+    /// The key of the election is none.
     #[error(
-        "the election's key {} cannot be read ({why}): mount the gateway's Secret there", .path.display()
+        "the election's key {} cannot be used ({why}), and without it the pod does not serve: it comes from the gateway's Secret", .path.display()
     )]
-    KeyMissing {
-        /// Where it should be.
+    KeyInvalid {
+        /// Where it is.
         path: PathBuf,
-        /// What the system said.
+        /// What is wrong with it.
         why: String,
     },
+    /// The pod cannot take part in the election.
+    #[error("the pod cannot take part in its gateway's election, and does not serve: {0}")]
+    ElectionFailed(String),
     /// The kernel refused a change.
     #[error("the kernel refused: {0}")]
     NetlinkFailed(String),
@@ -135,7 +138,8 @@ impl Fault {
             Self::KernelModuleMissing(_) => "KernelModuleMissing",
             Self::NatFailed(_) => "NatFailed",
             Self::LeaseFailed(_) => "LeaseFailed",
-            Self::KeyMissing { .. } => "KeyMissing",
+            Self::KeyInvalid { .. } => "KeyInvalid",
+            Self::ElectionFailed(_) => "ElectionFailed",
             Self::NetlinkFailed(_) => "NetlinkFailed",
             Self::NotConverged(_) => "NotConverged",
             Self::AddressConflict { .. } => "AddressConflict",

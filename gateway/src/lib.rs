@@ -6,24 +6,31 @@
 //! what the kernel is to hold, [`plan`] compares that with what it does hold
 //! ([`kernel`]), and [`netlink`], [`nat`] and [`conntrack`] carry it out.
 //! [`watch`] says when to look again, [`probe`] asks the LAN and [`arp`] tells it,
-//! [`path`] asks the cluster, [`http`] tells the cluster, and [`run`] is the loop around it all. The kernel's state outlives
-//! the process: a gateway that starts takes over what it finds.
+//! [`path`] asks the cluster, [`http`] tells the cluster, and [`run`] is the
+//! loop around it all. Where a gateway has several pods, [`election`] says which
+//! one of them is active, [`member`] takes part in it, [`pulse`] says whether
+//! the pod is fit to, and [`lease`] has the kernel hold them to it. The kernel's state outlives the process: a gateway
+//! that starts takes over what it finds.
 
 pub mod arp;
 pub mod caps;
 pub mod config;
 pub mod conntrack;
 pub mod desired;
+pub mod election;
 pub mod fault;
 pub mod http;
 pub mod interfaces;
 pub mod kernel;
+pub mod lease;
+pub mod member;
 pub mod metrics;
 pub mod nat;
 pub mod netlink;
 pub mod path;
 pub mod plan;
 pub mod probe;
+pub mod pulse;
 pub mod run;
 pub mod tool;
 pub mod watch;

@@ -10,6 +10,8 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::election::Counters;
+
 /// What a repair put right.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Kind {
@@ -38,13 +40,21 @@ pub struct Outcome {
     pub outcome: &'static str,
 }
 
-/// All of them.
-#[derive(Default)]
+/// All of them; a clone counts to the same.
+#[derive(Clone, Default)]
 pub struct Metrics {
     /// 1 for the configuration carried out.
     pub config: Family<Digest, Gauge>,
     /// 1 if ready.
     pub ready: Gauge,
+    /// 1 if the addresses are this pod's: it is alone, or elected.
+    pub active: Gauge,
+    /// Changes of role, and splits that this pod stayed active in.
+    pub role_changes: Counter<u64, AtomicU64>,
+    /// Times that two pods were active at once.
+    pub splits: Counter<u64, AtomicU64>,
+    /// Frames of the election that did not count.
+    pub rejected: Family<Reason, Counter>,
     /// Addresses programmed.
     pub addresses: Gauge,
     /// Ports served.
@@ -76,6 +86,14 @@ impl Metrics {
         r.register("build", "The gateway's build", Info::new([("build", build.to_owned())]));
         r.register("config", "The configuration carried out", metrics.config.clone());
         r.register("ready", "Whether the addresses are served", metrics.ready.clone());
+        r.register("active", "Whether the addresses are this pod's", metrics.active.clone());
+        r.register("role_changes", "Changes of role in the election", metrics.role_changes.clone());
+        r.register("splits", "Times that two pods were active at once", metrics.splits.clone());
+        r.register(
+            "election_rejected",
+            "Frames of the election that did not count",
+            metrics.rejected.clone(),
+        );
         r.register("addresses", "Addresses programmed", metrics.addresses.clone());
         r.register("ports", "Ports served", metrics.ports.clone());
         r.register(
@@ -94,5 +112,19 @@ impl Metrics {
         r.register("probes", "Addresses that the LAN was asked for", metrics.probes.clone());
         r.register("conntrack_cut", "Stale connections cut", metrics.cut.clone());
         (metrics, registry)
+    }
+
+    /// Counts what the election counted since `before`.
+    pub(crate) fn count_election(&self, before: &Counters, now: &Counters) {
+        self.splits.inc_by(now.splits.saturating_sub(before.splits));
+        for (reason, before, now) in [
+            ("malformed", before.malformed, now.malformed),
+            ("foreign", before.foreign, now.foreign),
+            ("bad_tag", before.bad_tag, now.bad_tag),
+            ("replayed", before.replayed, now.replayed),
+            ("unanswering", before.unanswering, now.unanswering),
+        ] {
+            self.rejected.get_or_create(&Reason { reason }).inc_by(now.saturating_sub(before));
+        }
     }
 }

@@ -155,7 +155,7 @@ fn request(from: SocketAddrV4, to: SocketAddrV4) -> [u8; 20] {
     segment[13] = SYN;
     // A window that nobody will use.
     segment[14..16].copy_from_slice(&1024u16.to_be_bytes());
-    let mut sum = u32::from(from.ip().to_bits() >> 16) + (from.ip().to_bits() & 0xffff);
+    let mut sum = (from.ip().to_bits() >> 16) + (from.ip().to_bits() & 0xffff);
     sum += (to.ip().to_bits() >> 16) + (to.ip().to_bits() & 0xffff);
     // TCP's number, and the segment's length.
     sum += 6 + 20;

@@ -14,11 +14,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::num::NonZeroU8;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lb_svc_crds::gateway::{GatewayStatus, Interface};
+use lb_svc_crds::gateway::{GatewayStatus, Interface, Role};
 use lb_svc_crds::names;
 use tokio::sync::watch as cell;
 use tokio::task::JoinSet;
@@ -29,16 +30,20 @@ use crate::caps;
 use crate::config::{self, Config};
 use crate::conntrack;
 use crate::desired::{Desired, desired};
+use crate::election;
 use crate::fault::Fault;
 use crate::http::{self, Published};
 use crate::interfaces::{self, Network};
-use crate::kernel::{Kernel, Link};
+use crate::kernel::{Hop, Kernel, Link, MAIN};
+use crate::lease::{Guard, Lease};
+use crate::member::{self, Member, Terms, View};
 use crate::metrics::{Digest, Kind, Metrics, Outcome, Reason};
 use crate::nat::{self, Backend};
 use crate::netlink::Netlink;
 use crate::path::{self, Paths};
 use crate::plan::{Op, plan};
 use crate::probe::{Ear, Probes, Verdict};
+use crate::pulse::{Pulse, Way};
 use crate::watch::{Changed, Watch};
 
 /// How events that come together are taken together.
@@ -56,6 +61,11 @@ const RETRY_MAX: Duration = Duration::from_secs(5);
 /// After cutting stale connections, before looking for those that a packet in
 /// flight made by the old rules.
 const SECOND_CUT: Duration = Duration::from_secs(1);
+/// Priorities in the election, by what a pod can do: everything; serve what it
+/// served before; not serve.
+const SOUND: NonZeroU8 = NonZeroU8::new(200).unwrap();
+const IMPAIRED: NonZeroU8 = NonZeroU8::new(150).unwrap();
+const UNSOUND: NonZeroU8 = NonZeroU8::new(50).unwrap();
 /// Rounds of observing and changing before it is said that it does not help.
 const ROUNDS: usize = 3;
 
@@ -73,6 +83,9 @@ pub struct Settings {
     /// Directory of Multus's network-status, a downward-API volume.
     #[arg(long, env = "LB_SVC_POD_INFO_DIR", default_value = names::POD_INFO_DIR)]
     pub pod_info_dir: PathBuf,
+    /// Directory of the election's key, a mounted Secret; who has none is alone.
+    #[arg(long, env = "LB_SVC_KEY_DIR", default_value = names::KEY_DIR)]
+    pub key_dir: PathBuf,
     /// TCP port of /readyz, /status and /metrics on the pod's address.
     #[arg(long, env = "LB_SVC_PORT", default_value_t = names::GATEWAY_PORT)]
     pub port: u16,
@@ -96,6 +109,12 @@ pub async fn run(settings: Settings) {
         backend: Backend::Iptables(nat::iptables::Iptables::default()),
         files: Files::default(),
         nat_suspect: true,
+        lease: Lease::default(),
+        member: None,
+        view: View::default(),
+        alone: true,
+        pulse: None,
+        alive: true,
         ours: BTreeSet::new(),
         cut: true,
         cut_again: None,
@@ -129,6 +148,8 @@ struct Files {
 /// What a run found, beside the faults.
 #[derive(Clone, Default)]
 struct Report {
+    /// Whether the LAN and the primary interface have a carrier.
+    links_up: bool,
     interface: Option<Interface>,
     addresses: Vec<Ipv4Addr>,
 }
@@ -145,6 +166,17 @@ struct Gateway {
     files: Files,
     /// The kernel's NAT may not be what was left there.
     nat_suspect: bool,
+    lease: Lease,
+    /// This pod's part in the election, if it has one, and what was last seen
+    /// of it.
+    member: Option<Member>,
+    view: View,
+    /// Whether it has no part because it has no key.
+    alone: bool,
+    /// The pod's way into the cluster, where a pod that is sounder may take
+    /// over, and whether it was last felt to be alive.
+    pulse: Option<Pulse>,
+    alive: bool,
     /// Every address that is or was the gateway's.
     ours: BTreeSet<Ipv4Addr>,
     /// Connections may be stale.
@@ -176,6 +208,7 @@ impl Gateway {
                 self.read_files();
             }
             let faults = self.converge().await;
+            self.judge(&faults);
             self.publish(&faults);
             changed = self.sleep(faults.iter().any(Fault::is_retried)).await;
         }
@@ -216,6 +249,12 @@ impl Gateway {
                     if self.looked(at, seen) {
                         return Changed { network: true, ..Changed::default() };
                     }
+                }
+                () = Pulse::turned(self.pulse.as_mut(), self.alive) => {
+                    return Changed { network: true, ..Changed::default() };
+                }
+                () = Member::turned(self.member.as_mut(), &self.view) => {
+                    return Changed { network: true, ..Changed::default() };
                 }
                 () = tokio::time::sleep_until(due.into()) => {}
             }
@@ -332,9 +371,16 @@ impl Gateway {
             return Ok(Vec::new());
         }
 
-        let unheard = self.ask_lan(&kernel, &lan, &config);
+        let active = self.elect(&lan, &config).await?;
+        self.report.links_up = lan.running && self.feel_pulse(&kernel, &primary);
+        let unheard = self.ask_lan(&kernel, &lan, &config, active);
         let withheld = self.probes.withheld();
-        let (desired, mut faults) = desired(&config, &kernel, &lan, &primary, foreign, &withheld);
+        // A standby has everything but the addresses.
+        let mut absent = withheld.clone();
+        if !active {
+            absent.extend(config.addresses.iter().map(|a| a.address));
+        }
+        let (desired, mut faults) = desired(&config, &kernel, &lan, &primary, foreign, &absent);
         faults.extend(unheard);
         faults.extend(self.paths.missing().map(Fault::ClusterIpSocketsOnly));
         faults.extend(self.probes.conflicts().map(|(address, mac)| Fault::AddressConflict { address, mac }));
@@ -393,6 +439,80 @@ impl Gateway {
         self.paths.set(Instant::now(), desired.forwards());
         self.verified = Some((desired, digest));
         Ok(faults)
+    }
+
+    /// Whether the addresses are this pod's: it is alone, or elected.
+    async fn elect(&mut self, lan: &Link, config: &Config) -> Result<bool, Fault> {
+        let key = member::key(&self.settings.key_dir)?;
+        self.alone = key.is_none();
+        let Some(key) = key else {
+            return Ok(true);
+        };
+        let failed = |why: &str| Fault::ElectionFailed(why.to_owned());
+        let election = config.election.ok_or_else(|| failed("its configuration has none"))?;
+        let mac = lan.mac.ok_or_else(|| failed("its LAN interface has no hardware address"))?;
+        if self.member.is_none() && !lan.running {
+            return Ok(false);
+        }
+        let addresses: Vec<Ipv4Addr> = config.addresses.iter().map(|a| a.address).collect();
+        let guard = Guard {
+            lan: lan.name.clone(),
+            addresses: addresses.clone(),
+            time: election::lease(election.interval),
+        };
+        self.lease.ensure(&guard, self.nat_suspect).await?;
+        let name = nix::unistd::gethostname().unwrap_or_default().to_string_lossy().into_owned();
+        let terms = Terms { lan: lan.name.clone(), index: lan.index, mac, election, key, name };
+        let member = match self.member.take().filter(|member| *member.terms() == terms) {
+            Some(member) => member,
+            None => {
+                self.view = View::default();
+                let joined = Member::join(terms, addresses, UNSOUND, self.metrics.clone());
+                joined.map_err(|error| failed(&error.to_string()))?
+            }
+        };
+        let view = member.view();
+        // The neighbours are to hear of every change of hands.
+        if view.turns != self.view.turns {
+            self.schedule.restart();
+        }
+        self.view = view;
+        let active = member.is_active();
+        self.member = Some(member);
+        Ok(active)
+    }
+
+    /// Whether the pod's way into the cluster is alive, as far as that is known.
+    fn feel_pulse(&mut self, kernel: &Kernel, primary: &Link) -> bool {
+        let way = || {
+            let default =
+                kernel.routes.iter().find(|r| r.table == MAIN && r.destination.prefix_len() == 0)?;
+            let Hop::Via { gateway: next_hop, oif, .. } = default.hop else { return None };
+            let mut own = kernel.addresses.iter().filter(|a| a.interface == primary.index && a.global);
+            (oif == primary.index).then_some(())?;
+            let (own, mac) = (own.next()?.address, primary.mac?);
+            Some(Way { interface: primary.name.clone(), mac, own, next_hop })
+        };
+        let way = self.member.as_ref().and_then(|_| way());
+        self.pulse.take_if(|pulse| Some(pulse.way()) != way.as_ref());
+        if let (None, Some(way)) = (&self.pulse, way) {
+            self.pulse = Pulse::begin(way)
+                .inspect_err(|error| warn!("the pod network's next hop cannot be asked: {error}"))
+                .ok();
+        }
+        self.alive = self.pulse.as_ref().is_none_or(Pulse::is_alive);
+        self.alive && primary.running
+    }
+
+    /// Says in the election how sound this pod is.
+    fn judge(&self, faults: &[Fault]) {
+        if let Some(member) = &self.member {
+            member.set_priority(match faults {
+                _ if !self.report.links_up || faults.iter().any(Fault::stops_serving) => UNSOUND,
+                [] => SOUND,
+                _ => IMPAIRED,
+            });
+        }
     }
 
     async fn observe(&mut self) -> Result<Kernel, Fault> {
@@ -472,9 +592,9 @@ impl Gateway {
 
     /// Sets what the LAN is to be asked for, and begins. Returns why it cannot
     /// be asked.
-    fn ask_lan(&mut self, kernel: &Kernel, lan: &Link, config: &Config) -> Option<Fault> {
-        let to_probe: Vec<Ipv4Addr> =
-            config.addresses.iter().filter(|a| a.probe).map(|a| a.address).collect();
+    fn ask_lan(&mut self, kernel: &Kernel, lan: &Link, config: &Config, active: bool) -> Option<Fault> {
+        let to_probe = config.addresses.iter().filter(|a| active && a.probe);
+        let to_probe: Vec<Ipv4Addr> = to_probe.map(|a| a.address).collect();
         let held = kernel.addresses.iter().filter(|a| a.interface == lan.index).map(|a| a.address).collect();
         let mut port = port(lan);
         self.ear.take_if(|(index, _)| *index != lan.index);
@@ -601,11 +721,14 @@ impl Gateway {
 
         let stopped = faults.iter().any(Fault::stops_serving);
         let withheld = !self.probes.withheld().is_empty();
-        let ready = self.verified.is_some() && !stopped && !withheld;
+        let placed = self.alone || self.view.joined;
+        let ready = self.verified.is_some() && !stopped && !withheld && placed;
         let digest = self.verified.as_ref().and_then(|(_, digest)| digest.clone());
         let metrics = &self.metrics;
         metrics.ready.set(i64::from(ready));
         let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        let active = self.alone || self.view.status.role == Role::Active;
+        metrics.active.set(i64::from(active));
         metrics.addresses.set(count(self.report.addresses.len()));
         let ports = self.verified.as_ref().map_or(0, |(d, _)| d.forwards().len());
         metrics.ports.set(count(ports));
@@ -624,6 +747,7 @@ impl Gateway {
             addresses: self.report.addresses.iter().copied().map(IpAddr::V4).collect(),
             conflicts: self.probes.conflicts().map(|(a, mac)| (IpAddr::V4(a), arp::show(mac))).collect(),
             interface: self.report.interface.clone(),
+            election: (!self.alone).then(|| self.view.status.clone()),
             faults: self.faults.iter().map(|(k, v)| ((*k).to_owned(), v.clone())).collect(),
         };
         self.published.set(status, ready);

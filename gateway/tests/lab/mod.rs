@@ -18,6 +18,7 @@ use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -218,44 +219,33 @@ impl Drop for Servers {
     }
 }
 
-/// The whole.
+/// The LAN with its hosts, and a pod on it.
 pub struct Lab {
     pub lan: Netns,
     pub client: Netns,
     pub router: Netns,
     pub far: Netns,
-    pub pod: Netns,
-    pub node: Netns,
-    servers: Servers,
-    dir: tempfile::TempDir,
+    first: Site,
+}
+
+impl Deref for Lab {
+    type Target = Site;
+
+    fn deref(&self) -> &Site {
+        &self.first
+    }
 }
 
 impl Lab {
     /// With the files as Multus and the controller would leave them.
     pub fn new() -> Self {
-        let lab = Self {
-            lan: Netns::new(),
-            client: Netns::new(),
-            router: Netns::new(),
-            far: Netns::new(),
-            pod: Netns::new(),
-            node: Netns::new(),
-            servers: Servers(Arc::default()),
-            dir: tempfile::tempdir().unwrap(),
-        };
-        let (lan, client, router, far) = (&lab.lan, &lab.client, &lab.router, &lab.far);
-        let (pod, node) = (&lab.pod, &lab.node);
+        let (lan, client, router, far) = (Netns::new(), Netns::new(), Netns::new(), Netns::new());
         lan.run("ip link add br0 type bridge");
         lan.run("ip link set br0 up");
-        for (port, host) in [("c0", client), ("r0", router)] {
+        for (port, host) in [("c0", &client), ("r0", &router)] {
             lan.run(&format!("ip link add {port} type veth peer name eth0 netns {}", host.pid()));
             lan.run(&format!("ip link set {port} master br0 up"));
         }
-        lan.run("ip link add p0 type veth peer name up0");
-        lan.run("ip link set p0 master br0 up");
-        lan.run("ip link set up0 up");
-        lan.run("ip link add link up0 name net1 type macvlan mode bridge");
-        lan.run(&format!("ip link set net1 netns {}", pod.pid()));
         client.run("ip addr add 172.18.0.50/16 dev eth0");
         client.run("ip link set eth0 up");
         client.run("ip route add default via 172.18.0.1");
@@ -268,6 +258,39 @@ impl Lab {
         far.run("ip addr add 192.168.99.2/24 dev eth0");
         far.run("ip link set eth0 up");
         far.run("ip route add default via 192.168.99.1");
+        let first = Site::new(&lan, 0);
+        Self { lan, client, router, far, first }
+    }
+
+    /// Another pod on the LAN, on a node of its own.
+    #[allow(dead_code, reason = "for the tests of failover")]
+    pub fn another(&self, number: usize) -> Site {
+        Site::new(&self.lan, number)
+    }
+}
+
+/// A pod, its node with the cluster behind it, and its mounted files.
+pub struct Site {
+    pub pod: Netns,
+    pub node: Netns,
+    servers: Servers,
+    dir: tempfile::TempDir,
+}
+
+impl Site {
+    fn new(lan: &Netns, number: usize) -> Self {
+        let site = Self {
+            pod: Netns::new(),
+            node: Netns::new(),
+            servers: Servers(Arc::default()),
+            dir: tempfile::tempdir().unwrap(),
+        };
+        let (pod, node) = (&site.pod, &site.node);
+        lan.run(&format!("ip link add p{number} type veth peer name up{number}"));
+        lan.run(&format!("ip link set p{number} master br0 up"));
+        lan.run(&format!("ip link set up{number} up"));
+        lan.run(&format!("ip link add link up{number} name net1 type macvlan mode bridge"));
+        lan.run(&format!("ip link set net1 netns {}", pod.pid()));
         node.run(&format!("ip link add eth0 type veth peer name eth0 netns {}", pod.pid()));
         node.run("ip addr add 10.16.0.1/16 dev eth0");
         node.run("ip link set eth0 up");
@@ -279,18 +302,18 @@ impl Lab {
         pod.run("ip route add default via 10.16.0.1");
         for ip in [CLUSTER_IP, OTHER_CLUSTER_IP] {
             for port in [53, 80, 81, 8080] {
-                lab.servers.tcp(node, &format!("{ip}:{port}"));
-                lab.servers.udp(node, &format!("{ip}:{port}"));
+                site.servers.tcp(node, &format!("{ip}:{port}"));
+                site.servers.udp(node, &format!("{ip}:{port}"));
             }
         }
         for volume in ["config", "pod"] {
-            fs::create_dir(lab.dir.path().join(volume)).unwrap();
+            fs::create_dir(site.dir.path().join(volume)).unwrap();
         }
-        lab.report(&json!([
+        site.report(&json!([
             {"name": "kindnet", "interface": "eth0", "ips": [POD_IP], "default": true, "dns": {}},
-            {"name": ATTACHMENT, "interface": "net1", "mac": lab.mac(), "dns": {}},
+            {"name": ATTACHMENT, "interface": "net1", "mac": site.mac(), "dns": {}},
         ]));
-        lab
+        site
     }
 
     /// The LAN interface's hardware address.
@@ -340,6 +363,14 @@ impl Lab {
         }
     }
 
+    /// Mounts the election's key.
+    #[allow(dead_code, reason = "for the tests of failover")]
+    pub fn key(&self, byte: u8) {
+        let volume = self.dir.path().join("key");
+        fs::create_dir_all(&volume).unwrap();
+        fs::write(volume.join("key"), [byte; 32]).unwrap();
+    }
+
     /// Starts the gateway with all of root's capabilities.
     pub fn start(&self) -> Gateway<'_> {
         self.start_with("exec \"$@\"")
@@ -360,10 +391,12 @@ impl Lab {
             .arg(self.dir.path().join("config"))
             .arg("--pod-info-dir")
             .arg(self.dir.path().join("pod"))
+            .arg("--key-dir")
+            .arg(self.dir.path().join("key"))
             .stderr(file)
             .spawn()
             .unwrap();
-        Gateway { lab: self, child, log }
+        Gateway { site: self, child, log }
     }
 
     /// Starts it and waits until it has carried out `config`.
@@ -410,6 +443,7 @@ pub fn config_to(target: &str, ports: &[(&str, u16)]) -> Value {
             "target": {"kind": "clusterIp", "addresses": [target]},
             "ports": ports,
         }],
+        "election": {"gateway": "6b1f3c52-0a43-4f0e-9d0b-3f1c2a9d8e77", "intervalMs": 50},
     })
 }
 
@@ -420,7 +454,7 @@ pub fn address(ip: &str) -> Value {
 
 /// A running gateway.
 pub struct Gateway<'a> {
-    lab: &'a Lab,
+    site: &'a Site,
     child: Child,
     log: PathBuf,
 }
@@ -428,7 +462,7 @@ pub struct Gateway<'a> {
 impl Gateway<'_> {
     /// A page of its server, with the status code.
     pub fn get(&self, path: &str) -> Option<(u16, String)> {
-        let mut stream = self.lab.node.connect(&format!("{POD_IP}:9410")).ok()?;
+        let mut stream = self.site.node.connect(&format!("{POD_IP}:9410")).ok()?;
         write!(stream, "GET {path} HTTP/1.1\r\nHost: gateway\r\n\r\n").ok()?;
         let mut text = String::new();
         stream.read_to_string(&mut text).ok()?;
@@ -493,7 +527,7 @@ impl Drop for Gateway<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("{}", fs::read_to_string(&self.log).unwrap_or_default());
-            eprintln!("{:?}\n{}", self.status(), self.lab.state());
+            eprintln!("{:?}\n{}", self.status(), self.site.state());
         }
         let _ = self.child.kill();
         let _ = self.child.wait();

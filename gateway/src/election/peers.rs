@@ -1,0 +1,197 @@
+//! Who else is there, and whether what they say is fresh.
+//!
+//! A frame is fresh if it answers us: it echoes a sequence of ours that we
+//! sent no longer ago than a lease lasts, and its own sequence is higher than
+//! any heard of its sender. What was recorded answers old sequences or other
+//! instances, and sequences never return: they are the nonces. What does not
+//! answer us yet only has its sender echoed, so that its next frame can.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, VecDeque};
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+use std::num::NonZeroU8;
+use std::time::Duration;
+
+use super::frame::{Frame, Instance, Kind, MAX_ECHOES};
+use super::{Time, lease};
+
+/// How many own frames are remembered: more than leave within a lease, also of
+/// a member whose interval is ten times ours while a new one is rolled out.
+const SENT: usize = 64;
+/// How many intervals after its last frame an instance is forgotten. By then
+/// nothing that it ever said answers us any more, whatever the clocks do.
+const FORGOTTEN: u32 = 16;
+
+/// What a peer said that it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    Standby,
+    Active,
+    /// It resigned, and may be leaving.
+    Resigned,
+}
+
+/// The last fresh words of a peer.
+#[derive(Clone, Debug)]
+pub(super) struct Said {
+    pub at: Time,
+    pub state: State,
+    pub term: u64,
+    pub priority: NonZeroU8,
+    pub interval: Duration,
+    pub name: String,
+    /// While active: when it last said so in a way that we respect, which is
+    /// at first, and then whenever it is no less sound than we are.
+    pub respected: Time,
+}
+
+#[derive(Debug)]
+struct Peer {
+    sequence: u64,
+    heard: Time,
+    said: Option<Said>,
+}
+
+/// What a frame of a member is worth.
+#[derive(Debug)]
+pub(super) enum Heard {
+    /// Not higher than the last sequence of its sender.
+    Replayed,
+    /// It does not answer us: of a newcomer, of one who does not hear us, or
+    /// recorded.
+    Unanswering,
+    /// It counts; and what its sender said before.
+    Fresh(Option<Said>),
+}
+
+#[derive(Debug)]
+pub(super) struct Peers {
+    me: Instance,
+    interval: Duration,
+    sent: VecDeque<(u64, Time)>,
+    known: BTreeMap<Instance, Peer>,
+}
+
+impl Peers {
+    pub fn new(me: Instance, interval: Duration) -> Self {
+        Self { me, interval, sent: VecDeque::new(), known: BTreeMap::new() }
+    }
+
+    /// The sequence of the frame that is sent now.
+    pub fn next_sequence(&mut self, now: Time) -> u64 {
+        let sequence = self.sent.back().map_or(0, |(last, _)| *last) + 1;
+        if self.sent.len() == SENT {
+            self.sent.pop_front();
+        }
+        self.sent.push_back((sequence, now));
+        sequence
+    }
+
+    /// What to echo: first those that answer us.
+    pub fn echoes(&self) -> Vec<(Instance, u64)> {
+        let mut peers: Vec<_> = self.known.iter().collect();
+        peers.sort_by_key(|(_, peer)| (peer.said.is_none(), Reverse(peer.heard)));
+        peers.into_iter().map(|(instance, peer)| (*instance, peer.sequence)).take(MAX_ECHOES).collect()
+    }
+
+    /// Forgets whom nothing was heard of for long.
+    pub fn forget(&mut self, now: Time) {
+        self.known.retain(|_, peer| {
+            let interval = peer.said.as_ref().map_or(self.interval, |said| said.interval.max(self.interval));
+            now <= peer.heard + FORGOTTEN * interval
+        });
+    }
+
+    /// Weighs a frame whose tag is right. Of the priority depends what is
+    /// respected.
+    pub fn hear(&mut self, now: Time, frame: &Frame, priority: NonZeroU8) -> Heard {
+        let answers = self.answers(now, frame);
+        let new = Peer { sequence: 0, heard: now, said: None };
+        let peer = self.known.entry(frame.instance).or_insert(new);
+        if frame.sequence <= peer.sequence {
+            return Heard::Replayed;
+        }
+        peer.sequence = frame.sequence;
+        peer.heard = now;
+        if !answers {
+            self.bound();
+            return Heard::Unanswering;
+        }
+        let state = match frame.kind {
+            Kind::Hello => State::Standby,
+            Kind::Resign => State::Resigned,
+            Kind::Advertisement | Kind::Take => State::Active,
+        };
+        let respected = match &peer.said {
+            Some(before)
+                if (before.state, before.term) == (State::Active, frame.term)
+                    && frame.priority < priority =>
+            {
+                before.respected
+            }
+            _ => now,
+        };
+        Heard::Fresh(peer.said.replace(Said {
+            at: now,
+            state,
+            term: frame.term,
+            priority: frame.priority,
+            interval: frame.interval,
+            name: frame.name.clone(),
+            respected,
+        }))
+    }
+
+    fn answers(&self, now: Time, frame: &Frame) -> bool {
+        let lease = lease(self.interval.max(frame.interval));
+        frame.echoes.iter().filter(|(instance, _)| *instance == self.me).any(|(_, sequence)| {
+            self.sent.iter().any(|(sent, at)| sent == sequence && now.saturating_sub(*at) <= lease)
+        })
+    }
+
+    /// Holds down how many are known without answering us. Who has to go is
+    /// drawn anew with each frame of ours and does not depend on how often one
+    /// is heard: who replays many dead instances can make a newcomer wait for
+    /// a lucky draw, and cannot shut it out.
+    fn bound(&mut self) {
+        if self.known.len() > MAX_ECHOES {
+            let draw = self.sent.back().map(|(sequence, _)| *sequence);
+            let lots = BuildHasherDefault::<DefaultHasher>::default();
+            let unanswering = self.known.iter().filter(|(_, peer)| peer.said.is_none());
+            if let Some(instance) = unanswering
+                .map(|(instance, _)| *instance)
+                .max_by_key(|instance| lots.hash_one((draw, instance)))
+            {
+                self.known.remove(&instance);
+            }
+        }
+    }
+
+    /// All that were fresh lately.
+    pub fn all(&self) -> impl Iterator<Item = (Instance, &Said)> {
+        self.known.iter().filter_map(|(instance, peer)| Some((*instance, peer.said.as_ref()?)))
+    }
+
+    /// Those that said last that they are active.
+    pub fn actives(&self) -> impl Iterator<Item = (Instance, &Said)> {
+        self.all().filter(|(_, said)| said.state == State::Active)
+    }
+
+    /// Those that said last that they are standby.
+    pub fn standbys(&self) -> impl Iterator<Item = (Instance, &Said)> {
+        self.all().filter(|(_, said)| said.state == State::Standby)
+    }
+
+    /// Until when to count on a peer that is not heard again.
+    pub fn present_until(&self, said: &Said) -> Time {
+        said.at + lease(self.interval.max(said.interval))
+    }
+
+    /// Who takes over best: of the standbys that are present the soundest, and
+    /// among equals the one with the highest instance.
+    pub fn best_standby(&self, now: Time) -> Option<(Instance, &Said)> {
+        self.standbys()
+            .filter(|(_, said)| now < self.present_until(said))
+            .max_by_key(|(instance, said)| (said.priority, *instance))
+    }
+}

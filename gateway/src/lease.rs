@@ -1,0 +1,158 @@
+//! The right to answer for the addresses, held by the kernel: a lease that the
+//! gateway's own advertisements renew as they leave, and that runs out by
+//! itself.
+//!
+//! ```text
+//!   table netdev lb-svc, on the LAN interface
+//!     lease: a set that holds the interface while the lease does
+//!     in:    without the lease, nothing for the addresses comes in, ARP included
+//!     out:   without the lease, nothing from the addresses goes out
+//!     own:   what the first byte of a frame of our own does to the lease:
+//!              Take           begins or renews it
+//!              Advertisement  renews it; without it, the frame is dropped
+//!              Resign         ends it
+//! ```
+//!
+//! So what the other members hear and what the kernel does cannot differ. A
+//! process that is killed, stopped or starved sends nothing, and its kernel
+//! falls silent within the lease's time; one that wakes up cannot renew what
+//! ran out, and learns so from the frame that was refused. It needs Linux 5.16
+//! (the netdev family's egress hook) and NET_ADMIN.
+
+use std::fmt::Write as _;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use crate::election::{ETHERTYPE, Kind};
+use crate::fault::Fault;
+use crate::tool::{self, RunError};
+
+const TABLE: &str = "netdev lb-svc";
+
+/// What the lease is to guard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Guard {
+    /// The LAN interface's name.
+    pub lan: String,
+    /// The addresses.
+    pub addresses: Vec<Ipv4Addr>,
+    /// How long the lease holds after an advertisement.
+    pub time: Duration,
+}
+
+/// The lease's table in the kernel.
+#[derive(Default)]
+pub struct Lease {
+    /// The script last carried out, and how the kernel was seen to hold it.
+    known: Option<(String, String)>,
+}
+
+impl Lease {
+    /// Makes the table what `guard` says. A lease that is held stays so. With
+    /// `suspect` what the kernel holds is read first; without, it is taken to be
+    /// as it was left.
+    ///
+    /// # Errors
+    /// When the kernel or the program refuses.
+    pub async fn ensure(&mut self, guard: &Guard, suspect: bool) -> Result<(), Fault> {
+        let script = script(guard);
+        let known = self.known.take().filter(|(carried_out, _)| *carried_out == script);
+        let held = match known {
+            Some((_, held)) if !suspect || list().await? == held => held,
+            _ => {
+                if carry_out(&script).await.is_err() {
+                    // What is there is of another shape: another interface's.
+                    carry_out(&format!("delete table {TABLE}\n{script}")).await?;
+                }
+                list().await?
+            }
+        };
+        self.known = Some((script, held));
+        Ok(())
+    }
+}
+
+// The set has room for what ran out and was not collected yet: a full one would
+// refuse the lease.
+fn script(guard: &Guard) -> String {
+    let Guard { lan, addresses, time } = guard;
+    let addresses = addresses.iter().map(Ipv4Addr::to_string).collect::<Vec<_>>().join(", ");
+    let (take, advertisement, resign) = (Kind::Take as u8, Kind::Advertisement as u8, Kind::Resign as u8);
+    let mut text = format!(
+        "add table {TABLE}
+add set {TABLE} lease {{ type iface_index; size 256; flags dynamic, timeout; }}
+add chain {TABLE} in {{ type filter hook ingress device \"{lan}\" priority 0; policy accept; }}
+add chain {TABLE} out {{ type filter hook egress device \"{lan}\" priority 0; policy accept; }}
+add chain {TABLE} own
+flush table {TABLE}
+"
+    );
+    let mut rule = |chain: &str, rule: &str| {
+        let _ = writeln!(text, "add rule {TABLE} {chain} {rule}");
+    };
+    let renew = format!("update @lease {{ oif timeout {}ms }}", time.as_millis());
+    rule("own", &format!("@nh,0,8 {take} {renew}"));
+    rule("own", &format!("@nh,0,8 {advertisement} oif != @lease drop"));
+    rule("own", &format!("@nh,0,8 {advertisement} {renew}"));
+    rule("own", &format!("@nh,0,8 {resign} delete @lease {{ oif }}"));
+    rule("own", "accept");
+    rule("in", "iif @lease accept");
+    rule("out", &format!("ether type {ETHERTYPE:#06x} goto own"));
+    rule("out", "oif @lease accept");
+    if !addresses.is_empty() {
+        for (chain, direction) in [("in", "daddr"), ("out", "saddr")] {
+            rule(chain, &format!("arp {direction} ip {{ {addresses} }} drop"));
+            rule(chain, &format!("ip {direction} {{ {addresses} }} drop"));
+        }
+    }
+    text
+}
+
+/// The table without what changes by itself; empty if there is none.
+async fn list() -> Result<String, Fault> {
+    match tool::run("nft", &["-s", "-t", "list", "table", "netdev", "lb-svc"], "").await {
+        Ok(text) => Ok(text),
+        Err(RunError::Failed { .. }) => Ok(String::new()),
+        Err(error) => Err(Fault::LeaseFailed(error.to_string())),
+    }
+}
+
+async fn carry_out(script: &str) -> Result<(), Fault> {
+    let done = tool::run("nft", &["-f", "-"], script).await;
+    done.map(|_| ()).map_err(|error| Fault::LeaseFailed(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_script() {
+        let guard = Guard {
+            lan: "net1".to_owned(),
+            addresses: vec!["172.18.0.18".parse().unwrap(), "172.18.0.19".parse().unwrap()],
+            time: Duration::from_millis(150),
+        };
+        let expected = "\
+add table netdev lb-svc
+add set netdev lb-svc lease { type iface_index; size 256; flags dynamic, timeout; }
+add chain netdev lb-svc in { type filter hook ingress device \"net1\" priority 0; policy accept; }
+add chain netdev lb-svc out { type filter hook egress device \"net1\" priority 0; policy accept; }
+add chain netdev lb-svc own
+flush table netdev lb-svc
+add rule netdev lb-svc own @nh,0,8 3 update @lease { oif timeout 150ms }
+add rule netdev lb-svc own @nh,0,8 2 oif != @lease drop
+add rule netdev lb-svc own @nh,0,8 2 update @lease { oif timeout 150ms }
+add rule netdev lb-svc own @nh,0,8 1 delete @lease { oif }
+add rule netdev lb-svc own accept
+add rule netdev lb-svc in iif @lease accept
+add rule netdev lb-svc out ether type 0x88b5 goto own
+add rule netdev lb-svc out oif @lease accept
+add rule netdev lb-svc in arp daddr ip { 172.18.0.18, 172.18.0.19 } drop
+add rule netdev lb-svc in ip daddr { 172.18.0.18, 172.18.0.19 } drop
+add rule netdev lb-svc out arp saddr ip { 172.18.0.18, 172.18.0.19 } drop
+add rule netdev lb-svc out ip saddr { 172.18.0.18, 172.18.0.19 } drop
+";
+        assert_eq!(script(&guard), expected);
+    }
+}

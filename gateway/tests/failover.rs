@@ -1,0 +1,332 @@
+//! Several pods of one gateway, on one LAN: which of them answers, and when.
+
+// All of this is a test, though not by its attributes.
+#![allow(clippy::unwrap_used)]
+
+#[allow(dead_code, reason = "it serves other tests as well")]
+mod lab;
+
+use std::net::Ipv4Addr;
+use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
+
+use lab::{Gateway, Lab, Site, VIP, config, exchange, wait};
+use lb_svc_crds::gateway::Role;
+use lb_svc_gateway::arp;
+
+/// The promise: from the active pod's end until the client is served again.
+const TAKEN_OVER: Duration = Duration::from_millis(800);
+
+fn role(gateway: &Gateway) -> Option<Role> {
+    Some(gateway.status()?.election?.role)
+}
+
+fn is(gateway: &Gateway, wanted: Role) {
+    wait(&format!("{wanted:?}"), || (role(gateway)? == wanted).then_some(()));
+}
+
+/// Two pods with a key, of which the first one is active.
+fn two(lab: &Lab) -> (Gateway<'_>, Site) {
+    lab.key(7);
+    let gateway = lab.serving(&config(&[("TCP", 80), ("UDP", 53)]));
+    is(&gateway, Role::Active);
+    let other = lab.another(1);
+    other.key(7);
+    (gateway, other)
+}
+
+/// Starts the second pod, and waits until it is standby beside the first.
+fn standby(site: &Site) -> Gateway<'_> {
+    let gateway = site.serving(&config(&[("TCP", 80), ("UDP", 53)]));
+    is(&gateway, Role::Standby);
+    wait("the active one to be heard", || gateway.status()?.election?.active);
+    assert_eq!(gateway.get("/readyz").unwrap().0, 200, "standby is ready");
+    gateway
+}
+
+fn has_address(site: &Site) -> bool {
+    site.pod.run("ip -4 addr show dev net1").contains(VIP)
+}
+
+/// How long the client goes unanswered until one of these is active and it is
+/// answered: the longest time from one answer to the next.
+fn outage(lab: &Lab, until: &[&Gateway]) -> Duration {
+    let start = Instant::now();
+    let (mut answered, mut longest) = (start, Duration::ZERO);
+    loop {
+        // A flow of its own each time.
+        let socket = lab.client.udp();
+        socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+        let active = until.iter().any(|gateway| role(gateway) == Some(Role::Active));
+        if exchange(&socket, &format!("{VIP}:53")).is_some() {
+            longest = longest.max(answered.elapsed());
+            answered = Instant::now();
+            if active {
+                return longest;
+            }
+        }
+        assert!(start.elapsed() < Duration::from_secs(10), "{longest:?}, and then not for long");
+    }
+}
+
+/// Every ARP frame that speaks for the address, and every frame from it, as
+/// the client hears them: the sender's hardware address, and whether it is an
+/// announcement.
+struct Capture(std::os::fd::OwnedFd);
+
+impl Capture {
+    fn on(lab: &Lab) -> Self {
+        use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, bind, socket};
+        let fd = lab.client.enter(|| {
+            let fd = socket(
+                AddressFamily::Packet,
+                SockType::Raw,
+                SockFlag::SOCK_NONBLOCK,
+                Some(SockProtocol::EthAll),
+            )
+            .unwrap();
+            let link = nix::ifaddrs::getifaddrs()
+                .unwrap()
+                .filter(|entry| entry.interface_name == "eth0")
+                .find_map(|entry| entry.address?.as_link_addr().copied())
+                .unwrap();
+            bind(fd.as_raw_fd(), &link).unwrap();
+            fd
+        });
+        Self(fd)
+    }
+
+    fn heard(&self) -> Vec<(String, bool)> {
+        let vip: Ipv4Addr = VIP.parse().unwrap();
+        let mut heard = Vec::new();
+        let mut buffer = [0; 2048];
+        while let Ok(length) = nix::unistd::read(&self.0, &mut buffer) {
+            let frame = &buffer[..length];
+            let from: [u8; 6] = frame[6..12].try_into().unwrap();
+            if let Some(said) = arp::Frame::parse(frame).filter(|said| said.sender == vip) {
+                heard.push((arp::show(from), said.target == vip));
+            } else if frame[12..14] == [8, 0] && frame[26..30] == vip.octets() {
+                heard.push((arp::show(from), false));
+            }
+        }
+        heard
+    }
+
+    /// After the new owner's first announcement nothing is heard of the old.
+    fn changed_hands_cleanly(&self, old: &str, new: &str) {
+        let heard = self.heard();
+        let announced = heard.iter().position(|(mac, announcement)| mac == new && *announcement);
+        let announced = announced.unwrap_or_else(|| panic!("{new} announced nothing: {heard:?}"));
+        let late = heard[announced..].iter().filter(|(mac, _)| mac == old).count();
+        assert_eq!(late, 0, "{old} spoke on: {heard:?}");
+    }
+}
+
+#[test]
+fn one_of_two_answers() {
+    let lab = Lab::new();
+    let (first, other) = two(&lab);
+    let capture = Capture::on(&lab);
+    let second = standby(&other);
+    assert!(has_address(&lab) && !has_address(&other));
+    lab.client.run("ip neigh flush dev eth0");
+    lab.client.tcp(&format!("{VIP}:80")).unwrap();
+    assert!(capture.heard().iter().all(|(mac, _)| *mac == lab.mac()));
+    let status = second.status().unwrap();
+    assert!(status.addresses.is_empty() && status.faults.is_empty(), "{status:?}");
+    let election = status.election.unwrap();
+    assert!(election.active.is_some() && election.peers.len() == 1, "{election:?}");
+    assert_eq!((first.metric("lb_svc_gateway_active"), second.metric("lb_svc_gateway_active")), (1, 0));
+    // All but the addresses is there long before.
+    let nat = |site: &Site| site.pod.run("iptables -t nat -S");
+    assert_eq!(nat(&lab), nat(&other));
+    let rules = |site: &Site| site.pod.run("ip rule");
+    assert_eq!(rules(&lab), rules(&other));
+}
+
+#[test]
+fn a_killed_process_is_replaced_and_comes_back_as_standby() {
+    let lab = Lab::new();
+    let (first, other) = two(&lab);
+    let second = standby(&other);
+    let capture = Capture::on(&lab);
+    first.kill();
+    let took = outage(&lab, &[&second]);
+    println!("served again after {took:?}");
+    assert!(took < TAKEN_OVER, "{took:?}");
+    is(&second, Role::Active);
+    assert!(second.status().unwrap().election.unwrap().why.contains("fell silent"));
+    // The dead one's kernel has the address still, and is silent.
+    assert!(has_address(&lab));
+    lab.client.run("ip neigh flush dev eth0");
+    lab.client.tcp(&format!("{VIP}:80")).unwrap();
+    let first = lab.start();
+    is(&first, Role::Standby);
+    wait("the address to be gone", || (!has_address(&lab)).then_some(()));
+    lab.client.tcp(&format!("{VIP}:80")).unwrap();
+    capture.changed_hands_cleanly(&lab.mac(), &other.mac());
+    is(&second, Role::Active);
+}
+
+#[test]
+fn a_stopped_process_loses_the_address_and_does_not_take_it_back() {
+    let lab = Lab::new();
+    let (first, other) = two(&lab);
+    let second = standby(&other);
+    let capture = Capture::on(&lab);
+    first.pause(true);
+    let took = outage(&lab, &[&second]);
+    println!("served again after {took:?}");
+    assert!(took < TAKEN_OVER, "{took:?}");
+    is(&second, Role::Active);
+    first.pause(false);
+    is(&first, Role::Standby);
+    let why = first.status().unwrap().election.unwrap().why;
+    assert!(why.contains("lapsed"), "{why}");
+    let (_, steady) =
+        wait("five answers", || (0..5).all(|_| lab.client.tcp(&format!("{VIP}:80")).is_ok()).then_some(()));
+    assert!(steady < Duration::from_secs(1), "{steady:?}");
+    capture.changed_hands_cleanly(&lab.mac(), &other.mac());
+    assert_eq!(second.status().unwrap().election.unwrap().splits, 0);
+}
+
+#[test]
+fn who_is_told_to_end_hands_over() {
+    let lab = Lab::new();
+    let (first, other) = two(&lab);
+    let second = standby(&other);
+    wait("the standby to be known", || (first.status()?.election?.peers.len() == 1).then_some(()));
+    let capture = Capture::on(&lab);
+    let (well, _) = first.terminate();
+    assert!(well);
+    let took = outage(&lab, &[&second]);
+    println!("served again after {took:?}");
+    assert!(took < Duration::from_millis(200), "{took:?}");
+    is(&second, Role::Active);
+    assert!(second.status().unwrap().election.unwrap().why.contains("handed over"));
+    lab.client.run("ip neigh flush dev eth0");
+    lab.client.tcp(&format!("{VIP}:80")).unwrap();
+    capture.changed_hands_cleanly(&lab.mac(), &other.mac());
+}
+
+#[test]
+fn who_loses_a_link_gives_the_address_away() {
+    for (what, netns, link) in [("its LAN", 'l', "p0"), ("its pod network", 'n', "eth0")] {
+        let lab = Lab::new();
+        let (first, other) = two(&lab);
+        let second = standby(&other);
+        let at = if netns == 'l' { &lab.lan } else { &lab.node };
+        at.run(&format!("ip link set {link} down"));
+        let took = outage(&lab, &[&second]);
+        println!("without {what}: served again after {took:?}");
+        assert!(took < TAKEN_OVER, "{what}: {took:?}");
+        is(&second, Role::Active);
+        at.run(&format!("ip link set {link} up"));
+        // It comes back, and nobody notices.
+        wait("the peer to be heard", || {
+            let election = second.status()?.election?;
+            (election.role == Role::Active && election.peers.len() == 1).then_some(())
+        });
+        let (_, steady) = wait("five answers", || {
+            (0..5).all(|_| lab.client.tcp(&format!("{VIP}:80")).is_ok()).then_some(())
+        });
+        assert!(steady < Duration::from_secs(1), "{what}: {steady:?}");
+        is(&second, Role::Active);
+        if netns == 'l' {
+            is(&first, Role::Standby);
+        }
+    }
+}
+
+#[test]
+fn two_that_were_apart_agree_on_the_later_one() {
+    let lab = Lab::new();
+    let (first, other) = two(&lab);
+    let second = standby(&other);
+    // Deaf and dumb, behind a link that stays up.
+    lab.lan.run("bridge link set dev p0 state 0");
+    let took = outage(&lab, &[&second]);
+    println!("served again after {took:?}");
+    assert!(took < TAKEN_OVER, "{took:?}");
+    is(&second, Role::Active);
+    is(&first, Role::Active);
+    let capture = Capture::on(&lab);
+    lab.lan.run("bridge link set dev p0 state 3");
+    is(&first, Role::Standby);
+    is(&second, Role::Active);
+    let splits = |gateway: &Gateway| gateway.status().unwrap().election.unwrap().splits;
+    assert_eq!((splits(&first), splits(&second)), (1, 1));
+    lab.client.run("ip neigh flush dev eth0");
+    lab.client.tcp(&format!("{VIP}:80")).unwrap();
+    // The one that stays says so to the neighbours, who may have heard both.
+    wait("an announcement", || {
+        capture.heard().iter().any(|(mac, announcement)| *announcement && *mac == other.mac()).then_some(())
+    });
+}
+
+#[test]
+fn who_has_another_key_waits_at_the_door() {
+    let lab = Lab::new();
+    let (first, other) = two(&lab);
+    other.key(8);
+    let second = other.serving(&config(&[("TCP", 80), ("UDP", 53)]));
+    // It sees that somebody answers for the address.
+    wait("it to be ready", || (second.get("/readyz")?.0 == 200).then_some(()));
+    wait("frames it does not believe", || {
+        (second.metric("lb_svc_gateway_election_rejected_total{reason=\"bad_tag\"}") > 20).then_some(())
+    });
+    assert_eq!(role(&second), Some(Role::Standby));
+    assert!(!has_address(&other));
+    is(&first, Role::Active);
+    first.kill();
+    let took = outage(&lab, &[&second]);
+    assert!(took < Duration::from_secs(2), "{took:?}");
+    is(&second, Role::Active);
+}
+
+#[test]
+fn a_pod_without_a_key_is_waited_for() {
+    let lab = Lab::new();
+    let old = lab.serving(&config(&[("TCP", 80), ("UDP", 53)]));
+    assert!(old.status().unwrap().election.is_none());
+    let other = lab.another(1);
+    other.key(7);
+    let new = other.serving(&config(&[("TCP", 80), ("UDP", 53)]));
+    wait("it to be ready", || (new.get("/readyz")?.0 == 200).then_some(()));
+    assert_eq!(role(&new), Some(Role::Standby));
+    lab.client.tcp(&format!("{VIP}:80")).unwrap();
+    // The pod ends, and its network namespace with it.
+    old.kill();
+    lab.pod.run("ip link set net1 down");
+    assert!(outage(&lab, &[&new]) < Duration::from_secs(1));
+}
+
+#[test]
+fn the_lease_outlives_what_others_do_to_its_table() {
+    let lab = Lab::new();
+    let (first, other) = two(&lab);
+    let second = standby(&other);
+    for damage in ["nft flush table netdev lb-svc", "nft delete table netdev lb-svc"] {
+        for site in [&*lab, &other] {
+            site.pod.run(damage);
+            wait("healing", || {
+                site.pod.attempt("nft list chain netdev lb-svc own").1.contains("0x3").then_some(())
+            });
+        }
+        assert!(outage(&lab, &[&first, &second]) < TAKEN_OVER, "{damage}");
+    }
+}
+
+#[test]
+fn an_edited_configuration_moves_nothing() {
+    let lab = Lab::new();
+    let (first, other) = two(&lab);
+    let _second = standby(&other);
+    let before = first.status().unwrap().election.unwrap();
+    for site in [&*lab, &other] {
+        site.configure(&config(&[("TCP", 80), ("TCP", 81), ("UDP", 53)]));
+    }
+    wait("the new port", || lab.client.tcp(&format!("{VIP}:81")).ok());
+    let after = first.status().unwrap().election.unwrap();
+    assert_eq!((after.term, after.since_ms), (before.term, before.since_ms));
+}
