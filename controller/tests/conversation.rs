@@ -160,6 +160,38 @@ async fn an_address_is_filled_into_the_service_that_was_seen() {
 }
 
 #[tokio::test]
+async fn fault_32_a_subnets_spec_is_never_written() {
+    let (actor, mut handle) = actor();
+    let spec = lb_svc_crds::SubnetSpec {
+        provider: "lan.kube-system".into(),
+        cidr_block: "10.0.0.9/24".into(),
+        exclude_ips: vec!["10.0.0.0/30".into(), "host".into()],
+        ..Default::default()
+    };
+    let subnet = lb_svc_crds::Subnet::new("lan", spec);
+    let object = serde_json::to_value(&subnet).unwrap();
+    let subnet = lb_svc_controller::convert::subnet(&subnet);
+    for held in [true, false] {
+        let (done, asked) = tokio::join!(
+            actor.hold_subnet("lan", &subnet, held),
+            answer(&mut handle, StatusCode::OK, object.clone())
+        );
+        done.unwrap();
+        let fields: Vec<&String> = asked.body.as_object().unwrap().keys().collect();
+        assert_eq!(fields, ["apiVersion", "kind", "metadata"]);
+    }
+    let status = Default::default();
+    let (done, asked) = tokio::join!(
+        actor.set_subnet_status("lan", &subnet, &status),
+        answer(&mut handle, StatusCode::OK, object)
+    );
+    done.unwrap();
+    assert!(asked.line.starts_with("PATCH /apis/kubeovn.io/v1/subnets/lan/status?"), "{}", asked.line);
+    let fields: Vec<&String> = asked.body.as_object().unwrap().keys().collect();
+    assert_eq!(fields, ["apiVersion", "kind", "metadata", "status"]);
+}
+
+#[tokio::test]
 async fn a_config_map_is_posted_first_and_applied_later() {
     let (actor, mut handle) = actor();
     let owner = owner();
@@ -215,6 +247,21 @@ fn deployment(own: &Settings) -> Value {
     let provider = "lan.kube-system".parse().unwrap();
     let all = &configuration.gateway;
     render::deployment(&owner(), &Template { provider: &provider, attachment: &attachment, all, own })
+}
+
+#[test]
+fn fault_21_a_gateway_leaves_a_silent_node_soon_and_its_pod_in_order() {
+    let wanted = deployment(&Settings::default());
+    let pod = &wanted["spec"]["template"]["spec"];
+    for taint in ["not-ready", "unreachable"] {
+        let tolerations = pod["tolerations"].as_array().unwrap();
+        let its = tolerations.iter().find(|its| its["key"] == format!("node.kubernetes.io/{taint}")).unwrap();
+        assert!(its["tolerationSeconds"].as_u64().unwrap() <= 10, "{taint}");
+    }
+    // The pod object outlives what could answer for the address.
+    assert!(pod["terminationGracePeriodSeconds"].as_u64().unwrap() > 0);
+    assert_eq!(wanted["spec"]["strategy"]["type"], "Recreate");
+    assert_eq!(pod["containers"][0]["readinessProbe"]["httpGet"]["path"], "/readyz");
 }
 
 #[tokio::test]

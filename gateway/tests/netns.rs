@@ -304,6 +304,20 @@ fn neighbours_learn_the_address_at_once() {
     });
 }
 
+#[test]
+fn fault_14_a_lan_without_a_router_is_served() {
+    let lab = Lab::new();
+    lab.router.run("ip link set eth0 down");
+    let digest = lab.configure(&probing(&[(VIP, true)]));
+    let gateway = lab.start();
+    gateway.carried_out(&digest);
+    lab.client.tcp(&format!("{VIP}:80")).unwrap();
+    assert_eq!(gateway.get("/readyz").unwrap().0, 200);
+    assert!(gateway.status().unwrap().faults.is_empty());
+    lab.router.run("ip link set eth0 up");
+    wait("those behind it", || lab.far.tcp(&format!("{VIP}:80")).ok());
+}
+
 /// As the pod's securityContext has it.
 const LEAST: &str = "mount --bind /proc/sys /proc/sys; mount -o remount,bind,ro /proc/sys; \
     exec setpriv --no-new-privs --bounding-set -all,+net_admin,+net_raw \"$@\"";

@@ -1,0 +1,474 @@
+//! What docs/faults.md promises and no other test shows, on the controller's
+//! decisions: state, plan and ledger, with a world that does what the plan says.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use k8s_openapi::api::core::v1 as core;
+use lb_svc_controller::convert;
+use lb_svc_controller::domain::{
+    Answer, Attachment, Child, Condition, DeploymentView, Owner, Pod, ServiceRef,
+};
+use lb_svc_controller::ipam::{Candidate, Ledger, Pool, Refusal, Wish};
+use lb_svc_controller::plan::{Action, LIMITED, Observed, plan};
+use lb_svc_controller::state::{PodOn, State, Subnet, SubnetView};
+use lb_svc_controller::{ipam, render, subnets};
+use lb_svc_crds::SubnetSpec;
+use lb_svc_crds::gateway::{GatewayConfig, GatewayStatus};
+use lb_svc_crds::names::{self, Provider};
+use serde_json::{Value, json};
+
+const NAMESPACE: &str = "default";
+const NAME: &str = "web";
+
+fn key() -> ServiceRef {
+    ServiceRef::new(NAMESPACE, NAME)
+}
+
+fn provider(name: &str) -> Provider {
+    Provider { name: name.to_owned(), namespace: "kube-system".to_owned() }
+}
+
+fn subnet(provider: &Provider, cidr: &str) -> Subnet {
+    Subnet {
+        uid: "u".into(),
+        created: None,
+        generation: Some(1),
+        deleting: false,
+        held: false,
+        spec: SubnetSpec { provider: provider.to_string(), cidr_block: cidr.into(), ..SubnetSpec::default() },
+        status: SubnetView::default(),
+        since: Default::default(),
+    }
+}
+
+fn child<T>(uid: &str, content: T) -> Child<T> {
+    Child {
+        uid: uid.into(),
+        resource_version: "1".into(),
+        deleting: false,
+        made_for: Some("uid-1".into()),
+        content,
+    }
+}
+
+/// A cluster in which every write succeeds and every gateway obeys at once.
+struct World {
+    state: State,
+    /// The Service, as a user sees it.
+    service: Value,
+    /// The attachment that the Deployment names, as Multus reads it.
+    attached: Option<String>,
+    writes: u32,
+}
+
+impl World {
+    /// A Service on attachment `lan`, beside an attachment `other`; `lan` has
+    /// two Subnets.
+    fn new() -> Self {
+        let mut state = State::default();
+        for (name, attachment, cidr) in [
+            ("lan", "lan", "172.18.0.0/16"),
+            ("more", "lan", "172.19.0.0/16"),
+            ("other", "other", "172.20.0.0/16"),
+        ] {
+            let provider = provider(attachment);
+            state.set_subnet(name, Some(subnet(&provider, cidr)));
+            state.set_attachment((provider.namespace, provider.name), Some(Attachment::default()));
+        }
+        let service = json!({
+            "metadata": {
+                "namespace": NAMESPACE, "name": NAME, "uid": "uid-1", "resourceVersion": "1",
+                "annotations": { names::PROVIDER_ANNOTATION: "lan.kube-system" },
+            },
+            "spec": {
+                "type": "LoadBalancer",
+                "clusterIPs": ["10.109.201.193"],
+                "ports": [{ "name": "http", "port": 80, "protocol": "TCP" }],
+            },
+        });
+        let mut world = Self { state, service, attached: None, writes: 0 };
+        world.show();
+        world
+    }
+
+    /// The Service's watch shows it.
+    fn show(&mut self) {
+        let object: core::Service = serde_json::from_value(self.service.clone()).unwrap();
+        self.state.set_service(key(), convert::service(&object));
+    }
+
+    fn edit(&mut self, pointer: &str, value: Value) {
+        let (parent, last) = pointer.rsplit_once('/').unwrap();
+        self.service.pointer_mut(parent).unwrap()[last.replace("~1", "/")] = value;
+        self.show();
+    }
+
+    fn annotate(&mut self, annotation: &str, value: &str) {
+        self.edit(&format!("/metadata/annotations/{}", annotation.replace('/', "~1")), json!(value));
+    }
+
+    fn config(&self) -> Option<GatewayConfig> {
+        let text = self.state.observe(&key(), Instant::now()).config?.content;
+        Some(serde_json::from_str(&text).unwrap())
+    }
+
+    fn ports(&self) -> Vec<u16> {
+        self.config().unwrap().frontends[0].ports.iter().map(|port| port.port).collect()
+    }
+
+    fn claims(&self) -> Vec<String> {
+        self.state.ledger.claims_of(&key()).iter().map(|claim| claim.address.to_string()).collect()
+    }
+
+    fn ingress(&self) -> Vec<String> {
+        self.observe(None).service.unwrap().ingress
+    }
+
+    fn condition(&self, kind: &str) -> Option<Condition> {
+        let conditions = self.observe(None).service.unwrap().conditions;
+        conditions.into_iter().find(|condition| condition.kind == kind)
+    }
+
+    /// What a run sees: every pod says that it does what the ConfigMap says.
+    fn observe(&self, refusal: Option<Refusal>) -> Observed {
+        let mut observed = self.state.observe(&key(), Instant::now());
+        observed.refusal = refusal;
+        if let (Some(config), Some(attached)) = (&observed.config, &self.attached) {
+            let parsed: GatewayConfig = serde_json::from_str(&config.content).unwrap();
+            let digest = Some(names::digest(config.content.as_bytes()));
+            let here = parsed.attachment == *attached;
+            let addresses = parsed.addresses.iter().filter(|_| here).map(|address| address.address);
+            let status = GatewayStatus {
+                digest: digest.clone().filter(|_| here),
+                seen: digest,
+                addresses: addresses.collect(),
+                ..GatewayStatus::default()
+            };
+            for pod in &mut observed.pods {
+                (pod.ready, pod.answer) = (here, Answer::Said(status.clone()));
+            }
+        }
+        observed
+    }
+
+    /// Runs until nothing more is written, or `writes` are made.
+    fn settle_for(&mut self, writes: u32) {
+        self.writes = 0;
+        let mut refusal = None;
+        for _ in 0..20 {
+            let observed = self.observe(refusal.take());
+            let before = self.writes;
+            for action in plan(&key(), &observed).actions {
+                if self.writes == writes {
+                    return;
+                }
+                if let Action::Claim(wish) = &action {
+                    refusal = self.claim(wish).err();
+                } else {
+                    self.act(&observed, action);
+                }
+            }
+            if self.writes == before && refusal.is_none() {
+                return;
+            }
+        }
+        panic!("it does not come to rest: {:?}", plan(&key(), &self.observe(None)).actions);
+    }
+
+    fn settle(&mut self) {
+        self.settle_for(u32::MAX);
+    }
+
+    fn claim(&mut self, wish: &Wish) -> Result<(), Refusal> {
+        let candidate = self.state.ledger.reserve(wish)?;
+        let mut object = render::claim(wish, &candidate);
+        object.metadata.uid = Some(format!("u-{}", candidate.name));
+        object.metadata.resource_version = Some("1".into());
+        self.state.set_claim(convert::claim(&object).unwrap());
+        self.writes += 1;
+        Ok(())
+    }
+
+    fn act(&mut self, observed: &Observed, action: Action) {
+        let mut change = |id: &ipam::ClaimId, change: &dyn Fn(&mut ipam::Claim)| {
+            let mut claim = observed.claims.iter().find(|claim| claim.id == *id).unwrap().clone();
+            change(&mut claim);
+            self.state.set_claim(claim);
+        };
+        match action {
+            Action::FillAddress(address) => {
+                self.edit("/spec/loadBalancerIP", json!(address));
+            }
+            Action::ClearAddress => self.edit("/spec/loadBalancerIP", Value::Null),
+            Action::WriteConfig(content) => {
+                self.state.set_config(key(), Some(child("cm", content)));
+            }
+            Action::WriteDeployment(live) => {
+                let template = &live["spec"]["template"]["metadata"]["annotations"];
+                self.attached = template[names::NETWORKS_ANNOTATION].as_str().map(str::to_owned);
+                let view = DeploymentView { live, ..DeploymentView::default() };
+                self.state.set_deployment(key(), Some(child("dep", view)));
+                let pod = Pod {
+                    name: "gw".into(),
+                    uid: "uid-gw".into(),
+                    made_for: "uid-1".into(),
+                    address: Some(Ipv4Addr::new(10, 244, 1, 5).into()),
+                    mac: Some("ba:85:f7:02:9f:42".into()),
+                    ..Pod::default()
+                };
+                self.state.set_pod(key(), "gw", Some(PodOn { pod, node: None }));
+            }
+            Action::DeleteConfig(..) => drop(self.state.set_config(key(), None)),
+            Action::DeleteDeployment(..) => {
+                self.attached = None;
+                self.state.set_deployment(key(), None);
+                self.state.set_pod(key(), "gw", None);
+            }
+            Action::Annotate { annotations, .. } => {
+                let mut pod = observed.pods[0].clone();
+                pod.answer = Answer::Unasked;
+                pod.annotations.extend(annotations);
+                self.state.set_pod(key(), "gw", Some(PodOn { pod, node: None }));
+            }
+            Action::Record { claim, mac, probed } => change(&claim, &|claim| {
+                (claim.mac, claim.probed) = (mac.clone(), probed);
+            }),
+            Action::Release(id) => self.state.ledger.remove(&id.name, &id.uid),
+            Action::SetStatus { ingress, conditions } => {
+                let ingress: Vec<Value> = ingress.iter().map(|ip| json!({ "ip": ip })).collect();
+                let condition = |c: &Condition| {
+                    json!({
+                        "type": c.kind, "status": if c.status { "True" } else { "False" }, "reason": c.reason,
+                        "message": c.message, "lastTransitionTime": "2026-01-01T00:00:00Z",
+                    })
+                };
+                let conditions: Vec<Value> = conditions.iter().map(condition).collect();
+                let status = json!({ "loadBalancer": { "ingress": ingress }, "conditions": conditions });
+                self.edit("/status", status);
+            }
+            // Told once a condition: this world has no clock.
+            Action::Event { .. } => return,
+            other => panic!("this world knows nothing of {other:?}"),
+        }
+        self.writes += 1;
+    }
+}
+
+/// One that is served.
+fn served() -> World {
+    let mut world = World::new();
+    world.settle();
+    assert_eq!(world.ingress(), ["172.18.0.2"]);
+    world
+}
+
+#[test]
+fn fault_03_a_run_that_is_cut_off_anywhere_is_completed_by_the_next() {
+    let mut whole = World::new();
+    whole.settle();
+    assert!(whole.writes > 5);
+    for cut in 0..whole.writes {
+        let mut world = World::new();
+        world.settle_for(cut);
+        world.settle();
+        assert_eq!(world.service, whole.service, "cut off after {cut} writes");
+        assert_eq!((world.config(), world.claims()), (whole.config(), whole.claims()));
+    }
+}
+
+#[test]
+fn fault_07_another_attachment_or_subnet_is_acted_on() {
+    let mut world = served();
+    let switch = provider("lan").annotation("logical_switch");
+    world.annotate(&switch, "more");
+    world.settle();
+    assert_eq!(world.ingress(), ["172.19.0.2"]);
+    assert_eq!(world.claims(), ["172.19.0.2"], "the other is given back");
+
+    world.annotate(&switch, "");
+    world.annotate(names::PROVIDER_ANNOTATION, "other.kube-system");
+    // Ports are followed all the while.
+    world.edit("/spec/ports/0/port", json!(8080));
+    world.settle();
+    assert_eq!(world.attached.as_deref(), Some("kube-system/other"));
+    assert_eq!((world.ingress(), world.claims()), (vec!["172.20.0.2".into()], vec!["172.20.0.2".into()]));
+    assert_eq!(world.ports(), [8080]);
+}
+
+#[test]
+fn fault_24_a_deleted_attachment_keeps_nothing_from_being_collected() {
+    let mut world = served();
+    world.state.set_attachment(("kube-system".into(), "lan".into()), None);
+    world.edit("/spec/type", json!("ClusterIP"));
+    world.settle();
+    assert!(world.claims().is_empty());
+    assert!(world.attached.is_none() && world.config().is_none());
+}
+
+#[test]
+fn fault_26_ports_are_the_services_whatever_they_were() {
+    let mut world = served();
+    world.edit("/spec/ports", json!([{ "port": 443 }, { "port": 53, "protocol": "UDP" }]));
+    world.settle();
+    let mut ports = world.ports();
+    ports.sort_unstable();
+    assert_eq!(ports, [53, 443], "what was open before is in no event");
+    // A name is no part of what is served.
+    world.edit("/spec/ports/0/name", json!("renamed"));
+    world.settle();
+    assert_eq!(world.writes, 0);
+}
+
+#[test]
+fn fault_27_what_is_asked_and_not_kept_is_said() {
+    let told = |pointer: &str, value: Value| {
+        let mut world = World::new();
+        world.edit(pointer, value);
+        world.settle();
+        assert_eq!(world.ingress().len(), 1, "the rest is served");
+        world.condition(LIMITED).expect("a condition").reason
+    };
+    assert_eq!(told("/spec/sessionAffinity", json!("ClientIP")), "AffinityNotKept");
+    assert_eq!(told("/spec/externalTrafficPolicy", json!("Local")), "ClientAddressHidden");
+    assert_eq!(told("/spec/loadBalancerSourceRanges", json!(["192.0.2.0/24"])), "SourceRangesNotEnforced");
+    let sctp = json!([{ "port": 80 }, { "port": 81, "protocol": "SCTP" }]);
+    assert_eq!(told("/spec/ports", sctp), "UnsupportedProtocol");
+}
+
+#[test]
+fn fault_34_a_corrected_subnet_is_well_again() {
+    let mut subnet = subnet(&provider("lan"), "10.0.0.0/33");
+    let mut look = |spec: &SubnetSpec| {
+        let mut ledger = Ledger::default();
+        ledger.set_subnet("lan", spec, None, false);
+        subnet.status = subnets::plan(&subnet, &ledger.usage("lan").unwrap()).status.expect("news");
+        subnet.status.conditions.clone()
+    };
+    let mut spec = SubnetSpec {
+        provider: "lan.kube-system".into(),
+        cidr_block: "10.0.0.0/33".into(),
+        ..SubnetSpec::default()
+    };
+    let kinds = |conditions: &[Condition]| {
+        conditions.iter().map(|condition| (condition.kind.clone(), condition.status)).collect::<Vec<_>>()
+    };
+    let both = |status| vec![("Ready".to_owned(), status), ("Validated".to_owned(), status)];
+    assert_eq!(kinds(&look(&spec)), both(false));
+    spec.cidr_block = "10.0.0.0/24".into();
+    assert_eq!(kinds(&look(&spec)), both(true), "nothing of what was wrong stays");
+}
+
+#[test]
+fn fault_37_the_longest_names_fit() {
+    let longest = format!("{}.{}", "n".repeat(63), "s".repeat(63));
+    let wish = Wish {
+        owner: Owner { service: ServiceRef::new(&"s".repeat(63), &"w".repeat(63)), uid: "uid-1".into() },
+        provider: longest.parse().unwrap(),
+        subnet: None,
+        address: None,
+        keep: false,
+    };
+    let address: IpAddr = "172.18.0.11".parse().unwrap();
+    let candidate = Candidate { name: wish.provider.claim_name(address), subnet: "x".repeat(253), address };
+    let claim = render::claim(&wish, &candidate);
+    assert!(claim.metadata.name.as_ref().unwrap().len() <= 253);
+    for (label, value) in claim.metadata.labels.iter().flatten() {
+        let name = label.rsplit('/').next().unwrap();
+        assert!(name.len() <= 63 && value.len() <= 63, "{label}: {value}");
+    }
+    assert_eq!(claim.spec.subnet, candidate.subnet, "whole, where there is room for it");
+}
+
+/// Every address of a network, at its edges too, is either no Service's at all
+/// or one that a Service can name and can be given unasked.
+#[test]
+fn fault_38_what_may_be_asked_for_may_be_handed_out() {
+    for cidr in ["10.0.0.8/29", "10.0.0.8/30", "10.0.0.8/31", "255.255.255.0/24", "10.0.0.0/24"] {
+        let spec = subnet(&provider("lan"), cidr).spec;
+        let Ok(network) = ipam::Network::parse(&spec) else { continue };
+        let mut pool = Pool::new(&network);
+        let mut unasked = BTreeSet::new();
+        while let Some(address) = pool.next() {
+            pool.take(address);
+            unasked.insert(IpAddr::V4(address));
+        }
+        let ask = |address: IpAddr| {
+            let mut ledger = Ledger::default();
+            ledger.set_subnet("lan", &spec, None, false);
+            let owner = Owner { service: key(), uid: "uid-1".into() };
+            let (provider, address) = (provider("lan"), Some(address));
+            ledger.reserve(&Wish { owner, provider, subnet: None, address, keep: false }).is_ok()
+        };
+        let all = u32::from(network.cidr.network())..=u32::from(network.cidr.broadcast());
+        let all = all.map(|address| IpAddr::V4(address.into()));
+        let asked: BTreeSet<IpAddr> = all.filter(|address| ask(*address)).collect();
+        assert!(!asked.is_empty(), "{cidr}");
+        assert_eq!(asked, unasked, "{cidr}");
+    }
+}
+
+fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+/// The table of docs/faults.md: each line's number, and the tests it names.
+fn table() -> Vec<(u32, Vec<String>, String)> {
+    let text = fs::read_to_string(root().join("docs/faults.md")).unwrap();
+    let lines = text.lines().filter_map(|line| {
+        let (number, rest) = line.strip_prefix("| ")?.split_once(" | ")?;
+        let number = number.parse().ok()?;
+        let spans = rest.split('`').skip(1).step_by(2).filter(|span| span.contains("::"));
+        Some((number, spans.map(str::to_owned).collect(), rest.to_owned()))
+    });
+    lines.collect()
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+#[test]
+fn every_fault_has_a_line_that_names_tests_or_says_why_not() {
+    let table = table();
+    let numbers: Vec<u32> = table.iter().map(|(number, ..)| *number).collect();
+    assert_eq!(numbers, (1..=40).collect::<Vec<u32>>());
+    for (number, tests, line) in &table {
+        assert!(!tests.is_empty() || line.contains("Cannot apply:"), "{number} shows nothing");
+    }
+}
+
+#[test]
+fn every_test_that_is_named_exists_and_every_numbered_test_is_named() {
+    let named: BTreeSet<String> = table().into_iter().flat_map(|(_, tests, _)| tests).collect();
+    for test in &named {
+        let (file, name) = test.rsplit_once("::").unwrap();
+        let text = fs::read_to_string(root().join(file)).unwrap_or_else(|error| panic!("{file}: {error}"));
+        assert!(text.contains(&format!("fn {name}(")), "{file} has no test {name}");
+    }
+    let mut files = Vec::new();
+    for member in ["crds", "controller", "gateway", "e2e"] {
+        sources(&root().join(member), &mut files);
+    }
+    for file in files {
+        let text = fs::read_to_string(&file).unwrap();
+        let numbered =
+            text.lines().filter_map(|line| line.trim().split("fn fault_").nth(1)?.split('(').next());
+        for name in numbered.filter(|name| name.starts_with(|c: char| c.is_ascii_digit())) {
+            let test = format!("::fault_{name}");
+            assert!(named.iter().any(|named| named.ends_with(&test)), "{test} is not in docs/faults.md");
+        }
+    }
+}
