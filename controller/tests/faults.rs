@@ -15,7 +15,7 @@ use lb_svc_controller::domain::{
     Answer, Attachment, Child, Condition, DeploymentView, Owner, Pod, ServiceRef,
 };
 use lb_svc_controller::ipam::{Candidate, Ledger, Pool, Refusal, Wish};
-use lb_svc_controller::plan::{Action, LIMITED, Observed, plan};
+use lb_svc_controller::plan::{Action, GATEWAY_READY, LIMITED, Observed, plan};
 use lb_svc_controller::state::{PodOn, State, Subnet, SubnetView};
 use lb_svc_controller::{ipam, render, subnets};
 use lb_svc_crds::SubnetSpec;
@@ -339,6 +339,24 @@ fn fault_27_what_is_asked_and_not_kept_is_said() {
     assert_eq!(told("/spec/loadBalancerSourceRanges", json!(["192.0.2.0/24"])), "SourceRangesNotEnforced");
     let sctp = json!([{ "port": 80 }, { "port": 81, "protocol": "SCTP" }]);
     assert_eq!(told("/spec/ports", sctp), "UnsupportedProtocol");
+}
+
+#[test]
+fn fault_28_a_gateway_that_the_api_server_refuses_is_told() {
+    let mut world = World::new();
+    world.settle_for(1);
+    let refused = "deployments.apps \"lb-svc-web\" is forbidden: exceeded quota (403)";
+    let observed = Observed { refused: Some(refused.to_owned()), ..world.observe(None) };
+    let planned = plan(&key(), &observed);
+    let told = planned.actions.iter().find_map(|action| match action {
+        Action::Event { warning: true, reason, message } => Some((reason.as_str(), message)),
+        _ => None,
+    });
+    let (reason, message) = told.expect("an Event");
+    assert_eq!(reason, "WriteRefused");
+    assert!(message.contains("exceeded quota"), "{message}");
+    world.settle();
+    assert!(world.condition(GATEWAY_READY).unwrap().status, "it passes with its cause");
 }
 
 #[test]
