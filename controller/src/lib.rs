@@ -32,6 +32,7 @@ mod run;
 pub mod settings;
 pub mod state;
 pub mod subnets;
+pub mod versions;
 mod watch;
 
 pub use args::Args;

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
+use lb_svc_crds::IP;
 use serde_json::{Value, json};
 
 use crate::act::{Actor, Claimed, Error, Written};
@@ -249,7 +250,14 @@ impl Reconciler {
             match claimed {
                 Ok(Claimed::Exists(claim)) => {
                     let ours = claim.owner == wish.owner;
-                    lock(&self.state).ledger.apply(*claim, false);
+                    let mut state = lock(&self.state);
+                    if state.versions.see::<IP>(&claim.id.uid, &claim.id.resource_version) {
+                        state.ledger.apply(*claim, false);
+                    } else {
+                        // The watch has shown what became of it.
+                        state.ledger.unreserve(&candidate);
+                    }
+                    drop(state);
                     if ours {
                         tracing::info!(%service, address = %candidate.address, subnet = candidate.subnet, "address claimed");
                         return Ok(None);

@@ -10,6 +10,7 @@ use lb_svc_crds::names::Provider;
 use crate::domain::{Attachment, Child, Condition, DeploymentView, Pod, Service, ServiceRef};
 use crate::ipam::{Claim, Ledger};
 use crate::plan::{Observed, ROLLS_AT_ONCE};
+use crate::versions::Versions;
 
 /// What one run of the controller's loop is about.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -112,9 +113,8 @@ pub struct State {
     reserved: HashSet<ServiceRef>,
     /// The gateways that are to be rolled when others are done.
     queued: BTreeSet<ServiceRef>,
-    /// The resourceVersions of our own writes that the watches have not shown
-    /// yet, by uid. The API server compares them as numbers as well.
-    own_writes: HashMap<String, u64>,
+    /// How new what is seen is.
+    pub versions: Versions,
     /// Addresses.
     pub ledger: Ledger,
 }
@@ -232,30 +232,6 @@ impl State {
 
     fn waiting_keys(&self) -> impl Iterator<Item = Key> + '_ {
         self.waiting.iter().map(|service| Key::Gateway(service.clone()))
-    }
-
-    // === our own writes ===
-
-    /// `object` is what the API server answered to a write of ours.
-    pub fn note_own_write<K: kube::Resource>(&mut self, object: &K) {
-        if let Some((uid, version)) = identity(object) {
-            self.own_writes.insert(uid, version);
-        }
-    }
-
-    /// Whether the watch shows `object` as it was before a write of ours.
-    pub fn is_behind<K: kube::Resource>(&mut self, object: &K) -> bool {
-        let Some((uid, version)) = identity(object) else { return false };
-        let behind = self.own_writes.get(&uid).is_some_and(|written| version < *written);
-        if !behind {
-            self.own_writes.remove(&uid);
-        }
-        behind
-    }
-
-    /// A new list is believed whatever it says.
-    pub fn forget_own_writes(&mut self) {
-        self.own_writes.clear();
     }
 
     // === what the watches show; each returns whom it concerns ===
@@ -464,11 +440,6 @@ impl State {
     pub fn known_nodes(&self) -> Vec<String> {
         self.nodes.keys().cloned().collect()
     }
-}
-
-fn identity<K: kube::Resource>(object: &K) -> Option<(String, u64)> {
-    let meta = object.meta();
-    Some((meta.uid.clone()?, meta.resource_version.as_ref()?.parse().ok()?))
 }
 
 fn concerns(changed: bool, key: Key) -> Vec<Key> {

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use futures::StreamExt;
 use k8s_openapi::api::apps::v1::Deployment;
@@ -96,8 +97,20 @@ impl Start<'_> {
 /// Takes in what the API server answered to our own write, so that the next
 /// run does not write it again. The watch will show it too, later.
 pub(crate) fn learn<K: Watched>(state: &mut State, object: K) {
-    state.note_own_write(&object);
-    K::set(state, object);
+    if see::<K>(state, &object) {
+        K::set(state, object);
+    }
+}
+
+fn identity(object: &impl Resource) -> (&str, &str) {
+    let meta = object.meta();
+    (meta.uid.as_deref().unwrap_or_default(), meta.resource_version.as_deref().unwrap_or_default())
+}
+
+/// Whether nothing newer has been seen of `object`, of kind `K`.
+fn see<K: Watched>(state: &mut State, object: &impl Resource) -> bool {
+    let (uid, version) = identity(object);
+    state.versions.see::<K>(uid, version)
 }
 
 fn feed<K: Watched>(
@@ -115,17 +128,22 @@ fn feed<K: Watched>(
     match event {
         Event::Init => {
             listed.clear();
-            state.forget_own_writes();
+            state.versions.forget::<K>();
             Vec::new()
         }
         Event::InitApply(guard) => {
+            see::<K>(state, &guard);
             listed.insert((guard.namespace().unwrap_or_default(), guard.name_any()));
             read(guard).map_or_else(Vec::new, |object| K::set(state, object))
         }
         Event::InitDone => K::listed(state, &std::mem::take(listed)),
-        Event::Apply(guard) if state.is_behind(&guard) => Vec::new(),
+        Event::Apply(guard) if !see::<K>(state, &guard) => Vec::new(),
         Event::Apply(guard) => read(guard).map_or_else(Vec::new, |object| K::set(state, object)),
-        Event::Delete(guard) => read(guard).map_or_else(Vec::new, |object| K::gone(state, &object)),
+        Event::Delete(guard) => {
+            let (uid, version) = identity(&guard);
+            state.versions.end::<K>(uid, version, Instant::now());
+            read(guard).map_or_else(Vec::new, |object| K::gone(state, &object))
+        }
     }
 }
 
@@ -294,5 +312,63 @@ impl Watched for IP {
         let names = names.iter().map(|(_, name)| name.clone()).collect();
         let gone = state.ledger.retain(&names);
         state.claims_gone(&gone)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn service(version: &str, address: &str) -> Service {
+        let object = json!({
+            "metadata": {
+                "namespace": "default", "name": "web", "uid": "uid-1", "resourceVersion": version,
+                "annotations": { names::PROVIDER_ANNOTATION: "lan.kube-system" },
+            },
+            "spec": { "type": "LoadBalancer", "loadBalancerIP": address },
+        });
+        serde_json::from_value(object).unwrap()
+    }
+
+    fn show(
+        state: &mut State,
+        event: fn(DeserializeGuard<Service>) -> Event<DeserializeGuard<Service>>,
+        object: Service,
+    ) {
+        feed(state, event(DeserializeGuard(Ok(object))), &mut BTreeSet::new());
+    }
+
+    fn address(state: &State) -> Option<String> {
+        let seen = state.observe(&ServiceRef::new("default", "web"), Instant::now()).service;
+        seen.map(|service| service.load_balancer_ip)
+    }
+
+    #[test]
+    fn an_answer_that_the_watch_has_overtaken_is_not_believed() {
+        let mut state = State::default();
+        show(&mut state, Event::Apply, service("7", ""));
+        // We write, someone edits that, and the watch is quicker.
+        show(&mut state, Event::Apply, service("8", "172.18.0.11"));
+        show(&mut state, Event::Apply, service("9", "172.18.0.18"));
+        learn(&mut state, service("8", "172.18.0.11"));
+        assert_eq!(address(&state).as_deref(), Some("172.18.0.18"));
+        // Nor is it brought back to life.
+        show(&mut state, Event::Delete, service("11", "172.18.0.18"));
+        learn(&mut state, service("10", "172.18.0.18"));
+        assert_eq!(address(&state), None);
+    }
+
+    #[test]
+    fn nor_is_a_watch_that_an_answer_has_overtaken() {
+        let mut state = State::default();
+        learn(&mut state, service("8", "172.18.0.11"));
+        show(&mut state, Event::Apply, service("7", ""));
+        assert_eq!(address(&state).as_deref(), Some("172.18.0.11"));
+        // But a new list is.
+        show(&mut state, |_| Event::Init, service("0", ""));
+        show(&mut state, Event::InitApply, service("7", ""));
+        assert_eq!(address(&state).as_deref(), Some(""));
     }
 }
