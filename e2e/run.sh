@@ -3,8 +3,10 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 runner=$(e2e/cluster/cluster.sh runner)
-host=$(rustc -vV | sed -n 's/^host: //p' | tr a-z- A-Z_)
-[ -z "$runner" ] || export "CARGO_TARGET_${host}_RUNNER=$runner"
+host=$(rustc -vV | sed -n 's/^host: //p')
+[ -z "$runner" ] || export "CARGO_TARGET_$(tr a-z- A-Z_ <<<"$host")_RUNNER=$runner"
+# What the images were built from: for tests with a controller of their own.
+export LB_SVC_CONTROLLER=${CARGO_TARGET_DIR:-$PWD/target}/$host/release/lb-svc-controller
 # What takes a lever only the local cluster has says so in its name.
 skip=()
 [ "${CLUSTER:-local}" = local ] || skip=(--skip local_)
@@ -22,4 +24,4 @@ args=("$@")
 # First what needs a cluster nobody has used yet; last what shakes the cluster itself.
 suite 1 document
 suite 4 serving lifecycle healing network conflict faults
-suite 1 disruption soak
+suite 1 disruption kills soak

@@ -7,18 +7,26 @@
 //! - [`Lab`]: the cluster, its kubectl and its levers;
 //! - [`Scene`]: a namespace of a test's own, which shows what was in it when
 //!   the test fails, and goes away after it;
+//! - [`Controller`], [`Proxy`], [`StandIns`]: a controller beside the cluster,
+//!   its way to the API server, and gateways that are played;
 //! - [`client`]: an HTTP and UDP client with a deadline for everything;
 //! - [`outage`]: probes that say for how long an address went unanswered;
 //! - [`until`]: waits for a condition, never just for time.
 
 pub mod client;
+mod controller;
 mod lab;
 pub mod objects;
 pub mod outage;
+mod proxy;
 mod scene;
+mod stand_ins;
 
+pub use controller::{Controller, scale_controller, without_controller};
 pub use lab::{Lab, repository};
+pub use proxy::{Cut, Proxy, Write};
 pub use scene::{Scene, scene, serves, subnet, until_using};
+pub use stand_ins::StandIns;
 
 use std::fmt::Debug;
 use std::time::{Duration, Instant};

@@ -10,7 +10,7 @@ use kube::ResourceExt;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
 use lb_svc_crds::{IP, Subnet};
 use lb_svc_e2e::objects::{SUBNET, web};
-use lb_svc_e2e::{Lab, SLOW, Scene, client, expect, scene, serves, throughout, until};
+use lb_svc_e2e::{Lab, SLOW, Scene, client, expect, scale_controller, scene, serves, throughout, until};
 use serde_json::json;
 
 const SYSTEM: &str = "lb-svc-system";
@@ -72,20 +72,6 @@ async fn controller(scene: &Scene) -> Option<Pod> {
 /// Waits until the controller does its work: a Service made now is served.
 async fn controller_works(scene: &Scene, name: &str) {
     scene.served(name, 1).await;
-}
-
-async fn scale_controller(scene: &Scene, replicas: u32) {
-    let deployments: Api<Deployment> = Api::namespaced(scene.client(), SYSTEM);
-    let patch = Patch::Merge(json!({ "spec": { "replicas": replicas } }));
-    deployments.patch("lb-svc-controller", &PatchParams::default(), &patch).await.unwrap();
-    if replicas == 0 {
-        until("the controller to be away", SLOW, async || {
-            let pods: Api<Pod> = Api::namespaced(scene.client(), SYSTEM);
-            let left = pods.list(&ListParams::default()).await.map_err(|error| error.to_string())?;
-            expect(left.items.is_empty(), left.items.len())
-        })
-        .await;
-    }
 }
 
 #[tokio::test]
@@ -168,11 +154,11 @@ async fn the_gateway_pod_is_replaced_while_the_controller_is_away() {
     scene("away", async |scene| {
         let ip = scene.served("web", 2).await;
         let pod = scene.gateway("web").await;
-        scale_controller(&scene, 0).await;
+        scale_controller(&scene.lab, 0).await;
         scene.api::<Pod>().delete(&pod.name_any(), &DeleteParams::default()).await.unwrap();
         scene.replaced("web", &pod).await;
         serves(ip).await;
-        scale_controller(&scene, 1).await;
+        scale_controller(&scene.lab, 1).await;
         controller_works(&scene, "later").await;
     })
     .await;
