@@ -13,6 +13,7 @@
 #   images-on N          list the images on node N
 #   client CMD...        run a command on a host of the LAN that is no part of the cluster (172.18.0.9)
 #   far CMD...           run a command on a host behind two routers and a narrow link (172.20.0.9)
+#   lan CMD...           run a command on the LAN's switch: a bridge with a port nN for each node
 #   node N CMD...        run a command in the network namespace of node N
 #   runner               print the command prefix that runs a program as the client
 #   kubelet-stop N       stop the kubelet of node N

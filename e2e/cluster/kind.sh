@@ -114,6 +114,7 @@ verb_logs() {
 }
 
 verb_far() { local_only; }
+verb_lan() { local_only; }
 verb_audit_log() { local_only; }
 verb_node_stop() { local_only; }
 verb_node_start() { local_only; }

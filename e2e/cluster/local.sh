@@ -107,6 +107,7 @@ verb_logs() { echo "$STATE/log"; }
 verb_runner() { echo "nsenter --net=/run/netns/lb-svc-client"; }
 verb_client() { need_cluster; in_net client "$@"; }
 verb_far() { need_cluster; in_net far "$@"; }
+verb_lan() { need_cluster; in_net lan "$@"; }
 verb_node() { need_node "$@"; in_net "n$1" "${@:2}"; }
 verb_kubelet_stop() { need_node "$@"; stop "kubelet-n$1"; }
 verb_kubelet_start() { need_node "$@"; runs "kubelet-n$1" || start_kubelet "$1" "$(now)"; }

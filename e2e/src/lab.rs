@@ -120,12 +120,21 @@ impl Lab {
     /// # Errors
     /// When there is none.
     pub async fn kill(pod_uid: &str, name: &str) -> anyhow::Result<()> {
+        Self::signal(pod_uid, name, "KILL").await
+    }
+
+    /// Sends a signal (`KILL`, `STOP`, ...) to the process of this name in the
+    /// pod.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub async fn signal(pod_uid: &str, name: &str, signal: &str) -> anyhow::Result<()> {
         for pid in Self::processes(pod_uid) {
             // The kernel cuts names off after 15 bytes.
             let comm = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
             if !comm.trim().is_empty() && name.starts_with(comm.trim()) {
-                let status = Command::new("kill").args(["-KILL", &pid.to_string()]).status().await?;
-                return if status.success() { Ok(()) } else { bail!("kill {pid}: {status}") };
+                let status = Command::new("kill").args(["-s", signal, &pid.to_string()]).status().await?;
+                return if status.success() { Ok(()) } else { bail!("kill -s {signal} {pid}: {status}") };
             }
         }
         bail!("pod {pod_uid} has no process {name}")

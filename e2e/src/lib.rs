@@ -13,9 +13,11 @@
 //! - [`outage`]: probes that say for how long an address went unanswered;
 //! - [`until`]: waits for a condition, never just for time.
 
+mod capture;
 pub mod client;
 mod controller;
 mod lab;
+pub mod failover;
 pub mod objects;
 pub mod outage;
 mod proxy;

@@ -236,7 +236,15 @@ spec: {{provider: {name}.{ns}, {subnet}}}
     /// # Panics
     /// If it fails.
     pub async fn in_gateway(&self, service: &str, command: &[&str]) -> String {
-        let pod = self.gateway(service).await.name_any();
+        self.in_pod(&self.gateway(service).await, command).await
+    }
+
+    /// A command in a pod's only container, with what it prints.
+    ///
+    /// # Panics
+    /// If it fails.
+    pub async fn in_pod(&self, pod: &Pod, command: &[&str]) -> String {
+        let pod = pod.name_any();
         let done = Lab::exec(&self.namespace, &pod, command).await;
         done.unwrap_or_else(|error| panic!("{command:?} in {pod}: {error}"))
     }

@@ -1,0 +1,302 @@
+//! A Service with two gateway pods, what can happen to the active one, and how
+//! long its address then goes unanswered. Its levers are the local cluster's.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{Pod, Service};
+use kube::ResourceExt;
+use kube::api::DeleteParams;
+use lb_svc_crds::gateway::{GatewayStatus, Role};
+use serde_json::{Value, json};
+
+use crate::capture::Capture;
+use crate::objects::{backends, port, service};
+use crate::outage::{Outage, Watch};
+use crate::{Lab, QUICK, SLOW, Scene, client, expect, until};
+
+/// Ports of the Service.
+const TCP: u16 = 80;
+const UDP: u16 = 53;
+/// How long a process is stopped, or its container kept from coming back.
+const AWAY: Duration = Duration::from_secs(5);
+/// How long all has to be quiet before the next thing happens.
+const QUIET: Duration = Duration::from_millis(500);
+
+/// What can happen to the active pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Its process is killed, and does not come back for a while.
+    Killed,
+    /// It is deleted.
+    Deleted,
+    /// Its node dies, as by a power failure.
+    NodeDies,
+    /// Its node's link to the LAN goes down.
+    LinkDown,
+    /// Its node's link to the LAN stays up, and carries nothing.
+    LanDeaf,
+    /// Its link to the pod network goes down.
+    PodNetworkDown,
+    /// Its process is stopped for a while, and goes on.
+    Stopped,
+}
+
+impl Event {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::Killed,
+        Self::Deleted,
+        Self::NodeDies,
+        Self::LinkDown,
+        Self::LanDeaf,
+        Self::PodNetworkDown,
+        Self::Stopped,
+    ];
+
+    /// Its name, for tables and options.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Killed => "process killed",
+            Self::Deleted => "pod deleted",
+            Self::NodeDies => "node dies",
+            Self::LinkDown => "LAN link down",
+            Self::LanDeaf => "LAN deaf",
+            Self::PodNetworkDown => "pod network down",
+            Self::Stopped => "process stopped",
+        }
+    }
+
+    /// How long the address may go unanswered, at worst.
+    pub fn worst(self) -> Duration {
+        match self {
+            Self::Deleted => Duration::from_millis(50),
+            _ => Duration::from_millis(800),
+        }
+    }
+}
+
+/// A Service with two gateway pods.
+pub struct Pair {
+    scene: Arc<Scene>,
+    name: String,
+    /// Its address.
+    pub ip: IpAddr,
+}
+
+/// What an event did.
+#[derive(Debug)]
+pub struct Seen {
+    /// To the client's probes.
+    pub outage: Outage,
+    /// What was heard of the pod that was active, after the other's first
+    /// announcement.
+    pub late: Vec<String>,
+}
+
+impl Pair {
+    /// Makes the Service `name`. Its backends are on the first node, its
+    /// gateways on the others, of which there have to be two.
+    ///
+    /// # Panics
+    /// If it is not served by two gateways in time.
+    pub async fn make(scene: &Arc<Scene>, name: &str) -> Self {
+        let mut workload = backends(name, 1, &["tcp/80", "udp/53"]);
+        workload["spec"]["template"]["spec"]["nodeSelector"] = json!({ "kubernetes.io/hostname": "n1" });
+        scene.create::<Deployment>(workload).await;
+        let mut object = service(name, &json!([port("TCP", TCP, TCP), port("UDP", UDP, UDP)]));
+        let elsewhere = json!({ "nodeAffinity": { "requiredDuringSchedulingIgnoredDuringExecution": {
+            "nodeSelectorTerms": [{ "matchExpressions": [
+                { "key": "kubernetes.io/hostname", "operator": "NotIn", "values": ["n1"] },
+            ] }],
+        } } });
+        let annotations = &mut object["metadata"]["annotations"];
+        annotations["lb-svc.kubeovn.io/replicas"] = json!("2");
+        annotations["lb-svc.kubeovn.io/affinity"] = json!(elsewhere.to_string());
+        scene.create::<Service>(object).await;
+        let ip = scene.address(name).await;
+        let pair = Self { scene: Arc::clone(scene), name: name.to_owned(), ip };
+        pair.settled().await;
+        until("it to serve", SLOW, async || client::get(ip, TCP).await).await;
+        pair
+    }
+
+    /// The active pod and the standby, once each is what it is and both are
+    /// ready, and know of one another.
+    ///
+    /// # Panics
+    /// If it does not come to that.
+    pub async fn settled(&self) -> (Pod, Pod) {
+        until("one active and one standby", SLOW * 2, async || {
+            let mut roles = Vec::new();
+            for pod in self.scene.gateways(&self.name).await {
+                let status = self.status(&pod).await.map_err(|error| error.to_string())?;
+                let election = status.election.unwrap_or_default();
+                roles.push((pod, election.role, election.peers.len()));
+            }
+            let of = |wanted: Role| {
+                let mut fitting = roles.iter().filter(|(_, role, peers)| *role == wanted && *peers == 1);
+                fitting.next().filter(|_| roles.len() == 2).map(|(pod, _, _)| pod.clone())
+            };
+            let seen = || roles.iter().map(|(pod, role, _)| (pod.name_any(), *role)).collect::<Vec<_>>();
+            of(Role::Active).zip(of(Role::Standby)).ok_or_else(|| format!("{:?}", seen()))
+        })
+        .await
+    }
+
+    /// What a gateway pod says of itself.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn status(&self, pod: &Pod) -> anyhow::Result<GatewayStatus> {
+        let path = format!(
+            "/api/v1/namespaces/{}/pods/{}:{}/proxy/status",
+            self.scene.namespace,
+            pod.name_any(),
+            lb_svc_crds::names::GATEWAY_PORT
+        );
+        let request = http::Request::get(path).body(Vec::new())?;
+        let answer = tokio::time::timeout(client::ATTEMPT, self.scene.lab.client.request(request)).await;
+        Ok(answer??)
+    }
+
+    /// Has the event happen to the active pod while the address is probed, and
+    /// puts right what it broke, still under the probes: the end of an outage
+    /// must not be another one.
+    ///
+    /// # Panics
+    /// If it does not come to an end.
+    pub async fn suffer(&self, event: Event) -> Seen {
+        let (active, standby) = self.settled().await;
+        let [old, new] = [mac(&active), mac(&standby)];
+        let capture = Capture::begin(self.ip);
+        let watch = Watch::begin(self.ip, TCP, UDP);
+        tokio::time::sleep(QUIET).await;
+        let undo = Undo::of(event, &active, self).await;
+        until("the standby to be active", QUICK, async || {
+            let status = self.status(&standby).await.map_err(|error| error.to_string())?;
+            let role = status.election.unwrap_or_default().role;
+            expect(role == Role::Active, role)
+        })
+        .await;
+        undo.run().await;
+        if event != Event::NodeDies {
+            self.settled().await;
+        }
+        tokio::time::sleep(QUIET).await;
+        let outage = watch.end().await;
+        // What a node's coming back costs others on this machine is no matter
+        // of the address.
+        if event == Event::NodeDies {
+            start_node(&active).await;
+            self.settled().await;
+        }
+        Seen { outage, late: capture.end(&old, &new) }
+    }
+}
+
+fn mac(pod: &Pod) -> String {
+    let key = format!("{}.kubernetes.io/mac_address", crate::objects::PROVIDER);
+    pod.annotations().get(&key).cloned().unwrap_or_default()
+}
+
+fn node(pod: &Pod) -> String {
+    pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap_or_default()
+}
+
+/// A node's number: `n2` is 2.
+fn number(pod: &Pod) -> String {
+    node(pod).trim_start_matches('n').to_owned()
+}
+
+async fn cluster(args: &[&str]) -> String {
+    Lab::cluster(args).await.unwrap_or_else(|error| panic!("{error:#}"))
+}
+
+async fn start_node(pod: &Pod) {
+    cluster(&["node-start", &number(pod)]).await;
+}
+
+/// What puts right what an event broke.
+enum Undo {
+    Nothing,
+    /// Run a command of the cluster's.
+    Command(Vec<String>),
+    /// The same, after the time that something is to be away.
+    Later(Vec<String>),
+    /// Let a process go on, after that time.
+    Continue(String),
+}
+
+impl Undo {
+    /// Has the event happen.
+    async fn of(event: Event, pod: &Pod, pair: &Pair) -> Self {
+        let (number, node) = (number(pod), node(pod));
+        let uid = pod.uid().unwrap_or_default();
+        let signal = async |name: &str| {
+            Lab::signal(&uid, "lb-svc-gateway", name).await.unwrap_or_else(|error| panic!("{error:#}"));
+        };
+        let words = |line: &str| line.split(' ').map(ToOwned::to_owned).collect::<Vec<_>>();
+        match event {
+            Event::Killed => {
+                cluster(&["kubelet-stop", &number]).await;
+                signal("KILL").await;
+                Self::Later(words(&format!("kubelet-start {number}")))
+            }
+            Event::Deleted => {
+                let pods = pair.scene.api::<Pod>();
+                let deleted = pods.delete(&pod.name_any(), &DeleteParams::default()).await;
+                deleted.unwrap_or_else(|error| panic!("{error}"));
+                Self::Nothing
+            }
+            Event::NodeDies => {
+                cluster(&["node-stop", &number]).await;
+                Self::Nothing
+            }
+            Event::LinkDown => {
+                cluster(&["lan", "ip", "link", "set", &node, "down"]).await;
+                Self::Command(words(&format!("lan ip link set {node} up")))
+            }
+            Event::LanDeaf => {
+                cluster(&["lan", "bridge", "link", "set", "dev", &node, "state", "0"]).await;
+                Self::Command(words(&format!("lan bridge link set dev {node} state 3")))
+            }
+            Event::PodNetworkDown => {
+                let link = pair.scene.in_pod(pod, &["ip", "-j", "link", "show", "eth0"]).await;
+                let link: Value = serde_json::from_str(&link).unwrap_or_default();
+                let all = cluster(&["node", &number, "ip", "-j", "link"]).await;
+                let all: Value = serde_json::from_str(&all).unwrap_or_default();
+                let mut all = all.as_array().into_iter().flatten();
+                let outer = all.find(|outer| outer["ifindex"] == link[0]["link_index"]);
+                let outer = outer.and_then(|outer| outer["ifname"].as_str()).unwrap_or_default();
+                cluster(&["node", &number, "ip", "link", "set", outer, "down"]).await;
+                Self::Command(words(&format!("node {number} ip link set {outer} up")))
+            }
+            Event::Stopped => {
+                signal("STOP").await;
+                Self::Continue(uid.clone())
+            }
+        }
+    }
+
+    async fn run(self) {
+        let run = async |words: Vec<String>| {
+            cluster(&words.iter().map(String::as_str).collect::<Vec<_>>()).await;
+        };
+        match self {
+            Self::Nothing => {}
+            Self::Command(words) => run(words).await,
+            Self::Later(words) => {
+                tokio::time::sleep(AWAY).await;
+                run(words).await;
+            }
+            Self::Continue(uid) => {
+                tokio::time::sleep(AWAY).await;
+                let signalled = Lab::signal(&uid, "lb-svc-gateway", "CONT").await;
+                signalled.unwrap_or_else(|error| panic!("{error:#}"));
+            }
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! A Service with two gateway pods, of which the active one is hit. These run
+//! alone.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use lb_svc_e2e::failover::{Event, Pair};
+use lb_svc_e2e::scene;
+
+async fn survives(name: &str, event: Event) {
+    scene(name, async |scene| {
+        let pair = Pair::make(&scene, "web").await;
+        let seen = pair.suffer(event).await;
+        let outage = &seen.outage;
+        eprintln!("{}: unanswered for {:?}, {} of {} lost", event.name(), outage.longest, outage.lost, outage.sent);
+        assert!(outage.longest <= event.worst(), "{outage:?}");
+        assert!(outage.stretches <= 1, "no second outage: {outage:?}");
+        assert!(seen.late.is_empty(), "the one before spoke on: {:?}", seen.late);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn local_the_process_is_killed() {
+    survives("ha-killed", Event::Killed).await;
+}
+
+#[tokio::test]
+async fn local_the_pod_is_deleted() {
+    survives("ha-deleted", Event::Deleted).await;
+}
+
+#[tokio::test]
+async fn local_the_node_dies() {
+    survives("ha-node", Event::NodeDies).await;
+}
+
+#[tokio::test]
+async fn local_the_lan_link_goes_down() {
+    survives("ha-link", Event::LinkDown).await;
+}
+
+#[tokio::test]
+async fn local_the_lan_goes_deaf() {
+    survives("ha-deaf", Event::LanDeaf).await;
+}
+
+#[tokio::test]
+async fn local_the_pod_network_goes_down() {
+    survives("ha-pods", Event::PodNetworkDown).await;
+}
+
+#[tokio::test]
+async fn local_the_process_is_stopped() {
+    survives("ha-stopped", Event::Stopped).await;
+}
