@@ -14,6 +14,8 @@ SHELL := /bin/bash
 CLUSTER ?= local
 export CLUSTER
 cluster := e2e/cluster/cluster.sh
+# Two for the pods of one gateway, and one that stays when either of them dies.
+nodes := 3
 host := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 runner := CARGO_TARGET_$(shell echo $(host) | tr a-z- A-Z_)_RUNNER
 locked := $(if $(CI),--locked)
@@ -56,13 +58,13 @@ netns: deps
 # address is what the first test is about.
 e2e: images
 	@$(cluster) down
-	@$(cluster) up
+	@NODES=$(nodes) $(cluster) up
 	@e2e/install.sh
 	@cargo test $(locked) -p lb-svc-e2e --no-run
 	@e2e/run.sh
 
 bench: images
-	@$(cluster) up
+	@NODES=$(nodes) $(cluster) up
 	@e2e/install.sh
 	@e2e/bench.sh
 

@@ -16,8 +16,8 @@
 mod capture;
 pub mod client;
 mod controller;
-mod lab;
 pub mod failover;
+mod lab;
 pub mod objects;
 pub mod outage;
 mod proxy;

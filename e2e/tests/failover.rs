@@ -11,7 +11,13 @@ async fn survives(name: &str, event: Event) {
         let pair = Pair::make(&scene, "web").await;
         let seen = pair.suffer(event).await;
         let outage = &seen.outage;
-        eprintln!("{}: unanswered for {:?}, {} of {} lost", event.name(), outage.longest, outage.lost, outage.sent);
+        eprintln!(
+            "{}: unanswered for {:?}, {} of {} lost",
+            event.name(),
+            outage.longest,
+            outage.lost,
+            outage.sent
+        );
         assert!(outage.longest <= event.worst(), "{outage:?}");
         assert!(outage.stretches <= 1, "no second outage: {outage:?}");
         assert!(seen.late.is_empty(), "the one before spoke on: {:?}", seen.late);

@@ -10,7 +10,7 @@ use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
-use lab::{Gateway, Lab, Site, VIP, config, exchange, wait};
+use lab::{Gateway, Lab, Site, VIP, ask, config, exchange, wait};
 use lb_svc_crds::gateway::Role;
 use lb_svc_gateway::arp;
 
@@ -166,6 +166,21 @@ fn a_killed_process_is_replaced_and_comes_back_as_standby() {
     lab.client.tcp(&format!("{VIP}:80")).unwrap();
     capture.changed_hands_cleanly(&lab.mac(), &other.mac());
     is(&second, Role::Active);
+}
+
+#[test]
+fn an_established_connection_is_reset_and_not_left_hanging() {
+    let lab = Lab::new();
+    let (first, other) = two(&lab);
+    let second = standby(&other);
+    let mut stream = lab.client.connect(&format!("{VIP}:80")).unwrap();
+    ask(&mut stream).unwrap();
+    first.kill();
+    outage(&lab, &[&second]);
+    let start = Instant::now();
+    let error = ask(&mut stream).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{error}");
+    assert!(start.elapsed() < Duration::from_secs(1));
 }
 
 #[test]

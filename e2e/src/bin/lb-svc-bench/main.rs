@@ -6,6 +6,7 @@
 //! their ratio. A goal that is missed is a line in the table; a measurement
 //! that cannot be made is an error.
 
+mod failover;
 mod port;
 mod size;
 mod stage;
@@ -26,7 +27,11 @@ pub struct Options {
     /// Runs of each side.
     #[arg(long, default_value_t = 10)]
     runs: usize,
-    /// Only these: start, port, rules, throughput, connections, size.
+    /// Runs of each event of failover.
+    #[arg(long, default_value_t = 20)]
+    failovers: usize,
+    /// Only these: start, port, rules, throughput, connections, failover,
+    /// size.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Shorter runs, for development: not what the goals are about.
@@ -105,6 +110,10 @@ async fn measure(stage: &Stage, options: &Options) -> anyhow::Result<Vec<Row>> {
     if options.wants("throughput") || options.wants("connections") {
         eprintln!("throughput, connections: three ways to one pod");
         rows.extend(traffic::measure(stage, options).await.context("traffic")?);
+    }
+    if options.wants("failover") {
+        eprintln!("failover: what happens to the active one of two pods");
+        rows.extend(failover::measure(options.failovers).await.context("failover")?);
     }
     if options.wants("size") {
         eprintln!("size: what it takes up");
