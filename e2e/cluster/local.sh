@@ -161,10 +161,16 @@ lock() { # one `up` or `down` at a time; the lock goes with this process
   flock --timeout 180 9 || die "another 'up' or 'down' does not end; see who holds $LOCK"
 }
 
-spawn() { # NAME CMD...: start a process of the cluster, in a session of its own and without the lock
+spawn() { # NAME CMD...: start a process of the cluster, in a session of its own and without its caller's files
   local name=$1
   shift
-  LB_SVC_PROCESS=$name setsid "$@" >>"$STATE/log/$name.log" 2>&1 </dev/null 9>&- &
+  (
+    for fd in /proc/"$BASHPID"/fd/*; do
+      fd=${fd##*/}
+      if ((fd > 2)); then exec {fd}>&-; fi
+    done
+    LB_SVC_PROCESS=$name exec setsid "$@" >>"$STATE/log/$name.log" 2>&1 </dev/null
+  ) &
   until runs "$name" || ! kill -0 $! 2>/dev/null; do sleep 0.01; done # the mark shows once the program is loaded
   disown
 }
