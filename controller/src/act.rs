@@ -8,13 +8,13 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, ObjectReference, Pod, Service};
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
+use kube::Client;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy};
-use kube::{Client, ResourceExt};
 use lb_svc_crds::{IP, Subnet, names};
 use serde_json::{Value, json};
 
 use crate::convert;
-use crate::domain::{Child, Condition, DeploymentView, Owner, ServiceRef};
+use crate::domain::{Child, Condition, DeploymentView, Owner, Place};
 use crate::ipam::{Candidate, Claim, ClaimId, Wish};
 use crate::render;
 use crate::state;
@@ -168,14 +168,20 @@ impl Actor {
 
     // === claims ===
 
-    /// Claims the candidate's address: a plain POST, which the API server
-    /// refuses if the address is anyone's.
+    /// Claims the candidate's address, for a gateway in `gateway_namespace`: a
+    /// plain POST, which the API server refuses if the address is anyone's.
     ///
     /// # Errors
     /// Nothing is known of the claim then; trying again finds out.
-    pub async fn claim(&self, wish: &Wish, candidate: &Candidate) -> Result<Claimed, Error> {
+    pub async fn claim(
+        &self,
+        wish: &Wish,
+        candidate: &Candidate,
+        gateway_namespace: &str,
+    ) -> Result<Claimed, Error> {
         let claims: Api<IP> = Api::all(self.client.clone());
-        let object = match timed(claims.create(&post(), &render::claim(wish, candidate))).await {
+        let claim = render::claim(wish, candidate, gateway_namespace);
+        let object = match timed(claims.create(&post(), &claim)).await {
             Ok(object) => Some(object),
             Err(error) if error.is_conflict() => timed(claims.get_opt(&candidate.name)).await?,
             Err(error) => return Err(error),
@@ -200,11 +206,23 @@ impl Actor {
     /// # Errors
     /// The claim is unchanged then.
     pub async fn change_claim(&self, claim: &ClaimId, spec: Value) -> Result<Option<IP>, Error> {
+        self.patch_claim(claim, json!({ "metadata": {}, "spec": spec })).await
+    }
+
+    /// Records in a claim where its gateway is, if it is still as it was seen.
+    ///
+    /// # Errors
+    /// The claim is unchanged then.
+    pub async fn settle_claim(&self, claim: &ClaimId, place: &Place) -> Result<Option<IP>, Error> {
+        let namespace = (!place.is_beside()).then_some(&place.namespace);
+        let labels = json!({ names::GATEWAY_NAMESPACE_LABEL: namespace });
+        self.patch_claim(claim, json!({ "metadata": { "labels": labels } })).await
+    }
+
+    async fn patch_claim(&self, claim: &ClaimId, mut patch: Value) -> Result<Option<IP>, Error> {
         let claims: Api<IP> = Api::all(self.client.clone());
-        let patch = json!({
-            "metadata": { "uid": claim.uid, "resourceVersion": claim.resource_version },
-            "spec": spec,
-        });
+        patch["metadata"]["uid"] = json!(claim.uid);
+        patch["metadata"]["resourceVersion"] = json!(claim.resource_version);
         timed_opt(claims.patch(&claim.name, &merge(), &Patch::Merge(patch))).await
     }
 
@@ -305,15 +323,15 @@ impl Actor {
     pub async fn write_config(
         &self,
         owner: &Owner,
+        place: &Place,
         content: &str,
         known: Option<&Child<String>>,
     ) -> Result<Written<ConfigMap>, Error> {
-        let mut wanted = render::config(owner, content);
-        let Some(known) = known else { return self.make(owner, wanted).await };
+        let mut wanted = render::config(owner, place, content);
+        let Some(known) = known else { return self.make(place, wanted).await };
         wanted["metadata"]["uid"] = json!(known.uid);
-        let api: Api<ConfigMap> = self.namespaced(&owner.service.namespace);
-        let name = names::gateway_name(&owner.service.name);
-        let object = timed(api.patch(&name, &apply(), &Patch::Apply(&wanted))).await?;
+        let api: Api<ConfigMap> = self.namespaced(&place.namespace);
+        let object = timed(api.patch(&place.name(), &apply(), &Patch::Apply(&wanted))).await?;
         Ok(Written::Ours(Box::new(object)))
     }
 
@@ -326,12 +344,12 @@ impl Actor {
     /// It is unchanged then.
     pub async fn write_deployment(
         &self,
-        owner: &Owner,
+        place: &Place,
         wanted: &Value,
         known: Option<&Child<DeploymentView>>,
     ) -> Result<Written<Deployment>, Error> {
         let mut wanted = wanted.clone();
-        let Some(known) = known else { return self.make(owner, wanted).await };
+        let Some(known) = known else { return self.make(place, wanted).await };
         let metadata = &mut wanted["metadata"];
         metadata["uid"] = json!(known.uid);
         metadata["resourceVersion"] = json!(known.resource_version);
@@ -345,15 +363,14 @@ impl Actor {
                 }
             }
         }
-        let api: Api<Deployment> = self.namespaced(&owner.service.namespace);
-        let name = names::gateway_name(&owner.service.name);
-        let object = timed(api.replace(&name, &post(), &render::typed(wanted)?)).await?;
+        let api: Api<Deployment> = self.namespaced(&place.namespace);
+        let object = timed(api.replace(&place.name(), &post(), &render::typed(wanted)?)).await?;
         Ok(Written::Ours(Box::new(object)))
     }
 
     /// Makes an object of a gateway by a plain POST, which cannot overwrite
     /// what is not ours.
-    async fn make<K>(&self, owner: &Owner, wanted: Value) -> Result<Written<K>, Error>
+    async fn make<K>(&self, place: &Place, wanted: Value) -> Result<Written<K>, Error>
     where
         K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>
             + Clone
@@ -361,13 +378,12 @@ impl Actor {
             + serde::Serialize
             + serde::de::DeserializeOwned,
     {
-        let api: Api<K> = self.namespaced(&owner.service.namespace);
-        let name = names::gateway_name(&owner.service.name);
+        let api: Api<K> = self.namespaced(&place.namespace);
         match timed(api.create(&post(), &render::typed(wanted)?)).await {
             Ok(object) => Ok(Written::Ours(Box::new(object))),
             Err(error) if error.is_conflict() => {
-                let taken = timed(api.get_opt(&name)).await?;
-                let ours = taken.is_none_or(|object| object.labels().contains_key(names::SERVICE_UID_LABEL));
+                let taken = timed(api.get_opt(&place.name())).await?;
+                let ours = taken.is_none_or(|object| convert::gateway_of(&object).as_ref() == Some(place));
                 Ok(if ours { Written::Already } else { Written::Foreign })
             }
             Err(error) => Err(error),
@@ -378,16 +394,9 @@ impl Actor {
     ///
     /// # Errors
     /// It stands then, unless it was gone before.
-    pub async fn delete_config(
-        &self,
-        service: &ServiceRef,
-        uid: &str,
-        resource_version: &str,
-    ) -> Result<(), Error> {
-        let api: Api<ConfigMap> = self.namespaced(&service.namespace);
-        timed_opt(api.delete(&names::gateway_name(&service.name), &exactly(uid, resource_version)))
-            .await
-            .map(drop)
+    pub async fn delete_config(&self, place: &Place, uid: &str, resource_version: &str) -> Result<(), Error> {
+        let api: Api<ConfigMap> = self.namespaced(&place.namespace);
+        timed_opt(api.delete(&place.name(), &exactly(uid, resource_version))).await.map(drop)
     }
 
     /// Deletes a gateway's Deployment, exactly the one seen. It stays visible
@@ -397,16 +406,16 @@ impl Actor {
     /// It stands then, unless it was gone before.
     pub async fn delete_deployment(
         &self,
-        service: &ServiceRef,
+        place: &Place,
         uid: &str,
         resource_version: &str,
     ) -> Result<(), Error> {
-        let api: Api<Deployment> = self.namespaced(&service.namespace);
+        let api: Api<Deployment> = self.namespaced(&place.namespace);
         let params = DeleteParams {
             propagation_policy: Some(PropagationPolicy::Foreground),
             ..exactly(uid, resource_version)
         };
-        timed_opt(api.delete(&names::gateway_name(&service.name), &params)).await.map(drop)
+        timed_opt(api.delete(&place.name(), &params)).await.map(drop)
     }
 
     /// Sets annotations on a gateway's pod, which also makes the kubelet

@@ -24,6 +24,12 @@ pub struct Args {
     #[arg(long, env = "GATEWAY_IMAGE", default_value = "localhost/lb-svc-gateway:dev")]
     pub gateway_image: String,
 
+    /// The namespace for all gateways; without it each is in its Service's. The
+    /// controller then needs its rights over ConfigMaps, Deployments and pods
+    /// in that namespace only.
+    #[arg(long, value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub gateway_namespace: Option<String>,
+
     /// Where to serve /healthz, /readyz and /metrics.
     #[arg(long, default_value = "0.0.0.0:8080")]
     pub listen: SocketAddr,

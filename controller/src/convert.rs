@@ -12,7 +12,7 @@ use lb_svc_crds::{IP, Subnet};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::domain::{Attachment, Child, Condition, DeploymentView, Owner, Pod, Service, ServiceRef};
+use crate::domain::{Attachment, Child, Condition, DeploymentView, Owner, Place, Pod, Service, ServiceRef};
 use crate::ipam::{Claim, ClaimId};
 use crate::state::{self, PodOn, SubnetView};
 
@@ -122,18 +122,18 @@ fn conditions(all: &[meta::Condition], prefix: &str) -> (Vec<Condition>, BTreeMa
 
 /// The gateway that a ConfigMap or Deployment of ours is part of; `None` if
 /// its name is not that gateway's.
-pub fn gateway_of<K: Resource>(object: &K) -> Option<ServiceRef> {
-    let gateway = ServiceRef::parse(object.meta().annotations.as_ref()?.get(names::SERVICE_ANNOTATION)?)?;
+pub fn gateway_of<K: Resource>(object: &K) -> Option<Place> {
     let meta = object.meta();
-    let its_name = meta.name.as_deref() == Some(&names::gateway_name(&gateway.name))
-        && meta.namespace.as_deref() == Some(&gateway.namespace);
-    its_name.then_some(gateway)
+    let managed = meta.labels.as_ref()?.get(names::MANAGED_BY_LABEL)? == names::MANAGED_BY;
+    let service = ServiceRef::parse(meta.annotations.as_ref()?.get(names::SERVICE_ANNOTATION)?)?;
+    let place = Place { service, namespace: meta.namespace.clone()? };
+    (managed && meta.name.as_ref() == Some(&place.name())).then_some(place)
 }
 
 /// The gateway that a pod is part of.
-pub fn gateway_of_pod(pod: &core::Pod) -> Option<ServiceRef> {
-    let gateway = ServiceRef::parse(pod.annotations().get(names::SERVICE_ANNOTATION)?)?;
-    (pod.namespace().as_ref() == Some(&gateway.namespace)).then_some(gateway)
+pub fn gateway_of_pod(pod: &core::Pod) -> Option<Place> {
+    let service = ServiceRef::parse(pod.annotations().get(names::SERVICE_ANNOTATION)?)?;
+    Some(Place { service, namespace: pod.namespace()? })
 }
 
 fn child<K: Resource, T>(object: &K, content: T) -> Child<T> {
@@ -318,6 +318,11 @@ pub fn claim(object: &IP) -> Result<Claim, NoClaim> {
         keep: object.spec.keep,
         probed: object.spec.probed,
         conflict: object.spec.conflict.clone(),
+        gateway_namespace: object
+            .labels()
+            .get(names::GATEWAY_NAMESPACE_LABEL)
+            .unwrap_or(&object.spec.namespace)
+            .clone(),
     })
 }
 

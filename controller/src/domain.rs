@@ -7,6 +7,7 @@ use std::net::IpAddr;
 
 use jiff::Timestamp;
 use lb_svc_crds::gateway::GatewayStatus;
+use lb_svc_crds::names;
 
 /// A Service, or the gateway that serves it: both are known by this.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -32,6 +33,34 @@ impl ServiceRef {
 impl fmt::Display for ServiceRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// Where a Service's gateway is, or is to be.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Place {
+    /// The Service.
+    pub service: ServiceRef,
+    /// The namespace of ConfigMap, Deployment and pods.
+    pub namespace: String,
+}
+
+impl Place {
+    /// The name of ConfigMap and Deployment.
+    pub fn name(&self) -> String {
+        let ServiceRef { namespace, name } = &self.service;
+        if self.is_beside() { names::gateway_name(name) } else { names::gateway_name_apart(namespace, name) }
+    }
+
+    /// Whether the gateway is in the Service's own namespace.
+    pub fn is_beside(&self) -> bool {
+        self.namespace == self.service.namespace
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name())
     }
 }
 

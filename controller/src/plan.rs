@@ -20,7 +20,7 @@ use lb_svc_crds::names::{self, Provider};
 
 use serde_json::Value;
 
-use crate::domain::{Answer, Attachment, Child, Condition, DeploymentView, Pod, Service, ServiceRef};
+use crate::domain::{Answer, Attachment, Child, Condition, DeploymentView, Place, Pod, Service, ServiceRef};
 use crate::ipam::{BEING_FREED, Claim, ClaimId, Network, Refusal, Wish};
 use crate::render::{self, Origin, Template};
 use crate::request::{Problem, Request, request};
@@ -62,6 +62,12 @@ pub struct Observed {
     pub attachment: Option<Attachment>,
     /// The controller's configuration.
     pub configuration: Arc<Configuration>,
+    /// The namespace where the gateway is.
+    pub namespace: String,
+    /// The namespace where it is to be.
+    pub home: String,
+    /// Whether what is in [`Self::namespace`] can be seen.
+    pub is_seen: bool,
     /// The ConfigMap with the gateway's name; its content is [`names::CONFIG_KEY`].
     pub config: Option<Child<String>>,
     /// The Deployment with the gateway's name.
@@ -85,6 +91,18 @@ pub struct Observed {
     pub warned: Option<Duration>,
     /// Now, by the wall clock.
     pub now: Timestamp,
+}
+
+impl Observed {
+    /// Where the gateway of `service` is.
+    pub fn place(&self, service: &ServiceRef) -> Place {
+        Place { service: service.clone(), namespace: self.namespace.clone() }
+    }
+
+    /// Whether the gateway is elsewhere than it is to be.
+    pub fn is_away(&self) -> bool {
+        self.namespace != self.home
+    }
 }
 
 /// One write.
@@ -133,6 +151,8 @@ pub enum Action {
     Keep(ClaimId, bool),
     /// Take over the claim that an earlier Service of this name left behind.
     TakeOver(ClaimId),
+    /// Record in the claim that the gateway that answers for it is at home.
+    Settle(ClaimId),
     /// Give the address back.
     Release(ClaimId),
     /// Write the Service's status: ingress and our conditions, all of them.
@@ -232,7 +252,9 @@ fn is_held(observed: &Observed, claim: &Claim) -> bool {
         child.is_some_and(|child| child.made_for.as_deref() == Some(uid))
     }
     let uid = claim.owner.uid.as_str();
-    is_for(observed.deployment.as_ref(), uid)
+    // What is elsewhere is looked at alone, until it is gone.
+    observed.is_away()
+        || is_for(observed.deployment.as_ref(), uid)
         || is_for(observed.config.as_ref(), uid)
         || observed.pods.iter().any(|pod| pod.made_for == uid && pod.could_answer())
 }
@@ -261,6 +283,8 @@ struct Planner<'a> {
     limits: Vec<Problem>,
     rolls: bool,
     queued: bool,
+    /// Whether the gateway leaves the namespace where it is.
+    moves: bool,
 }
 
 impl<'a> Planner<'a> {
@@ -275,12 +299,14 @@ impl<'a> Planner<'a> {
             limits: Vec::new(),
             rolls: false,
             queued: false,
+            moves: false,
         }
     }
 
     fn run(mut self, request: Result<Request, Problem>) -> Plan {
         let uid = Some(self.service.owner.uid.as_str());
-        remove_children(self.observed, uid, &mut self.actions);
+        self.moves = request.is_ok() && self.is_to_move();
+        remove_children(self.observed, uid.filter(|_| !self.moves), &mut self.actions);
         release_strays(self.observed, uid, &mut self.actions);
         match request {
             // The last good state serves on: nothing but the status changes.
@@ -298,7 +324,7 @@ impl<'a> Planner<'a> {
             let message = format!("{} is in use by {mac}, another address is taken", claim.address);
             self.actions.push(Action::GiveUp(claim.id.clone(), mac));
             self.actions.push(Action::Event { warning: true, reason: CONFLICT.to_owned(), message });
-            return Plan { actions: self.actions, ..Plan::default() };
+            return self.plan();
         }
         let target = self.target(request);
         let allocated = match (target, &self.observed.refusal) {
@@ -309,10 +335,16 @@ impl<'a> Planner<'a> {
                     Some(claim) => Action::TakeOver(claim.id.clone()),
                     None => Action::Claim(self.wish(request)),
                 });
-                return Plan { actions: self.actions, ..Plan::default() };
+                return self.plan();
             }
         };
 
+        if !self.observed.is_away() {
+            // Before anything is made here: whoever comes next has to know.
+            let home = &self.observed.home;
+            let astray = self.mine.iter().filter(|claim| claim.gateway_namespace != *home);
+            self.actions.extend(astray.map(|claim| Action::Settle(claim.id.clone())));
+        }
         // A claim that was taken away, and its address given to another: at
         // once there must be nothing left that answers for it.
         if self.mine.is_empty() {
@@ -372,13 +404,12 @@ impl<'a> Planner<'a> {
         let waiting = allocated.is_err();
         self.report(ingress, allocated.as_ref().copied(), ready.as_ref().copied());
         let writes = self.actions.iter().any(|action| !matches!(action, Action::WriteDeployment(_)));
-        Plan {
-            actions: self.actions,
-            settled: (programmed || waiting) && !writes,
-            waiting,
-            rolls: self.rolls,
-            queued: self.queued,
-        }
+        Plan { settled: (programmed || waiting) && !writes, waiting, ..self.plan() }
+    }
+
+    /// What is planned so far, with more to come.
+    fn plan(self) -> Plan {
+        Plan { actions: self.actions, rolls: self.rolls, queued: self.queued, ..Plan::default() }
     }
 
     /// The Service's living pods.
@@ -535,8 +566,31 @@ impl<'a> Planner<'a> {
         Ok(Some(Content { text, before }))
     }
 
+    /// Whether the gateway is to leave where it is now. Until its turn comes it
+    /// is served there like any other.
+    fn is_to_move(&mut self) -> bool {
+        if !self.observed.is_away() || !self.observed.is_seen {
+            return false;
+        }
+        let has_left = self.observed.deployment.as_ref().is_none_or(|child| child.deleting);
+        let turn = self.observed.rolling < ROLLS_AT_ONCE || !self.pods().any(|pod| pod.ready);
+        (self.rolls, self.queued) = (has_left || turn, !has_left && !turn);
+        self.rolls
+    }
+
     /// Whether ConfigMap and Deployment are ours to write.
     fn name_is_free(&self) -> Result<(), Problem> {
+        let Observed { namespace, home, .. } = self.observed;
+        if self.moves {
+            let message = format!("the gateway moves from namespace {namespace} to {home}");
+            return Err(Problem::new(REPLACING, message));
+        }
+        if self.observed.is_away() && !self.observed.is_seen {
+            let message = format!(
+                "the gateway is in namespace {namespace}, where the controller may not look, and is to be in {home}: give the controller its rights there back until it has moved"
+            );
+            return Err(Problem::new("GatewayElsewhere", message));
+        }
         let children = [
             ("ConfigMap", self.observed.config.as_ref().map(|child| (&child.made_for, child.deleting))),
             ("Deployment", self.observed.deployment.as_ref().map(|child| (&child.made_for, child.deleting))),
@@ -550,7 +604,7 @@ impl<'a> Planner<'a> {
                     return Err(Problem::new(REPLACING, message));
                 }
                 Some((None, _)) => {
-                    let name = names::gateway_name(&self.key.name);
+                    let name = self.observed.place(self.key);
                     let message = format!(
                         "{kind} {name} exists and was not made by lb-svc: rename or delete it, or rename the Service"
                     );
@@ -576,7 +630,8 @@ impl<'a> Planner<'a> {
         };
         let template =
             Template { provider: &request.provider, attachment, all: &configuration.gateway, own: &own };
-        let wanted = render::deployment(&self.service.owner, &template);
+        let place = self.observed.place(self.key);
+        let wanted = render::deployment(&self.service.owner, &place, &template);
         if let Some(live) = self.observed.deployment.as_ref().map(|child| &child.content.live) {
             if render::is_as_wanted(live, &wanted) {
                 return Ok(());
@@ -587,11 +642,12 @@ impl<'a> Planner<'a> {
             if known.all != origin.all && !of_its_own && self.pods().any(|pod| pod.ready) {
                 self.rolls = self.observed.rolling < ROLLS_AT_ONCE;
                 self.queued = !self.rolls;
+                if self.queued {
+                    return Ok(());
+                }
             }
         }
-        if !self.queued {
-            self.actions.push(Action::WriteDeployment(wanted));
-        }
+        self.actions.push(Action::WriteDeployment(wanted));
         Ok(())
     }
 
@@ -907,6 +963,7 @@ mod tests {
             keep: false,
             probed: false,
             conflict: String::new(),
+            gateway_namespace: "default".into(),
         }
     }
 
@@ -931,6 +988,9 @@ mod tests {
             service: Some(service()),
             claims: claims.to_vec(),
             networks: [("lan".to_owned(), network())].into(),
+            namespace: "default".into(),
+            home: "default".into(),
+            is_seen: true,
             attachment: Some(Attachment::default()),
             ..Observed::default()
         }

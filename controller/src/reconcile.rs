@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::act::{Actor, Claimed, Error, Written};
 use crate::ask::Asker;
-use crate::domain::{Answer, Owner, ServiceRef};
+use crate::domain::{Answer, Owner, Place, ServiceRef};
 use crate::ipam::{ClaimId, Refusal, Wish};
 use crate::metrics::Metrics;
 use crate::plan::{Action, Observed, Plan, plan};
@@ -125,7 +125,7 @@ impl Reconciler {
             for action in &plan.actions[..plan.actions.len() - 1] {
                 self.act(key, service, &observed, action).await?;
             }
-            refusal = self.claim(service, wish).await?;
+            refusal = self.claim(service, wish, &observed.namespace).await?;
         };
         let mut done = Ok(());
         for action in &plan.actions {
@@ -136,8 +136,10 @@ impl Reconciler {
             }
         }
         let mut state = lock(&self.state);
-        // From here on the Deployment itself shows that it is being rolled.
-        self.queue.extend(state.set_rolling(service, false, plan.queued));
+        // From here on the Deployment itself shows that it is being rolled; one
+        // that moves has none for a while.
+        let moves = plan.rolls && observed.is_away();
+        self.queue.extend(state.set_rolling(service, moves, plan.queued));
         done?;
         state.set_waiting(service, plan.waiting);
         drop(state);
@@ -232,7 +234,12 @@ impl Reconciler {
     }
 
     /// Chooses an address and claims it; `Some` says why there is none.
-    async fn claim(&self, service: &ServiceRef, wish: &Wish) -> Result<Option<Refusal>, Error> {
+    async fn claim(
+        &self,
+        service: &ServiceRef,
+        wish: &Wish,
+        gateway_namespace: &str,
+    ) -> Result<Option<Refusal>, Error> {
         for _ in 0..CLAIM_TRIES {
             let candidate = match lock(&self.state).ledger.reserve(wish) {
                 Ok(candidate) => candidate,
@@ -242,10 +249,10 @@ impl Reconciler {
             let subnet = lock(&self.state).subnet(&candidate.subnet).cloned();
             let claimed = match subnet.filter(|subnet| !subnet.held) {
                 Some(subnet) => match self.actor.hold_subnet(&candidate.subnet, &subnet, true).await {
-                    Ok(()) => self.actor.claim(wish, &candidate).await,
+                    Ok(()) => self.actor.claim(wish, &candidate, gateway_namespace).await,
                     Err(error) => Err(error),
                 },
-                None => self.actor.claim(wish, &candidate).await,
+                None => self.actor.claim(wish, &candidate, gateway_namespace).await,
             };
             match claimed {
                 Ok(Claimed::Exists(claim)) => {
@@ -280,8 +287,9 @@ impl Reconciler {
         observed: &Observed,
         action: &Action,
     ) -> Result<(), Error> {
+        let place = &observed.place(service);
         let Some(owner) = observed.service.as_ref().map(|service| &service.owner) else {
-            return self.take_away(service, action).await;
+            return self.take_away(place, action).await;
         };
         match action {
             Action::FillAddress(address) => {
@@ -289,21 +297,22 @@ impl Reconciler {
             }
             Action::ClearAddress => self.set_address(observed, owner, None).await,
             Action::WriteConfig(content) => {
-                let written = self.actor.write_config(owner, content, observed.config.as_ref()).await?;
+                let written =
+                    self.actor.write_config(owner, place, content, observed.config.as_ref()).await?;
                 self.note(Part::Config, service, written);
                 Ok(())
             }
             Action::WriteDeployment(wanted) => {
                 let written =
-                    self.actor.write_deployment(owner, wanted, observed.deployment.as_ref()).await?;
+                    self.actor.write_deployment(place, wanted, observed.deployment.as_ref()).await?;
                 self.note(Part::Deployment, service, written);
                 Ok(())
             }
             Action::Annotate { pod, uid, annotations, nudge } => {
-                match self.actor.annotate(&service.namespace, pod, uid, annotations).await? {
+                match self.actor.annotate(&place.namespace, pod, uid, annotations).await? {
                     Some(written) => self.learn(Some(written)),
                     // Gone, whatever the watch has shown so far.
-                    None => drop(lock(&self.state).set_pod(service.clone(), pod, None)),
+                    None => drop(lock(&self.state).set_pod(place.clone(), pod, None)),
                 }
                 if let Some(attempt) = nudge {
                     let mut memory = lock(&self.memory);
@@ -320,6 +329,10 @@ impl Reconciler {
             Action::GiveUp(claim, mac) => self.change_claim(claim, json!({ "conflict": mac })).await,
             Action::Keep(claim, keep) => self.change_claim(claim, json!({ "keep": keep })).await,
             Action::TakeOver(claim) => self.change_claim(claim, json!({ "serviceUid": owner.uid })).await,
+            Action::Settle(claim) => {
+                self.learn(self.actor.settle_claim(claim, place).await?);
+                Ok(())
+            }
             Action::SetStatus { ingress, conditions } => match &observed.service {
                 Some(service) => {
                     self.learn(self.actor.set_status(service, ingress, conditions).await?);
@@ -341,20 +354,18 @@ impl Reconciler {
                 }
                 Ok(())
             }
-            other => self.take_away(service, other).await,
+            other => self.take_away(place, other).await,
         }
     }
 
     /// The actions that need no Service.
-    async fn take_away(&self, service: &ServiceRef, action: &Action) -> Result<(), Error> {
+    async fn take_away(&self, place: &Place, action: &Action) -> Result<(), Error> {
         match action {
-            Action::DeleteConfig(uid, version) => self.actor.delete_config(service, uid, version).await,
-            Action::DeleteDeployment(uid, version) => {
-                self.actor.delete_deployment(service, uid, version).await
-            }
+            Action::DeleteConfig(uid, version) => self.actor.delete_config(place, uid, version).await,
+            Action::DeleteDeployment(uid, version) => self.actor.delete_deployment(place, uid, version).await,
             Action::Release(claim) => {
                 self.actor.release(claim).await?;
-                tracing::info!(%service, claim = claim.name, "address given back");
+                tracing::info!(service = %place.service, claim = claim.name, "address given back");
                 Ok(())
             }
             _ => Ok(()),

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use kube::ResourceExt;
 use lb_svc_crds::names::{self, Provider};
 use lb_svc_crds::{IP, IPSpec, Requested};
 use serde_json::{Value, json};
 
-use crate::domain::{Attachment, Owner, ServiceRef};
+use crate::domain::{Attachment, Owner, Place, ServiceRef};
 use crate::ipam::{Candidate, Wish};
 use crate::quantity;
 use crate::settings::{Setting, Settings};
@@ -45,30 +46,34 @@ fn labels(owner: &Owner) -> BTreeMap<String, String> {
     .into()
 }
 
-/// Name, labels and owner of a gateway's ConfigMap and Deployment.
-fn metadata(owner: &Owner) -> Value {
-    json!({
-        "name": names::gateway_name(&owner.service.name),
-        "namespace": owner.service.namespace,
+/// Name, labels and owner of a gateway's ConfigMap and Deployment. Ownership
+/// ends at the namespace.
+fn metadata(owner: &Owner, place: &Place) -> Value {
+    let mut metadata = json!({
+        "name": place.name(),
+        "namespace": place.namespace,
         "labels": labels(owner),
         "annotations": { names::SERVICE_ANNOTATION: owner.service.to_string() },
-        "ownerReferences": [{
+    });
+    if place.is_beside() {
+        metadata["ownerReferences"] = json!([{
             "apiVersion": "v1",
             "kind": "Service",
             "name": owner.service.name,
             "uid": owner.uid,
             "controller": true,
             "blockOwnerDeletion": false,
-        }],
-    })
+        }]);
+    }
+    metadata
 }
 
 /// A gateway's ConfigMap.
-pub fn config(owner: &Owner, content: &str) -> Value {
+pub fn config(owner: &Owner, place: &Place, content: &str) -> Value {
     json!({
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": metadata(owner),
+        "metadata": metadata(owner, place),
         "data": { names::CONFIG_KEY: content },
     })
 }
@@ -78,15 +83,17 @@ pub fn config(owner: &Owner, content: &str) -> Value {
 /// Nothing in it depends on the address, the ports or the Subnet: changing
 /// those must not roll gateways. It says what it was made from, see
 /// [`Origin`].
-pub fn deployment(owner: &Owner, template: &Template<'_>) -> Value {
+pub fn deployment(owner: &Owner, place: &Place, template: &Template<'_>) -> Value {
     let nobody = Owner { service: ServiceRef::new("", ""), uid: String::new() };
+    let anywhere = Place { service: nobody.service.clone(), namespace: String::new() };
     let nowhere = Provider { name: String::new(), namespace: String::new() };
     let short = |text: String| names::digest(text.as_bytes())[..16].to_owned();
     // What this build makes of it for anyone, and what is only this one's.
-    let all = plain(&nobody, &nowhere, template.attachment, template.all);
+    let all = plain(&nobody, &anywhere, &nowhere, template.attachment, template.all);
     let own = json!([template.provider.to_string(), template.own.to_value()]);
     let origin = Origin { all: short(all.to_string()), own: short(own.to_string()) };
-    let mut object = plain(owner, template.provider, template.attachment, &template.own.or(template.all));
+    let settings = template.own.or(template.all);
+    let mut object = plain(owner, place, template.provider, template.attachment, &settings);
     object["metadata"]["annotations"][names::TEMPLATE_ANNOTATION] = json!(origin.to_string());
     object
 }
@@ -145,7 +152,13 @@ fn tolerations(settings: &Settings) -> Vec<Value> {
 }
 
 /// The Deployment but for its origin.
-fn plain(owner: &Owner, provider: &Provider, attachment: &Attachment, settings: &Settings) -> Value {
+fn plain(
+    owner: &Owner,
+    place: &Place,
+    provider: &Provider,
+    attachment: &Attachment,
+    settings: &Settings,
+) -> Value {
     let labels = labels(owner);
     let selector: BTreeMap<&String, &String> = labels
         .iter()
@@ -162,7 +175,7 @@ fn plain(owner: &Owner, provider: &Provider, attachment: &Attachment, settings: 
     let mut object = json!({
         "apiVersion": "apps/v1",
         "kind": "Deployment",
-        "metadata": metadata(owner),
+        "metadata": metadata(owner, place),
         "spec": {
             "replicas": 1,
             "revisionHistoryLimit": 2,
@@ -208,7 +221,7 @@ fn plain(owner: &Owner, provider: &Provider, attachment: &Attachment, settings: 
                         ],
                     }],
                     "volumes": [
-                        { "name": "config", "configMap": { "name": names::gateway_name(&owner.service.name) } },
+                        { "name": "config", "configMap": { "name": place.name() } },
                         { "name": "pod", "downwardAPI": { "items": [{
                             "path": names::NETWORK_STATUS_FILE,
                             "fieldRef": { "fieldPath": format!("metadata.annotations['{}']", names::NETWORK_STATUS_ANNOTATION) },
@@ -229,8 +242,9 @@ fn plain(owner: &Owner, provider: &Provider, attachment: &Attachment, settings: 
     object
 }
 
-/// A claim on `candidate` for who wished it.
-pub fn claim(wish: &Wish, candidate: &Candidate) -> IP {
+/// A claim on `candidate` for who wished it, whose gateway is or will be in
+/// `gateway_namespace`.
+pub fn claim(wish: &Wish, candidate: &Candidate, gateway_namespace: &str) -> IP {
     let address = candidate.address.to_string();
     let (v4, v6) = if candidate.address.is_ipv4() {
         (address.clone(), String::new())
@@ -255,7 +269,11 @@ pub fn claim(wish: &Wish, candidate: &Candidate) -> IP {
             conflict: String::new(),
         },
     );
-    ip.metadata.labels = Some([(names::MANAGED_BY_LABEL.to_owned(), names::MANAGED_BY.to_owned())].into());
+    let labels = ip.labels_mut();
+    labels.insert(names::MANAGED_BY_LABEL.to_owned(), names::MANAGED_BY.to_owned());
+    if gateway_namespace != wish.owner.service.namespace {
+        labels.insert(names::GATEWAY_NAMESPACE_LABEL.to_owned(), gateway_namespace.to_owned());
+    }
     ip
 }
 
@@ -339,7 +357,8 @@ mod tests {
         let all = Settings::from_iter(all.iter().cloned()).or(&Configuration::new("gateway:1").gateway);
         let own = Settings::from_iter(own.iter().cloned());
         let provider = "lan.kube-system".parse().unwrap();
-        deployment(&owner(name), &Template { provider: &provider, attachment, all: &all, own: &own })
+        let place = Place { service: owner(name).service, namespace: "default".into() };
+        deployment(&owner(name), &place, &Template { provider: &provider, attachment, all: &all, own: &own })
     }
 
     #[test]

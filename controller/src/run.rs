@@ -37,7 +37,7 @@ const STARTUP_TIMEOUT: Duration = Duration::from_secs(30);
 /// What keeps it from running at all.
 pub async fn run(args: Args) -> anyhow::Result<()> {
     let ready: admin::Ready = Arc::new(AtomicBool::new(false));
-    let state = Arc::new(Mutex::new(State::default()));
+    let state = Arc::new(Mutex::new(State::new(args.gateway_namespace.clone())));
     let metrics = Arc::new(Metrics::default());
     let mut registry = Registry::default();
     metrics.register(&mut registry, &state);
@@ -93,7 +93,7 @@ async fn lead(
     check_cluster(&client).await?;
 
     let (queue, mut requests) = queue::queue();
-    let synced = watch::start(&client, state, &queue);
+    let synced = watch::start(&client, state, &queue, args.gateway_namespace.as_deref());
     for mut synced in synced {
         synced.wait_for(|synced| *synced).await.context("a watch ended")?;
     }

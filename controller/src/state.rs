@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use lb_svc_crds::SubnetSpec;
 use lb_svc_crds::names::Provider;
 
-use crate::domain::{Attachment, Child, Condition, DeploymentView, Pod, Service, ServiceRef};
+use crate::domain::{Attachment, Child, Condition, DeploymentView, Place, Pod, Service, ServiceRef};
 use crate::ipam::{Claim, Ledger};
 use crate::plan::{Observed, ROLLS_AT_ONCE};
 use crate::versions::Versions;
@@ -100,8 +100,12 @@ const FOREIGN_FOR: Duration = Duration::from_secs(30);
 /// long as a lookup takes.
 #[derive(Debug, Default)]
 pub struct State {
+    /// Where gateways are to be; beside their Services if it is `None`.
+    gateway_namespace: Option<String>,
+    /// Whether only that namespace can be looked into.
+    narrow: bool,
     services: HashMap<ServiceRef, Service>,
-    gateways: HashMap<ServiceRef, Parts>,
+    gateways: HashMap<Place, Parts>,
     subnets: BTreeMap<String, Subnet>,
     attachments: HashMap<ObjectName, Attachment>,
     nodes: HashMap<String, bool>,
@@ -120,6 +124,47 @@ pub struct State {
 }
 
 impl State {
+    /// Nothing seen yet; gateways are to be in this namespace, or with `None`
+    /// beside their Services.
+    pub fn new(gateway_namespace: Option<String>) -> Self {
+        Self { gateway_namespace, ..Self::default() }
+    }
+
+    /// From now on gateways are seen in the gateway namespace only.
+    pub fn set_narrow(&mut self) {
+        self.narrow = true;
+    }
+
+    /// The namespace where the gateway of `service` is to be.
+    fn home<'a>(&'a self, service: &'a ServiceRef) -> &'a str {
+        self.gateway_namespace.as_deref().unwrap_or(&service.namespace)
+    }
+
+    /// Whether gateways in this namespace are seen.
+    fn sees(&self, namespace: &str) -> bool {
+        !self.narrow || self.gateway_namespace.as_deref() == Some(namespace)
+    }
+
+    /// Where the gateway of `service` is: where a claim says, as long as there
+    /// is anything of it, or may be; else where it is to be.
+    fn place(&self, service: &ServiceRef, claims: &[Claim]) -> Place {
+        let home = self.home(service);
+        let is_there = |namespace: &str| {
+            let place = Place { service: service.clone(), namespace: namespace.to_owned() };
+            namespace != home
+                && (!self.sees(namespace)
+                    || self.gateways.get(&place).is_some_and(|parts| {
+                        let could_answer = |on: &PodOn| self.on_node(on).could_answer();
+                        parts.config.is_some()
+                            || parts.deployment.is_some()
+                            || parts.pods.values().any(could_answer)
+                    }))
+        };
+        let said = claims.iter().map(|claim| claim.gateway_namespace.as_str());
+        let namespace = said.clone().find(|namespace| is_there(namespace)).unwrap_or(home);
+        Place { service: service.clone(), namespace: namespace.to_owned() }
+    }
+
     /// Everything that concerns the gateway of `service`.
     pub fn observe(&self, service: &ServiceRef, now: Instant) -> Observed {
         let claims = self.ledger.claims_of(service);
@@ -132,7 +177,11 @@ impl State {
             .and_then(|service| service.annotations.get(lb_svc_crds::names::PROVIDER_ANNOTATION))
             .and_then(|provider| provider.parse::<Provider>().ok())
             .and_then(|provider| self.attachments.get(&(provider.namespace, provider.name)));
-        let parts = self.gateways.get(service);
+        let place = self.place(service, &claims);
+        let home = self.home(service).to_owned();
+        let parts = self.gateways.get(&place);
+        let at_home = place.namespace == home;
+        let foreign = || at_home.then_some(service);
         Observed {
             service: seen.cloned(),
             claims,
@@ -140,11 +189,18 @@ impl State {
             attachment: attachment.cloned(),
             config: parts
                 .and_then(|parts| parts.config.clone())
-                .or_else(|| self.foreign(Part::Config, service, now)),
+                .or_else(|| self.foreign(Part::Config, foreign()?, now)),
             deployment: parts
                 .and_then(|parts| parts.deployment.clone())
-                .or_else(|| self.foreign(Part::Deployment, service, now)),
-            pods: self.pods(service),
+                .or_else(|| self.foreign(Part::Deployment, foreign()?, now)),
+            pods: parts
+                .into_iter()
+                .flat_map(|parts| parts.pods.values())
+                .map(|on| self.on_node(on))
+                .collect(),
+            is_seen: self.sees(&place.namespace),
+            namespace: place.namespace,
+            home,
             rolling: self.rolling.union(&self.reserved).filter(|other| *other != service).count(),
             now: jiff::Timestamp::now(),
             ..Observed::default()
@@ -153,12 +209,15 @@ impl State {
 
     /// The gateway's pods, whosever they were.
     pub fn pods(&self, service: &ServiceRef) -> Vec<Pod> {
-        let pods = self.gateways.get(service).into_iter().flat_map(|parts| parts.pods.values());
-        let placed = pods.map(|PodOn { pod, node }| {
-            let node_lost = node.as_ref().is_some_and(|node| self.nodes.get(node).copied().unwrap_or(true));
-            Pod { node_lost, ..pod.clone() }
-        });
-        placed.collect()
+        let place = self.place(service, &self.ledger.claims_of(service));
+        let pods = self.gateways.get(&place).into_iter().flat_map(|parts| parts.pods.values());
+        pods.map(|on| self.on_node(on)).collect()
+    }
+
+    /// A pod, with what is known of its node.
+    fn on_node(&self, PodOn { pod, node }: &PodOn) -> Pod {
+        let node_lost = node.as_ref().is_some_and(|node| self.nodes.get(node).copied().unwrap_or(true));
+        Pod { node_lost, ..pod.clone() }
     }
 
     fn foreign<T: Default>(&self, part: Part, service: &ServiceRef, now: Instant) -> Option<Child<T>> {
@@ -224,8 +283,12 @@ impl State {
     /// Every key there is a reason to look at, for the first run.
     pub fn keys(&self) -> Vec<Key> {
         let owners = self.ledger.claims().map(|claim| &claim.owner.service);
-        let services: BTreeSet<&ServiceRef> =
-            self.services.keys().chain(self.gateways.keys()).chain(owners).collect();
+        let services: BTreeSet<&ServiceRef> = self
+            .services
+            .keys()
+            .chain(self.gateways.keys().map(|place| &place.service))
+            .chain(owners)
+            .collect();
         let subnets = self.subnets.keys().map(|name| Key::Subnet(name.clone()));
         services.into_iter().map(|service| Key::Gateway(service.clone())).chain(subnets).collect()
     }
@@ -252,46 +315,42 @@ impl State {
     }
 
     /// A gateway's ConfigMap is so; `None` if it is gone.
-    pub fn set_config(&mut self, gateway: ServiceRef, config: Option<Child<String>>) -> Vec<Key> {
-        let parts = self.gateways.entry(gateway.clone()).or_default();
+    pub fn set_config(&mut self, place: Place, config: Option<Child<String>>) -> Vec<Key> {
+        let parts = self.gateways.entry(place.clone()).or_default();
         let changed = parts.config != config;
         parts.config = config;
-        self.tidy(&gateway);
-        concerns(changed, Key::Gateway(gateway))
+        self.tidy(&place);
+        concerns(changed, Key::Gateway(place.service))
     }
 
     /// A gateway's Deployment is so; `None` if it is gone.
-    pub fn set_deployment(
-        &mut self,
-        gateway: ServiceRef,
-        deployment: Option<Child<DeploymentView>>,
-    ) -> Vec<Key> {
-        let parts = self.gateways.entry(gateway.clone()).or_default();
+    pub fn set_deployment(&mut self, place: Place, deployment: Option<Child<DeploymentView>>) -> Vec<Key> {
+        let parts = self.gateways.entry(place.clone()).or_default();
         let changed = parts.deployment != deployment;
         let rolling = deployment.as_ref().is_some_and(|child| child.content.rolling && !child.deleting);
         parts.deployment = deployment;
-        self.tidy(&gateway);
+        self.tidy(&place);
         let done = if rolling {
-            self.rolling.insert(gateway.clone());
+            self.rolling.insert(place.service.clone());
             Vec::new()
-        } else if self.rolling.remove(&gateway) {
+        } else if self.rolling.remove(&place.service) {
             self.next_to_roll()
         } else {
             Vec::new()
         };
-        concerns(changed, Key::Gateway(gateway)).into_iter().chain(done).collect()
+        concerns(changed, Key::Gateway(place.service)).into_iter().chain(done).collect()
     }
 
     /// A gateway's pod is so; `None` if it is gone.
-    pub fn set_pod(&mut self, gateway: ServiceRef, name: &str, pod: Option<PodOn>) -> Vec<Key> {
-        let parts = self.gateways.entry(gateway.clone()).or_default();
+    pub fn set_pod(&mut self, place: Place, name: &str, pod: Option<PodOn>) -> Vec<Key> {
+        let parts = self.gateways.entry(place.clone()).or_default();
         let changed = parts.pods.get(name) != pod.as_ref();
         match pod {
             Some(pod) => parts.pods.insert(name.to_owned(), pod),
             None => parts.pods.remove(name),
         };
-        self.tidy(&gateway);
-        concerns(changed, Key::Gateway(gateway))
+        self.tidy(&place);
+        concerns(changed, Key::Gateway(place.service))
     }
 
     /// Whether a gateway's interface has this hardware address.
@@ -300,9 +359,9 @@ impl State {
         self.gateways.values().flat_map(|parts| parts.pods.values()).any(has)
     }
 
-    fn tidy(&mut self, gateway: &ServiceRef) {
-        if self.gateways.get(gateway).is_some_and(Parts::is_empty) {
-            self.gateways.remove(gateway);
+    fn tidy(&mut self, place: &Place) {
+        if self.gateways.get(place).is_some_and(Parts::is_empty) {
+            self.gateways.remove(place);
         }
     }
 
@@ -392,7 +451,7 @@ impl State {
                 self.gateways
                     .iter()
                     .filter(|(_, parts)| on_it(parts))
-                    .map(|(gateway, _)| Key::Gateway(gateway.clone())),
+                    .map(|(place, _)| Key::Gateway(place.service.clone())),
             );
         }
         if self.ledger.set_node(name, addresses) {
@@ -410,18 +469,18 @@ impl State {
     }
 
     /// The gateways of which there is a part of this kind.
-    pub fn known_parts(&self, part: Part) -> Vec<ServiceRef> {
+    pub fn known_parts(&self, part: Part) -> Vec<Place> {
         let has = |parts: &Parts| match part {
             Part::Config => parts.config.is_some(),
             Part::Deployment => parts.deployment.is_some(),
         };
-        self.gateways.iter().filter(|(_, parts)| has(parts)).map(|(gateway, _)| gateway.clone()).collect()
+        self.gateways.iter().filter(|(_, parts)| has(parts)).map(|(place, _)| place.clone()).collect()
     }
 
-    /// The gateways' pods, by gateway and name.
-    pub fn known_pods(&self) -> Vec<(ServiceRef, String)> {
-        let of = |(gateway, parts): (&ServiceRef, &Parts)| {
-            parts.pods.keys().map(|name| (gateway.clone(), name.clone())).collect::<Vec<_>>()
+    /// The gateways' pods, by place and name.
+    pub fn known_pods(&self) -> Vec<(Place, String)> {
+        let of = |(place, parts): (&Place, &Parts)| {
+            parts.pods.keys().map(|name| (place.clone(), name.clone())).collect::<Vec<_>>()
         };
         self.gateways.iter().flat_map(of).collect()
     }
@@ -455,6 +514,10 @@ mod tests {
     }
 
     /// Gateway `n`'s Deployment, on its way or not.
+    fn place(n: usize) -> Place {
+        Place { service: gateway(n), namespace: "default".into() }
+    }
+
     fn show(state: &mut State, n: usize, rolling: bool) -> Vec<Key> {
         let content = DeploymentView { rolling, ..DeploymentView::default() };
         let child = Child {
@@ -464,7 +527,7 @@ mod tests {
             made_for: Some(format!("u{n}")),
             content,
         };
-        state.set_deployment(gateway(n), Some(child))
+        state.set_deployment(place(n), Some(child))
     }
 
     fn is_free(state: &State, n: usize) -> bool {
@@ -496,7 +559,7 @@ mod tests {
         assert_eq!(state.set_rolling(&gateway(4), false, false), [Key::Gateway(gateway(5))]);
         // One that goes makes room as well.
         assert_eq!(
-            state.set_deployment(gateway(0), None)[1..],
+            state.set_deployment(place(0), None)[1..],
             [Key::Gateway(gateway(6)), Key::Gateway(gateway(7))]
         );
     }

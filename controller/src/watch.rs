@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use futures::StreamExt;
+use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Service};
 use kube::api::Api;
@@ -18,7 +19,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
 use crate::convert::{self, NetworkAttachmentDefinition};
-use crate::domain::ServiceRef;
+use crate::domain::{Place, ServiceRef};
 use crate::queue::Queue;
 use crate::state::{Key, ObjectName, Part, State};
 
@@ -39,8 +40,17 @@ pub(crate) trait Watched:
 
 /// Starts all watches. Each task ends when the queue is gone.
 ///
+/// Gateways are looked for in every namespace: they may have to move. Where
+/// there is a gateway namespace and no right to look into others, it is only
+/// in that one.
+///
 /// The receivers turn true when a watch has seen its first whole list.
-pub fn start(client: &Client, state: &Arc<Mutex<State>>, queue: &Queue) -> Vec<watch::Receiver<bool>> {
+pub fn start(
+    client: &Client,
+    state: &Arc<Mutex<State>>,
+    queue: &Queue,
+    gateway_namespace: Option<&str>,
+) -> Vec<watch::Receiver<bool>> {
     // Short, so that a connection that died without a word is noticed soon;
     // the client gives up reading a little later (see `run`).
     let all = || watcher::Config::default().timeout(WATCH_SECONDS);
@@ -48,9 +58,9 @@ pub fn start(client: &Client, state: &Arc<Mutex<State>>, queue: &Queue) -> Vec<w
     let start = Start { client, state, queue };
     vec![
         start.one::<Service>(all()),
-        start.one::<ConfigMap>(ours()),
-        start.one::<Deployment>(ours()),
-        start.one::<Pod>(ours()),
+        start.gateways::<ConfigMap>(ours(), gateway_namespace),
+        start.gateways::<Deployment>(ours(), gateway_namespace),
+        start.gateways::<Pod>(ours(), gateway_namespace),
         start.one::<Node>(all()),
         start.one::<NetworkAttachmentDefinition>(all()),
         start.one::<Subnet>(all()),
@@ -66,12 +76,27 @@ struct Start<'a> {
 
 impl Start<'_> {
     fn one<K: Watched>(&self, config: watcher::Config) -> watch::Receiver<bool> {
+        self.watch::<K>(config, None)
+    }
+
+    fn gateways<K>(&self, config: watcher::Config, namespace: Option<&str>) -> watch::Receiver<bool>
+    where
+        K: Watched + Resource<Scope = NamespaceResourceScope>,
+    {
+        self.watch::<K>(config, namespace.map(|namespace| Api::namespaced(self.client.clone(), namespace)))
+    }
+
+    /// Watches everywhere, or where that is forbidden in a `narrow` place.
+    fn watch<K: Watched>(
+        &self,
+        config: watcher::Config,
+        mut narrow: Option<Api<DeserializeGuard<K>>>,
+    ) -> watch::Receiver<bool> {
         let (synced, receiver) = watch::channel(false);
         let api: Api<DeserializeGuard<K>> = Api::all(self.client.clone());
         let (state, queue) = (Arc::clone(self.state), self.queue.clone());
         tokio::spawn(async move {
-            let events = watcher(api, config).default_backoff();
-            let mut events = std::pin::pin!(events);
+            let mut events = Box::pin(watcher(api, config.clone()).default_backoff());
             let mut listed = BTreeSet::new();
             while let Some(event) = events.next().await {
                 match event {
@@ -86,11 +111,27 @@ impl Start<'_> {
                             synced.send_replace(true);
                         }
                     }
+                    Err(error) if is_forbidden(&error) && narrow.is_some() => {
+                        let Some(api) = narrow.take() else { continue };
+                        tracing::info!(kind = %K::kind(&()), "seen in the gateway namespace only: {error}");
+                        state.lock().unwrap_or_else(PoisonError::into_inner).set_narrow();
+                        events = Box::pin(watcher(api, config.clone()).default_backoff());
+                    }
                     Err(error) => tracing::warn!(kind = %K::kind(&()), "watch: {error}; it is tried again"),
                 }
             }
         });
         receiver
+    }
+}
+
+fn is_forbidden(error: &watcher::Error) -> bool {
+    match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status))
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status))
+        | watcher::Error::WatchFailed(kube::Error::Api(status))
+        | watcher::Error::WatchError(status) => status.code == 403,
+        _ => false,
     }
 }
 
@@ -165,9 +206,9 @@ impl Watched for Service {
     }
 }
 
-/// The names of a gateway's ConfigMap and Deployment.
-fn part_name(gateway: &ServiceRef) -> ObjectName {
-    (gateway.namespace.clone(), names::gateway_name(&gateway.name))
+/// The name of a gateway's ConfigMap and Deployment.
+fn part_name(place: &Place) -> ObjectName {
+    (place.namespace.clone(), place.name())
 }
 
 impl Watched for ConfigMap {
@@ -226,9 +267,8 @@ impl Watched for Pod {
     }
 
     fn listed(state: &mut State, names: &BTreeSet<ObjectName>) -> Vec<Key> {
-        let missing = |(gateway, name): &(ServiceRef, String)| {
-            !names.contains(&(gateway.namespace.clone(), name.clone()))
-        };
+        let missing =
+            |(place, name): &(Place, String)| !names.contains(&(place.namespace.clone(), name.clone()));
         let gone = state.known_pods().into_iter().filter(missing);
         gone.flat_map(|(gateway, name)| state.set_pod(gateway, &name, None)).collect()
     }

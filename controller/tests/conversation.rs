@@ -11,7 +11,7 @@ use kube::Client;
 use kube::client::Body;
 use lb_svc_controller::act::{Actor, Claimed, Written};
 use lb_svc_controller::convert;
-use lb_svc_controller::domain::{Attachment, Child, DeploymentView, Owner, ServiceRef};
+use lb_svc_controller::domain::{Attachment, Child, DeploymentView, Owner, Place, ServiceRef};
 use lb_svc_controller::ipam::{Candidate, ClaimId, Wish};
 use lb_svc_controller::render::{self, Template};
 use lb_svc_controller::settings::{Configuration, Settings};
@@ -57,6 +57,11 @@ fn owner() -> Owner {
     Owner { service: ServiceRef::new("default", "web"), uid: "uid-1".into() }
 }
 
+/// Where the gateway is.
+fn beside() -> Place {
+    Place { service: owner().service, namespace: "default".into() }
+}
+
 fn wish() -> (Wish, Candidate) {
     let address = "172.18.0.11".parse().unwrap();
     let wish = Wish {
@@ -85,7 +90,7 @@ async fn a_claim_is_a_post_under_the_addresss_name() {
     let (actor, mut handle) = actor();
     let (wish, candidate) = wish();
     let (claimed, asked) = tokio::join!(
-        actor.claim(&wish, &candidate),
+        actor.claim(&wish, &candidate, "default"),
         answer(&mut handle, StatusCode::CREATED, claim_of("uid-1"))
     );
     assert_eq!(asked.line, "POST /apis/kubeovn.io/v1/ips?&fieldManager=lb-svc-controller");
@@ -105,7 +110,7 @@ async fn a_claim_that_others_made_first_is_looked_at() {
         answer(&mut handle, StatusCode::CONFLICT, refusal(409, "AlreadyExists")).await;
         answer(&mut handle, StatusCode::OK, claim_of("uid-9")).await
     };
-    let (claimed, asked) = tokio::join!(actor.claim(&wish, &candidate), talk);
+    let (claimed, asked) = tokio::join!(actor.claim(&wish, &candidate, "default"), talk);
     assert_eq!(asked.line, "GET /apis/kubeovn.io/v1/ips/lan.kube-system.172.18.0.11");
     let Claimed::Exists(claim) = claimed.unwrap() else { panic!("vanished") };
     assert_eq!(claim.owner.uid, "uid-9");
@@ -114,12 +119,13 @@ async fn a_claim_that_others_made_first_is_looked_at() {
         answer(&mut handle, StatusCode::CONFLICT, refusal(409, "AlreadyExists")).await;
         answer(&mut handle, StatusCode::NOT_FOUND, refusal(404, "NotFound")).await
     };
-    let (claimed, _) = tokio::join!(actor.claim(&wish, &candidate), talk);
+    let (claimed, _) = tokio::join!(actor.claim(&wish, &candidate, "default"), talk);
     assert!(matches!(claimed.unwrap(), Claimed::Vanished));
 }
 
 #[tokio::test]
 async fn a_delete_names_exactly_what_was_seen() {
+    let place = beside();
     let (actor, mut handle) = actor();
     let claim = ClaimId { name: "c".into(), uid: "c-1".into(), resource_version: "5".into() };
     let (done, asked) =
@@ -128,9 +134,8 @@ async fn a_delete_names_exactly_what_was_seen() {
     assert_eq!(asked.line, "DELETE /apis/kubeovn.io/v1/ips/c?");
     assert_eq!(asked.body["preconditions"], json!({ "uid": "c-1", "resourceVersion": "5" }));
 
-    let service = owner().service;
     let (done, asked) = tokio::join!(
-        actor.delete_deployment(&service, "d-1", "6"),
+        actor.delete_deployment(&place, "d-1", "6"),
         answer(&mut handle, StatusCode::NOT_FOUND, refusal(404, "NotFound"))
     );
     done.expect("gone is as good as deleted");
@@ -193,10 +198,11 @@ async fn fault_32_a_subnets_spec_is_never_written() {
 
 #[tokio::test]
 async fn a_config_map_is_posted_first_and_applied_later() {
+    let place = beside();
     let (actor, mut handle) = actor();
     let owner = owner();
     let (created, asked) = tokio::join!(
-        actor.write_config(&owner, "{}", None),
+        actor.write_config(&owner, &place, "{}", None),
         answer(&mut handle, StatusCode::CREATED, json!({ "metadata": { "name": "lb-svc-web" } }))
     );
     assert!(matches!(created.unwrap(), Written::Ours(_)));
@@ -205,7 +211,7 @@ async fn a_config_map_is_posted_first_and_applied_later() {
 
     let known = child("cm-1", String::new());
     let (created, asked) = tokio::join!(
-        actor.write_config(&owner, "{\"version\":1}", Some(&known)),
+        actor.write_config(&owner, &place, "{\"version\":1}", Some(&known)),
         answer(&mut handle, StatusCode::OK, json!({ "metadata": { "name": "lb-svc-web" } }))
     );
     assert!(matches!(created.unwrap(), Written::Ours(_)));
@@ -222,18 +228,21 @@ async fn a_config_map_is_posted_first_and_applied_later() {
 
 #[tokio::test]
 async fn someone_elses_object_of_that_name_is_found_out_not_overwritten() {
+    let place = beside();
     let (actor, mut handle) = actor();
-    let talk = async |handle: &mut Handle, labels: Value| {
+    let talk = async |handle: &mut Handle, annotations: Value| {
         answer(handle, StatusCode::CONFLICT, refusal(409, "AlreadyExists")).await;
-        let object = json!({ "metadata": { "name": "lb-svc-web", "labels": labels } });
-        answer(handle, StatusCode::OK, object).await.line
+        let labels = json!({ "app.kubernetes.io/managed-by": "lb-svc" });
+        let metadata = json!({ "namespace": "default", "name": "lb-svc-web", "labels": labels, "annotations": annotations });
+        answer(handle, StatusCode::OK, json!({ "metadata": metadata })).await.line
     };
     let owner = owner();
-    let (created, asked) = tokio::join!(actor.write_config(&owner, "{}", None), talk(&mut handle, json!({})));
+    let (created, asked) =
+        tokio::join!(actor.write_config(&owner, &place, "{}", None), talk(&mut handle, json!({})));
     assert!(matches!(created.unwrap(), Written::Foreign));
     assert_eq!(asked, "GET /api/v1/namespaces/default/configmaps/lb-svc-web");
-    let ours = json!({ "lb-svc.kubeovn.io/service-uid": "uid-1" });
-    let (created, _) = tokio::join!(actor.write_config(&owner, "{}", None), talk(&mut handle, ours));
+    let ours = json!({ "lb-svc.kubeovn.io/service": "default/web" });
+    let (created, _) = tokio::join!(actor.write_config(&owner, &place, "{}", None), talk(&mut handle, ours));
     assert!(matches!(created.unwrap(), Written::Already), "our own, which the cache has not shown yet");
 }
 
@@ -246,7 +255,11 @@ fn deployment(own: &Settings) -> Value {
     let (attachment, configuration) = (Attachment::default(), Configuration::new("gateway:1"));
     let provider = "lan.kube-system".parse().unwrap();
     let all = &configuration.gateway;
-    render::deployment(&owner(), &Template { provider: &provider, attachment: &attachment, all, own })
+    render::deployment(
+        &owner(),
+        &beside(),
+        &Template { provider: &provider, attachment: &attachment, all, own },
+    )
 }
 
 #[test]
@@ -266,11 +279,11 @@ fn fault_21_a_gateway_leaves_a_silent_node_soon_and_its_pod_in_order() {
 
 #[tokio::test]
 async fn a_deployment_is_posted_first_and_replaced_later_exactly_as_it_was_seen() {
+    let place = beside();
     let (actor, mut handle) = actor();
-    let owner = owner();
     let wanted = deployment(&Settings::default());
     let (created, asked) = tokio::join!(
-        actor.write_deployment(&owner, &wanted, None),
+        actor.write_deployment(&place, &wanted, None),
         answer(&mut handle, StatusCode::CREATED, json!({ "metadata": { "name": "lb-svc-web" } }))
     );
     assert!(matches!(created.unwrap(), Written::Ours(_)));
@@ -286,7 +299,7 @@ async fn a_deployment_is_posted_first_and_replaced_later_exactly_as_it_was_seen(
     let known = child("d-1", DeploymentView { live, ..DeploymentView::default() });
 
     let (written, asked) = tokio::join!(
-        actor.write_deployment(&owner, &wanted, Some(&known)),
+        actor.write_deployment(&place, &wanted, Some(&known)),
         answer(&mut handle, StatusCode::CONFLICT, refusal(409, "Conflict"))
     );
     assert!(written.unwrap_err().is_conflict(), "it is not forced");
@@ -303,9 +316,10 @@ async fn a_deployment_is_posted_first_and_replaced_later_exactly_as_it_was_seen(
 
 #[tokio::test]
 async fn what_the_api_server_will_not_have_is_told_from_what_may_pass() {
+    let place = beside();
     for (code, refused) in [(400, true), (403, true), (422, true), (409, false), (429, false), (500, false)] {
         let (actor, mut handle) = actor();
-        let (owner, wanted) = (owner(), deployment(&Settings::default()));
+        let wanted = deployment(&Settings::default());
         let answered = StatusCode::from_u16(code).unwrap();
         // A conflict is looked into.
         let talk = async {
@@ -314,7 +328,45 @@ async fn what_the_api_server_will_not_have_is_told_from_what_may_pass() {
                 answer(&mut handle, StatusCode::INTERNAL_SERVER_ERROR, refusal(500, "No")).await;
             }
         };
-        let (written, ()) = tokio::join!(actor.write_deployment(&owner, &wanted, None), talk);
+        let (written, ()) = tokio::join!(actor.write_deployment(&place, &wanted, None), talk);
         assert_eq!(written.unwrap_err().is_refusal(), refused, "{code}");
+    }
+}
+
+#[tokio::test]
+async fn apart_from_its_service_a_gateway_has_no_owner_and_the_claim_says_where_it_is() {
+    let (actor, mut handle) = actor();
+    let (owner, (wish, candidate)) = (owner(), wish());
+    let apart = Place { service: owner.service.clone(), namespace: "gateways".into() };
+    let name = apart.name();
+    let (_, asked) = tokio::join!(
+        actor.claim(&wish, &candidate, "gateways"),
+        answer(&mut handle, StatusCode::CREATED, claim_of("uid-1"))
+    );
+    assert_eq!(asked.body["metadata"]["labels"]["lb-svc.kubeovn.io/gateway-namespace"], "gateways");
+
+    let (_, asked) = tokio::join!(
+        actor.write_config(&owner, &apart, "{}", None),
+        answer(&mut handle, StatusCode::CREATED, json!({ "metadata": { "name": name } }))
+    );
+    assert_eq!(asked.line, "POST /api/v1/namespaces/gateways/configmaps?&fieldManager=lb-svc-controller");
+    let metadata = &asked.body["metadata"];
+    assert_eq!((&metadata["name"], &metadata["namespace"]), (&json!(name), &json!("gateways")));
+    assert!(metadata["ownerReferences"].is_null(), "it could not be in another namespace");
+    assert_eq!(metadata["annotations"]["lb-svc.kubeovn.io/service"], "default/web");
+
+    let claim = ClaimId { name: "c".into(), uid: "c-1".into(), resource_version: "5".into() };
+    for (place, label) in [(apart, json!("gateways")), (beside(), Value::Null)] {
+        let (_, asked) = tokio::join!(
+            actor.settle_claim(&claim, &place),
+            answer(&mut handle, StatusCode::OK, claim_of("uid-1"))
+        );
+        assert_eq!(
+            asked.body["metadata"],
+            json!({
+                "uid": "c-1", "resourceVersion": "5",
+                "labels": { "lb-svc.kubeovn.io/gateway-namespace": label },
+            })
+        );
     }
 }

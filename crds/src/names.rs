@@ -54,6 +54,10 @@ pub const SERVICE_ANNOTATION: &str = "lb-svc.kubeovn.io/service";
 /// it makes the kubelet refresh the pod's mounted ConfigMap at once.
 pub const CONFIG_ANNOTATION: &str = "lb-svc.kubeovn.io/config";
 
+/// On a claim: the namespace of the gateway that may answer for its address,
+/// where that is not the Service's.
+pub const GATEWAY_NAMESPACE_LABEL: &str = "lb-svc.kubeovn.io/gateway-namespace";
+
 /// On a Subnet while claims exist, so that it outlives them.
 pub const SUBNET_FINALIZER: &str = "lb-svc.kubeovn.io/claims";
 
@@ -172,9 +176,21 @@ impl std::str::FromStr for Provider {
     }
 }
 
-/// The name of a Service's gateway: its Deployment and its ConfigMap.
+/// The name of a Service's gateway beside it: its Deployment and its ConfigMap.
 pub fn gateway_name(service: &str) -> String {
     format!("lb-svc-{service}")
+}
+
+/// The name of a Service's gateway in another namespace than the Service's.
+///
+/// It fits into a label value. The names in it may be cut, and a dash may be
+/// part of either: the hash is what keeps two Services apart.
+pub fn gateway_name_apart(namespace: &str, service: &str) -> String {
+    const HASH: usize = 16;
+    let mut head = format!("lb-svc-{namespace}-{service}");
+    head.truncate(LABEL_VALUE_MAX - HASH - 1);
+    let hash = &digest(format!("{namespace}/{service}").as_bytes())[..HASH];
+    format!("{}-{hash}", head.trim_end_matches('-'))
 }
 
 /// `value` as a label value: cut and hashed where it is too long.
@@ -235,6 +251,19 @@ mod tests {
             provider.claim_name("2001:db8::1".parse().unwrap()),
             "lb-svc-attachment.kube-system.2001-db8-0-0-0-0-0-1"
         );
+    }
+
+    #[test]
+    fn gateways_apart_from_their_services_have_names_of_their_own() {
+        let (long, longer) = ("n".repeat(63), "n".repeat(62) + "m");
+        let names: std::collections::BTreeSet<String> =
+            [("a", "b-c"), ("a-b", "c"), ("a", "b"), ("b", "a"), (&long, &long), (&long, &longer)]
+                .map(|(namespace, service)| gateway_name_apart(namespace, service))
+                .into();
+        assert_eq!(names.len(), 6);
+        assert!(names.iter().all(|name| name.len() <= 63), "{names:?}");
+        // Live gateways are found by it: it must not change.
+        assert_eq!(gateway_name_apart("default", "web"), "lb-svc-default-web-82b3ade9d00cd164");
     }
 
     #[test]

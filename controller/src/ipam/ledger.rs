@@ -33,6 +33,8 @@ pub struct Claim {
     /// Hardware address of the foreign host for which it was given up; may be
     /// empty.
     pub conflict: String,
+    /// The namespace of the gateway that may answer for it.
+    pub gateway_namespace: String,
 }
 
 /// Which IP object, exactly: what a delete must match.
@@ -562,6 +564,7 @@ mod tests {
             keep: false,
             probed: false,
             conflict: String::new(),
+            gateway_namespace: wish.owner.service.namespace.clone(),
         }
     }
 
