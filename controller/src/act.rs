@@ -73,9 +73,10 @@ impl Error {
     }
 
     /// Whether the API server understood and will not have it: a quota, an
-    /// admission policy, missing rights. Trying again helps when that changes.
+    /// admission policy, missing rights, no such namespace. Trying again helps
+    /// when that changes.
     pub fn is_refusal(&self) -> bool {
-        matches!(self.code(), Some(400 | 403 | 422))
+        matches!(self.code(), Some(400 | 403 | 404 | 422))
     }
 
     fn code(&self) -> Option<u16> {
@@ -364,8 +365,9 @@ impl Actor {
             }
         }
         let api: Api<Deployment> = self.namespaced(&place.namespace);
-        let object = timed(api.replace(&place.name(), &post(), &render::typed(wanted)?)).await?;
-        Ok(Written::Ours(Box::new(object)))
+        let object = timed_opt(api.replace(&place.name(), &post(), &render::typed(wanted)?)).await?;
+        // If it is gone, the watch will say so.
+        Ok(object.map_or(Written::Already, |object| Written::Ours(Box::new(object))))
     }
 
     /// Makes an object of a gateway by a plain POST, which cannot overwrite

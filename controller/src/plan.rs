@@ -1705,6 +1705,81 @@ mod tests {
         assert!(deployment_of(&planned).is_some() && !planned.queued);
     }
 
+    /// Gateways are to be in a namespace of their own.
+    fn apart(observed: Observed) -> Observed {
+        Observed { home: "gateways".into(), ..observed }
+    }
+
+    #[test]
+    fn a_gateway_moves_by_leaving_first() {
+        let mut observed = apart(served());
+        let planned = plan(&key(), &observed);
+        assert_eq!(
+            planned.actions[..2],
+            [
+                Action::DeleteDeployment("dep".into(), "3".into()),
+                Action::DeleteConfig("cm".into(), "3".into()),
+            ]
+        );
+        assert!(config_of(&planned).is_none() && deployment_of(&planned).is_none());
+        let (ingress, conditions) = status(&planned).unwrap();
+        assert_eq!((ingress.len(), reason(conditions, GATEWAY_READY)), (1, REPLACING));
+        assert!(planned.rolls, "as one of a few");
+
+        // What is left of it is waited for, and takes its room.
+        observed.rolling = ROLLS_AT_ONCE;
+        observed.deployment.as_mut().unwrap().deleting = true;
+        observed.config = None;
+        let planned = plan(&key(), &observed);
+        assert!(config_of(&planned).is_none() && planned.rolls && !planned.queued);
+
+        // Nothing is: where the gateway will be is recorded before it is made.
+        observed.namespace = "gateways".into();
+        (observed.deployment, observed.pods) = (None, Vec::new());
+        let planned = plan(&key(), &observed);
+        let settled = planned.actions.iter().position(|action| matches!(action, Action::Settle(_)));
+        let written = planned.actions.iter().position(|action| matches!(action, Action::WriteConfig(_)));
+        assert!(settled.unwrap() < written.unwrap());
+        let live = deployment_of(&planned).unwrap().content.live;
+        assert_eq!(live["metadata"]["namespace"], "gateways");
+        assert!(live["metadata"]["ownerReferences"].is_null());
+        observed.claims[0].gateway_namespace = "gateways".into();
+        assert!(!plan(&key(), &observed).actions.iter().any(|action| matches!(action, Action::Settle(_))));
+    }
+
+    #[test]
+    fn until_its_turn_comes_a_gateway_is_served_where_it_is() {
+        let mut observed = apart(served());
+        observed.rolling = ROLLS_AT_ONCE;
+        observed.service.as_mut().unwrap().ports.push(("TCP".into(), 443));
+        let planned = plan(&key(), &observed);
+        assert!(config_of(&planned).unwrap().contains("443"));
+        assert!(planned.queued && !planned.rolls);
+        assert!(!planned.actions.iter().any(|action| matches!(action, Action::DeleteDeployment(..))));
+        // Nor does it move for a request that makes no sense.
+        observed.rolling = 0;
+        observed.service.as_mut().unwrap().load_balancer_ip = "nonsense".into();
+        let planned = plan(&key(), &observed);
+        assert!(!planned.actions.iter().any(|action| matches!(action, Action::DeleteDeployment(..))));
+    }
+
+    #[test]
+    fn a_gateway_that_cannot_be_seen_is_not_made_a_second_time() {
+        let mut observed = apart(served());
+        observed.is_seen = false;
+        (observed.config, observed.deployment, observed.pods) = (None, None, Vec::new());
+        let planned = plan(&key(), &observed);
+        let (ingress, conditions) = status(&planned).unwrap();
+        assert_eq!((ingress.len(), reason(conditions, GATEWAY_READY)), (1, "GatewayElsewhere"));
+        assert!(config_of(&planned).is_none() && deployment_of(&planned).is_none());
+        // Nor is its address given away.
+        observed.service = None;
+        assert_eq!(plan(&key(), &observed).actions, []);
+        // Nothing of it was there after all.
+        observed.namespace = "gateways".into();
+        assert_eq!(plan(&key(), &observed).actions, [Action::Release(observed.claims[0].id.clone())]);
+    }
+
     #[test]
     fn a_gateway_that_runs_outlives_its_attachment() {
         let mut observed = configured(served(), "gateway:2");

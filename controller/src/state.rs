@@ -535,6 +535,54 @@ mod tests {
     }
 
     #[test]
+    fn a_gateway_is_where_its_claim_says_until_nothing_of_it_is_left() {
+        let service = gateway(0);
+        let beside = place(0);
+        let config = |uid: &str| {
+            let (uid, made_for) = (uid.to_owned(), Some("u0".to_owned()));
+            Some(Child {
+                uid,
+                resource_version: "1".into(),
+                deleting: false,
+                made_for,
+                content: String::new(),
+            })
+        };
+        let claim = |namespace: &str| {
+            let wish = crate::ipam::Wish {
+                owner: crate::domain::Owner { service: gateway(0), uid: "u0".into() },
+                provider: "lan.kube-system".parse().unwrap(),
+                subnet: None,
+                address: None,
+                keep: false,
+            };
+            let address = "172.18.0.11".parse().unwrap();
+            let name = wish.provider.claim_name(address);
+            let candidate = crate::ipam::Candidate { name, subnet: "lan".into(), address };
+            crate::convert::claim(&crate::render::claim(&wish, &candidate, namespace)).unwrap()
+        };
+        let at = |state: &State| {
+            let observed = state.observe(&service, Instant::now());
+            (observed.namespace, observed.is_seen)
+        };
+        let mut state = State::new(Some("gateways".into()));
+        state.set_config(beside.clone(), config("theirs"));
+        assert_eq!(at(&state), ("gateways".into(), true), "who says so is not believed");
+        state.set_claim(claim("default"));
+        assert_eq!(at(&state), ("default".into(), true));
+        state.set_config(beside.clone(), None);
+        let pod = |finished| PodOn { pod: Pod { finished, ..Pod::default() }, node: None };
+        state.set_pod(beside.clone(), "gw", Some(pod(false)));
+        assert_eq!(at(&state), ("default".into(), true), "the pod answers still");
+        state.set_pod(beside, "gw", Some(pod(true)));
+        assert_eq!(at(&state), ("gateways".into(), true));
+        state.set_narrow();
+        assert_eq!(at(&state), ("default".into(), false), "whether it is there cannot be seen");
+        state.set_claim(claim("gateways"));
+        assert_eq!(at(&state), ("gateways".into(), true));
+    }
+
+    #[test]
     fn a_few_gateways_are_rolled_at_once_and_each_makes_room_for_the_next() {
         let mut state = State::default();
         // Every one of them wants to be rolled; none is written yet.

@@ -317,7 +317,9 @@ async fn a_deployment_is_posted_first_and_replaced_later_exactly_as_it_was_seen(
 #[tokio::test]
 async fn what_the_api_server_will_not_have_is_told_from_what_may_pass() {
     let place = beside();
-    for (code, refused) in [(400, true), (403, true), (422, true), (409, false), (429, false), (500, false)] {
+    for (code, refused) in
+        [(400, true), (403, true), (404, true), (422, true), (409, false), (429, false), (500, false)]
+    {
         let (actor, mut handle) = actor();
         let wanted = deployment(&Settings::default());
         let answered = StatusCode::from_u16(code).unwrap();

@@ -12,7 +12,7 @@ use std::time::Instant;
 use k8s_openapi::api::core::v1 as core;
 use lb_svc_controller::convert;
 use lb_svc_controller::domain::{
-    Answer, Attachment, Child, Condition, DeploymentView, Owner, Pod, ServiceRef,
+    Answer, Attachment, Child, Condition, DeploymentView, Owner, Place, Pod, ServiceRef,
 };
 use lb_svc_controller::ipam::{Candidate, Ledger, Pool, Refusal, Wish};
 use lb_svc_controller::plan::{Action, GATEWAY_READY, LIMITED, Observed, plan};
@@ -28,6 +28,10 @@ const NAME: &str = "web";
 
 fn key() -> ServiceRef {
     ServiceRef::new(NAMESPACE, NAME)
+}
+
+fn place() -> Place {
+    Place { service: key(), namespace: NAMESPACE.to_owned() }
 }
 
 fn provider(name: &str) -> Provider {
@@ -151,7 +155,7 @@ impl World {
                 ..GatewayStatus::default()
             };
             for pod in &mut observed.pods {
-                (pod.ready, pod.answer) = (here, Answer::Said(status.clone()));
+                (pod.ready, pod.answer) = (here, Answer::Said(Box::new(status.clone())));
             }
         }
         observed
@@ -187,7 +191,7 @@ impl World {
 
     fn claim(&mut self, wish: &Wish) -> Result<(), Refusal> {
         let candidate = self.state.ledger.reserve(wish)?;
-        let mut object = render::claim(wish, &candidate);
+        let mut object = render::claim(wish, &candidate, NAMESPACE);
         object.metadata.uid = Some(format!("u-{}", candidate.name));
         object.metadata.resource_version = Some("1".into());
         self.state.set_claim(convert::claim(&object).unwrap());
@@ -207,13 +211,13 @@ impl World {
             }
             Action::ClearAddress => self.edit("/spec/loadBalancerIP", Value::Null),
             Action::WriteConfig(content) => {
-                self.state.set_config(key(), Some(child("cm", content)));
+                self.state.set_config(place(), Some(child("cm", content)));
             }
             Action::WriteDeployment(live) => {
                 let template = &live["spec"]["template"]["metadata"]["annotations"];
                 self.attached = template[names::NETWORKS_ANNOTATION].as_str().map(str::to_owned);
                 let view = DeploymentView { live, ..DeploymentView::default() };
-                self.state.set_deployment(key(), Some(child("dep", view)));
+                self.state.set_deployment(place(), Some(child("dep", view)));
                 let pod = Pod {
                     name: "gw".into(),
                     uid: "uid-gw".into(),
@@ -222,19 +226,19 @@ impl World {
                     mac: Some("ba:85:f7:02:9f:42".into()),
                     ..Pod::default()
                 };
-                self.state.set_pod(key(), "gw", Some(PodOn { pod, node: None }));
+                self.state.set_pod(place(), "gw", Some(PodOn { pod, node: None }));
             }
-            Action::DeleteConfig(..) => drop(self.state.set_config(key(), None)),
+            Action::DeleteConfig(..) => drop(self.state.set_config(place(), None)),
             Action::DeleteDeployment(..) => {
                 self.attached = None;
-                self.state.set_deployment(key(), None);
-                self.state.set_pod(key(), "gw", None);
+                self.state.set_deployment(place(), None);
+                self.state.set_pod(place(), "gw", None);
             }
             Action::Annotate { annotations, .. } => {
                 let mut pod = observed.pods[0].clone();
                 pod.answer = Answer::Unasked;
                 pod.annotations.extend(annotations);
-                self.state.set_pod(key(), "gw", Some(PodOn { pod, node: None }));
+                self.state.set_pod(place(), "gw", Some(PodOn { pod, node: None }));
             }
             Action::Record { claim, mac, probed } => change(&claim, &|claim| {
                 (claim.mac, claim.probed) = (mac.clone(), probed);
@@ -394,7 +398,7 @@ fn fault_37_the_longest_names_fit() {
     };
     let address: IpAddr = "172.18.0.11".parse().unwrap();
     let candidate = Candidate { name: wish.provider.claim_name(address), subnet: "x".repeat(253), address };
-    let claim = render::claim(&wish, &candidate);
+    let claim = render::claim(&wish, &candidate, NAMESPACE);
     assert!(claim.metadata.name.as_ref().unwrap().len() <= 253);
     for (label, value) in claim.metadata.labels.iter().flatten() {
         let name = label.rsplit('/').next().unwrap();

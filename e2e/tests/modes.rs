@@ -6,11 +6,14 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{ConfigMap, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service};
 use kube::ResourceExt;
-use kube::api::{Api, ListParams, Patch, PatchParams};
-use lb_svc_e2e::objects::{backends, web};
-use lb_svc_e2e::{Lab, SLOW, Scene, client, expect, scene, serves, until};
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
+use lb_svc_crds::names::{GATEWAY_NAMESPACE_LABEL, gateway_name_apart};
+use lb_svc_e2e::objects::{backends, port, service, web};
+use lb_svc_e2e::{
+    Lab, QUICK, SLOW, Scene, client, expect, repository, scale_controller, scene, serves, until,
+};
 use serde_json::{Value, json};
 
 const SYSTEM: &str = "lb-svc-system";
@@ -51,8 +54,8 @@ async fn configure(scene: &Scene, configuration: &str) {
 /// gateways have none.
 async fn ready(scene: &Scene, services: &[String]) -> (BTreeMap<String, String>, usize) {
     let ours = ListParams::default().labels("app.kubernetes.io/managed-by=lb-svc");
-    let pods = scene.api::<k8s_openapi::api::core::v1::Pod>().list(&ours).await.unwrap().items;
-    let is_ready = |pod: &k8s_openapi::api::core::v1::Pod| {
+    let pods = scene.api::<Pod>().list(&ours).await.unwrap().items;
+    let is_ready = |pod: &Pod| {
         let conditions = pod.status.clone().unwrap_or_default().conditions.unwrap_or_default();
         pod.metadata.deletion_timestamp.is_none()
             && conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
@@ -149,6 +152,179 @@ async fn a_configuration_that_is_wrong_is_refused_at_start_and_gateways_serve_on
         .await;
         client::get(ip, 80).await.unwrap();
         controller(&scene, &[]).await;
+    })
+    .await;
+}
+
+const GATEWAYS: &str = "lb-svc-gateways";
+/// What lets the controller see and write gateways everywhere.
+const WIDE: [&str; 2] = ["clusterrolebinding", "lb-svc-gateways"];
+
+/// Installs the product as `manifests/KIND` has it, over what is there.
+async fn install(kind: &str) {
+    let manifests = repository().join("manifests").join(kind);
+    Lab::kubectl(&["apply", "-k", manifests.to_str().unwrap()]).await.unwrap();
+    Lab::kubectl(&["-n", SYSTEM, "rollout", "restart", "deployment", CONTROLLER]).await.unwrap();
+    Lab::kubectl(&["rollout", "status", "deployment", CONTROLLER, "-n", SYSTEM, "--timeout=60s"])
+        .await
+        .unwrap();
+}
+
+async fn uninstall_apart() {
+    install("").await;
+    let nothing_left = ["get", "deployments", "-n", GATEWAYS, "-o", "name"];
+    until("no gateway is apart", SLOW, async || {
+        let left = Lab::kubectl(&nothing_left).await.map_err(|error| error.to_string())?;
+        expect(left.is_empty(), left)
+    })
+    .await;
+    Lab::kubectl(&["delete", "namespace", GATEWAYS, "--timeout=60s"]).await.unwrap();
+}
+
+/// The pods of the gateway of `service`, in the namespace of all gateways.
+async fn apart(scene: &Scene, service: &str) -> Vec<Pod> {
+    let pods: Api<Pod> = Api::namespaced(scene.client(), GATEWAYS);
+    let its = ListParams::default().labels(&format!("namespace={},service={service}", scene.namespace));
+    pods.list(&its).await.unwrap().items
+}
+
+async fn ready_reason(scene: &Scene, service: &str) -> String {
+    let conditions = scene.service(service).await.status.unwrap_or_default().conditions.unwrap_or_default();
+    let ready = conditions.into_iter().find(|condition| condition.type_ == "lb-svc.kubeovn.io/GatewayReady");
+    ready.map(|condition| condition.reason).unwrap_or_default()
+}
+
+#[tokio::test]
+async fn a_tenant_under_restricted_pod_security_is_served_from_a_namespace_of_gateways() {
+    scene("restricted", async |scene| {
+        let ns = scene.namespace.as_str();
+        install("gateway-namespace").await;
+        Lab::kubectl(&["delete", WIDE[0], WIDE[1]]).await.unwrap();
+        let restricted = "pod-security.kubernetes.io/enforce=restricted";
+        Lab::kubectl(&["label", "namespace", ns, restricted]).await.unwrap();
+
+        let mut workload = backends("web", 1, &["tcp/8080"]);
+        let pod = &mut workload["spec"]["template"]["spec"];
+        pod["securityContext"] =
+            json!({ "runAsNonRoot": true, "runAsUser": 65532, "seccompProfile": { "type": "RuntimeDefault" } });
+        pod["containers"][0]["securityContext"] =
+            json!({ "allowPrivilegeEscalation": false, "capabilities": { "drop": ["ALL"] } });
+        scene.create::<Deployment>(workload).await;
+
+        // What is not ours and has the gateway's name is left alone.
+        let name = gateway_name_apart(ns, "web");
+        let configs: Api<ConfigMap> = Api::namespaced(scene.client(), GATEWAYS);
+        let theirs = json!({ "metadata": { "name": name }, "data": { "is": "theirs" } });
+        configs.create(&Default::default(), &serde_json::from_value(theirs).unwrap()).await.unwrap();
+        scene.create::<Service>(service("web", &json!([port("TCP", 80, 8080)]))).await;
+        until("the name is said to be taken", SLOW, async || {
+            let reason = ready_reason(&scene, "web").await;
+            expect(reason == "NameTaken", reason)
+        })
+        .await;
+        assert_eq!(configs.get(&name).await.unwrap().data.unwrap()["is"], "theirs");
+        configs.delete(&name, &DeleteParams::default()).await.unwrap();
+
+        let ip = scene.address("web").await;
+        serves(ip).await;
+        assert!(scene.gateways("web").await.is_empty(), "not in the tenant's namespace");
+        let pods = apart(&scene, "web").await;
+        assert_eq!(pods.len(), 1);
+        assert_eq!(pods[0].annotations()["k8s.v1.cni.cncf.io/networks"], "kube-system/lb-svc-attachment");
+        assert_eq!(pods[0].annotations()["lb-svc.kubeovn.io/service"], format!("{ns}/web"));
+        assert_eq!(scene.claims().await[0].labels()[GATEWAY_NAMESPACE_LABEL], GATEWAYS);
+        scene.patch_service("web", json!({ "spec": { "ports": [port("TCP", 81, 8080)] } })).await;
+        until("port 81", QUICK, async || client::get(ip, 81).await).await;
+
+        // Nobody but the controller collects it.
+        scale_controller(&scene.lab, 0).await;
+        scene.api::<Service>().delete("web", &DeleteParams::default()).await.unwrap();
+        client::get(ip, 81).await.unwrap();
+        assert_eq!(apart(&scene, "web").await.len(), 1);
+        scale_controller(&scene.lab, 1).await;
+        until("it is collected", SLOW, async || {
+            let left = apart(&scene, "web").await.len() + scene.claims().await.len();
+            expect(left == 0, left)
+        })
+        .await;
+        assert!(configs.get_opt(&name).await.unwrap().is_none());
+        uninstall_apart().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn gateways_move_and_no_address_is_ever_in_two_places() {
+    scene("moved", async |scene| {
+        install("").await;
+        let ip = scene.served("web", 1).await;
+
+        // Where the controller may not look a gateway serves on.
+        scale_controller(&scene.lab, 0).await;
+        Lab::kubectl(&["delete", WIDE[0], WIDE[1]]).await.unwrap();
+        install("gateway-namespace").await;
+        until("it is said", SLOW, async || {
+            let reason = ready_reason(&scene, "web").await;
+            expect(reason == "GatewayElsewhere", reason)
+        })
+        .await;
+        client::get(ip, 80).await.unwrap();
+        assert_eq!(scene.gateways("web").await.len(), 1);
+        assert!(apart(&scene, "web").await.is_empty());
+
+        // With rights everywhere it moves.
+        install("").await;
+        until("it is as it was", SLOW, async || {
+            let reason = ready_reason(&scene, "web").await;
+            expect(reason == "GatewayReady", reason)
+        })
+        .await;
+        let pod = scene.gateway("web").await;
+        install("gateway-namespace").await;
+        let both = async || {
+            let labels = ListParams::default().labels("app.kubernetes.io/managed-by=lb-svc");
+            let here = scene.api::<Pod>().list(&labels).await.unwrap().items.len();
+            (here, apart(&scene, "web").await.len())
+        };
+        until("the gateway moves", SLOW, async || {
+            let (here, there) = both().await;
+            assert!(here == 0 || there == 0, "{here} pods beside the Service and {there} apart from it");
+            expect(there == 1 && ready_reason(&scene, "web").await == "GatewayReady", (here, there))
+        })
+        .await;
+        assert_eq!(scene.ingress("web").await, [ip]);
+        serves(ip).await;
+        assert_eq!(scene.claims().await[0].labels()[GATEWAY_NAMESPACE_LABEL], GATEWAYS);
+        scene.api::<Deployment>().get_opt("lb-svc-web").await.unwrap().ok_or(()).unwrap_err();
+
+        // The rights that it needs no more may go while it runs.
+        Lab::kubectl(&["delete", WIDE[0], WIDE[1]]).await.unwrap();
+        until("it notices", SLOW, async || {
+            let log = ["logs", "-n", SYSTEM, "-l", "app=lb-svc-controller", "--tail=-1"];
+            let log = Lab::kubectl(&log).await.map_err(|error| error.to_string())?;
+            expect(log.matches("seen in the gateway namespace only").count() >= 3, log)
+        })
+        .await;
+        let backend = json!([port("TCP", 80, 80), port("TCP", 81, 80)]);
+        scene.patch_service("web", json!({ "spec": { "ports": backend } })).await;
+        until("port 81", QUICK, async || client::get(ip, 81).await).await;
+
+        // And back.
+        install("").await;
+        until("the gateway is back", SLOW, async || {
+            let (here, there) = both().await;
+            assert!(here == 0 || there == 0, "{here} pods beside the Service and {there} apart from it");
+            expect(here == 1 && ready_reason(&scene, "web").await == "GatewayReady", (here, there))
+        })
+        .await;
+        assert_ne!(scene.gateway("web").await.uid(), pod.uid());
+        serves(ip).await;
+        until("the claim says so", QUICK, async || {
+            let labels = scene.claims().await[0].labels().clone();
+            expect(!labels.contains_key(GATEWAY_NAMESPACE_LABEL), labels)
+        })
+        .await;
+        uninstall_apart().await;
     })
     .await;
 }

@@ -70,6 +70,12 @@ roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: lb-svc-
 subjects: [{{kind: ServiceAccount, name: second, namespace: {ns}}}]
 ---
 apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {{name: second-gateways}}
+roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: lb-svc-gateways}}
+subjects: [{{kind: ServiceAccount, name: second, namespace: {ns}}}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
 kind: Role
 metadata: {{name: second, namespace: {ns}}}
 rules: [{{apiGroups: [coordination.k8s.io], resources: [leases], verbs: [get, create, patch]}}]
