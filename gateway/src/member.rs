@@ -146,6 +146,7 @@ impl Member {
             link: arp::link_address(&terms.lan)?,
             turns: 0,
             joined: false,
+            mute: false,
             since: SystemTime::now(),
             metrics,
             counted: Counters::default(),
@@ -204,6 +205,8 @@ struct Seat {
     link: nix::sys::socket::LinkAddr,
     turns: u64,
     joined: bool,
+    /// The last frame did not leave, and that was said.
+    mute: bool,
     since: SystemTime,
     metrics: Metrics,
     counted: Counters,
@@ -218,12 +221,16 @@ impl Seat {
         while let Some(output) = outputs.pop_front() {
             match output {
                 Output::Send(payload) => {
-                    if let Err(error) = self.send(&payload) {
+                    let sent = self.send(&payload);
+                    if let Err(error) = &sent {
                         // What follows stands on a frame that did not leave.
                         outputs.clear();
-                        warn!("the election's frame did not leave: {error}");
+                        if !self.mute {
+                            warn!("the election's frames do not leave: {error}");
+                        }
                         outputs.extend(self.election.refused(now()));
                     }
+                    self.mute = sent.is_err();
                 }
                 Output::Became(role, reason) => self.became(role, &reason),
                 Output::Split { with, stays } => {

@@ -57,7 +57,7 @@ pub enum Reason {
     HandedOverTo(String),
     /// Standby: the lease had run out while the process slept.
     Lapsed(Duration),
-    /// Standby: the kernel let an advertisement not out.
+    /// Standby: the kernel did not let an advertisement out.
     Refused,
     /// Left: it was told to.
     Leaving,
@@ -429,13 +429,23 @@ impl Election {
             let grace = if frame.successor.is_none() || ours { Duration::ZERO } else { self.interval };
             self.listens_until = self.now + grace;
             self.vacancy = Some(Vacancy { name: frame.name.clone(), ours });
+        } else if frame.kind == Kind::Hello
+            && self.vacancy.is_none()
+            && self.is_before_us(frame.priority, frame.instance)
+        {
+            // A better standby that is new has to listen first. Then so do we,
+            // else our turn could come just when its does.
+            let present = |said: &&Said| self.now < self.peers.present_until(said);
+            if before.filter(present).is_none_or(|before| before.state != State::Standby) {
+                self.listens_until = self.now + silence(self.interval);
+            }
         }
     }
 
     /// When this standby takes over, if it hears nothing more: when the last
-    /// active one that it respects has been silent for the
-    /// Active_Down_Interval, and half an interval later for each better
-    /// standby that is present then. Who was named does not wait.
+    /// active one has been silent for the Active_Down_Interval, or has been less
+    /// sound for as long without handing over; and half an interval later for
+    /// each better standby that is present then. Who was named does not wait.
     fn takes_at(&self) -> Time {
         if self.vacancy.as_ref().is_some_and(|vacancy| vacancy.ours) {
             return self.listens_until;
@@ -443,12 +453,18 @@ impl Election {
         let start = self
             .peers
             .actives()
-            .map(|(_, said)| said.respected + silence(said.interval) + skew(said.interval, self.priority))
+            .map(|(_, said)| {
+                let patience = silence(said.interval) + skew(said.interval, self.priority);
+                // At its next advertisement, not before: a silent one may still
+                // hold the lease.
+                let heedless = said.at >= said.respected + patience;
+                if heedless { said.at } else { said.at + patience }
+            })
             .fold(self.listens_until + skew(self.interval, self.priority), Time::max);
         let mut better: Vec<Time> = self
             .peers
             .standbys()
-            .filter(|(instance, said)| (said.priority, *instance) > (self.priority, self.instance))
+            .filter(|(instance, said)| self.is_before_us(said.priority, *instance))
             .map(|(_, said)| self.peers.present_until(said))
             .collect();
         better.sort_by(|a, b| b.cmp(a));
@@ -459,6 +475,11 @@ impl Election {
             better.get(count).map_or(turn, |gone| turn.max(*gone))
         });
         turns.min().unwrap_or(start)
+    }
+
+    /// Whether a standby like this has its turn before us.
+    fn is_before_us(&self, priority: NonZeroU8, instance: Instance) -> bool {
+        (priority, instance) > (self.priority, self.instance)
     }
 
     fn take_over(&mut self) {
@@ -532,5 +553,597 @@ impl Election {
         };
         self.spoke = Some(self.now);
         self.outputs.push(Output::Send(self.seal.seal(&frame)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: Duration = Duration::from_millis(50);
+    const UID: Uid = [7; 16];
+    const KEY: Key = [9; 32];
+    const US: Instance = Instance([5; 16]);
+    const LOW: Instance = Instance([1; 16]);
+    const HIGH: Instance = Instance([9; 16]);
+    const SILENCE: Duration = Duration::from_micros(162_500);
+
+    fn ms(ms: u64) -> Time {
+        Duration::from_millis(ms)
+    }
+
+    fn priority(priority: u8) -> NonZeroU8 {
+        NonZeroU8::new(priority).unwrap()
+    }
+
+    /// Skew_Time at 50 ms.
+    fn skewed(by: u8) -> Duration {
+        skew(A, priority(by))
+    }
+
+    fn read(payload: &[u8]) -> Frame {
+        Seal::new(UID, &KEY).open(payload).unwrap()
+    }
+
+    /// The kinds of what is sent, and everything else as it is.
+    fn sent(outputs: &[Output]) -> (Vec<Kind>, Vec<Output>) {
+        let others = outputs.iter().filter(|output| !matches!(output, Output::Send(_))).cloned().collect();
+        (frames(outputs).iter().map(|frame| frame.kind).collect(), others)
+    }
+
+    fn frames(outputs: &[Output]) -> Vec<Frame> {
+        let payloads = outputs.iter().filter_map(|output| match output {
+            Output::Send(payload) => Some(read(payload)),
+            _ => None,
+        });
+        payloads.collect()
+    }
+
+    fn became(role: Role, reason: Reason) -> Vec<Output> {
+        vec![Output::Became(role, reason)]
+    }
+
+    /// Another member, which says what a test wants it to.
+    struct Other {
+        frame: Frame,
+    }
+
+    impl Other {
+        fn new(instance: Instance, by: u8) -> Self {
+            Self {
+                frame: Frame {
+                    kind: Kind::Hello,
+                    instance,
+                    sequence: 0,
+                    term: 0,
+                    successor: None,
+                    interval: A,
+                    priority: priority(by),
+                    name: format!("pod-{}", instance.0[0]),
+                    echoes: Vec::new(),
+                },
+            }
+        }
+
+        fn hears(&mut self, outputs: &[Output]) {
+            if let Some(frame) = frames(outputs).last() {
+                self.frame.echoes = vec![(frame.instance, frame.sequence)];
+            }
+        }
+
+        fn says(&mut self, kind: Kind) -> Vec<u8> {
+            self.frame.kind = kind;
+            self.frame.sequence += 1;
+            Seal::new(UID, &KEY).seal(&self.frame)
+        }
+
+        fn resigns(&mut self, successor: Instance) -> Vec<u8> {
+            self.frame.successor = Some(successor);
+            self.says(Kind::Resign)
+        }
+    }
+
+    /// A member, and whom it hears.
+    struct Scene {
+        us: Election,
+        others: Vec<Other>,
+    }
+
+    impl Scene {
+        /// A standby that has said Hello at 0.
+        fn standby(by: u8, others: &[(Instance, u8)]) -> Self {
+            let us = Election::new(
+                Member {
+                    uid: UID,
+                    key: KEY,
+                    instance: US,
+                    name: "pod-5".to_owned(),
+                    interval: A,
+                    priority: priority(by),
+                },
+                ms(0),
+            );
+            let others = others.iter().map(|(instance, by)| Other::new(*instance, *by)).collect();
+            let mut scene = Self { us, others };
+            assert_eq!(sent(&scene.tick(ms(0))), (vec![Kind::Hello], vec![]));
+            scene
+        }
+
+        /// An active one: the others, standby, have just said Hello.
+        fn active(by: u8, others: &[(Instance, u8)]) -> (Self, Time) {
+            let mut scene = Self::standby(by, others);
+            let (at, _) = scene.next_role();
+            assert_eq!(scene.us.snapshot().role, Role::Active);
+            for other in 0..scene.others.len() {
+                scene.hear(at, other, Kind::Hello);
+            }
+            (scene, at)
+        }
+
+        /// Lets time pass.
+        fn tick(&mut self, now: Time) -> Vec<Output> {
+            let outputs = self.us.tick(now);
+            self.others.iter_mut().for_each(|other| other.hears(&outputs));
+            outputs
+        }
+
+        /// Has an other say something.
+        fn hear(&mut self, now: Time, other: usize, kind: Kind) -> Vec<Output> {
+            let payload = self.others[other].says(kind);
+            self.receive(now, &payload)
+        }
+
+        fn receive(&mut self, now: Time, payload: &[u8]) -> Vec<Output> {
+            let outputs = self.us.receive(now, payload);
+            self.others.iter_mut().for_each(|other| other.hears(&outputs));
+            outputs
+        }
+
+        /// Lets time pass until the role changes.
+        fn next_role(&mut self) -> (Time, Vec<Output>) {
+            for _ in 0..100 {
+                let due = self.us.deadline().unwrap();
+                let outputs = self.tick(due);
+                if !sent(&outputs).1.is_empty() {
+                    return (due, outputs);
+                }
+            }
+            panic!("the role stays");
+        }
+    }
+
+    #[test]
+    fn initialize_even_the_soundest_listens_first() {
+        for by in [1, 100, 255] {
+            let mut scene = Scene::standby(by, &[]);
+            let mut said = 1;
+            let (at, outputs) = loop {
+                let due = scene.us.deadline().unwrap();
+                let outputs = scene.tick(due);
+                if sent(&outputs) != (vec![Kind::Hello], vec![]) {
+                    break (due, outputs);
+                }
+                assert_eq!(due, A * said, "a Hello each interval");
+                said += 1;
+            };
+            assert_eq!(at, SILENCE + skewed(by), "Active_Down_Interval");
+            let kinds = vec![Kind::Take, Kind::Advertisement];
+            assert_eq!(sent(&outputs), (kinds, became(Role::Active, Reason::Alone)));
+            assert_eq!(frames(&outputs)[0].term, 1);
+        }
+    }
+
+    #[test]
+    fn skew_is_less_the_higher_the_priority() {
+        for (by, micros) in [(255, 195), (200, 10_937), (100, 30_468), (1, 49_804)] {
+            assert_eq!(skewed(by).as_micros(), micros);
+        }
+    }
+
+    #[test]
+    fn backup_takes_over_from_who_fell_silent() {
+        let mut scene = Scene::standby(100, &[(LOW, 100)]);
+        scene.others[0].frame.term = 6;
+        let mut last = ms(0);
+        for at in [10, 60, 110, 250, 400].map(ms) {
+            assert_eq!(scene.hear(at, 0, Kind::Advertisement), []);
+            assert_eq!(scene.us.snapshot().active, Some((LOW, "pod-1".to_owned())));
+            while scene.us.deadline().unwrap() < at + ms(50) {
+                let due = scene.us.deadline().unwrap();
+                assert_eq!(sent(&scene.tick(due)).0, [Kind::Hello]);
+            }
+            last = at;
+        }
+        let (at, outputs) = scene.next_role();
+        assert_eq!(at, last + SILENCE + skewed(100));
+        assert_eq!(sent(&outputs).1, became(Role::Active, Reason::FellSilent("pod-1".to_owned())));
+        assert_eq!(frames(&outputs)[0].term, 7, "one higher than any heard");
+    }
+
+    #[test]
+    fn backup_counts_in_the_actives_interval() {
+        let mut scene = Scene::standby(100, &[(LOW, 100)]);
+        scene.others[0].frame.interval = 2 * A;
+        scene.hear(ms(10), 0, Kind::Advertisement);
+        assert_eq!(scene.next_role().0, ms(10) + 2 * (SILENCE + skewed(100)));
+    }
+
+    #[test]
+    fn backup_lets_a_higher_or_equal_advertisement_reset_its_timer_and_no_lower_one() {
+        for (theirs, reset) in [(200, true), (100, true), (99, false)] {
+            let mut scene = Scene::standby(100, &[(LOW, theirs)]);
+            let mut outputs = Vec::new();
+            for at in (1..20).map(|round| A * round) {
+                outputs.extend(scene.tick(at));
+                outputs.extend(scene.hear(at, 0, Kind::Advertisement));
+            }
+            let expected = Output::Became(Role::Active, Reason::LessSound("pod-1".to_owned()));
+            assert_eq!(outputs.contains(&expected), !reset, "{theirs}");
+        }
+    }
+
+    #[test]
+    fn backup_waits_for_the_lease_of_a_less_sound_one_that_fell_silent() {
+        let mut scene = Scene::standby(100, &[(LOW, 99)]);
+        for at in [10, 60, 110, 160].map(ms) {
+            scene.tick(at);
+            scene.hear(at, 0, Kind::Advertisement);
+        }
+        let (at, outputs) = scene.next_role();
+        assert_eq!(at, ms(160) + SILENCE + skewed(100));
+        assert_eq!(sent(&outputs).1, became(Role::Active, Reason::FellSilent("pod-1".to_owned())));
+    }
+
+    #[test]
+    fn backup_of_priority_0_is_a_resign_and_leaves_the_skew() {
+        let name = || "pod-1".to_owned();
+        for (successor, wait, reason) in [
+            (None, skewed(100), Reason::LetGo(name())),
+            (Some(US), Duration::ZERO, Reason::HandedOver(name())),
+            (Some(HIGH), A + skewed(100), Reason::LetGo(name())),
+        ] {
+            let mut scene = Scene::standby(100, &[(LOW, 100)]);
+            scene.hear(ms(10), 0, Kind::Advertisement);
+            scene.others[0].frame.successor = successor;
+            assert_eq!(scene.hear(ms(20), 0, Kind::Resign), [], "tick decides");
+            let (at, outputs) = scene.next_role();
+            assert_eq!((at, sent(&outputs).1), (ms(20) + wait, became(Role::Active, reason)));
+        }
+    }
+
+    #[test]
+    fn backup_takes_a_hello_of_who_was_active_for_the_resign_that_was_lost() {
+        let mut scene = Scene::standby(100, &[(LOW, 100)]);
+        scene.hear(ms(10), 0, Kind::Advertisement);
+        scene.hear(ms(20), 0, Kind::Hello);
+        assert_eq!(scene.next_role().0, ms(20) + skewed(100));
+    }
+
+    #[test]
+    fn backup_does_not_take_one_that_yields_for_the_active_one() {
+        let mut scene = Scene::standby(100, &[(LOW, 100), (HIGH, 100)]);
+        (scene.others[0].frame.term, scene.others[1].frame.term) = (3, 4);
+        scene.hear(ms(10), 0, Kind::Advertisement);
+        scene.hear(ms(20), 1, Kind::Advertisement);
+        let deadline = |scene: &mut Scene| scene.next_role().0;
+        // Whomever it names: us it could, if it has not heard of the other.
+        let resign = scene.others[0].resigns(US);
+        scene.receive(ms(25), &resign);
+        assert_eq!(deadline(&mut scene), ms(20) + SILENCE + skewed(100));
+    }
+
+    #[test]
+    fn backup_that_is_named_and_then_hears_an_active_one_lets_it_be() {
+        let mut scene = Scene::standby(100, &[(LOW, 100), (HIGH, 100)]);
+        scene.hear(ms(10), 0, Kind::Advertisement);
+        let resign = scene.others[0].resigns(US);
+        scene.receive(ms(20), &resign);
+        scene.others[1].frame.term = 1;
+        scene.hear(ms(20), 1, Kind::Take);
+        assert_eq!(scene.next_role().0, ms(20) + SILENCE + skewed(100));
+    }
+
+    #[test]
+    fn backup_has_its_turn_after_better_ones_that_are_present() {
+        let mut scene = Scene::standby(100, &[(LOW, 100), (HIGH, 100), (Instance([3; 16]), 200)]);
+        scene.hear(ms(10), 0, Kind::Advertisement);
+        scene.hear(ms(10), 1, Kind::Hello);
+        scene.hear(ms(10), 2, Kind::Hello);
+        scene.tick(A);
+        scene.hear(ms(60), 0, Kind::Advertisement);
+        // Of the two that are better, one is not heard again.
+        for round in 2..=3 {
+            scene.tick(A * round);
+            scene.hear(A * round + ms(20), 1, Kind::Hello);
+        }
+        let turn = ms(60) + SILENCE + skewed(100) + A / 2;
+        assert!(ms(170) + lease(A) > turn, "it is still present then");
+        assert_eq!(scene.next_role().0, turn);
+    }
+
+    #[test]
+    fn backup_listens_anew_when_a_better_one_comes() {
+        let mut scene = Scene::standby(100, &[(HIGH, 100), (LOW, 100)]);
+        scene.tick(A);
+        scene.hear(ms(60), 0, Kind::Hello);
+        scene.hear(ms(60), 1, Kind::Hello);
+        scene.tick(2 * A);
+        scene.hear(ms(110), 0, Kind::Hello);
+        // Heard last at 110, it is gone at 260.
+        assert_eq!(scene.next_role().0, (ms(60) + SILENCE + skewed(100)).max(ms(110) + lease(A)));
+    }
+
+    #[test]
+    fn backup_that_leaves_resigns_and_is_never_active_again() {
+        let mut scene = Scene::standby(100, &[(LOW, 100)]);
+        scene.hear(ms(10), 0, Kind::Advertisement);
+        let outputs = scene.us.leave(ms(20));
+        assert_eq!(sent(&outputs), (vec![Kind::Resign], became(Role::Left, Reason::Leaving)));
+        assert_eq!(frames(&outputs)[0].successor, None, "it has nothing to hand over");
+        assert_eq!(scene.us.deadline(), None);
+        let resign = scene.others[0].resigns(US);
+        assert_eq!(scene.us.receive(ms(30), &resign), []);
+        assert_eq!(scene.us.tick(ms(1000)), []);
+        assert_eq!(scene.us.set_priority(ms(1000), priority(255)), []);
+        assert_eq!(scene.us.leave(ms(1000)), []);
+    }
+
+    #[test]
+    fn backup_that_slept_longer_than_a_lease_listens_anew() {
+        let due = SILENCE + skewed(100);
+        for (woke, takes) in [(due + lease(A), true), (due + lease(A) + ms(1), false)] {
+            let mut scene = Scene::standby(100, &[]);
+            for round in 1..4 {
+                scene.tick(A * round);
+            }
+            assert_eq!(scene.us.deadline(), Some(due));
+            let (kinds, changes) = sent(&scene.tick(woke));
+            if takes {
+                assert_eq!(changes, became(Role::Active, Reason::Alone));
+            } else {
+                assert_eq!((kinds, changes), (vec![Kind::Hello], vec![]));
+                assert_eq!(scene.next_role().0, woke + due);
+            }
+        }
+    }
+
+    #[test]
+    fn active_advertises_each_interval() {
+        let (mut scene, start) = Scene::active(100, &[]);
+        for round in 1..5 {
+            assert_eq!(scene.us.deadline(), Some(start + A * round));
+            assert_eq!(scene.tick(start + A * round - ms(1)), []);
+            let outputs = scene.tick(start + A * round);
+            assert_eq!(sent(&outputs), (vec![Kind::Advertisement], vec![]));
+        }
+    }
+
+    #[test]
+    fn active_yields_to_the_higher_of_term_priority_and_instance() {
+        for (instance, by, term, yields) in [
+            (LOW, 50, 2, true),
+            (HIGH, 200, 0, false),
+            (LOW, 101, 1, true),
+            (HIGH, 99, 1, false),
+            (HIGH, 100, 1, true),
+            (LOW, 100, 1, false),
+        ] {
+            let (mut scene, at) = Scene::active(100, &[(instance, 100)]);
+            scene.others[0].frame.priority = priority(by);
+            scene.others[0].frame.term = term;
+            let outputs = scene.hear(at, 0, Kind::Advertisement);
+            let with = scene.others[0].frame.name.clone();
+            let split = Output::Split { with: with.clone(), stays: !yields };
+            assert_eq!(scene.us.counters().splits, 1);
+            if yields {
+                let role = Output::Became(Role::Standby, Reason::YieldedTo(with));
+                assert_eq!(sent(&outputs), (vec![Kind::Resign], vec![split, role]));
+                let resign = &frames(&outputs)[0];
+                assert_eq!((resign.term, resign.successor), (1, Some(instance)));
+            } else {
+                assert_eq!(sent(&outputs), (vec![Kind::Advertisement], vec![split]), "at once");
+                let again = scene.hear(at, 0, Kind::Advertisement);
+                assert_eq!(sent(&again), (vec![Kind::Advertisement], vec![]), "told once");
+            }
+        }
+    }
+
+    #[test]
+    fn active_counts_one_that_yields_before_it_was_heard() {
+        let (mut scene, at) = Scene::active(100, &[(LOW, 100)]);
+        let resign = scene.others[0].resigns(US);
+        let outputs = scene.receive(at, &resign);
+        assert_eq!(outputs, [Output::Split { with: "pod-1".to_owned(), stays: true }]);
+    }
+
+    #[test]
+    fn active_hands_over_to_the_soundest_that_is_sounder_and_to_no_equal() {
+        let third = Instance([3; 16]);
+        let (mut scene, at) = Scene::active(100, &[(HIGH, 100), (LOW, 90), (third, 80)]);
+        assert_eq!(sent(&scene.us.set_priority(at, priority(99))).0, [Kind::Resign], "as one is sounder now");
+
+        let (mut scene, at) = Scene::active(100, &[(HIGH, 100), (LOW, 90), (third, 80)]);
+        scene.others[2].frame.priority = priority(101);
+        let outputs = scene.hear(at, 2, Kind::Hello);
+        let reason = Reason::HandedOverTo("pod-3".to_owned());
+        assert_eq!(sent(&outputs), (vec![Kind::Resign], became(Role::Standby, reason)));
+        assert_eq!(frames(&outputs)[0].successor, Some(third));
+    }
+
+    #[test]
+    fn active_keeps_the_addresses_when_nobody_is_sounder_and_says_how_it_is() {
+        let (mut scene, at) = Scene::active(100, &[(HIGH, 20), (LOW, 10)]);
+        let outputs = scene.us.set_priority(at, priority(20));
+        assert_eq!(sent(&outputs), (vec![Kind::Advertisement], vec![]));
+        assert_eq!(frames(&outputs)[0].priority, priority(20));
+        assert_eq!(scene.us.set_priority(at, priority(20)), [], "nothing new");
+
+        let mut scene = Scene::standby(100, &[]);
+        assert_eq!(sent(&scene.us.set_priority(ms(10), priority(20))).0, [Kind::Hello]);
+    }
+
+    #[test]
+    fn active_that_leaves_names_the_best_standby_that_is_present() {
+        let third = Instance([3; 16]);
+        let (mut scene, at) = Scene::active(100, &[(HIGH, 50), (LOW, 60), (third, 90)]);
+        // The soundest leaves, and one is not heard again.
+        scene.hear(at, 2, Kind::Resign);
+        let later = at + 2 * A;
+        scene.tick(at + A);
+        scene.tick(later);
+        scene.hear(later, 0, Kind::Hello);
+        scene.tick(at + 3 * A);
+        let outputs = scene.us.leave(at + 3 * A);
+        assert_eq!(sent(&outputs), (vec![Kind::Resign], became(Role::Left, Reason::Leaving)));
+        assert_eq!(frames(&outputs)[0].successor, Some(HIGH));
+    }
+
+    #[test]
+    fn active_that_slept_longer_than_its_lease_does_nothing_before_it_is_standby() {
+        let (mut scene, at) = Scene::active(100, &[]);
+        assert!(scene.us.holds(at + lease(A)));
+        assert_eq!(sent(&scene.tick(at + lease(A))).0, [Kind::Advertisement]);
+        let woke = at + 2 * lease(A) + ms(1);
+        assert!(!scene.us.holds(woke));
+        let expected = became(Role::Standby, Reason::Lapsed(lease(A) + ms(1)));
+        let outputs = scene.tick(woke);
+        assert_eq!(sent(&outputs), (vec![Kind::Resign], expected.clone()));
+        assert_eq!(scene.next_role().0, woke + SILENCE + skewed(100));
+
+        // So with every other input.
+        for input in 0..3 {
+            let (mut scene, at) = Scene::active(100, &[(LOW, 100)]);
+            let outputs = match input {
+                0 => scene.hear(ms(1000), 0, Kind::Advertisement),
+                1 => scene.us.refused(ms(1000)),
+                _ => scene.us.leave(ms(1000)),
+            };
+            let lapsed = Output::Became(Role::Standby, Reason::Lapsed(ms(1000) - at));
+            assert_eq!(sent(&outputs[..2]), (vec![Kind::Resign], vec![lapsed]));
+        }
+    }
+
+    #[test]
+    fn active_that_the_kernel_refuses_is_standby_and_names_who_is_present() {
+        let (mut scene, at) = Scene::active(100, &[(LOW, 100)]);
+        let outputs = scene.us.refused(at);
+        assert_eq!(sent(&outputs), (vec![Kind::Resign], became(Role::Standby, Reason::Refused)));
+        assert_eq!(frames(&outputs)[0].successor, Some(LOW));
+        assert_eq!(scene.us.refused(at), [], "a standby has nothing to lose");
+    }
+
+    #[test]
+    fn what_does_not_answer_changes_nothing_but_the_echoes() {
+        for kind in [Kind::Hello, Kind::Resign, Kind::Advertisement, Kind::Take] {
+            let mut scene = Scene::standby(100, &[(HIGH, 200)]);
+            let echo = scene.others[0].frame.echoes.clone();
+            scene.others[0].frame.term = 9;
+            for (round, echoes) in [
+                // To nobody; to another; to what we have not said yet.
+                vec![],
+                vec![(LOW, 1)],
+                vec![(US, 2)],
+            ]
+            .into_iter()
+            .enumerate()
+            {
+                scene.others[0].frame.echoes = echoes;
+                scene.others[0].frame.successor = Some(US);
+                assert_eq!(scene.hear(ms(10), 0, kind), []);
+                assert_eq!(scene.us.counters().unanswering, round as u64 + 1);
+            }
+            let hello = &frames(&scene.tick(A))[0];
+            assert_eq!((hello.term, &hello.echoes), (0, &vec![(HIGH, 3)]));
+            assert_eq!(scene.us.snapshot().others, []);
+            // Nor what answers what is long said.
+            scene.tick(3 * A);
+            scene.others[0].frame.echoes = echo;
+            assert_eq!(scene.hear(ms(151), 0, kind), []);
+            assert_eq!(scene.us.counters().unanswering, 4);
+            let (at, outputs) = scene.next_role();
+            assert_eq!(at, SILENCE + skewed(100));
+            assert_eq!(sent(&outputs).1, became(Role::Active, Reason::Alone));
+        }
+    }
+
+    #[test]
+    fn each_frame_counts_once_and_those_of_others_never() {
+        let mut scene = Scene::standby(100, &[(LOW, 100)]);
+        let first = scene.others[0].says(Kind::Advertisement);
+        let resign = scene.others[0].says(Kind::Resign);
+        scene.receive(ms(10), &first);
+        scene.receive(ms(20), &resign);
+        scene.receive(ms(30), &first);
+        scene.receive(ms(30), &resign);
+        assert_eq!(scene.next_role().0, ms(20) + skewed(100));
+
+        let mut forged = first.clone();
+        forged[0] = Kind::Take as u8;
+        let foreign = Seal::new([8; 16], &KEY).seal(&read(&first));
+        for payload in [&forged, &foreign, &vec![0; 9]] {
+            assert_eq!(scene.receive(ms(80), payload), []);
+        }
+        let ours = scene.us.tick(ms(500));
+        let Output::Send(payload) = &ours[0] else { panic!() };
+        assert_eq!(scene.us.receive(ms(500), payload), [], "a network that returns our words");
+        let expected =
+            Counters { malformed: 1, foreign: 1, bad_tag: 1, replayed: 2, unanswering: 0, splits: 0 };
+        assert_eq!(scene.us.counters(), expected);
+    }
+
+    #[test]
+    fn everything_is_to_be_seen() {
+        let mut scene = Scene::standby(100, &[(LOW, 90), (HIGH, 80), (Instance([3; 16]), 70)]);
+        scene.others[0].frame.term = 4;
+        scene.hear(ms(10), 0, Kind::Advertisement);
+        scene.hear(ms(20), 1, Kind::Hello);
+        scene.hear(ms(30), 2, Kind::Resign);
+        let seen = |instance: Instance, by, role, at| Seen {
+            instance,
+            name: format!("pod-{}", instance.0[0]),
+            priority: priority(by),
+            role,
+            at: ms(at),
+        };
+        let expected = Snapshot {
+            role: Role::Standby,
+            since: ms(0),
+            reason: Reason::Started,
+            term: 4,
+            active: Some((LOW, "pod-1".to_owned())),
+            others: vec![
+                seen(LOW, 90, Role::Active, 10),
+                seen(Instance([3; 16]), 70, Role::Left, 30),
+                seen(HIGH, 80, Role::Standby, 20),
+            ],
+        };
+        assert_eq!(scene.us.snapshot(), expected);
+        let (at, _) = scene.next_role();
+        let snapshot = scene.us.snapshot();
+        assert_eq!((snapshot.role, snapshot.since, snapshot.term), (Role::Active, at, 5));
+        assert_eq!(snapshot.active, Some((US, "pod-5".to_owned())));
+        // They are forgotten.
+        scene.tick(ms(1000));
+        assert_eq!(scene.us.snapshot().others, []);
+    }
+
+    #[test]
+    fn reasons_are_said_in_words() {
+        let name = || "pod-1".to_owned();
+        for (reason, words) in [
+            (Reason::Started, "started"),
+            (Reason::Alone, "nobody else was there"),
+            (Reason::FellSilent(name()), "pod-1 fell silent"),
+            (Reason::HandedOver(name()), "pod-1 handed over"),
+            (Reason::LetGo(name()), "pod-1 let go"),
+            (Reason::LessSound(name()), "pod-1 is less sound"),
+            (Reason::YieldedTo(name()), "yielded to pod-1"),
+            (Reason::HandedOverTo(name()), "handed over to pod-1, which is sounder"),
+            (Reason::Lapsed(ms(5000)), "lapsed: slept 5000 ms"),
+            (Reason::Refused, "lapsed: refused by the kernel"),
+            (Reason::Leaving, "leaving"),
+        ] {
+            assert_eq!(reason.to_string(), words);
+        }
     }
 }

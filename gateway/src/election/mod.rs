@@ -1,7 +1,130 @@
-//! TODO
-mod frame;
-mod machine;
+//! Which pod of a gateway owns its addresses: an election among the pods
+//! themselves, on the LAN they serve, without the API server.
+//!
+//! One **member** is active, the others are standby. States and timers are
+//! VRRPv3's (RFC 9568); the frames are our own ([`frame`]): they carry no LAN
+//! address, are authenticated by a key that only the gateway's pods have, and
+//! count only if they are fresh. Everything here is pure: time and frames come
+//! in, frames and changes of role go out ([`machine`]).
+//!
+//! # What members say
+//!
+//! Every member sends a frame each advertisement interval *A*, whatever it is:
+//! so each knows who is there, how sound, and by the echoes in them who hears
+//! it. Nothing that was not fresh makes a member send.
+//!
+//! | frame | means | the kernel, as it leaves |
+//! |---|---|---|
+//! | Hello | I am standby | |
+//! | Take | I have become active | gives the lease |
+//! | Advertisement | I am active | renews the lease; without one, drops the frame |
+//! | Resign | I am not, and do not count on me until I say Hello | ends the lease |
+//!
+//! A **take-over** is a Take and an Advertisement, with a **term** one higher
+//! than any heard of. Of two that are active the one with the higher (term,
+//! priority, instance) stays, the other resigns as soon as it hears of it. A
+//! Resign may name a **successor**, which takes over at once; the others give
+//! it an interval. That is how a member leaves, and how it gives the addresses
+//! to a standby of higher **priority** (how sound it is, 1 to 255; among equals
+//! nobody moves). With nobody sounder, the active one keeps them.
+//!
+//! # Timers
+//!
+//! | | | at *A* = 50 ms |
+//! |---|---|---|
+//! | every member speaks | *A* | 50 ms |
+//! | the kernel's lease *L* ([`lease`]) | 3 *A* from the last Take or Advertisement | 150 ms |
+//! | a frame is fresh if it answers one of ours no older than | *L* | 150 ms |
+//! | a member is present | *L* from its last fresh frame | 150 ms |
+//! | Skew_Time | (256 - priority)/256 *A* | 0.2 to 50 ms |
+//! | Active_Down_Interval | 3 *A* + *A*/4 + Skew_Time | 163 to 212 ms |
+//! | and for each better standby that is present | *A*/2 | 25 ms |
+//! | a successor takes over | at once | |
+//! | when nobody was named | Skew_Time and the turns of better ones | |
+//! | when another was named | *A* more | |
+//! | what was said is forgotten | after 16 *A* of silence | 800 ms |
+//!
+//! A standby counts from the last Advertisement with the interval that the
+//! active one says it has. It listens for the Active_Down_Interval when it
+//! starts, when it becomes standby, when it has slept for more than *L*, and
+//! when a better standby is new. An Advertisement of one less sound than itself
+//! it respects as well, but only for that long: by then an active one that hears
+//! anything has handed over.
+//!
+//! # Fresh
+//!
+//! A frame counts if its tag is right, its sequence is higher than the last
+//! heard of its sender, and it **answers**: it echoes a sequence that this
+//! process sent no more than *L* ago. Sequences never come again, and an
+//! instance is drawn for each process, so no nonces are needed beside them.
+//! - What was recorded answers old sequences or other instances. A frame counts
+//!   once, and no later than *L* after what it answers. It can be held back that
+//!   long, as by a slow network, if no later one of its sender has arrived.
+//! - One who cannot hear us does not answer: so a deaf one is not respected, and
+//!   is replaced within *L* and an Active_Down_Interval. A deaf standby, which
+//!   takes over because it hears nobody, is for the same reason not yielded to:
+//!   what it heard last is older than *L* by then.
+//! - What does not answer, a newcomer's first frame or a recorded one, only has
+//!   its sender echoed from then on, nothing else; at most 16 instances are, and
+//!   those that answer go first.
+//!
+//! # What the IO side has to do
+//!
+//! 1. Give every received payload to `receive`, until there is none, and only
+//!    then call `tick`; at the latest at `deadline`.
+//! 2. Carry out what comes back in order, before the next input. If a frame
+//!    cannot be sent, drop the rest of the list and call `refused`.
+//! 3. `Became(Active)`: add the addresses and announce them, if `holds` with the
+//!    time of that very moment. `Became(Standby | Left)`: remove them; the lease
+//!    is gone already. A split that we stay in: announce again.
+//! 4. When the LAN's link goes, call `refused`; until it is back, neither `tick`
+//!    nor `receive`. The pause makes the member listen first.
+//! 5. The kernel's lease has a timeout of [`lease`]`(A)`. Its set is empty when
+//!    the process starts.
+//!
+//! # Why there are not two
+//!
+//! **Only the kernel's lease lets a member answer**, and it ends by itself *L*
+//! after the last Advertisement left. A standby counts the Active_Down_Interval
+//! from when it heard that, which was not earlier, and is at least *A*/4 longer.
+//! That margin covers two clocks that are each wrong by 2 % and a delay of
+//! *A*/8 in the network, or with good clocks a tick of the kernel's. A process
+//! that sleeps cannot renew a lease that has run out: an Advertisement does not
+//! bring one back, and only a take-over sends Take. Handing over ends the lease
+//! before anyone is told.
+//!
+//! **A standby that slept knows nothing.** It decides in `tick` alone, after
+//! reading all that has come, and after more than *L* it listens anew.
+//! **Two standbys do not take over at once**: they have their turns by priority
+//! and instance, half an interval apart, and the first is heard before the
+//! second's. **Nobody is active for long beside another**: they hear each other,
+//! and of any two exactly one has the higher claim.
+//!
+//! For how long two may hold a lease at once, with *D* the network's delay:
+//!
+//! - (a) No frame is lost: never. The exceptions last *D*: two standbys that do
+//!   not know each other yet, or whose process was held up by just a turn.
+//! - (b) *k* frames in a row are lost. From a living active one nobody takes over
+//!   while *k* ≤ 1 both ways, or 2 one way. One that died may have renewed its
+//!   lease *k* times unheard: *kA* - *A*/4 at most. Of two living ones that hear
+//!   one in *k* + 1 frames, *k* ≤ 1, one has resigned after 2(*k*+1)*A* + 2*D*.
+//! - (c) The LAN is split, or one does not hear: for as long as that lasts, each
+//!   in its own part. From then on 2*A* + 2*D*: one interval until both have
+//!   heard the other, one until they have been answered.
+//! - (d) A process sleeps between deciding to take over and sending Take: it has
+//!   a lease when it wakes, until its next input; but adds no address, for
+//!   `holds` says no. A host is suspended: the kernel's timeouts stand still
+//!   meanwhile, and what was left of the lease is valid until the process runs,
+//!   at most *L*.
+//!
+//! Once frames arrive again, all run and priorities stay, after 16 *A* exactly
+//! one is active and stays so.
+
+pub mod frame;
+pub mod machine;
 mod peers;
+#[cfg(test)]
+mod sim;
 
 pub use frame::{ETHERTYPE, Instance, Key, Kind, group};
 pub use machine::{Counters, Election, Member, Output, Reason, Role};
@@ -18,9 +141,10 @@ pub const fn lease(interval: Duration) -> Duration {
     interval.saturating_mul(3)
 }
 
-/// How long an active member must be silent before another may take over. The
-/// quarter over the lease is for clocks of different rates, a tick of the
-/// kernel's, and the delay of the last advertisement.
+/// Active_Down_Interval (RFC 9568, 6.1) without the skew: how long an active
+/// member must be silent before another takes over. The quarter over the lease
+/// is for clocks of different rates, a tick of the kernel's, and the delay of
+/// the last advertisement.
 fn silence(interval: Duration) -> Duration {
     lease(interval) + interval / 4
 }

@@ -94,11 +94,15 @@ impl Peers {
         peers.into_iter().map(|(instance, peer)| (*instance, peer.sequence)).take(MAX_ECHOES).collect()
     }
 
-    /// Forgets whom nothing was heard of for long.
+    /// Forgets what was said long ago, and whom nothing was heard of for long.
+    /// The first apart from the second: what does not answer us must not keep
+    /// alive what did.
     pub fn forget(&mut self, now: Time) {
         self.known.retain(|_, peer| {
             let interval = peer.said.as_ref().map_or(self.interval, |said| said.interval.max(self.interval));
-            now <= peer.heard + FORGOTTEN * interval
+            let old = |at: Time| now > at + FORGOTTEN * interval;
+            peer.said.take_if(|said| old(said.at));
+            !old(peer.heard)
         });
     }
 
@@ -193,5 +197,84 @@ impl Peers {
         self.standbys()
             .filter(|(_, said)| now < self.present_until(said))
             .max_by_key(|(instance, said)| (said.priority, *instance))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: Duration = Duration::from_millis(50);
+    const ME: Instance = Instance([5; 16]);
+    const PRIORITY: NonZeroU8 = NonZeroU8::MAX;
+
+    fn frame(instance: u128, sequence: u64, echo: Option<u64>) -> Frame {
+        Frame {
+            kind: Kind::Hello,
+            instance: Instance(instance.to_be_bytes()),
+            sequence,
+            term: 0,
+            successor: None,
+            interval: A,
+            priority: PRIORITY,
+            name: String::new(),
+            echoes: echo.map(|sequence| (ME, sequence)).into_iter().collect(),
+        }
+    }
+
+    #[test]
+    fn who_is_forgotten_cannot_be_replayed() {
+        let mut peers = Peers::new(ME, A);
+        let sequence = peers.next_sequence(Time::ZERO);
+        let recorded = frame(1, 1, Some(sequence));
+        assert!(matches!(peers.hear(Time::ZERO, &recorded, PRIORITY), Heard::Fresh(None)));
+        for round in 1..=FORGOTTEN {
+            peers.next_sequence(A * round);
+            peers.forget(A * round);
+            assert!(matches!(peers.hear(A * round, &recorded, PRIORITY), Heard::Replayed));
+        }
+        let later = A * FORGOTTEN + Duration::from_millis(1);
+        peers.forget(later);
+        assert_eq!(peers.all().count(), 0);
+        assert!(matches!(peers.hear(later, &recorded, PRIORITY), Heard::Unanswering));
+    }
+
+    #[test]
+    fn what_does_not_answer_keeps_nothing_alive() {
+        let mut peers = Peers::new(ME, A);
+        let sequence = peers.next_sequence(Time::ZERO);
+        peers.hear(Time::ZERO, &frame(1, 1, Some(sequence)), PRIORITY);
+        for round in 1..=20 {
+            peers.forget(A * round);
+            assert!(matches!(
+                peers.hear(A * round, &frame(1, u64::from(round) + 1, None), PRIORITY),
+                Heard::Unanswering
+            ));
+            assert_eq!(peers.all().count(), usize::from(round <= FORGOTTEN), "{round}");
+        }
+        assert_eq!(peers.echoes().len(), 1, "so that it may answer again");
+    }
+
+    #[test]
+    fn who_floods_shuts_nobody_out() {
+        let mut peers = Peers::new(ME, A);
+        let (mut lucky, mut known) = (0, 0);
+        for round in 1..=200 {
+            let now = A * round;
+            let sequence = peers.next_sequence(now);
+            peers.forget(now);
+            // A member, a newcomer, and then a hundred dead ones many times.
+            peers.hear(now, &frame(1, u64::from(round), Some(sequence)), PRIORITY);
+            peers.hear(now, &frame(2, u64::from(round), None), PRIORITY);
+            for dead in (0..1000).map(|index| 100 + index % 100) {
+                peers.hear(now, &frame(dead, 1, None), PRIORITY);
+            }
+            let echoes = peers.echoes();
+            assert_eq!(echoes.len(), MAX_ECHOES);
+            known += usize::from(echoes[0] == (Instance(1u128.to_be_bytes()), round.into()));
+            lucky += usize::from(echoes.contains(&(Instance(2u128.to_be_bytes()), round.into())));
+        }
+        assert_eq!(known, 200, "who answers is always echoed");
+        assert!((10..100).contains(&lucky), "{lucky}");
     }
 }
