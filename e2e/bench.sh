@@ -24,5 +24,8 @@ if [[ -z $only || ,$only, == *,rules,* ]]; then
   set -- "$@" --rules "$rules"
 fi
 
+# For what is measured of a controller beside the cluster.
+export LB_SVC_CONTROLLER=$PWD/target/$host/release/lb-svc-controller
+
 # shellcheck disable=SC2046  # a command and its arguments, or nothing
 exec $(e2e/cluster/cluster.sh runner) "target/$host/release/lb-svc-bench" "$@"

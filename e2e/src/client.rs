@@ -42,7 +42,11 @@ pub async fn get_within(address: SocketAddr, path: &str, limit: Duration) -> io:
 pub fn body(answer: &[u8]) -> Option<&[u8]> {
     let end = answer.windows(4).position(|window| window == b"\r\n\r\n")?;
     let head = std::str::from_utf8(answer.get(..end)?).ok()?;
-    let length: usize = head.lines().find_map(|line| line.strip_prefix("Content-Length: "))?.parse().ok()?;
+    let length = |line: &str| {
+        let (name, value) = line.split_once(": ")?;
+        name.eq_ignore_ascii_case("content-length").then(|| value.parse::<usize>().ok())?
+    };
+    let length = head.lines().find_map(length)?;
     answer.get(end + 4..).filter(|body| body.len() >= length)
 }
 

@@ -74,15 +74,21 @@ impl Controller {
 ///
 /// # Panics
 /// As the test does.
-pub async fn without_controller(lab: &Lab, test: impl AsyncFnOnce()) {
+pub async fn without_controller<T>(lab: &Lab, test: impl AsyncFnOnce() -> T) -> T {
     scale_controller(lab, 0).await;
     close_nodes(lab, true).await;
     let outcome = AssertUnwindSafe(Box::pin(test())).catch_unwind().await;
+    with_controller(lab).await;
+    outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// Has the controller in the cluster and the nodes as they usually are.
+///
+/// # Panics
+/// If that cannot be.
+pub async fn with_controller(lab: &Lab) {
     close_nodes(lab, false).await;
     scale_controller(lab, 1).await;
-    if let Err(panic) = outcome {
-        std::panic::resume_unwind(panic);
-    }
 }
 
 /// Sets how many controllers run in the cluster, and if none, waits until none

@@ -29,7 +29,7 @@ pub enum Cut {
     After,
 }
 
-/// A write that went by. Leases and Events are not counted as such.
+/// A write that went by. Those to the leader's Lease are not kept.
 #[derive(Clone, Debug)]
 pub struct Write {
     /// POST, PUT, PATCH or DELETE.
@@ -40,6 +40,13 @@ pub struct Write {
     pub kind: Option<HeaderValue>,
     /// The body.
     pub body: Vec<u8>,
+}
+
+impl Write {
+    /// Whether it tells something and does nothing: an Event.
+    pub fn is_event(&self) -> bool {
+        self.target.contains("/events?")
+    }
 }
 
 /// A way to the API server for one controller, which counts its writes and can
@@ -110,8 +117,8 @@ users: [{{name: proxy, user: {{}}}}]
         *self.shared.seen() = Seen::default();
     }
 
-    /// Cuts off the write with this number, the first being 1. The receiver
-    /// gets a sender when it is there; the write goes no further, in either
+    /// Cuts off the write with this number, the first being 1 and Events not
+    /// counted. The receiver gets a sender when it is there; the write goes no further, in either
     /// direction, until something is sent by that.
     pub fn cut_off(&self, number: usize, cut: Cut) -> oneshot::Receiver<oneshot::Sender<()>> {
         let (there, told) = oneshot::channel();
@@ -166,20 +173,21 @@ impl Shared {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts a write; the order to cut it off, if there is one.
+    /// Keeps a write; the order to cut it off, if there is one.
     fn note(&self, parts: &Parts, body: &[u8]) -> Option<Order> {
-        let path = parts.uri.path();
-        if parts.method == Method::GET || path.contains("/leases") || path.contains("/events") {
+        if parts.method == Method::GET || parts.uri.path().contains("/leases") {
             return None;
         }
-        let mut seen = self.seen();
-        seen.writes.push(Write {
+        let write = Write {
             method: parts.method.clone(),
             target: parts.uri.to_string(),
             kind: parts.headers.get(http::header::CONTENT_TYPE).cloned(),
             body: body.to_vec(),
-        });
-        let number = seen.writes.len();
-        seen.cut.take_if(|order| order.number == number)
+        };
+        let counts = !write.is_event();
+        let mut seen = self.seen();
+        seen.writes.push(write);
+        let number = seen.writes.iter().filter(|write| !write.is_event()).count();
+        seen.cut.take_if(|order| counts && order.number == number)
     }
 }

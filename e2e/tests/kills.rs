@@ -117,7 +117,7 @@ async fn kill_once(
     }
     if killed {
         let writes = proxy.writes();
-        let write = &writes[number - 1];
+        let write = writes.iter().filter(|write| !write.is_event()).nth(number - 1).unwrap();
         eprintln!("{cut:?} {number:2}: {} {}", write.method, write.target.split('?').next().unwrap());
     }
     killed

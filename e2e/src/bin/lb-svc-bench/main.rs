@@ -6,7 +6,9 @@
 //! their ratio. A goal that is missed is a line in the table; a measurement
 //! that cannot be made is an error.
 
+mod allocator;
 mod failover;
+mod fleet;
 mod port;
 mod size;
 mod stage;
@@ -18,6 +20,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::Context;
 use clap::Parser;
+use lb_svc_e2e::with_controller;
 use stage::Stage;
 use table::{Goal, Row, Table, median};
 
@@ -30,8 +33,8 @@ pub struct Options {
     /// Runs of each event of failover.
     #[arg(long, default_value_t = 20)]
     failovers: usize,
-    /// Only these: start, port, rules, throughput, connections, failover,
-    /// size.
+    /// Only these: start, port, rules, throughput, connections, failover, size,
+    /// allocator, fleet, idle.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Shorter runs, for development: not what the goals are about.
@@ -88,6 +91,10 @@ async fn main() -> anyhow::Result<()> {
         rows = measure(&stage, &options) => rows,
         _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
     };
+    if measured.is_err() {
+        // What was interrupted has put nothing back.
+        with_controller(&stage.lab).await;
+    }
     let closed = stage.close().await;
     print(&Table(measured?))?;
     closed
@@ -118,6 +125,14 @@ async fn measure(stage: &Stage, options: &Options) -> anyhow::Result<Vec<Row>> {
     if options.wants("size") {
         eprintln!("size: what it takes up");
         rows.extend(size::measure(stage).await.context("size")?);
+    }
+    if options.wants("allocator") {
+        eprintln!("allocator: by itself");
+        rows.extend(allocator::measure().context("allocator")?);
+    }
+    if options.wants("fleet") || options.wants("idle") {
+        eprintln!("fleet, idle: many Services, no gateways");
+        rows.extend(fleet::measure(stage, options).await.context("fleet")?);
     }
     Ok(rows)
 }

@@ -51,7 +51,11 @@ pub async fn measure(stage: &Stage) -> anyhow::Result<Vec<Row>> {
 
 /// The memory a pod's process holds, in MiB.
 fn resident(pod: &Pod, name: &str) -> anyhow::Result<f64> {
-    let status = std::fs::read_to_string(process(pod, name)?.join("status"))?;
+    vm_rss(&std::fs::read_to_string(process(pod, name)?.join("status"))?)
+}
+
+/// What `/proc/<pid>/status` says of the memory a process holds, in MiB.
+pub fn vm_rss(status: &str) -> anyhow::Result<f64> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
     let kib: f64 = line.trim().trim_end_matches(" kB").parse()?;
     Ok(kib / 1024.0)

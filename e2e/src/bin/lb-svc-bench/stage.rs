@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use crate::start::SETTLE;
 
 /// Always the same, so that what an interrupted run left is found.
-const NAMESPACE: &str = "lb-svc-bench";
+pub const NAMESPACE: &str = "lb-svc-bench";
 
 /// A namespace on the cluster.
 pub struct Stage {

@@ -11,6 +11,8 @@ pub enum Goal {
     RatioAtLeast(f64),
     /// Ours alone, at most.
     AtMost(f64),
+    /// Ours alone, at least.
+    AtLeast(f64),
     /// Nothing; it is there to be known.
     None,
 }
@@ -51,6 +53,7 @@ impl Row {
             Goal::RatioAtMost(most) => (format!("≤ {most}"), self.ratio().map(|ratio| ratio <= most)),
             Goal::RatioAtLeast(least) => (format!("≥ {least}"), self.ratio().map(|ratio| ratio >= least)),
             Goal::AtMost(most) => (format!("≤ {most} {}", self.unit), Some(self.ours <= most)),
+            Goal::AtLeast(least) => (format!("≥ {least} {}", self.unit), Some(self.ours >= least)),
             Goal::None => (String::new(), None),
         };
         let met = met.map_or("", |met| if met { "yes" } else { "no" });
@@ -128,6 +131,7 @@ mod tests {
         assert_eq!(met(131.0, Goal::RatioAtMost(1.3)), "no");
         assert_eq!(met(84.0, Goal::RatioAtLeast(0.85)), "no");
         assert_eq!(met(7.0, Goal::AtMost(8.0)), "yes");
+        assert_eq!(met(7.0, Goal::AtLeast(8.0)), "no");
         assert_eq!(met(7.0, Goal::None), "");
     }
 }

@@ -1,0 +1,323 @@
+//! Many Services at once. No node takes pods, so that only the controller
+//! works; it runs beside the cluster.
+
+use std::collections::HashSet;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use futures::stream::{BoxStream, select_all};
+use futures::{StreamExt, TryStreamExt};
+use http::Request;
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service};
+use kube::ResourceExt;
+use kube::api::{Api, DeleteParams, ListParams, PostParams};
+use kube::client::Body;
+use kube::core::PartialObjectMeta;
+use kube::runtime::watcher::{self, Config, Event, watcher};
+use lb_svc_crds::{IP, names};
+use lb_svc_e2e::objects::web;
+use lb_svc_e2e::{Controller, Lab, Proxy, StandIns, Write, client, without_controller};
+use serde_json::Value;
+
+use crate::stage::{NAMESPACE, Stage, within};
+use crate::start::millis;
+use crate::table::{Goal, Row};
+use crate::{Interleaved, Options, size};
+
+/// Requests that a plain client has under way at once: more make no difference
+/// to the API server.
+const AT_ONCE: usize = 64;
+/// How long anything with so many objects may take.
+const LONG: Duration = Duration::from_secs(300);
+/// The Service whose writes are the pattern.
+const PATTERN: &str = "fleet-pattern";
+/// For how long nothing may be written before all is settled.
+const QUIET: Duration = Duration::from_secs(5);
+
+/// The rows.
+pub async fn measure(stage: &Stage, options: &Options) -> anyhow::Result<Vec<Row>> {
+    without_controller(&stage.lab, async || {
+        let mut rows = Vec::new();
+        if options.wants("fleet") {
+            rows.push(beside_a_client(stage, options).await?);
+        }
+        if options.wants("idle") {
+            rows.extend(settled(stage, options).await?);
+        }
+        Ok(rows)
+    })
+    .await
+}
+
+async fn kubeconfig() -> anyhow::Result<PathBuf> {
+    Ok(Lab::cluster(&["kubeconfig"]).await?.trim().into())
+}
+
+async fn beside_a_client(stage: &Stage, options: &Options) -> anyhow::Result<Row> {
+    let (many, runs) = if options.quick { (100, 1) } else { (500, options.runs.min(3)) };
+    let pattern = Pattern::record(stage).await?;
+    clear(stage).await?;
+    let mut times = Interleaved::new("controller | plain client", "ms");
+    for _ in 0..runs {
+        create(stage, many).await?;
+        let made = Made::watch(stage, many).await?;
+        let start = Instant::now();
+        let controller = Controller::start(&kubeconfig().await?)?;
+        made.all().await?;
+        let ours = start.elapsed();
+        controller.stop().await?;
+        clear(stage).await?;
+
+        let services = create(stage, many).await?;
+        let made = Made::watch(stage, many).await?;
+        let start = Instant::now();
+        let writing = pattern.write_for_all(stage, services);
+        let (made, written) = tokio::join!(
+            async {
+                made.all().await?;
+                anyhow::Ok(start.elapsed())
+            },
+            writing
+        );
+        written?;
+        times.push(millis(ours), millis(made?));
+        clear(stage).await?;
+    }
+    let name = format!(
+        "{many} Services: controller started → a claim, ConfigMap and Deployment each, over a plain client's same writes"
+    );
+    Ok(times.row(&name, Goal::RatioAtMost(1.5)))
+}
+
+fn name(number: usize) -> String {
+    format!("fleet-{number:04}")
+}
+
+/// So many Services that ask for any address.
+async fn create(stage: &Stage, many: usize) -> anyhow::Result<Vec<Service>> {
+    let api = stage.api::<Service>();
+    let services = (0..many).map(|number| {
+        let (api, object) = (&api, web(&name(number)));
+        async move { anyhow::Ok(api.create(&PostParams::default(), &serde_json::from_value(object)?).await?) }
+    });
+    futures::stream::iter(services).buffer_unordered(AT_ONCE).try_collect().await
+}
+
+/// Takes away all Services, and has a controller take away what is theirs.
+async fn clear(stage: &Stage) -> anyhow::Result<()> {
+    let api = stage.api::<Service>();
+    let services = api.list_metadata(&ListParams::default()).await?.items;
+    futures::stream::iter(services)
+        .map(Ok)
+        .try_for_each_concurrent(AT_ONCE, async |service| {
+            api.delete(&service.name_any(), &DeleteParams::default()).await.map(drop)
+        })
+        .await?;
+    let controller = Controller::start(&kubeconfig().await?)?;
+    within("all of it to be gone", LONG, async || {
+        let one = ListParams::default().limit(1);
+        let ours = one.clone().labels(&format!("{}={}", names::MANAGED_BY_LABEL, names::MANAGED_BY));
+        let claims: Api<IP> = Api::all(stage.lab.client.clone());
+        let gone = claims.list_metadata(&one).await?.items.is_empty()
+            && stage.api::<Pod>().list_metadata(&ours).await?.items.is_empty()
+            && stage.api::<ConfigMap>().list_metadata(&ours).await?.items.is_empty()
+            && stage.api::<Deployment>().list_metadata(&ours).await?.items.is_empty();
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        Ok(gone.then_some(()))
+    })
+    .await?;
+    Ok(controller.stop().await?)
+}
+
+/// Sees claims, ConfigMaps and Deployments come.
+struct Made {
+    events: BoxStream<'static, anyhow::Result<Option<(usize, String)>>>,
+    many: usize,
+}
+
+impl Made {
+    /// Watches, and has seen that there is none yet.
+    async fn watch(stage: &Stage, many: usize) -> anyhow::Result<Self> {
+        let ours = || Config::default().labels(&format!("{}={}", names::MANAGED_BY_LABEL, names::MANAGED_BY));
+        fn seen<K: ResourceExt>(
+            kind: usize,
+            event: watcher::Result<Event<K>>,
+        ) -> anyhow::Result<Option<(usize, String)>> {
+            Ok(match event? {
+                Event::Apply(object) | Event::InitApply(object) => Some((kind, object.name_any())),
+                Event::InitDone => None,
+                Event::Init | Event::Delete(_) => Some((kind, String::new())),
+            })
+        }
+        let claims: Api<PartialObjectMeta<IP>> = Api::all(stage.lab.client.clone());
+        let configs: Api<PartialObjectMeta<ConfigMap>> = stage.api();
+        let deployments: Api<PartialObjectMeta<Deployment>> = stage.api();
+        let mut events = select_all([
+            watcher(claims, Config::default()).map(|event| seen(0, event)).boxed(),
+            watcher(configs, ours()).map(|event| seen(1, event)).boxed(),
+            watcher(deployments, ours()).map(|event| seen(2, event)).boxed(),
+        ])
+        .boxed();
+        let mut listed = 0;
+        while listed < 3 {
+            match events.next().await.context("the watches ended")?? {
+                None => listed += 1,
+                Some((_, name)) => ensure!(name.is_empty(), "{name} is there already"),
+            }
+        }
+        Ok(Self { events, many })
+    }
+
+    /// Waits until there is one of each for every Service.
+    async fn all(mut self) -> anyhow::Result<()> {
+        let mut seen = [HashSet::new(), HashSet::new(), HashSet::new()];
+        while seen.iter().any(|names| names.len() < self.many) {
+            let next = tokio::time::timeout(LONG, self.events.next()).await.context("they do not come")?;
+            if let Some((kind, name)) = next.context("the watches ended")?? {
+                seen[kind].insert(name);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What the controller writes for a Service that is new, word for word.
+struct Pattern {
+    uid: String,
+    address: String,
+    writes: Vec<Write>,
+}
+
+impl Pattern {
+    async fn record(stage: &Stage) -> anyhow::Result<Self> {
+        let proxy = Proxy::start(stage.lab.client.clone()).await?;
+        let controller = Controller::start(proxy.kubeconfig())?;
+        let service = stage.create::<Service>(web(PATTERN)).await?;
+        // A run ends with the status.
+        let last = |write: &Write| write.target.contains(&format!("/services/{PATTERN}/status?"));
+        let writes = within("the controller to write", LONG, async || {
+            let writes = proxy.writes();
+            let end = writes.iter().position(last);
+            Ok(end.map(|end| writes[..=end].to_vec()))
+        })
+        .await?;
+        controller.stop().await?;
+        let about_it = |write: &Write| {
+            let text = format!("{} {}", write.target, String::from_utf8_lossy(&write.body));
+            text.contains(PATTERN)
+        };
+        let writes: Vec<Write> = writes.into_iter().filter(about_it).collect();
+        let targets: Vec<&str> =
+            writes.iter().map(|write| write.target.split('?').next().unwrap_or_default()).collect();
+        eprintln!("  writes for a Service: {targets:#?}");
+        let address = stage.api::<Service>().get(PATTERN).await?.spec.and_then(|spec| spec.load_balancer_ip);
+        let address = address.context("the pattern has no address")?;
+        let uid = service.uid().context("the pattern has no uid")?;
+        Ok(Self { uid, address, writes })
+    }
+
+    /// The same for another Service, sent one after the other.
+    async fn write(&self, stage: &Stage, service: &Service, address: &str) -> anyhow::Result<()> {
+        let (name, uid) = (service.name_any(), service.uid().unwrap_or_default());
+        let its = |text: &str| {
+            text.replace(PATTERN, &name).replace(&self.uid, &uid).replace(&self.address, address)
+        };
+        for write in &self.writes {
+            let mut body: Value = serde_json::from_slice(&write.body)?;
+            if let Some(metadata) = body.get_mut("metadata").and_then(Value::as_object_mut) {
+                metadata.remove("resourceVersion");
+            }
+            let mut request = Request::builder().method(write.method.clone()).uri(its(&write.target));
+            if let Some(kind) = &write.kind {
+                request = request.header(http::header::CONTENT_TYPE, kind);
+            }
+            let request = request.body(Body::from(its(&body.to_string()).into_bytes()))?;
+            let answer = stage.lab.client.send(request).await?;
+            let (status, body) = (answer.status(), answer.into_body().collect_bytes().await?);
+            ensure!(status.is_success(), "{}: {status}: {}", write.target, String::from_utf8_lossy(&body));
+        }
+        Ok(())
+    }
+
+    async fn write_for_all(&self, stage: &Stage, services: Vec<Service>) -> anyhow::Result<()> {
+        let first = u32::from(Ipv4Addr::new(172, 18, 32, 0));
+        let numbered = services.into_iter().zip(first..).map(Ok);
+        futures::stream::iter(numbered)
+            .try_for_each_concurrent(AT_ONCE, async |(service, address)| {
+                self.write(stage, &service, &Ipv4Addr::from(address).to_string()).await
+            })
+            .await
+    }
+}
+
+/// A controller that starts where nothing is to be done.
+async fn settled(stage: &Stage, options: &Options) -> anyhow::Result<Vec<Row>> {
+    let (many, idle) = if options.quick { (200, 10) } else { (1000, 30) };
+    let gateways = StandIns::start(&stage.lab.client, NAMESPACE).await?;
+    let proxy = Proxy::start(stage.lab.client.clone()).await?;
+    let controller = Controller::start(proxy.kubeconfig())?;
+    create(stage, many).await?;
+    eprintln!("  {many} Services: waiting until all is settled");
+    let (mut writes, mut since) = (0, Instant::now());
+    within("nothing to be written", LONG, async || {
+        let now = proxy.writes().len();
+        if now != writes || gateways.serving().len() < many {
+            (writes, since) = (now, Instant::now());
+        }
+        Ok((since.elapsed() > QUIET).then_some(()))
+    })
+    .await?;
+    controller.stop().await?;
+
+    proxy.forget();
+    let start = Instant::now();
+    let controller = Controller::start(proxy.kubeconfig())?;
+    within("every Service to be looked at", LONG, async || {
+        // Not there at first.
+        let looked = looked_at(&controller).await.unwrap_or_default();
+        Ok((looked > many).then_some(()))
+    })
+    .await?;
+    let took = start.elapsed();
+    let process = PathBuf::from(format!("/proc/{}", controller.pid()));
+    let before = cpu(&process)?;
+    tokio::time::sleep(Duration::from_secs(idle)).await;
+    let used = cpu(&process)? - before;
+    let resident = size::vm_rss(&std::fs::read_to_string(process.join("status"))?)?;
+    let writes = proxy.writes();
+    for write in &writes {
+        eprintln!("  {} {}", write.method, write.target);
+    }
+    controller.stop().await?;
+    clear(stage).await?;
+    let what = |what: &str| format!("Controller started, {many} settled Services: {what}");
+    Ok(vec![
+        Row::alone(&what("each looked at"), "ms", millis(took), Goal::AtMost(2000.0)),
+        Row::alone(&what("writes but to its Lease"), "", writes.len() as f64, Goal::AtMost(0.0)),
+        Row::alone(&what("resident"), "MiB", resident, Goal::AtMost(64.0)),
+        Row::alone(&what("CPU, idle"), "%", used.as_secs_f64() / idle as f64 * 100.0, Goal::None),
+    ])
+}
+
+/// Runs of the controller's loop that ended well: one for each Service, and
+/// the Subnets'.
+async fn looked_at(controller: &Controller) -> anyhow::Result<usize> {
+    let at = SocketAddr::from(([127, 0, 0, 1], controller.port));
+    let metrics = client::get_within(at, "/metrics", client::ATTEMPT).await?;
+    let line = "lb_svc_controller_reconciles_total{outcome=\"ok\"} ";
+    let value = metrics.lines().find_map(|text| text.strip_prefix(line)).unwrap_or("0");
+    Ok(value.parse()?)
+}
+
+/// The processor time a process has used (proc(5): fields 14 and 15 of stat,
+/// in hundredths of a second).
+fn cpu(process: &std::path::Path) -> anyhow::Result<Duration> {
+    let stat = std::fs::read_to_string(process.join("stat"))?;
+    let (_, fields) = stat.rsplit_once(')').context("stat")?;
+    let ticks: u64 =
+        fields.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
+    Ok(Duration::from_millis(ticks * 10))
+}
