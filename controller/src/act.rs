@@ -5,8 +5,9 @@ use std::future::Future;
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{ConfigMap, ObjectReference, Pod, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, ObjectReference, Pod, Secret, Service};
 use k8s_openapi::api::events::v1::Event;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kube::Client;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy};
@@ -16,6 +17,7 @@ use serde_json::{Value, json};
 use crate::convert;
 use crate::domain::{Child, Condition, DeploymentView, Owner, Place};
 use crate::ipam::{Candidate, Claim, ClaimId, Wish};
+use crate::keys::Master;
 use crate::render;
 use crate::state;
 
@@ -41,6 +43,19 @@ pub enum Error {
     /// What was to be written is not what the API takes: a defect here.
     #[error("rendering: {0}")]
     Render(#[from] serde_json::Error),
+    /// There is nothing to derive keys from.
+    #[error(
+        "the Secret {namespace}/{} has no {} of 32 bytes: delete it",
+        names::MASTER_SECRET,
+        names::MASTER_KEY
+    )]
+    Master {
+        /// Its namespace.
+        namespace: String,
+    },
+    /// The system gives no randomness.
+    #[error("no randomness for a key: {0}")]
+    Random(#[from] std::io::Error),
 }
 
 /// The API server's own words, without the rest of its answer.
@@ -64,6 +79,7 @@ impl Error {
             Self::Timeout => "timeout",
             Self::Contended => "contended",
             Self::Render(_) => "render",
+            Self::Master { .. } | Self::Random(_) => "key",
         }
     }
 
@@ -76,7 +92,7 @@ impl Error {
     /// admission policy, missing rights, no such namespace. Trying again helps
     /// when that changes.
     pub fn is_refusal(&self) -> bool {
-        matches!(self.code(), Some(400 | 403 | 404 | 422))
+        matches!(self.code(), Some(400 | 403 | 404 | 422)) || matches!(self, Self::Master { .. })
     }
 
     fn code(&self) -> Option<u16> {
@@ -370,6 +386,71 @@ impl Actor {
         Ok(object.map_or(Written::Already, |object| Written::Ours(Box::new(object))))
     }
 
+    /// Makes a gateway's PodDisruptionBudget, or makes the one seen what is
+    /// `wanted`.
+    ///
+    /// # Errors
+    /// It is unchanged then.
+    pub async fn write_budget(
+        &self,
+        place: &Place,
+        wanted: &Value,
+        known: Option<&Child<Value>>,
+    ) -> Result<Written<PodDisruptionBudget>, Error> {
+        let mut wanted = wanted.clone();
+        let Some(known) = known else { return self.make(place, wanted).await };
+        wanted["metadata"]["uid"] = json!(known.uid);
+        let api: Api<PodDisruptionBudget> = self.namespaced(&place.namespace);
+        let object = timed(api.patch(&place.name(), &apply(), &Patch::Apply(&wanted))).await?;
+        Ok(Written::Ours(Box::new(object)))
+    }
+
+    /// Makes the Secret with a gateway's key, unless it is there; it goes with
+    /// the ConfigMap with this uid. It may not be read, so one that is there is
+    /// taken for ours.
+    ///
+    /// # Errors
+    /// There may be none then.
+    pub async fn write_key(
+        &self,
+        owner: &Owner,
+        place: &Place,
+        config: &str,
+        master: &Master,
+    ) -> Result<(), Error> {
+        let secrets: Api<Secret> = self.namespaced(&place.namespace);
+        let secret = render::typed(render::key(owner, place, config, master.key(&owner.uid)))?;
+        match timed(secrets.create(&post(), &secret)).await {
+            Err(error) if error.is_conflict() => Ok(()),
+            other => other.map(drop),
+        }
+    }
+
+    /// What all keys are derived from, kept in a Secret in `namespace`; it is
+    /// made if there is none.
+    ///
+    /// # Errors
+    /// When it cannot be had, or is none.
+    pub async fn master(&self, namespace: &str) -> Result<Master, Error> {
+        let secrets: Api<Secret> = self.namespaced(namespace);
+        let read = |secret: Secret| {
+            let bytes = secret.data.as_ref().and_then(|data| data.get(names::MASTER_KEY));
+            let master = bytes.and_then(|bytes| Master::kept(&bytes.0));
+            master.ok_or_else(|| Error::Master { namespace: namespace.to_owned() })
+        };
+        if let Some(secret) = timed(secrets.get_opt(names::MASTER_SECRET)).await? {
+            return read(secret);
+        }
+        let master = Master::random()?;
+        let secret = render::typed(render::master(namespace, &master))?;
+        match timed(secrets.create(&post(), &secret)).await {
+            Ok(_) => Ok(master),
+            // Another controller was first.
+            Err(error) if error.is_conflict() => read(timed(secrets.get(names::MASTER_SECRET)).await?),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Makes an object of a gateway by a plain POST, which cannot overwrite
     /// what is not ours.
     async fn make<K>(&self, place: &Place, wanted: Value) -> Result<Written<K>, Error>
@@ -418,6 +499,15 @@ impl Actor {
             ..exactly(uid, resource_version)
         };
         timed_opt(api.delete(&place.name(), &params)).await.map(drop)
+    }
+
+    /// Deletes a gateway's PodDisruptionBudget, exactly the one seen.
+    ///
+    /// # Errors
+    /// It stands then, unless it was gone before.
+    pub async fn delete_budget(&self, place: &Place, uid: &str, resource_version: &str) -> Result<(), Error> {
+        let api: Api<PodDisruptionBudget> = self.namespaced(&place.namespace);
+        timed_opt(api.delete(&place.name(), &exactly(uid, resource_version))).await.map(drop)
     }
 
     /// Sets annotations on a gateway's pod, which also makes the kubelet

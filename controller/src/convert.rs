@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{self as core, ConfigMap, Node};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
 use kube::{CustomResource, Resource, ResourceExt};
 use lb_svc_crds::names::{self, Provider};
@@ -14,7 +15,8 @@ use serde_json::Value;
 
 use crate::domain::{Attachment, Child, Condition, DeploymentView, Owner, Place, Pod, Service, ServiceRef};
 use crate::ipam::{Claim, ClaimId};
-use crate::state::{self, PodOn, SubnetView};
+use crate::render;
+use crate::state::{self, SubnetView};
 
 /// Multus's kind, as far as it concerns us.
 #[derive(CustomResource, Clone, Debug, Default, Serialize, Deserialize)]
@@ -166,15 +168,21 @@ pub fn deployment(object: &Deployment) -> Child<DeploymentView> {
     child(object, view)
 }
 
+/// A gateway's PodDisruptionBudget, as [`live`] shows a Deployment.
+pub fn budget(object: &PodDisruptionBudget) -> Child<Value> {
+    child(object, compared(object, &object.spec))
+}
+
 /// Whether the Deployment controller is still at it, or has yet to begin. What
 /// comes to nothing within the progress deadline it gives up, and says so.
 fn rolling(object: &Deployment) -> bool {
     let Some(status) = &object.status else { return true };
+    let replicas = object.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
     let conditions = status.conditions.as_deref().unwrap_or_default();
     let progress = conditions.iter().find(|condition| condition.type_ == "Progressing");
     let finished = progress.is_some_and(|progress| {
         let complete = progress.reason.as_deref() == Some("NewReplicaSetAvailable")
-            && status.updated_replicas.unwrap_or(0) > 0;
+            && status.updated_replicas.unwrap_or(0) >= replicas;
         complete || progress.status == "False"
     });
     !finished || status.observed_generation < object.metadata.generation
@@ -182,7 +190,11 @@ fn rolling(object: &Deployment) -> bool {
 
 /// What of a Deployment is compared with what it should be.
 pub fn live(object: &Deployment) -> Value {
-    let meta = &object.metadata;
+    compared(object, &object.spec)
+}
+
+fn compared<K: Resource>(object: &K, spec: &impl Serialize) -> Value {
+    let meta = object.meta();
     serde_json::json!({
         "metadata": {
             "labels": meta.labels,
@@ -190,14 +202,15 @@ pub fn live(object: &Deployment) -> Value {
             "ownerReferences": meta.owner_references,
             "finalizers": meta.finalizers,
         },
-        "spec": object.spec,
+        "spec": spec,
     })
 }
 
 /// A gateway's pod.
-pub fn pod(object: &core::Pod) -> PodOn {
+pub fn pod(object: &core::Pod) -> Pod {
     let status = object.status.clone().unwrap_or_default();
     let spec = object.spec.as_ref();
+    let volumes = spec.and_then(|spec| spec.volumes.as_deref()).unwrap_or_default();
     let conditions = status.conditions.as_deref().unwrap_or_default();
     let condition = |kind: &str| conditions.iter().find(|condition| condition.type_ == kind);
     let annotations = object.annotations();
@@ -214,15 +227,21 @@ pub fn pod(object: &core::Pod) -> PodOn {
         let message = waiting.message.clone().unwrap_or_else(|| "the container waits".to_owned());
         Some((reason, message))
     });
-    let pod = Pod {
+    let created = object.metadata.creation_timestamp.as_ref().map(|time| time.0);
+    let ready = condition("Ready").is_some_and(|condition| condition.status == "True");
+    let changed = condition("Ready").and_then(|condition| condition.last_transition_time.as_ref());
+    Pod {
         name: object.name_any(),
         uid: object.uid().unwrap_or_default(),
         made_for: object.labels().get(names::SERVICE_UID_LABEL).cloned().unwrap_or_default(),
-        created: object.metadata.creation_timestamp.as_ref().map(|time| time.0),
+        created,
         deleting: object.metadata.deletion_timestamp.is_some(),
         finished: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),
+        node: spec.and_then(|spec| spec.node_name.clone()),
         node_lost: false,
-        ready: condition("Ready").is_some_and(|condition| condition.status == "True"),
+        ready,
+        unready_since: changed.map(|time| time.0).or(created).filter(|_| !ready),
+        member: volumes.iter().any(|volume| volume.name == render::KEY_VOLUME),
         address: status.pod_ip.as_deref().and_then(|ip| ip.parse().ok()),
         mac: annotations
             .get(names::NETWORK_STATUS_ANNOTATION)
@@ -234,8 +253,7 @@ pub fn pod(object: &core::Pod) -> PodOn {
             .collect(),
         waiting: unschedulable.or(waiting),
         answer: crate::domain::Answer::Unasked,
-    };
-    PodOn { pod, node: spec.and_then(|spec| spec.node_name.clone()) }
+    }
 }
 
 /// The hardware address of the attachment's interface in Multus's report.
@@ -334,24 +352,46 @@ mod tests {
 
     #[test]
     fn a_roll_out_ends_when_it_is_complete_or_given_up() {
-        let rolling = |observed: i64, updated: i32, progress: Value| {
+        let rolling_of = |replicas: i32, observed: i64, updated: i32, progress: Value| {
             let object = json!({
                 "metadata": { "generation": 2 },
+                "spec": { "replicas": replicas, "selector": {}, "template": {} },
                 "status": { "observedGeneration": observed, "updatedReplicas": updated, "conditions": [progress] },
             });
             deployment(&serde_json::from_value(object).unwrap()).content.rolling
         };
+        let rolling = |observed, updated, progress| rolling_of(1, observed, updated, progress);
         let condition =
             |status: &str, reason: &str| json!({ "type": "Progressing", "status": status, "reason": reason });
         let complete = condition("True", "NewReplicaSetAvailable");
         assert!(!rolling(2, 1, complete.clone()));
         assert!(rolling(1, 1, complete.clone()), "the change has not been seen yet");
-        assert!(rolling(2, 0, complete), "the old pod is on its way out");
+        assert!(rolling(2, 0, complete.clone()), "the old pod is on its way out");
+        assert!(rolling_of(2, 2, 1, complete.clone()), "one of two is done");
+        assert!(!rolling_of(2, 2, 2, complete));
         assert!(rolling(2, 1, condition("True", "ReplicaSetUpdated")));
         assert!(!rolling(2, 1, condition("False", "ProgressDeadlineExceeded")));
         let refused = json!({ "type": "ReplicaFailure", "status": "True", "message": "quota" });
         assert!(!rolling(2, 0, refused));
         assert!(deployment(&Deployment::default()).content.rolling, "it has just been made");
+    }
+
+    #[test]
+    fn a_pod_says_where_it_is_and_since_when_it_is_not_ready() {
+        let of = |conditions: Value| {
+            let object = json!({
+                "metadata": { "creationTimestamp": "2026-01-01T00:00:00Z" },
+                "spec": { "nodeName": "n1", "containers": [] },
+                "status": { "conditions": conditions },
+            });
+            let pod = pod(&serde_json::from_value(object).unwrap());
+            assert_eq!(pod.node.as_deref(), Some("n1"));
+            (pod.ready, pod.unready_since.map(|since| since.to_string()))
+        };
+        let ready = |status: &str| json!([{ "type": "Ready", "status": status, "lastTransitionTime": "2026-01-01T00:00:07Z" }]);
+        assert_eq!(of(ready("True")), (true, None));
+        assert_eq!(of(ready("False")), (false, Some("2026-01-01T00:00:07Z".into())));
+        assert_eq!(of(json!([])), (false, Some("2026-01-01T00:00:00Z".into())));
     }
 
     #[test]

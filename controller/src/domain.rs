@@ -179,10 +179,16 @@ pub struct Pod {
     pub deleting: bool,
     /// Whether its containers have ended for good.
     pub finished: bool,
+    /// Its node, once scheduled.
+    pub node: Option<String>,
     /// Whether its node is gone, or said to be off (taint out-of-service).
     pub node_lost: bool,
     /// Its Ready condition.
     pub ready: bool,
+    /// Since when it has not been ready, while it is not.
+    pub unready_since: Option<Timestamp>,
+    /// Whether it has the election's key mounted, and so takes part in one.
+    pub member: bool,
     /// Its pod IP.
     pub address: Option<IpAddr>,
     /// The attached interface's hardware address, as Multus reports it.

@@ -10,17 +10,19 @@
 //!  API server ◀──────────────── act (render) ◀───────────────┘ act
 //! ```
 //!
-//! [`domain`], [`ipam`], [`request`], [`plan`] and [`subnets`] hold the
-//! decisions: no Kubernetes types, no IO. [`settings`] and [`render`] know
+//! [`domain`], [`ipam`], [`request`], [`plan`], [`active`] and [`subnets`] hold
+//! the decisions: no Kubernetes types, no IO. [`settings`] and [`render`] know
 //! what Kubernetes objects look like. [`act`] is the only module that writes.
 
 pub mod act;
+pub mod active;
 mod admin;
 mod args;
 mod ask;
 pub mod convert;
 pub mod domain;
 pub mod ipam;
+pub mod keys;
 mod metrics;
 pub mod plan;
 mod quantity;

@@ -20,6 +20,7 @@ use lb_svc_crds::names::{self, Provider};
 
 use serde_json::Value;
 
+use crate::active::{self, News, Seen};
 use crate::domain::{Answer, Attachment, Child, Condition, DeploymentView, Place, Pod, Service, ServiceRef};
 use crate::ipam::{BEING_FREED, Claim, ClaimId, Network, Refusal, Wish};
 use crate::render::{self, Origin, Template};
@@ -46,6 +47,8 @@ const STARTS_WITHIN: SignedDuration = SignedDuration::from_secs(10);
 const GIVEN_UP: usize = 8;
 /// How many gateways are rolled at once when all are to be.
 pub const ROLLS_AT_ONCE: usize = 4;
+/// How often a key is made anew for pods that seem to wait for it.
+const KEY_AGAIN: Duration = Duration::from_secs(10);
 /// How often a pod that answers nothing is nudged.
 const NUDGES_UNANSWERED: u32 = 4;
 
@@ -72,8 +75,15 @@ pub struct Observed {
     pub config: Option<Child<String>>,
     /// The Deployment with the gateway's name.
     pub deployment: Option<Child<DeploymentView>>,
+    /// The PodDisruptionBudget with the gateway's name, compared as the
+    /// Deployment is.
+    pub budget: Option<Child<Value>>,
     /// The gateway's pods, whosever they were.
     pub pods: Vec<Pod>,
+    /// What this process last saw of their election, if it has looked.
+    pub election: Option<Seen>,
+    /// How long ago this process last made the key.
+    pub keyed: Option<Duration>,
     /// How long ago each pod was nudged, by uid, as far as this process
     /// remembers.
     pub nudges: HashMap<String, Duration>,
@@ -105,7 +115,7 @@ impl Observed {
     }
 }
 
-/// One write.
+/// One write, or what is to be remembered of those before it.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
     /// Choose an address and claim it. Nothing else is planned with it: with
@@ -117,12 +127,19 @@ pub enum Action {
     ClearAddress,
     /// Write the gateway's ConfigMap.
     WriteConfig(String),
+    /// Make the Secret with the gateway's key, unless it is there; the
+    /// ConfigMap with this uid owns it.
+    WriteKey(String),
     /// Write the gateway's Deployment: make it, or make it what it should be.
     WriteDeployment(Value),
+    /// Write the gateway's PodDisruptionBudget, likewise.
+    WriteBudget(Value),
     /// Delete the ConfigMap with this uid and resourceVersion.
     DeleteConfig(String, String),
     /// Delete the Deployment with this uid and resourceVersion.
     DeleteDeployment(String, String),
+    /// Delete the PodDisruptionBudget with this uid and resourceVersion.
+    DeleteBudget(String, String),
     /// Set these annotations on a pod.
     Annotate {
         /// The pod's name.
@@ -171,6 +188,8 @@ pub enum Action {
         /// One sentence.
         message: String,
     },
+    /// Remember what is seen of the election, all news of which was told.
+    Remember(Option<Seen>),
 }
 
 /// What is to be done.
@@ -231,11 +250,14 @@ fn is_filled(service: &Service, mine: &[&Claim]) -> bool {
     })
 }
 
-/// Deletes ConfigMap and Deployment unless they are for the Service `keep`, or
-/// not ours.
+/// Deletes a gateway's objects unless they are for the Service `keep`, or not
+/// ours.
 fn remove_children(observed: &Observed, keep: Option<&str>, actions: &mut Vec<Action>) {
     fn stale<'a, T>(child: Option<&'a Child<T>>, keep: Option<&str>) -> Option<&'a Child<T>> {
         child.filter(|child| child.made_for.is_some() && child.made_for.as_deref() != keep && !child.deleting)
+    }
+    if let Some(child) = stale(observed.budget.as_ref(), keep) {
+        actions.push(Action::DeleteBudget(child.uid.clone(), child.resource_version.clone()));
     }
     if let Some(child) = stale(observed.deployment.as_ref(), keep) {
         actions.push(Action::DeleteDeployment(child.uid.clone(), child.resource_version.clone()));
@@ -285,6 +307,8 @@ struct Planner<'a> {
     queued: bool,
     /// Whether the gateway leaves the namespace where it is.
     moves: bool,
+    /// What is seen of the election among the gateway's pods.
+    election: Option<Seen>,
 }
 
 impl<'a> Planner<'a> {
@@ -300,6 +324,7 @@ impl<'a> Planner<'a> {
             rolls: false,
             queued: false,
             moves: false,
+            election: None,
         }
     }
 
@@ -373,13 +398,16 @@ impl<'a> Planner<'a> {
         if let Some(digest) = &digest {
             self.annotate(&request.provider, &serving, digest);
             self.record(&serving);
+            self.tell_of_election(&serving);
         }
         for claim in self.mine.iter().filter(|claim| claim.keep != request.keep) {
             self.actions.push(Action::Keep(claim.id.clone(), request.keep));
         }
 
         let programmed = digest.as_ref().is_some_and(|digest| {
-            matches!(written, Ok(true)) && self.pods().any(|pod| pod.ready && follows(pod, digest))
+            matches!(written, Ok(true))
+                && self.pods().any(|pod| pod.ready && follows(pod, digest))
+                && target.is_none_or(|claim| self.is_taken_up(claim))
         });
         let ingress = match target {
             Some(claim) if programmed => vec![claim.address.to_string()],
@@ -400,6 +428,7 @@ impl<'a> Planner<'a> {
         }
         if programmed {
             self.limits.extend(self.refused());
+            self.limits.extend(self.lacking());
         }
         let waiting = allocated.is_err();
         self.report(ingress, allocated.as_ref().copied(), ready.as_ref().copied());
@@ -412,7 +441,7 @@ impl<'a> Planner<'a> {
         Plan { actions: self.actions, rolls: self.rolls, queued: self.queued, ..Plan::default() }
     }
 
-    /// The Service's living pods.
+    /// The gateway's living pods.
     fn pods(&self) -> impl Iterator<Item = &'a Pod> {
         let uid = &self.service.owner.uid;
         self.observed.pods.iter().filter(move |pod| pod.made_for == *uid && !pod.deleting && !pod.finished)
@@ -632,8 +661,13 @@ impl<'a> Planner<'a> {
             Template { provider: &request.provider, attachment, all: &configuration.gateway, own: &own };
         let place = self.observed.place(self.key);
         let wanted = render::deployment(&self.service.owner, &place, &template);
+        let several = own.or(&configuration.gateway).replicas() > 1;
         if let Some(live) = self.observed.deployment.as_ref().map(|child| &child.content.live) {
             if render::is_as_wanted(live, &wanted) {
+                if several && self.waits_for_key() {
+                    self.actions.extend(self.key());
+                }
+                self.budget(several);
                 return Ok(());
             }
             let (known, origin) = (Origin::of(live), Origin::of(&wanted));
@@ -647,8 +681,50 @@ impl<'a> Planner<'a> {
                 }
             }
         }
+        if several {
+            // It has an owner, and is there before who waits for it.
+            let Some(key) = self.key() else { return Ok(()) };
+            self.actions.push(key);
+        }
         self.actions.push(Action::WriteDeployment(wanted));
+        self.budget(several);
         Ok(())
+    }
+
+    /// Makes the key, once the ConfigMap is there to own it.
+    fn key(&self) -> Option<Action> {
+        self.observed.config.as_ref().map(|config| Action::WriteKey(config.uid.clone()))
+    }
+
+    /// Whether a pod that has a node gets nothing to run with: somebody may
+    /// have deleted the key.
+    fn waits_for_key(&self) -> bool {
+        let unschedulable = |pod: &Pod| pod.node.is_none();
+        let waits =
+            |pod: &Pod| pod.member && pod.address.is_none() && !unschedulable(pod) && self.is_late(pod);
+        self.observed.keyed.is_none_or(|age| age >= KEY_AGAIN) && self.pods().any(waits)
+    }
+
+    /// Whether the pod has not been ready for longer than starting takes.
+    fn is_late(&self, pod: &Pod) -> bool {
+        pod.unready_since.is_some_and(|since| self.observed.now.duration_since(since) >= STARTS_WITHIN)
+    }
+
+    /// Has several pods go one at a time. A budget that is not ours is left
+    /// alone: nothing depends on it.
+    fn budget(&mut self, several: bool) {
+        let Observed { budget, .. } = self.observed;
+        if budget.as_ref().is_some_and(|budget| budget.made_for.is_none() || budget.deleting) {
+            return;
+        }
+        if several {
+            let wanted = render::budget(&self.service.owner, &self.observed.place(self.key));
+            if !budget.as_ref().is_some_and(|budget| render::is_as_wanted(&budget.content, &wanted)) {
+                self.actions.push(Action::WriteBudget(wanted));
+            }
+        } else if let Some(Child { uid, resource_version, .. }) = budget {
+            self.actions.push(Action::DeleteBudget(uid.clone(), resource_version.clone()));
+        }
     }
 
     /// The attachment, if interfaces can be made from it.
@@ -701,7 +777,7 @@ impl<'a> Planner<'a> {
             set("pod_nic_type", "veth-pair".to_owned());
 
             let (told, attempt) = told(pod);
-            let (told, nudge) = if digest.is(told) {
+            let (told, nudge) = if digest.suits(pod, told) {
                 (told, self.is_due(pod, digest, attempt).then_some(attempt + 1))
             } else {
                 (digest.wanted(), Some(0))
@@ -727,17 +803,106 @@ impl<'a> Planner<'a> {
         let pause = (Duration::from_millis(250) * 2u32.pow(attempt.min(7))).min(NUDGE_MAX);
         match &pod.answer {
             Answer::Said(status) => {
-                !status.seen.as_deref().is_some_and(|seen| digest.is(seen)) && age >= pause
+                !status.seen.as_deref().is_some_and(|seen| digest.suits(pod, seen)) && age >= pause
             }
             Answer::Silence => pod.ready && attempt < NUDGES_UNANSWERED && age >= pause,
             Answer::Unasked => false,
         }
     }
 
+    /// The pod that answers for the addresses: the active one, where there is
+    /// an election; who waits for one that takes no part does not answer.
+    fn answering(&self) -> Option<&'a Pod> {
+        let pods: Vec<&Pod> = self.pods().collect();
+        let alone = || pods.iter().copied().filter(|pod| !pod.member && pod.mac.is_some());
+        active::active(&pods).map(|active| active.pod).or_else(|| alone().max_by_key(|pod| pod.ready))
+    }
+
+    /// Whether the claim's address is in service, as far as that is known. Of
+    /// several pods the ready ones need not be those that answer for it, so
+    /// before it is said for the first time one has to have it.
+    fn is_taken_up(&self, claim: &Claim) -> bool {
+        let has = |pod: &Pod| match said(pod) {
+            Some(status) => !pod.member || status.addresses.contains(&claim.address),
+            None => pod.ready && self.conflict(claim).is_none(),
+        };
+        self.service.ingress.contains(&claim.address.to_string()) || self.pods().any(has)
+    }
+
+    /// Tells who is active now, and that two were.
+    fn tell_of_election(&mut self, serving: &[&Claim]) {
+        let before = &self.observed.election;
+        let pods: Vec<&Pod> = self.pods().collect();
+        let mut news = Vec::new();
+        if pods.iter().any(|pod| pod.member) {
+            let (seen, more) = Seen::look(before.as_ref(), &pods);
+            (self.election, news) = (Some(seen), more);
+        }
+        let addresses = serving.iter().map(|claim| claim.address.to_string()).collect::<Vec<_>>().join(", ");
+        for news in news {
+            let (warning, reason, message) = match news {
+                News::Active(pod, node, why) => {
+                    let on = node.map(|node| format!(" on {node}")).unwrap_or_default();
+                    let why = why.map(|why| format!(": {why}")).unwrap_or_default();
+                    (false, "ActiveChanged", format!("{pod}{on} answers for {addresses} now{why}"))
+                }
+                News::Split(pods) => {
+                    let pods = pods.join(" and ");
+                    let message = format!(
+                        "two pods answered for {addresses} at once until one gave way, says {pods}: the LAN was in parts, or loses frames"
+                    );
+                    (true, "SplitBrain", message)
+                }
+            };
+            self.actions.push(Action::Event { warning, reason: reason.to_owned(), message });
+        }
+        if self.election != *before {
+            self.actions.push(Action::Remember(self.election.clone()));
+        }
+    }
+
+    /// Who serves, where there are several: without anything that changes
+    /// while they stay the same.
+    fn by_whom(&self) -> String {
+        let Some((active, _)) = self.election.as_ref().and_then(|seen| seen.active.as_ref()) else {
+            return String::new();
+        };
+        let place = |pod: &Pod| {
+            let on = pod.node.as_ref().map(|node| format!(" on {node}")).unwrap_or_default();
+            format!("{}{on}", pod.name)
+        };
+        let Some(active) = self.pods().find(|pod| pod.name == *active) else { return String::new() };
+        let standbys = self.pods().filter(|pod| pod.member && pod.ready && pod.name != active.name);
+        let mut standbys: Vec<String> = standbys.map(place).collect();
+        standbys.sort_unstable();
+        let standbys = match standbys.is_empty() {
+            true => "no standby".to_owned(),
+            false => format!("standby {}", standbys.join(", ")),
+        };
+        format!(" by {}; {standbys}", place(active))
+    }
+
+    /// Why there are fewer pods than are asked for, while others serve.
+    fn lacking(&self) -> Option<Problem> {
+        let deployment = &self.observed.deployment.as_ref()?.content;
+        let asked = deployment.live["spec"]["replicas"].as_u64().filter(|asked| *asked > 1)?;
+        let ready = self.pods().filter(|pod| pod.ready).count();
+        if u64::try_from(ready).unwrap_or(u64::MAX) >= asked {
+            return None;
+        }
+        let refused = deployment.failure.as_ref().map(|failure| format!("no pod can be made: {failure}"));
+        let why = refused.or_else(|| {
+            let pod = self.pods().find(|pod| self.is_late(pod))?;
+            let fault = said(pod).and_then(|status| status.faults.values().next());
+            let why = pod.waiting.as_ref().map(|(_, message)| message).or(fault);
+            Some(format!("{}: {}", pod.name, why.map_or("it is not ready", String::as_str)))
+        })?;
+        Some(Problem::new("StandbyMissing", format!("{ready} of {asked} gateway pods are ready; {why}")))
+    }
+
     /// Records in the claims what their gateway knows.
     fn record(&mut self, serving: &[&Claim]) {
-        let attached = self.pods().filter_map(|pod| Some((pod, pod.mac.as_ref()?)));
-        let Some((pod, mac)) = attached.max_by_key(|(pod, _)| pod.ready) else {
+        let Some((pod, mac)) = self.answering().and_then(|pod| Some((pod, pod.mac.as_ref()?))) else {
             return;
         };
         for claim in serving {
@@ -844,7 +1009,7 @@ impl<'a> Planner<'a> {
                     GATEWAY_READY,
                     true,
                     "GatewayReady",
-                    format!("{} is served", ingress.join(", ")),
+                    format!("{} is served{}", ingress.join(", "), self.by_whom()),
                 ),
                 Err(problem) => condition(GATEWAY_READY, false, &problem.reason, problem.message.clone()),
             },
@@ -857,7 +1022,16 @@ impl<'a> Planner<'a> {
         let remind = self.observed.warned.is_none_or(|age| age >= REMIND);
         let mut told = Vec::new();
         for condition in &conditions {
-            let news = !self.service.conditions.contains(condition);
+            let news = match condition.kind.as_str() {
+                // Who of several serves is told as it changes.
+                GATEWAY_READY if condition.status => {
+                    let same =
+                        |known: &&Condition| known.kind == condition.kind && known.reason == condition.reason;
+                    ingress != self.service.ingress
+                        || !self.service.conditions.iter().any(|known| same(&known))
+                }
+                _ => !self.service.conditions.contains(condition),
+            };
             let warning = !condition.status || condition.kind == LIMITED;
             // What passes by itself is no news; what two conditions say is said once.
             let passing = [STARTING, REPLACING, BEING_FREED].contains(&condition.reason.as_str());
@@ -903,6 +1077,13 @@ impl Digests {
     fn is(&self, digest: &str) -> bool {
         self.0.iter().any(|known| known == digest)
     }
+
+    /// Whether the pod need not be told another than `digest`. Where there are
+    /// several, all have to know that the LAN has been asked: who takes over
+    /// must not ask it again.
+    fn suits(&self, pod: &Pod, digest: &str) -> bool {
+        if pod.member { digest == self.wanted() } else { self.is(digest) }
+    }
 }
 
 /// Whether a claim is what is wished for.
@@ -941,6 +1122,8 @@ fn told(pod: &Pod) -> (&str, u32) {
 
 #[cfg(test)]
 mod tests {
+    use lb_svc_crds::gateway::Role;
+
     use super::*;
     use crate::domain::Owner;
     use crate::request::tests::service;
@@ -1082,6 +1265,8 @@ mod tests {
                         let view = DeploymentView { live, ..DeploymentView::default() };
                         observed.deployment = Some(child("dep", view));
                     }
+                    Action::WriteBudget(live) => observed.budget = Some(child("bud", live)),
+                    Action::Remember(election) => observed.election = election,
                     _ => {}
                 }
             }
@@ -1804,6 +1989,337 @@ mod tests {
         assert_eq!(warns(&observed), 0);
         observed.warned = Some(REMIND);
         assert_eq!(warns(&observed), 1);
+    }
+
+    // === several pods ===
+
+    const MAC_A: &str = "ba:85:f7:02:9f:42";
+    const MAC_B: &str = "ba:85:f7:02:9f:43";
+
+    fn of_several(mut observed: Observed, replicas: &str) -> Observed {
+        annotate(&mut observed, names::REPLICAS_ANNOTATION, replicas);
+        observed
+    }
+
+    /// Pod `name` of an election in which `active` is active for the `term`th
+    /// time, and has the address.
+    fn member(observed: &Observed, name: &str, active: &str, term: u64) -> Pod {
+        let content = observed.config.as_ref().unwrap().content.clone();
+        let (role, addresses) =
+            if name == active { (Role::Active, &["172.18.0.11"][..]) } else { (Role::Standby, &[][..]) };
+        let mac = if name == "a" { MAC_A } else { MAC_B };
+        let mut pod = Pod {
+            node: Some(format!("node-{name}")),
+            member: true,
+            mac: Some(mac.into()),
+            ..pod(name, &content, addresses)
+        };
+        said_mut(&mut pod).election = Some(active::tests::status(role, active, term));
+        pod
+    }
+
+    fn said_mut(pod: &mut Pod) -> &mut GatewayStatus {
+        match &mut pod.answer {
+            Answer::Said(status) => status,
+            _ => panic!("it answers"),
+        }
+    }
+
+    fn members(observed: &mut Observed, active: &str, term: u64) {
+        observed.pods = ["a", "b"].map(|name| member(observed, name, active, term)).into();
+    }
+
+    /// Two pods, of which `a` is active, and everything is done.
+    fn two() -> Observed {
+        let mut observed = settle(of_several(claimed(&[claim("172.18.0.11", Requested::Dynamic)]), "2"));
+        members(&mut observed, "a", 1);
+        let mut observed = settle(observed);
+        // All have the configuration that says that the LAN was asked.
+        let (election, content) =
+            (observed.election.take(), observed.config.as_ref().unwrap().content.clone());
+        let digest = names::digest(content.as_bytes());
+        for pod in &mut observed.pods {
+            (said_mut(pod).seen, said_mut(pod).digest) = (Some(digest.clone()), Some(digest.clone()));
+        }
+        Observed { election, ..observed }
+    }
+
+    fn message<'a>(observed: &'a Observed, kind: &str) -> &'a str {
+        let conditions = &observed.service.as_ref().unwrap().conditions;
+        conditions.iter().find(|condition| condition.kind == kind).map_or("", |condition| &condition.message)
+    }
+
+    fn events(plan: &Plan) -> Vec<(&str, &str)> {
+        let told = plan.actions.iter().filter_map(|action| match action {
+            Action::Event { reason, message, .. } => Some((reason.as_str(), message.as_str())),
+            _ => None,
+        });
+        told.collect()
+    }
+
+    /// The gateway's objects that are written or deleted, in order.
+    fn objects(plan: &Plan) -> Vec<String> {
+        let objects = plan.actions.iter().filter_map(|action| match action {
+            Action::WriteConfig(_) => Some("config".to_owned()),
+            Action::WriteKey(config) => Some(format!("key of {config}")),
+            Action::WriteDeployment(live) => Some(format!("deployment of {}", live["spec"]["replicas"])),
+            Action::WriteBudget(_) => Some("budget".to_owned()),
+            Action::DeleteConfig(..) => Some("no config".to_owned()),
+            Action::DeleteDeployment(..) => Some("no deployment".to_owned()),
+            Action::DeleteBudget(uid, _) => Some(format!("no {uid}")),
+            _ => None,
+        });
+        objects.collect()
+    }
+
+    #[test]
+    fn the_key_is_there_before_the_pods_that_wait_for_it() {
+        let mut observed = of_several(claimed(&[claim("172.18.0.11", Requested::Dynamic)]), "2");
+        let planned = plan(&key(), &observed);
+        assert_eq!(objects(&planned), ["config"], "which is to own the key");
+        assert!(!planned.settled);
+        observed.config = Some(child("cm", config_of(&planned).unwrap().clone()));
+        assert_eq!(objects(&plan(&key(), &observed)), ["key of cm", "deployment of 2", "budget"]);
+        let done = two();
+        let planned = plan(&key(), &done);
+        assert_eq!(planned.actions, []);
+        assert!(planned.settled);
+    }
+
+    #[test]
+    fn key_and_budget_are_for_several_only() {
+        assert_eq!(
+            objects(&plan(&key(), &of_several(served(), "2"))),
+            ["key of cm", "deployment of 2", "budget"]
+        );
+        assert_eq!(objects(&plan(&key(), &of_several(served(), "1"))), ["deployment of 1"]);
+        let one = of_several(two(), "1");
+        assert_eq!(objects(&plan(&key(), &one)), ["deployment of 1", "no bud"]);
+        let nobody = Observed { service: None, ..two() };
+        assert_eq!(objects(&plan(&key(), &nobody)), ["no bud", "no deployment", "no config"]);
+    }
+
+    #[test]
+    fn a_bad_number_of_pods_leaves_as_many_as_there_are() {
+        let observed = of_several(two(), "9");
+        let planned = plan(&key(), &observed);
+        assert_eq!(objects(&planned), Vec::<String>::new());
+        let (ingress, conditions) = status(&planned).unwrap();
+        assert_eq!((ingress.len(), reason(conditions, LIMITED)), (1, "InvalidSetting"));
+    }
+
+    #[test]
+    fn a_budget_is_mended_if_it_is_ours() {
+        let mut observed = two();
+        observed.budget.as_mut().unwrap().content["spec"]["maxUnavailable"] = 0.into();
+        assert_eq!(objects(&plan(&key(), &observed)), ["budget"]);
+        observed.budget.as_mut().unwrap().made_for = None;
+        let planned = plan(&key(), &observed);
+        assert_eq!(planned.actions, []);
+        assert_eq!(objects(&plan(&key(), &of_several(observed, "1"))), ["deployment of 1"]);
+    }
+
+    #[test]
+    fn a_key_that_was_lost_is_made_again() {
+        let made = |change: fn(&mut Observed)| {
+            let mut observed = two();
+            observed.now = Timestamp::from_second(100).unwrap();
+            let since = Some(Timestamp::from_second(90).unwrap());
+            observed.pods[1] = Pod {
+                ready: false,
+                unready_since: since,
+                address: None,
+                mac: None,
+                answer: Answer::Unasked,
+                ..observed.pods[1].clone()
+            };
+            change(&mut observed);
+            objects(&plan(&key(), &observed))
+        };
+        assert_eq!(made(|_| {}), ["key of cm"]);
+        let never: [fn(&mut Observed); 5] = [
+            |o| o.now = Timestamp::from_second(99).unwrap(),
+            |o| o.keyed = Some(Duration::from_secs(9)),
+            |o| o.pods[1].node = None,
+            |o| o.pods[1].address = Some("10.244.1.6".parse().unwrap()),
+            |o| o.pods[1].deleting = true,
+        ];
+        for change in never {
+            assert_eq!(made(change), Vec::<String>::new());
+        }
+        assert_eq!(made(|o| o.keyed = Some(KEY_AGAIN)), ["key of cm"]);
+    }
+
+    #[test]
+    fn the_claim_follows_the_active_pod() {
+        let mut observed = two();
+        assert_eq!((observed.claims[0].mac.as_str(), observed.claims[0].probed), (MAC_A, true));
+        members(&mut observed, "b", 2);
+        observed = settle(observed);
+        assert_eq!(observed.claims[0].mac, MAC_B);
+        // Nobody knows for a moment: what was known stays.
+        observed.pods.truncate(1);
+        assert_eq!(settle(observed).claims[0].mac, MAC_B);
+
+        // The pod from before there were several answers until it goes.
+        let mut mixed = two();
+        mixed.pods[0] = Pod { member: false, ..mixed.pods[0].clone() };
+        let Answer::Said(status) = &mut mixed.pods[0].answer else { panic!("it answers") };
+        status.election = None;
+        said_mut(&mut mixed.pods[1]).election.as_mut().unwrap().active = None;
+        mixed.claims[0].mac = String::new();
+        let mixed = settle(mixed);
+        assert_eq!(mixed.claims[0].mac, MAC_A);
+    }
+
+    #[test]
+    fn an_address_is_in_service_once_one_of_several_has_it() {
+        let mut observed = settle(of_several(claimed(&[claim("172.18.0.11", Requested::Static)]), "2"));
+        observed.service.as_mut().unwrap().load_balancer_ip = "172.18.0.11".into();
+        members(&mut observed, "a", 1);
+        let ingress = |observed: &Observed| {
+            let planned = plan(&key(), observed);
+            let (ingress, conditions) = status(&planned).unwrap();
+            (ingress.len(), reason(conditions, GATEWAY_READY).to_owned())
+        };
+        assert_eq!(ingress(&observed), (1, "GatewayReady".into()));
+
+        // The active one withholds it; the standby is ready all the same.
+        let mut withheld = observed.clone();
+        withheld.pods[0].ready = false;
+        let status = said_mut(&mut withheld.pods[0]);
+        (status.digest, status.addresses) = (None, Vec::new());
+        status.conflicts.insert("172.18.0.11".parse().unwrap(), FOREIGN.to_owned());
+        assert_eq!(ingress(&withheld), (0, CONFLICT.into()));
+        withheld.pods[1].answer = Answer::Silence;
+        assert_eq!(ingress(&withheld), (0, CONFLICT.into()));
+
+        // Pods that may not be asked are believed their readiness.
+        observed.pods.iter_mut().for_each(|pod| pod.answer = Answer::Silence);
+        assert_eq!(ingress(&observed), (1, "GatewayReady".into()));
+    }
+
+    #[test]
+    fn one_of_several_that_is_ready_is_enough() {
+        for ready in ["a", "b"] {
+            let mut observed = two();
+            for pod in observed.pods.iter_mut().filter(|pod| pod.name != ready) {
+                (pod.ready, pod.answer) = (false, Answer::Silence);
+            }
+            let settled = settle(observed);
+            let service = settled.service.as_ref().unwrap();
+            assert_eq!(service.ingress, ["172.18.0.11"]);
+            assert_eq!(reason(&service.conditions, GATEWAY_READY), "GatewayReady", "{ready}");
+            assert!(plan(&key(), &settled).settled);
+        }
+    }
+
+    #[test]
+    fn who_may_take_over_knows_that_the_lan_was_asked() {
+        let mut observed = settle(of_several(claimed(&[claim("172.18.0.11", Requested::Dynamic)]), "2"));
+        members(&mut observed, "a", 1);
+        let nudged = |observed: &Observed| {
+            let planned = plan(&key(), observed);
+            let names = planned.actions.iter().filter_map(|action| match action {
+                Action::Annotate { pod, nudge: Some(_), .. } => Some(pod.clone()),
+                _ => None,
+            });
+            names.collect::<Vec<_>>()
+        };
+        assert_eq!(nudged(&observed), Vec::<String>::new());
+        observed.claims[0].probed = true;
+        assert_eq!(nudged(&observed), ["a", "b"]);
+    }
+
+    #[test]
+    fn each_change_of_who_is_active_is_told_once() {
+        let mut observed = two();
+        assert_eq!(
+            message(&observed, GATEWAY_READY),
+            "172.18.0.11 is served by a on node-a; standby b on node-b"
+        );
+        members(&mut observed, "b", 2);
+        let planned = plan(&key(), &observed);
+        let told = [("ActiveChanged", "b on node-b answers for 172.18.0.11 now: why 2")];
+        assert_eq!(events(&planned), told, "and nothing else");
+        let observed = settle(observed);
+        assert_eq!(
+            message(&observed, GATEWAY_READY),
+            "172.18.0.11 is served by b on node-b; standby a on node-a"
+        );
+        assert_eq!(events(&plan(&key(), &observed)), []);
+
+        // A process that has just started only learns.
+        let mut fresh = Observed { election: None, ..observed.clone() };
+        let planned = plan(&key(), &fresh);
+        assert!(matches!(planned.actions[..], [Action::Remember(Some(_))]), "{:?}", planned.actions);
+
+        // Nobody can be asked for a moment: nothing changes for that.
+        fresh = observed;
+        fresh.pods.iter_mut().for_each(|pod| pod.answer = Answer::Silence);
+        fresh.nudges = [("uid-a".into(), Duration::ZERO), ("uid-b".into(), Duration::ZERO)].into();
+        assert_eq!(plan(&key(), &fresh).actions, []);
+        // The other pod leaves.
+        fresh.pods.remove(0);
+        assert_eq!(
+            message(&settle(fresh.clone()), GATEWAY_READY),
+            "172.18.0.11 is served by b on node-b; no standby"
+        );
+        // Back to one: what was seen of their election is no matter any more.
+        fresh.pods[0].member = false;
+        let planned = plan(&key(), &fresh);
+        assert!(planned.actions.contains(&Action::Remember(None)), "{:?}", planned.actions);
+        assert_eq!(message(&settle(fresh), GATEWAY_READY), "172.18.0.11 is served");
+    }
+
+    #[test]
+    fn a_split_is_a_warning() {
+        let mut observed = two();
+        said_mut(&mut observed.pods[0]).election.as_mut().unwrap().splits = 1;
+        let planned = plan(&key(), &observed);
+        let [(reason, message)] = events(&planned)[..] else { panic!("{:?}", planned.actions) };
+        assert!(
+            reason == "SplitBrain" && message.contains("172.18.0.11") && message.contains("says a:"),
+            "{message}"
+        );
+        assert_eq!(plan(&key(), &settle(observed)).actions, []);
+    }
+
+    #[test]
+    fn why_there_is_no_standby_is_said() {
+        let limit = |change: fn(&mut Observed)| {
+            let mut observed = two();
+            observed.now = Timestamp::from_second(100).unwrap();
+            let pod = &mut observed.pods[1];
+            (pod.ready, pod.unready_since, pod.answer) =
+                (false, Some(Timestamp::from_second(90).unwrap()), Answer::Unasked);
+            change(&mut observed);
+            let settled = settle(observed);
+            assert_eq!(settled.service.as_ref().unwrap().ingress.len(), 1);
+            message(&settled, LIMITED).to_owned()
+        };
+        assert_eq!(limit(|_| {}), "1 of 2 gateway pods are ready; b: it is not ready");
+        let unschedulable: fn(&mut Observed) =
+            |o| o.pods[1].waiting = Some(("Unschedulable".into(), "0/1 nodes".into()));
+        assert_eq!(limit(unschedulable), "1 of 2 gateway pods are ready; b: 0/1 nodes");
+        let refused: fn(&mut Observed) = |o| {
+            o.pods.pop();
+            o.deployment.as_mut().unwrap().content.failure = Some("quota".into());
+        };
+        assert_eq!(limit(refused), "1 of 2 gateway pods are ready; no pod can be made: quota");
+        assert_eq!(limit(|o| o.now = Timestamp::from_second(99).unwrap()), "", "it is on its way");
+    }
+
+    #[test]
+    fn several_pods_are_rolled_as_one_gateway() {
+        let mut observed = configured(two(), "gateway:2");
+        observed.rolling = ROLLS_AT_ONCE;
+        let planned = plan(&key(), &observed);
+        assert!(planned.queued && objects(&planned).is_empty());
+        observed.rolling -= 1;
+        let planned = plan(&key(), &observed);
+        assert!(planned.rolls);
+        assert_eq!(objects(&planned), ["key of cm", "deployment of 2"]);
     }
 
     #[test]

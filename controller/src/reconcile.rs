@@ -1,17 +1,21 @@
 //! Observe, plan, act: once for a key, whenever the queue says so.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use lb_svc_crds::IP;
 use serde_json::{Value, json};
+use tokio::sync::OnceCell;
 
 use crate::act::{Actor, Claimed, Error, Written};
+use crate::active::Seen;
 use crate::ask::Asker;
 use crate::domain::{Answer, Owner, Place, ServiceRef};
 use crate::ipam::{ClaimId, Refusal, Wish};
+use crate::keys::Master;
 use crate::metrics::Metrics;
 use crate::plan::{Action, Observed, Plan, plan};
 use crate::queue::Queue;
@@ -22,6 +26,9 @@ use crate::watch::{Watched, learn};
 
 /// How often a settled gateway is asked how it fares.
 const SETTLED: Duration = Duration::from_secs(60);
+/// The same for one with several pods: they change among themselves who
+/// answers.
+const SETTLED_SEVERAL: Duration = Duration::from_secs(10);
 /// How soon one that is not settled is looked at again, and at most.
 const UNSETTLED: (Duration, Duration) = (Duration::from_millis(25), Duration::from_secs(5));
 /// How soon a failed write is tried again, and at most.
@@ -41,6 +48,10 @@ struct Memory {
     warned: Option<Instant>,
     /// The last nudge of each pod, by uid.
     nudges: HashMap<String, Instant>,
+    /// When the key was last made.
+    keyed: Option<Instant>,
+    /// The election among its pods, where it has several.
+    election: Option<Seen>,
 }
 
 /// Everything a run needs.
@@ -52,6 +63,10 @@ pub struct Reconciler {
     metrics: Arc<Metrics>,
     queue: Queue,
     memory: Mutex<HashMap<Key, Memory>>,
+    /// The controller's own namespace.
+    namespace: String,
+    /// What gateways' keys are derived from, once one is needed.
+    master: OnceCell<Master>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -63,8 +78,17 @@ fn pause((first, last): (Duration, Duration), n: u32) -> Duration {
     first.saturating_mul(1 << n.min(16)).min(last)
 }
 
+/// `pause`, more or less, so that not all look at once.
+fn about(pause: Duration) -> Duration {
+    // Each of them is seeded anew.
+    let random = RandomState::new().build_hasher().finish();
+    let percent = u32::try_from(random % 50).unwrap_or_default();
+    pause * (75 + percent) / 100
+}
+
 impl Reconciler {
-    /// A reconciler over `state`, which lets others have their turn by `queue`.
+    /// A reconciler over `state`, which lets others have their turn by `queue`;
+    /// `namespace` is the controller's own.
     pub fn new(
         state: Arc<Mutex<State>>,
         configuration: Configuration,
@@ -72,9 +96,11 @@ impl Reconciler {
         asker: Asker,
         metrics: Arc<Metrics>,
         queue: Queue,
+        namespace: String,
     ) -> Self {
+        let (memory, master) = (Mutex::default(), OnceCell::new());
         let configuration = Arc::new(configuration);
-        Self { state, configuration, actor, asker, metrics, queue, memory: Mutex::default() }
+        Self { state, configuration, actor, asker, metrics, queue, memory, namespace, master }
     }
 
     /// Brings `key` nearer to what is wanted; returns after which time to look
@@ -151,9 +177,10 @@ impl Reconciler {
         if !error.is_refusal() {
             return;
         }
-        let observed = Observed { refused: Some(error.to_string()), ..observed.clone() };
+        let told = lock(&self.memory).get(key).and_then(|memory| memory.election.clone());
+        let observed = Observed { refused: Some(error.to_string()), election: told, ..observed.clone() };
         for action in plan(service, &observed).actions {
-            if matches!(action, Action::SetStatus { .. } | Action::Event { .. })
+            if matches!(action, Action::SetStatus { .. } | Action::Event { .. } | Action::Remember(_))
                 && let Err(error) = self.act(key, service, &observed, &action).await
             {
                 tracing::warn!(%service, "nor can it be told: {error}");
@@ -166,7 +193,8 @@ impl Reconciler {
             return None;
         }
         if plan.settled {
-            return Some(SETTLED);
+            let several = observed.pods.iter().any(|pod| pod.member);
+            return Some(if several { about(SETTLED_SEVERAL) } else { SETTLED });
         }
         let mut memory = lock(&self.memory);
         let memory = memory.entry(key.clone()).or_default();
@@ -227,6 +255,8 @@ impl Reconciler {
         if let Some(memory) = lock(&self.memory).get_mut(key) {
             memory.nudges.retain(|uid, _| observed.pods.iter().any(|pod| pod.uid == *uid));
             observed.warned = memory.warned.map(|at| now.duration_since(at));
+            observed.keyed = memory.keyed.map(|at| now.duration_since(at));
+            observed.election.clone_from(&memory.election);
             observed.nudges =
                 memory.nudges.iter().map(|(uid, at)| (uid.clone(), now.duration_since(*at))).collect();
         }
@@ -302,6 +332,17 @@ impl Reconciler {
                 self.note(Part::Config, service, written);
                 Ok(())
             }
+            Action::WriteKey(config) => {
+                let master = self.master.get_or_try_init(|| self.actor.master(&self.namespace)).await?;
+                self.actor.write_key(owner, place, config, master).await?;
+                lock(&self.memory).entry(key.clone()).or_default().keyed = Some(Instant::now());
+                Ok(())
+            }
+            Action::WriteBudget(wanted) => {
+                let written = self.actor.write_budget(place, wanted, observed.budget.as_ref()).await?;
+                self.note(Part::Budget, service, written);
+                Ok(())
+            }
             Action::WriteDeployment(wanted) => {
                 let written =
                     self.actor.write_deployment(place, wanted, observed.deployment.as_ref()).await?;
@@ -340,6 +381,10 @@ impl Reconciler {
                 }
                 None => Ok(()),
             },
+            Action::Remember(election) => {
+                lock(&self.memory).entry(key.clone()).or_default().election.clone_from(election);
+                Ok(())
+            }
             Action::Event { warning, reason, message } => {
                 if *warning {
                     lock(&self.memory).entry(key.clone()).or_default().warned = Some(Instant::now());
@@ -363,6 +408,7 @@ impl Reconciler {
         match action {
             Action::DeleteConfig(uid, version) => self.actor.delete_config(place, uid, version).await,
             Action::DeleteDeployment(uid, version) => self.actor.delete_deployment(place, uid, version).await,
+            Action::DeleteBudget(uid, version) => self.actor.delete_budget(place, uid, version).await,
             Action::Release(claim) => {
                 self.actor.release(claim).await?;
                 tracing::info!(service = %place.service, claim = claim.name, "address given back");
@@ -418,5 +464,17 @@ impl Reconciler {
             self.actor.hold_subnet(name, &subnet, hold).await?;
         }
         Ok(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn not_all_look_at_once() {
+        let pauses: Vec<Duration> = (0..100).map(|_| about(Duration::from_secs(100))).collect();
+        assert!(pauses.iter().all(|pause| (75..125).contains(&pause.as_secs())), "{pauses:?}");
+        assert!(pauses.iter().any(|pause| *pause != pauses[0]));
     }
 }

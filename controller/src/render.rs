@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::ByteString;
 use kube::ResourceExt;
 use lb_svc_crds::names::{self, Provider};
 use lb_svc_crds::{IP, IPSpec, Requested};
@@ -9,11 +10,16 @@ use serde_json::{Value, json};
 
 use crate::domain::{Attachment, Owner, Place, ServiceRef};
 use crate::ipam::{Candidate, Wish};
+use crate::keys::Master;
 use crate::quantity;
 use crate::settings::{Setting, Settings};
 
 /// For how long a gateway stays bound to a node that does not answer.
 const UNREACHABLE_SECONDS: i64 = 10;
+/// The same where another pod answers meanwhile.
+const UNREACHABLE_SECONDS_OF_SEVERAL: i64 = 2;
+/// The volume with the election's key; only pods of several have it.
+pub const KEY_VOLUME: &str = "key";
 /// After so long without progress Kubernetes gives a roll-out up, and so do
 /// those that wait for it.
 const PROGRESS_SECONDS: u32 = 60;
@@ -46,8 +52,15 @@ fn labels(owner: &Owner) -> BTreeMap<String, String> {
     .into()
 }
 
-/// Name, labels and owner of a gateway's ConfigMap and Deployment. Ownership
-/// ends at the namespace.
+/// The labels that a gateway's pods, and no others, have.
+fn selector(owner: &Owner) -> BTreeMap<String, String> {
+    let mut labels = labels(owner);
+    labels.remove(names::MANAGED_BY_LABEL);
+    labels
+}
+
+/// Name, labels and owner of a gateway's ConfigMap, Deployment and
+/// PodDisruptionBudget. Ownership ends at the namespace.
 fn metadata(owner: &Owner, place: &Place) -> Value {
     let mut metadata = json!({
         "name": place.name(),
@@ -75,6 +88,55 @@ pub fn config(owner: &Owner, place: &Place, content: &str) -> Value {
         "kind": "ConfigMap",
         "metadata": metadata(owner, place),
         "data": { names::CONFIG_KEY: content },
+    })
+}
+
+/// The PodDisruptionBudget of a gateway with several pods: one at a time.
+pub fn budget(owner: &Owner, place: &Place) -> Value {
+    json!({
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": metadata(owner, place),
+        "spec": { "maxUnavailable": 1, "selector": { "matchLabels": selector(owner) } },
+    })
+}
+
+/// The Secret with a gateway's key. It goes with the gateway's ConfigMap, the
+/// one with this uid, for nobody may delete it.
+pub fn key(owner: &Owner, place: &Place, config: &str, key: [u8; 32]) -> Value {
+    let mut metadata = metadata(owner, place);
+    metadata["name"] = json!(names::key_name(&place.name(), &owner.uid));
+    metadata["ownerReferences"] = json!([{
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "name": place.name(),
+        "uid": config,
+        "controller": true,
+        "blockOwnerDeletion": false,
+    }]);
+    json!({
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": metadata,
+        "type": "Opaque",
+        "immutable": true,
+        "data": { names::KEY_FILE: ByteString(key.to_vec()) },
+    })
+}
+
+/// The Secret that all gateways' keys are derived from.
+pub fn master(namespace: &str, master: &Master) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {
+            "name": names::MASTER_SECRET,
+            "namespace": namespace,
+            "labels": { names::MANAGED_BY_LABEL: names::MANAGED_BY },
+        },
+        "type": "Opaque",
+        "immutable": true,
+        "data": { names::MASTER_KEY: ByteString(master.bytes().to_vec()) },
     })
 }
 
@@ -143,8 +205,10 @@ fn resources(attachment: &Attachment, settings: &Settings) -> Value {
 /// that is lost, unless these are set.
 fn tolerations(settings: &Settings) -> Vec<Value> {
     let set = settings.get(Setting::Tolerations).and_then(Value::as_array).cloned().unwrap_or_default();
+    let several = settings.replicas() > 1;
+    let seconds = if several { UNREACHABLE_SECONDS_OF_SEVERAL } else { UNREACHABLE_SECONDS };
     let ours = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"].map(|key| {
-        json!({ "key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": UNREACHABLE_SECONDS })
+        json!({ "key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": seconds })
     });
     let unset =
         ours.into_iter().filter(|ours| set.iter().all(|set| set["key"] != ours["key"])).collect::<Vec<_>>();
@@ -159,11 +223,6 @@ fn plain(
     attachment: &Attachment,
     settings: &Settings,
 ) -> Value {
-    let labels = labels(owner);
-    let selector: BTreeMap<&String, &String> = labels
-        .iter()
-        .filter(|(key, _)| ["app", "namespace", "service", names::SERVICE_UID_LABEL].contains(&key.as_str()))
-        .collect();
     let probe = |path: &str, period: u32, failures: u32| {
         json!({
             "httpGet": { "path": path, "port": "status", "scheme": "HTTP" },
@@ -177,15 +236,15 @@ fn plain(
         "kind": "Deployment",
         "metadata": metadata(owner, place),
         "spec": {
-            "replicas": 1,
+            "replicas": settings.replicas(),
             "revisionHistoryLimit": 2,
             "progressDeadlineSeconds": PROGRESS_SECONDS,
             "paused": false,
             "strategy": { "type": "Recreate" },
-            "selector": { "matchLabels": selector },
+            "selector": { "matchLabels": selector(owner) },
             "template": {
                 "metadata": {
-                    "labels": labels,
+                    "labels": labels(owner),
                     "annotations": {
                         names::NETWORKS_ANNOTATION: provider.multus_name(),
                         names::SERVICE_ANNOTATION: owner.service.to_string(),
@@ -239,7 +298,35 @@ fn plain(
             pod[setting.field()] = value.clone();
         }
     }
+    if settings.replicas() > 1 {
+        make_several(&mut object["spec"], owner, place);
+    }
     object
+}
+
+/// What a Deployment of several pods has beyond that of one: each pod is on a
+/// node of its own, has the election's key, and leaves before its successor
+/// comes, for the others answer meanwhile.
+fn make_several(spec: &mut Value, owner: &Owner, place: &Place) {
+    fn push(list: &mut Value, item: Value) {
+        match list.as_array_mut() {
+            Some(items) => items.push(item),
+            None => *list = json!([item]),
+        }
+    }
+    spec["strategy"] =
+        json!({ "type": "RollingUpdate", "rollingUpdate": { "maxSurge": 0, "maxUnavailable": 1 } });
+    let pod = &mut spec["template"]["spec"];
+    let apart = json!({
+        "labelSelector": { "matchLabels": selector(owner) },
+        "topologyKey": "kubernetes.io/hostname",
+    });
+    push(&mut pod["affinity"]["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"], apart);
+    let mount = json!({ "name": KEY_VOLUME, "mountPath": names::KEY_DIR, "readOnly": true });
+    push(&mut pod["containers"][0]["volumeMounts"], mount);
+    // Its reader is root without any capability over files.
+    let secret = json!({ "secretName": names::key_name(&place.name(), &owner.uid), "defaultMode": 0o400 });
+    push(&mut pod["volumes"], json!({ "name": KEY_VOLUME, "secret": secret }));
 }
 
 /// A claim on `candidate` for who wished it, whose gateway is or will be in
@@ -336,12 +423,18 @@ pub fn typed<K: serde::de::DeserializeOwned>(object: Value) -> Result<K, serde_j
 #[cfg(test)]
 mod tests {
     use k8s_openapi::api::apps::v1::Deployment;
+    use k8s_openapi::api::core::v1::Secret;
+    use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 
     use super::*;
     use crate::settings::Configuration;
 
     fn owner(name: &str) -> Owner {
         Owner { service: ServiceRef::new("default", name), uid: "uid-1".into() }
+    }
+
+    fn place(name: &str) -> Place {
+        Place { service: owner(name).service, namespace: "default".into() }
     }
 
     fn rendered(name: &str) -> Value {
@@ -357,8 +450,11 @@ mod tests {
         let all = Settings::from_iter(all.iter().cloned()).or(&Configuration::new("gateway:1").gateway);
         let own = Settings::from_iter(own.iter().cloned());
         let provider = "lan.kube-system".parse().unwrap();
-        let place = Place { service: owner(name).service, namespace: "default".into() };
-        deployment(&owner(name), &place, &Template { provider: &provider, attachment, all: &all, own: &own })
+        deployment(
+            &owner(name),
+            &place(name),
+            &Template { provider: &provider, attachment, all: &all, own: &own },
+        )
     }
 
     #[test]
@@ -436,6 +532,70 @@ mod tests {
             pod["tolerations"].as_array().unwrap().iter().map(|t| &t["tolerationSeconds"]).collect();
         assert_eq!(seconds, [10, 300], "a toleration that is set replaces ours of that key");
         let _: Deployment = typed(rendered).unwrap();
+    }
+
+    #[test]
+    fn several_pods_are_apart_and_share_a_key() {
+        let near = json!({ "podAntiAffinity": {
+            "requiredDuringSchedulingIgnoredDuringExecution": [{ "topologyKey": "rack" }],
+        } });
+        let slow = json!([{ "key": "node.kubernetes.io/not-ready", "operator": "Exists", "tolerationSeconds": 300 }]);
+        let set = [(Setting::Replicas, json!(3)), (Setting::Affinity, near), (Setting::Tolerations, slow)];
+        let rendered = with("web", &Attachment::default(), &[], &set);
+        let spec = &rendered["spec"];
+        let rolling = json!({ "maxSurge": 0, "maxUnavailable": 1 });
+        assert_eq!(spec["replicas"], 3);
+        assert_eq!(spec["strategy"], json!({ "type": "RollingUpdate", "rollingUpdate": rolling }));
+        let pod = &spec["template"]["spec"];
+        let apart = &pod["affinity"]["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"];
+        assert_eq!(apart[0]["topologyKey"], "rack");
+        assert_eq!(apart[1]["topologyKey"], "kubernetes.io/hostname");
+        assert_eq!(apart[1]["labelSelector"]["matchLabels"], spec["selector"]["matchLabels"]);
+        let seconds: Vec<_> =
+            pod["tolerations"].as_array().unwrap().iter().map(|t| &t["tolerationSeconds"]).collect();
+        assert_eq!(seconds, [2, 300]);
+        let key = json!({ "name": "key", "mountPath": "/etc/lb-svc/key", "readOnly": true });
+        assert_eq!(pod["containers"][0]["volumeMounts"][2], key);
+        let secret = &pod["volumes"][2]["secret"];
+        assert_eq!(secret["defaultMode"], 0o400);
+        let made = super::key(&owner("web"), &place("web"), "cm-1", [7; 32]);
+        assert_eq!(secret["secretName"], made["metadata"]["name"]);
+        let typed: Deployment = typed(rendered.clone()).unwrap();
+        assert!(is_as_wanted(&crate::convert::live(&typed), &rendered));
+        assert!(crate::convert::pod(&super::typed(json!({ "spec": pod })).unwrap()).member);
+    }
+
+    #[test]
+    fn one_pod_is_alone() {
+        let rendered = with("web", &Attachment::default(), &[], &[(Setting::Replicas, json!(1))]);
+        assert_eq!(rendered["spec"], super::tests::rendered("web")["spec"]);
+        let pod = &rendered["spec"]["template"]["spec"];
+        assert_eq!(rendered["spec"]["strategy"], json!({ "type": "Recreate" }));
+        assert_eq!((&pod["affinity"], pod["volumes"].as_array().unwrap().len()), (&Value::Null, 2));
+        assert!(!crate::convert::pod(&super::typed(json!({ "spec": pod })).unwrap()).member);
+    }
+
+    #[test]
+    fn a_key_is_one_services_and_goes_with_the_config_map() {
+        let key = |uid: &str| {
+            let owner = Owner { uid: uid.into(), ..owner("web") };
+            super::key(&owner, &place("web"), "cm-1", [7; 32])
+        };
+        let object = key("uid-1");
+        let owner = &object["metadata"]["ownerReferences"][0];
+        assert_eq!((&owner["kind"], &owner["uid"]), (&json!("ConfigMap"), &json!("cm-1")));
+        assert_ne!(key("uid-2")["metadata"]["name"], object["metadata"]["name"]);
+        let secret: Secret = typed(object).unwrap();
+        assert_eq!(secret.data.unwrap()["key"].0, [7; 32]);
+        assert_eq!(secret.immutable, Some(true));
+    }
+
+    #[test]
+    fn a_budget_is_of_the_gateways_pods() {
+        let wanted = budget(&owner("web"), &place("web"));
+        assert_eq!(wanted["spec"]["selector"], rendered("web")["spec"]["selector"]);
+        let typed: PodDisruptionBudget = typed(wanted.clone()).unwrap();
+        assert!(is_as_wanted(&crate::convert::budget(&typed).content, &wanted));
     }
 
     #[test]

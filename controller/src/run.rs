@@ -131,6 +131,7 @@ async fn lead(
             Asker::default(),
             metrics,
             queue.clone(),
+            args.namespace,
         );
         queue.extend(state.lock().unwrap_or_else(PoisonError::into_inner).keys());
         let stop = async {

@@ -17,6 +17,8 @@ use crate::request::Problem;
 /// The longest annotation that is read. What users write is far shorter, and
 /// reading costs time.
 const ANNOTATION_MAX: usize = 16 * 1024;
+/// The most pods a gateway has: that many hear one another in the election.
+const REPLICAS_MAX: u64 = 8;
 
 /// Something about gateways' pods that can be set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -36,11 +38,13 @@ pub enum Setting {
     Affinity,
     /// What it may preempt, and be preempted by.
     PriorityClassName,
+    /// How many of them a gateway has.
+    Replicas,
 }
 
 impl Setting {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Image,
         Self::ImagePullSecrets,
         Self::Resources,
@@ -48,15 +52,17 @@ impl Setting {
         Self::Tolerations,
         Self::Affinity,
         Self::PriorityClassName,
+        Self::Replicas,
     ];
 
     /// What the author of a Service may set if the configuration does not say:
     /// nothing that would let who may create Services run code of their own
     /// with a gateway's rights, or have other pods evicted.
-    const FOR_SERVICES: [Self; 4] = [Self::Resources, Self::NodeSelector, Self::Tolerations, Self::Affinity];
+    const FOR_SERVICES: [Self; 5] =
+        [Self::Resources, Self::NodeSelector, Self::Tolerations, Self::Affinity, Self::Replicas];
 
-    /// Its field in a pod's spec, or in a container's; also its name in the
-    /// configuration.
+    /// Its field in the spec of a pod, a container or a Deployment; also its
+    /// name in the configuration.
     pub fn field(self) -> &'static str {
         match self {
             Self::Image => "image",
@@ -66,6 +72,7 @@ impl Setting {
             Self::Tolerations => "tolerations",
             Self::Affinity => "affinity",
             Self::PriorityClassName => "priorityClassName",
+            Self::Replicas => "replicas",
         }
     }
 
@@ -79,6 +86,7 @@ impl Setting {
             Self::Tolerations => names::TOLERATIONS_ANNOTATION,
             Self::Affinity => names::AFFINITY_ANNOTATION,
             Self::PriorityClassName => names::PRIORITY_CLASS_ANNOTATION,
+            Self::Replicas => names::REPLICAS_ANNOTATION,
         }
     }
 
@@ -98,6 +106,8 @@ impl Setting {
             Self::NodeSelector => value::<BTreeMap<String, String>>(text)?,
             Self::Tolerations => value::<Vec<Toleration>>(text)?,
             Self::Affinity => value::<Affinity>(text)?,
+            // What is no number is none that is allowed.
+            Self::Replicas => Value::from(text.trim().parse().unwrap_or(0_u64)),
         };
         self.check(&value)?;
         Ok(value)
@@ -123,6 +133,11 @@ impl Setting {
                             ));
                         }
                     }
+                }
+            }
+            Self::Replicas => {
+                if !(1..=REPLICAS_MAX).contains(&value.as_u64().unwrap_or_default()) {
+                    return Err(format!("it is no number from 1 to {REPLICAS_MAX}"));
                 }
             }
             Self::ImagePullSecrets | Self::NodeSelector | Self::Tolerations | Self::Affinity => {}
@@ -164,6 +179,11 @@ impl Settings {
     /// A value, if it is set.
     pub fn get(&self, setting: Setting) -> Option<&Value> {
         self.0.get(&setting)
+    }
+
+    /// How many pods a gateway has.
+    pub fn replicas(&self) -> u64 {
+        self.get(Setting::Replicas).and_then(Value::as_u64).unwrap_or(1)
     }
 
     /// These, and `others` where these say nothing.
@@ -235,6 +255,7 @@ struct Fields {
     tolerations: Option<Vec<Toleration>>,
     affinity: Option<Affinity>,
     priority_class_name: Option<String>,
+    replicas: Option<u64>,
 }
 
 impl Configuration {
@@ -307,6 +328,7 @@ mod tests {
             (Setting::ImagePullSecrets, "[{name: mirror}]", json!([{ "name": "mirror" }])),
             (Setting::PriorityClassName, "high", json!("high")),
             (Setting::Image, "mirror:5000/gateway:1", json!("mirror:5000/gateway:1")),
+            (Setting::Replicas, "2", json!(2)),
         ] {
             let settings = of_service(setting, text).unwrap();
             assert_eq!(settings.get(setting), Some(&expected));
@@ -325,6 +347,9 @@ mod tests {
             (Setting::Affinity, "{nodeAffinity: {preferred: []}}", "nodeAffinity.preferred"),
             (Setting::NodeSelector, "{disk: ssd", "line 1"),
             (Setting::Image, " ", "no name"),
+            (Setting::Replicas, "0", "from 1 to 8"),
+            (Setting::Replicas, "9", "from 1 to 8"),
+            (Setting::Replicas, "two", "from 1 to 8"),
             (Setting::NodeSelector, "{a: &x b, c: *x}", "alias"),
         ] {
             let problem = of_service(setting, text).unwrap_err();
@@ -355,12 +380,17 @@ mod tests {
         let some = parse("gateway: {image: other:2, nodeSelector: {a: b}}\nserviceMaySet: []").unwrap();
         assert_eq!(some.gateway.to_value(), json!({ "image": "other:2", "nodeSelector": { "a": "b" } }));
         assert!(some.service_may_set.is_empty());
+        assert_eq!(
+            (some.gateway.replicas(), parse("gateway: {replicas: 3}").unwrap().gateway.replicas()),
+            (1, 3)
+        );
         for (text, place) in [
             ("gateways: {}", "gateways"),
             ("gateway: {images: x}", "images"),
             ("gateway: {tolerations: [{kei: a}]}", "gateway.tolerations.0.kei"),
             ("gateway: {resources: {limits: {memory: 1Zi}}}", "gateway.resources: limits.memory"),
             ("gateway: {image: ''}", "gateway.image"),
+            ("gateway: {replicas: 9}", "gateway.replicas"),
             ("serviceMaySet: [everything]", "everything"),
             ("gateway:\n  nodeSelector: [a]", "line 2"),
         ] {

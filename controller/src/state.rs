@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use lb_svc_crds::SubnetSpec;
 use lb_svc_crds::names::Provider;
+use serde_json::Value;
 
 use crate::domain::{Attachment, Child, Condition, DeploymentView, Place, Pod, Service, ServiceRef};
 use crate::ipam::{Claim, Ledger};
@@ -60,26 +61,18 @@ pub struct SubnetView {
     pub conditions: Vec<Condition>,
 }
 
-/// A gateway pod, and the node it is on.
-#[derive(Clone, Debug, PartialEq)]
-pub struct PodOn {
-    /// The pod.
-    pub pod: Pod,
-    /// Its node, once scheduled.
-    pub node: Option<String>,
-}
-
 /// What exists of one gateway.
 #[derive(Debug, Default)]
 struct Parts {
     config: Option<Child<String>>,
     deployment: Option<Child<DeploymentView>>,
-    pods: BTreeMap<String, PodOn>,
+    budget: Option<Child<Value>>,
+    pods: BTreeMap<String, Pod>,
 }
 
 impl Parts {
     fn is_empty(&self) -> bool {
-        self.config.is_none() && self.deployment.is_none() && self.pods.is_empty()
+        self.config.is_none() && self.deployment.is_none() && self.budget.is_none() && self.pods.is_empty()
     }
 }
 
@@ -90,6 +83,8 @@ pub enum Part {
     Config,
     /// Deployment.
     Deployment,
+    /// PodDisruptionBudget.
+    Budget,
 }
 
 /// For how long a name is believed to be taken by an object that no watch
@@ -154,9 +149,10 @@ impl State {
             namespace != home
                 && (!self.sees(namespace)
                     || self.gateways.get(&place).is_some_and(|parts| {
-                        let could_answer = |on: &PodOn| self.on_node(on).could_answer();
+                        let could_answer = |pod: &Pod| self.on_node(pod).could_answer();
                         parts.config.is_some()
                             || parts.deployment.is_some()
+                            || parts.budget.is_some()
                             || parts.pods.values().any(could_answer)
                     }))
         };
@@ -193,10 +189,13 @@ impl State {
             deployment: parts
                 .and_then(|parts| parts.deployment.clone())
                 .or_else(|| self.foreign(Part::Deployment, foreign()?, now)),
+            budget: parts
+                .and_then(|parts| parts.budget.clone())
+                .or_else(|| self.foreign(Part::Budget, foreign()?, now)),
             pods: parts
                 .into_iter()
                 .flat_map(|parts| parts.pods.values())
-                .map(|on| self.on_node(on))
+                .map(|pod| self.on_node(pod))
                 .collect(),
             is_seen: self.sees(&place.namespace),
             namespace: place.namespace,
@@ -211,12 +210,13 @@ impl State {
     pub fn pods(&self, service: &ServiceRef) -> Vec<Pod> {
         let place = self.place(service, &self.ledger.claims_of(service));
         let pods = self.gateways.get(&place).into_iter().flat_map(|parts| parts.pods.values());
-        pods.map(|on| self.on_node(on)).collect()
+        pods.map(|pod| self.on_node(pod)).collect()
     }
 
     /// A pod, with what is known of its node.
-    fn on_node(&self, PodOn { pod, node }: &PodOn) -> Pod {
-        let node_lost = node.as_ref().is_some_and(|node| self.nodes.get(node).copied().unwrap_or(true));
+    fn on_node(&self, pod: &Pod) -> Pod {
+        let node = pod.node.as_ref();
+        let node_lost = node.is_some_and(|node| self.nodes.get(node).copied().unwrap_or(true));
         Pod { node_lost, ..pod.clone() }
     }
 
@@ -341,8 +341,17 @@ impl State {
         concerns(changed, Key::Gateway(place.service)).into_iter().chain(done).collect()
     }
 
+    /// A gateway's PodDisruptionBudget is so; `None` if it is gone.
+    pub fn set_budget(&mut self, place: Place, budget: Option<Child<Value>>) -> Vec<Key> {
+        let parts = self.gateways.entry(place.clone()).or_default();
+        let changed = parts.budget != budget;
+        parts.budget = budget;
+        self.tidy(&place);
+        concerns(changed, Key::Gateway(place.service))
+    }
+
     /// A gateway's pod is so; `None` if it is gone.
-    pub fn set_pod(&mut self, place: Place, name: &str, pod: Option<PodOn>) -> Vec<Key> {
+    pub fn set_pod(&mut self, place: Place, name: &str, pod: Option<Pod>) -> Vec<Key> {
         let parts = self.gateways.entry(place.clone()).or_default();
         let changed = parts.pods.get(name) != pod.as_ref();
         match pod {
@@ -355,7 +364,7 @@ impl State {
 
     /// Whether a gateway's interface has this hardware address.
     pub fn is_gateway_mac(&self, mac: &str) -> bool {
-        let has = |pod: &PodOn| pod.pod.mac.as_deref().is_some_and(|own| own.eq_ignore_ascii_case(mac));
+        let has = |pod: &Pod| pod.mac.as_deref().is_some_and(|own| own.eq_ignore_ascii_case(mac));
         self.gateways.values().flat_map(|parts| parts.pods.values()).any(has)
     }
 
@@ -473,6 +482,7 @@ impl State {
         let has = |parts: &Parts| match part {
             Part::Config => parts.config.is_some(),
             Part::Deployment => parts.deployment.is_some(),
+            Part::Budget => parts.budget.is_some(),
         };
         self.gateways.iter().filter(|(_, parts)| has(parts)).map(|(place, _)| place.clone()).collect()
     }
@@ -571,7 +581,7 @@ mod tests {
         state.set_claim(claim("default"));
         assert_eq!(at(&state), ("default".into(), true));
         state.set_config(beside.clone(), None);
-        let pod = |finished| PodOn { pod: Pod { finished, ..Pod::default() }, node: None };
+        let pod = |finished| Pod { finished, ..Pod::default() };
         state.set_pod(beside.clone(), "gw", Some(pod(false)));
         assert_eq!(at(&state), ("default".into(), true), "the pod answers still");
         state.set_pod(beside, "gw", Some(pod(true)));

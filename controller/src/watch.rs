@@ -9,6 +9,7 @@ use futures::StreamExt;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Service};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::Api;
 use kube::core::DeserializeGuard;
 use kube::runtime::WatchStreamExt;
@@ -60,6 +61,7 @@ pub fn start(
         start.one::<Service>(all()),
         start.gateways::<ConfigMap>(ours(), gateway_namespace),
         start.gateways::<Deployment>(ours(), gateway_namespace),
+        start.gateways::<PodDisruptionBudget>(ours(), gateway_namespace),
         start.gateways::<Pod>(ours(), gateway_namespace),
         start.one::<Node>(all()),
         start.one::<NetworkAttachmentDefinition>(all()),
@@ -206,7 +208,7 @@ impl Watched for Service {
     }
 }
 
-/// The name of a gateway's ConfigMap and Deployment.
+/// The name of a gateway's ConfigMap, Deployment and PodDisruptionBudget.
 fn part_name(place: &Place) -> ObjectName {
     (place.namespace.clone(), place.name())
 }
@@ -250,6 +252,27 @@ impl Watched for Deployment {
             .into_iter()
             .filter(|gateway| !names.contains(&part_name(gateway)));
         gone.flat_map(|gateway| state.set_deployment(gateway, None)).collect()
+    }
+}
+
+impl Watched for PodDisruptionBudget {
+    fn set(state: &mut State, object: Self) -> Vec<Key> {
+        match convert::gateway_of(&object) {
+            Some(gateway) => state.set_budget(gateway, Some(convert::budget(&object))),
+            None => Vec::new(),
+        }
+    }
+
+    fn gone(state: &mut State, object: &Self) -> Vec<Key> {
+        convert::gateway_of(object).map_or_else(Vec::new, |gateway| state.set_budget(gateway, None))
+    }
+
+    fn listed(state: &mut State, names: &BTreeSet<ObjectName>) -> Vec<Key> {
+        let gone = state
+            .known_parts(Part::Budget)
+            .into_iter()
+            .filter(|gateway| !names.contains(&part_name(gateway)));
+        gone.flat_map(|gateway| state.set_budget(gateway, None)).collect()
     }
 }
 
@@ -398,6 +421,27 @@ mod tests {
         show(&mut state, Event::Delete, service("11", "172.18.0.18"));
         learn(&mut state, service("10", "172.18.0.18"));
         assert_eq!(address(&state), None);
+    }
+
+    #[test]
+    fn a_budget_comes_and_goes_with_its_gateway() {
+        let owner = crate::domain::Owner { service: ServiceRef::new("default", "web"), uid: "uid-1".into() };
+        let place = Place { service: owner.service.clone(), namespace: "default".into() };
+        let budget: PodDisruptionBudget =
+            crate::render::typed(crate::render::budget(&owner, &place)).unwrap();
+        let mut state = State::default();
+        let seen =
+            |state: &State| state.observe(&owner.service, Instant::now()).budget.map(|child| child.made_for);
+        let concerned = [Key::Gateway(owner.service.clone())];
+        assert_eq!(PodDisruptionBudget::set(&mut state, budget.clone()), concerned);
+        assert_eq!(PodDisruptionBudget::set(&mut state, budget.clone()), []);
+        assert_eq!(seen(&state), Some(Some("uid-1".into())));
+        let names = [("default".to_owned(), "lb-svc-web".to_owned())].into();
+        assert_eq!(PodDisruptionBudget::listed(&mut state, &names), []);
+        assert_eq!(PodDisruptionBudget::listed(&mut state, &BTreeSet::new()), concerned);
+        assert_eq!(seen(&state), None);
+        PodDisruptionBudget::set(&mut state, budget.clone());
+        assert_eq!(PodDisruptionBudget::gone(&mut state, &budget), concerned);
     }
 
     #[test]

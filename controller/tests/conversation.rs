@@ -7,12 +7,14 @@ use std::pin::pin;
 
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
+use k8s_openapi::ByteString;
 use kube::Client;
 use kube::client::Body;
 use lb_svc_controller::act::{Actor, Claimed, Written};
 use lb_svc_controller::convert;
 use lb_svc_controller::domain::{Attachment, Child, DeploymentView, Owner, Place, ServiceRef};
 use lb_svc_controller::ipam::{Candidate, ClaimId, Wish};
+use lb_svc_controller::keys::Master;
 use lb_svc_controller::render::{self, Template};
 use lb_svc_controller::settings::{Configuration, Settings};
 use serde_json::{Value, json};
@@ -371,4 +373,99 @@ async fn apart_from_its_service_a_gateway_has_no_owner_and_the_claim_says_where_
             })
         );
     }
+}
+
+fn place() -> Place {
+    Place { service: owner().service, namespace: "default".into() }
+}
+
+fn master_of(bytes: &[u8]) -> Value {
+    json!({ "metadata": { "name": "lb-svc-gateway-keys" }, "data": { "master": ByteString(bytes.to_vec()) } })
+}
+
+#[tokio::test]
+async fn a_key_is_made_once_and_never_read() {
+    let (actor, mut handle) = actor();
+    let (owner, place, master) = (owner(), place(), Master::kept(&[1; 32]).unwrap());
+    for (status, body, is_made) in [
+        (StatusCode::CREATED, json!({ "metadata": {} }), true),
+        (StatusCode::CONFLICT, refusal(409, "AlreadyExists"), true),
+        (StatusCode::FORBIDDEN, refusal(403, "Forbidden"), false),
+    ] {
+        let (done, asked) =
+            tokio::join!(actor.write_key(&owner, &place, "cm-1", &master), answer(&mut handle, status, body));
+        assert_eq!(done.is_ok(), is_made, "{status}");
+        assert!(done.err().is_none_or(|error| error.is_refusal()));
+        assert_eq!(asked.line, "POST /api/v1/namespaces/default/secrets?&fieldManager=lb-svc-controller");
+        assert_eq!(asked.body["metadata"]["ownerReferences"][0]["uid"], "cm-1");
+        let key: ByteString = serde_json::from_value(asked.body["data"]["key"].clone()).unwrap();
+        assert_eq!(key.0, master.key("uid-1"));
+    }
+}
+
+#[tokio::test]
+async fn the_master_key_is_made_if_there_is_none_and_kept() {
+    let (actor, mut handle) = actor();
+    let get = "GET /api/v1/namespaces/lb-svc-system/secrets/lb-svc-gateway-keys";
+    let (master, asked) =
+        tokio::join!(actor.master("lb-svc-system"), answer(&mut handle, StatusCode::OK, master_of(&[1; 32])));
+    assert_eq!(asked.line, get);
+    assert_eq!(master.unwrap().bytes(), [1; 32]);
+
+    let talk = async {
+        answer(&mut handle, StatusCode::NOT_FOUND, refusal(404, "NotFound")).await;
+        answer(&mut handle, StatusCode::CREATED, master_of(&[1; 32])).await
+    };
+    let (master, asked) = tokio::join!(actor.master("lb-svc-system"), talk);
+    assert_eq!(asked.line, "POST /api/v1/namespaces/lb-svc-system/secrets?&fieldManager=lb-svc-controller");
+    let made: ByteString = serde_json::from_value(asked.body["data"]["master"].clone()).unwrap();
+    assert_eq!(master.unwrap().bytes(), made.0);
+
+    // Another controller is quicker.
+    let talk = async {
+        answer(&mut handle, StatusCode::NOT_FOUND, refusal(404, "NotFound")).await;
+        answer(&mut handle, StatusCode::CONFLICT, refusal(409, "AlreadyExists")).await;
+        answer(&mut handle, StatusCode::OK, master_of(&[2; 32])).await
+    };
+    let (master, asked) = tokio::join!(actor.master("lb-svc-system"), talk);
+    assert_eq!(asked.line, get);
+    assert_eq!(master.unwrap().bytes(), [2; 32]);
+
+    // What somebody else put there is not guessed at.
+    let (master, _) =
+        tokio::join!(actor.master("lb-svc-system"), answer(&mut handle, StatusCode::OK, master_of(&[1; 31])));
+    let error = master.err().unwrap();
+    assert!(error.is_refusal() && error.to_string().contains("lb-svc-system/lb-svc-gateway-keys"), "{error}");
+}
+
+#[tokio::test]
+async fn a_budget_is_posted_first_applied_later_and_deleted_as_it_was_seen() {
+    let (actor, mut handle) = actor();
+    let (place, wanted) = (place(), render::budget(&owner(), &place()));
+    let answered = json!({ "metadata": { "name": "lb-svc-web" } });
+    let (made, asked) = tokio::join!(
+        actor.write_budget(&place, &wanted, None),
+        answer(&mut handle, StatusCode::CREATED, answered.clone())
+    );
+    assert!(matches!(made.unwrap(), Written::Ours(_)));
+    let path = "/apis/policy/v1/namespaces/default/poddisruptionbudgets";
+    assert_eq!(asked.line, format!("POST {path}?&fieldManager=lb-svc-controller"));
+    assert_eq!(asked.body["spec"]["maxUnavailable"], 1);
+
+    let known = child("b-1", json!({}));
+    let (made, asked) = tokio::join!(
+        actor.write_budget(&place, &wanted, Some(&known)),
+        answer(&mut handle, StatusCode::OK, answered)
+    );
+    assert!(matches!(made.unwrap(), Written::Ours(_)));
+    assert!(asked.line.starts_with(&format!("PATCH {path}/lb-svc-web?")), "{}", asked.line);
+    assert_eq!(asked.body["metadata"]["uid"], "b-1", "not another of its name");
+
+    let (done, asked) = tokio::join!(
+        actor.delete_budget(&place, "b-1", "6"),
+        answer(&mut handle, StatusCode::NOT_FOUND, refusal(404, "NotFound"))
+    );
+    done.expect("gone is as good as deleted");
+    assert_eq!(asked.line, format!("DELETE {path}/lb-svc-web?"));
+    assert_eq!(asked.body["preconditions"], json!({ "uid": "b-1", "resourceVersion": "6" }));
 }

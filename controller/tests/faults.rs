@@ -16,7 +16,7 @@ use lb_svc_controller::domain::{
 };
 use lb_svc_controller::ipam::{Candidate, Ledger, Pool, Refusal, Wish};
 use lb_svc_controller::plan::{Action, GATEWAY_READY, LIMITED, Observed, plan};
-use lb_svc_controller::state::{PodOn, State, Subnet, SubnetView};
+use lb_svc_controller::state::{State, Subnet, SubnetView};
 use lb_svc_controller::{ipam, render, subnets};
 use lb_svc_crds::SubnetSpec;
 use lb_svc_crds::gateway::{GatewayConfig, GatewayStatus};
@@ -226,7 +226,7 @@ impl World {
                     mac: Some("ba:85:f7:02:9f:42".into()),
                     ..Pod::default()
                 };
-                self.state.set_pod(place(), "gw", Some(PodOn { pod, node: None }));
+                self.state.set_pod(place(), "gw", Some(pod));
             }
             Action::DeleteConfig(..) => drop(self.state.set_config(place(), None)),
             Action::DeleteDeployment(..) => {
@@ -238,7 +238,7 @@ impl World {
                 let mut pod = observed.pods[0].clone();
                 pod.answer = Answer::Unasked;
                 pod.annotations.extend(annotations);
-                self.state.set_pod(place(), "gw", Some(PodOn { pod, node: None }));
+                self.state.set_pod(place(), "gw", Some(pod));
             }
             Action::Record { claim, mac, probed } => change(&claim, &|claim| {
                 (claim.mac, claim.probed) = (mac.clone(), probed);

@@ -33,6 +33,8 @@ pub const PRIORITY_CLASS_ANNOTATION: &str = "lb-svc.kubeovn.io/priority-class-na
 pub const IMAGE_ANNOTATION: &str = "lb-svc.kubeovn.io/image";
 /// On a Service, a setting of its gateway's pod: `imagePullSecrets`.
 pub const IMAGE_PULL_SECRETS_ANNOTATION: &str = "lb-svc.kubeovn.io/image-pull-secrets";
+/// On a Service: how many pods its gateway has, 1 to 8.
+pub const REPLICAS_ANNOTATION: &str = "lb-svc.kubeovn.io/replicas";
 
 /// On a gateway's Deployment: what its pod template was made from, in short.
 /// Two digests, with a dot between them: of what is the same for all gateways,
@@ -82,6 +84,11 @@ pub const CONFIG_DIR: &str = "/etc/lb-svc/config";
 pub const KEY_DIR: &str = "/etc/lb-svc/key";
 /// Key of the election's key in that Secret, and its file name: 32 bytes.
 pub const KEY_FILE: &str = "key";
+/// The Secret, in the controller's own namespace, that every gateway's key is
+/// derived from.
+pub const MASTER_SECRET: &str = "lb-svc-gateway-keys";
+/// Key in [`MASTER_SECRET`]: 32 bytes.
+pub const MASTER_KEY: &str = "master";
 /// Directory of the downward-API volume.
 pub const POD_INFO_DIR: &str = "/etc/lb-svc/pod";
 /// File in [`POD_INFO_DIR`] that holds [`NETWORK_STATUS_ANNOTATION`].
@@ -191,6 +198,12 @@ pub fn gateway_name_apart(namespace: &str, service: &str) -> String {
     head.truncate(LABEL_VALUE_MAX - HASH - 1);
     let hash = &digest(format!("{namespace}/{service}").as_bytes())[..HASH];
     format!("{}-{hash}", head.trim_end_matches('-'))
+}
+
+/// The name of the Secret with the election's key of `gateway`, made for the
+/// Service with this uid. One of an earlier Service of the name has another.
+pub fn key_name(gateway: &str, uid: &str) -> String {
+    format!("{gateway}-{}", &digest(uid.as_bytes())[..10])
 }
 
 /// `value` as a label value: cut and hashed where it is too long.

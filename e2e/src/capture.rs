@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -13,8 +13,9 @@ use socket2::{Domain, Protocol, Socket, Type};
 const ALL: u16 = 3;
 
 /// A frame from the address, or an ARP frame that says who has it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 struct Spoken {
+    at: Instant,
     mac: String,
     /// An ARP announcement (RFC 5227).
     announcement: bool,
@@ -48,10 +49,7 @@ impl Capture {
             while !stopped.load(Ordering::Relaxed) {
                 let Ok(length) = socket.read(&mut buffer) else { continue };
                 let spoken = spoken(buffer.get(..length).unwrap_or_default(), ip);
-                // Of a flood of the same one is enough.
-                if let Some(spoken) = spoken.filter(|spoken| all.last() != Some(spoken)) {
-                    all.push(spoken);
-                }
+                all.extend(spoken);
             }
             all
         });
@@ -59,16 +57,16 @@ impl Capture {
     }
 
     /// Ends it. Returns what was heard of the `old` hardware address after the
-    /// `new` one's first announcement.
+    /// `new` one's first announcement, and after `from`.
     ///
     /// # Panics
     /// If `new` announced nothing.
-    pub fn end(self, old: &str, new: &str) -> Vec<String> {
+    pub fn end(self, old: &str, new: &str, from: Instant) -> Vec<String> {
         self.stop.store(true, Ordering::Relaxed);
         let all = self.thread.join().unwrap_or_default();
         let first = all.iter().position(|spoken| spoken.mac == new && spoken.announcement);
         let first = first.unwrap_or_else(|| panic!("{new} announced nothing: {all:?}"));
-        let late = all.into_iter().skip(first).filter(|spoken| spoken.mac == old);
+        let late = all.into_iter().skip(first).filter(|spoken| spoken.mac == old && spoken.at >= from);
         late.map(|spoken| spoken.what).collect()
     }
 }
@@ -85,5 +83,5 @@ fn spoken(frame: &[u8], ip: Ipv4Addr) -> Option<Spoken> {
         [0x08, 0x00] if address(26) == ours => (false, "packet"),
         _ => return None,
     };
-    Some(Spoken { mac: mac.join(":"), announcement, what: format!("{what} from {ip}") })
+    Some(Spoken { at: Instant::now(), mac: mac.join(":"), announcement, what: format!("{what} from {ip}") })
 }

@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Pod, Service};
@@ -22,6 +22,9 @@ const TCP: u16 = 80;
 const UDP: u16 = 53;
 /// How long a process is stopped, or its container kept from coming back.
 const AWAY: Duration = Duration::from_secs(5);
+/// After a split: two advertisement intervals, in which each hears the other
+/// and is heard, and the time that takes on a busy machine.
+const YIELD: Duration = Duration::from_millis(200);
 /// How long all has to be quiet before the next thing happens.
 const QUIET: Duration = Duration::from_millis(500);
 
@@ -69,6 +72,11 @@ impl Event {
         }
     }
 
+    /// Whether two are active until it is over, each in its part of the LAN.
+    fn splits(self) -> bool {
+        matches!(self, Self::LinkDown | Self::LanDeaf)
+    }
+
     /// How long the address may go unanswered, at worst.
     pub fn worst(self) -> Duration {
         match self {
@@ -92,7 +100,7 @@ pub struct Seen {
     /// To the client's probes.
     pub outage: Outage,
     /// What was heard of the pod that was active, after the other's first
-    /// announcement.
+    /// announcement; after a split, from when it is over.
     pub late: Vec<String>,
 }
 
@@ -174,6 +182,7 @@ impl Pair {
         let capture = Capture::begin(self.ip);
         let watch = Watch::begin(self.ip, TCP, UDP);
         tokio::time::sleep(QUIET).await;
+        let begun = Instant::now();
         let undo = Undo::of(event, &active, self).await;
         until("the standby to be active", QUICK, async || {
             let status = self.status(&standby).await.map_err(|error| error.to_string())?;
@@ -182,6 +191,8 @@ impl Pair {
         })
         .await;
         undo.run().await;
+        // Two that could not hear one another need a moment to.
+        let from = if event.splits() { Instant::now() + YIELD } else { begun };
         if event != Event::NodeDies {
             self.settled().await;
         }
@@ -193,7 +204,7 @@ impl Pair {
             start_node(&active).await;
             self.settled().await;
         }
-        Seen { outage, late: capture.end(&old, &new) }
+        Seen { outage, late: capture.end(&old, &new, from) }
     }
 }
 

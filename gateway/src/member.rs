@@ -32,6 +32,7 @@ use crate::metrics::Metrics;
 use crate::probe::Ear;
 
 /// While nobody else takes part: how often it is asked who has the addresses.
+/// While there is no link: how often it is looked for.
 const ASK: Duration = Duration::from_millis(50);
 /// Whoever has the addresses for so long and is not heard in the election takes
 /// no part in it.
@@ -147,6 +148,7 @@ impl Member {
             turns: 0,
             joined: false,
             mute: false,
+            unplugged: false,
             since: SystemTime::now(),
             metrics,
             counted: Counters::default(),
@@ -165,6 +167,16 @@ impl Member {
     /// Says how sound this pod is.
     pub fn set_priority(&self, priority: NonZeroU8) {
         lock(&self.seat).act(|election, now| election.set_priority(now, priority));
+    }
+
+    /// Says whether the LAN's link is there. While it is not, the member takes
+    /// no part, and afterwards it listens first.
+    pub fn set_link(&self, up: bool) {
+        let mut seat = lock(&self.seat);
+        if std::mem::replace(&mut seat.unplugged, !up) == up {
+            info!("the LAN's link is {}", if up { "back" } else { "gone" });
+            seat.act(Election::refused);
+        }
     }
 
     /// Whether the addresses are this pod's, at this moment.
@@ -207,6 +219,8 @@ struct Seat {
     joined: bool,
     /// The last frame did not leave, and that was said.
     mute: bool,
+    /// The LAN's link is gone.
+    unplugged: bool,
     since: SystemTime,
     metrics: Metrics,
     counted: Counters,
@@ -312,15 +326,18 @@ async fn attend(seat: Arc<Mutex<Seat>>, frames: Receiver, mut doorway: Doorway) 
         // what it missed before it acts.
         while let Ok(length) = frames.try_read(&mut frame) {
             let payload = frame.get(14..length).unwrap_or_default();
-            lock(&seat).act(|election, now| election.receive(now, payload));
+            let mut seat = lock(&seat);
+            if !seat.unplugged {
+                seat.act(|election, now| election.receive(now, payload));
+            }
         }
         let deadline = {
             let mut seat = lock(&seat);
             seat.joined |= doorway.watch(&mut seat.election);
-            if seat.election.deadline().is_some_and(|deadline| deadline <= now()) {
+            if !seat.unplugged && seat.election.deadline().is_some_and(|deadline| deadline <= now()) {
                 seat.act(Election::tick);
             }
-            seat.election.deadline()
+            if seat.unplugged { Some(now() + ASK) } else { seat.election.deadline() }
         };
         let Some(deadline) = deadline else { return };
         let due = Instant::now() + deadline.saturating_sub(now());

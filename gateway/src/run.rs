@@ -471,6 +471,7 @@ impl Gateway {
                 joined.map_err(|error| failed(&error.to_string()))?
             }
         };
+        member.set_link(lan.running);
         let view = member.view();
         // The neighbours are to hear of every change of hands.
         if view.turns != self.view.turns {
