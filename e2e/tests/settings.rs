@@ -11,7 +11,7 @@ use lb_svc_e2e::objects::web;
 use lb_svc_e2e::{Lab, QUICK, Scene, client, expect, scene, serves, throughout, until};
 use serde_json::{Value, json};
 
-fn annotate(annotations: Value) -> Value {
+fn annotate(annotations: &Value) -> Value {
     json!({ "metadata": { "annotations": annotations } })
 }
 
@@ -37,7 +37,7 @@ async fn a_setting_is_on_the_gateways_pod_and_goes_with_its_annotation() {
     scene("set", async |scene| {
         let ip = scene.served("web", 1).await;
         let plain = scene.gateway("web").await;
-        let set = annotate(json!({
+        let set = annotate(&json!({
             "lb-svc.kubeovn.io/resources": "{requests: {cpu: 0.02, memory: 20480Ki}, limits: {memory: 0.0625Gi}}",
             "lb-svc.kubeovn.io/node-selector": r#"{"kubernetes.io/os": "linux"}"#,
             "lb-svc.kubeovn.io/tolerations": "[{key: example.com/edge, operator: Exists}]",
@@ -94,7 +94,7 @@ async fn a_bad_setting_is_said_and_nothing_is_rolled() {
             ("tolerations", "[{key: a, operator: Like}]", "WriteRefused", "tolerations[2].operator"),
         ] {
             let annotation = format!("lb-svc.kubeovn.io/{annotation}");
-            scene.patch_service("web", annotate(json!({ &annotation: value }))).await;
+            scene.patch_service("web", annotate(&json!({ &annotation: value }))).await;
             until(&format!("{annotation}: {value} is answered"), QUICK, async || {
                 let said = condition(&scene, "web", "Limited").await;
                 let right = said.as_ref().is_some_and(|(said, message)| {
@@ -109,7 +109,7 @@ async fn a_bad_setting_is_said_and_nothing_is_rolled() {
                 "{events:?}"
             );
             client::get(ip, 80).await.unwrap();
-            scene.patch_service("web", annotate(json!({ &annotation: null }))).await;
+            scene.patch_service("web", annotate(&json!({ &annotation: null }))).await;
             until("nothing is wrong any more", QUICK, async || {
                 let said = condition(&scene, "web", "Limited").await;
                 expect(said.is_none(), said)
@@ -130,7 +130,7 @@ async fn a_bad_setting_is_said_and_nothing_is_rolled() {
         })
         .await;
         assert!(scene.gateways("new").await.is_empty());
-        scene.patch_service("new", annotate(json!({ "lb-svc.kubeovn.io/resources": null }))).await;
+        scene.patch_service("new", annotate(&json!({ "lb-svc.kubeovn.io/resources": null }))).await;
         serves(scene.address("new").await).await;
     })
     .await;
