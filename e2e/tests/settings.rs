@@ -68,7 +68,7 @@ async fn a_setting_is_on_the_gateways_pod_and_goes_with_its_annotation() {
             "lb-svc.kubeovn.io/resources": null, "lb-svc.kubeovn.io/node-selector": null,
             "lb-svc.kubeovn.io/tolerations": null, "lb-svc.kubeovn.io/affinity": null,
         });
-        scene.patch_service("web", annotate(unset)).await;
+        scene.patch_service("web", annotate(&unset)).await;
         let seen = spec(&scene.replaced("web", &pod).await);
         let plain = spec(&plain);
         for field in ["nodeSelector", "affinity", "tolerations", "priorityClassName"] {
