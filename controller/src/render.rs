@@ -237,7 +237,9 @@ fn plain(
         "metadata": metadata(owner, place),
         "spec": {
             "replicas": settings.replicas(),
-            "revisionHistoryLimit": 2,
+            // A roll-out back to an earlier ReplicaSet would count as complete
+            // before its pod is ready.
+            "revisionHistoryLimit": 0,
             "progressDeadlineSeconds": PROGRESS_SECONDS,
             "paused": false,
             "strategy": { "type": "Recreate" },

@@ -239,7 +239,6 @@ async fn a_tenant_under_restricted_pod_security_is_served_from_a_namespace_of_ga
         // Nobody but the controller collects it.
         scale_controller(&scene.lab, 0).await;
         scene.api::<Service>().delete("web", &DeleteParams::default()).await.unwrap();
-        client::get(ip, 81).await.unwrap();
         assert_eq!(apart(&scene, "web").await.len(), 1);
         scale_controller(&scene.lab, 1).await;
         until("it is collected", SLOW, async || {
