@@ -22,9 +22,6 @@ const TCP: u16 = 80;
 const UDP: u16 = 53;
 /// How long a process is stopped, or its container kept from coming back.
 const AWAY: Duration = Duration::from_secs(5);
-/// After a split: two advertisement intervals, in which each hears the other
-/// and is heard, and the time that takes on a busy machine.
-const YIELD: Duration = Duration::from_millis(200);
 /// How long all has to be quiet before the next thing happens.
 const QUIET: Duration = Duration::from_millis(500);
 
@@ -73,7 +70,8 @@ impl Event {
     }
 
     /// Whether two are active until it is over, each in its part of the LAN.
-    fn splits(self) -> bool {
+    /// Until they agree on one, both may be heard.
+    pub fn splits(self) -> bool {
         matches!(self, Self::LinkDown | Self::LanDeaf)
     }
 
@@ -100,7 +98,7 @@ pub struct Seen {
     /// To the client's probes.
     pub outage: Outage,
     /// What was heard of the pod that was active, after the other's first
-    /// announcement; after a split, from when it is over.
+    /// announcement.
     pub late: Vec<String>,
 }
 
@@ -191,8 +189,6 @@ impl Pair {
         })
         .await;
         undo.run().await;
-        // Two that could not hear one another need a moment to.
-        let from = if event.splits() { Instant::now() + YIELD } else { begun };
         if event != Event::NodeDies {
             self.settled().await;
         }
@@ -204,7 +200,7 @@ impl Pair {
             start_node(&active).await;
             self.settled().await;
         }
-        Seen { outage, late: capture.end(&old, &new, from) }
+        Seen { outage, late: capture.end(&old, &new, begun) }
     }
 }
 

@@ -39,8 +39,8 @@ pub struct Outage {
     /// From the first probe that was lost to the next that was answered, of
     /// either kind: the longest of all.
     pub longest: Duration,
-    /// How many such stretches there were, by the kind that had more.
-    pub stretches: usize,
+    /// The second longest of its kind: what came after, or before.
+    pub again: Duration,
     /// Probes lost.
     pub lost: usize,
     /// Probes sent.
@@ -122,23 +122,21 @@ fn summary(mut probes: Vec<Probe>) -> Outage {
     let mut outage = Outage { sent: probes.len(), ..Outage::default() };
     for kind in [Kind::Udp, Kind::Tcp] {
         let mut since: Option<Instant> = None;
-        let mut stretches = 0;
+        let mut stretches = Vec::new();
         for probe in probes.iter().filter(|probe| probe.kind == kind) {
             if probe.answered {
-                if let Some(since) = since.take() {
-                    outage.longest = outage.longest.max(probe.sent - since);
-                    stretches += 1;
-                }
+                stretches.extend(since.take().map(|since| probe.sent - since));
             } else {
                 outage.lost += 1;
                 since.get_or_insert(probe.sent);
             }
         }
         if let (Some(since), Some(last)) = (since, probes.last()) {
-            outage.longest = outage.longest.max(last.sent - since + DEADLINE);
-            stretches += 1;
+            stretches.push(last.sent - since + DEADLINE);
         }
-        outage.stretches = outage.stretches.max(stretches);
+        stretches.sort_unstable_by(|a, b| b.cmp(a));
+        outage.longest = outage.longest.max(stretches.first().copied().unwrap_or_default());
+        outage.again = outage.again.max(stretches.get(1).copied().unwrap_or_default());
     }
     outage
 }
@@ -160,9 +158,12 @@ mod tests {
             probe(Kind::Tcp, 5, false),
             probe(Kind::Tcp, 10, true),
             probe(Kind::Tcp, 15, true),
+            probe(Kind::Udp, 20, false),
+            probe(Kind::Udp, 25, true),
         ]);
         assert_eq!(outage.longest, Duration::from_millis(10));
-        assert_eq!((outage.stretches, outage.lost, outage.sent), (1, 3, 8));
+        assert_eq!(outage.again, Duration::from_millis(5));
+        assert_eq!((outage.lost, outage.sent), (4, 10));
         let never = summary(vec![probe(Kind::Udp, 0, true), probe(Kind::Udp, 5, false)]);
         assert_eq!(never.longest, DEADLINE, "what did not end by then lasts until then");
     }

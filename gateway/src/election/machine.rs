@@ -396,7 +396,7 @@ impl Election {
         match frame.kind {
             Kind::Advertisement | Kind::Take if theirs > ours => {
                 self.report_split(frame, false);
-                // Named, so that who listened to us waits for it to be heard.
+                // Named, so that who listened to us does not take that for a vacancy.
                 self.stand_by(Some(frame.instance), Reason::YieldedTo(frame.name.clone()));
             }
             Kind::Advertisement | Kind::Take => {
@@ -426,8 +426,9 @@ impl Election {
             .actives()
             .any(|(_, other)| other.term > frame.term && self.now < self.peers.present_until(other));
         if (was_active || ours) && !outranked {
-            let grace = if frame.successor.is_none() || ours { Duration::ZERO } else { self.interval };
-            self.listens_until = self.now + grace;
+            // Who was named may hold the lease from now on, heard or not.
+            let another = frame.successor.is_some() && !ours;
+            self.listens_until = self.now + if another { silence(self.interval) } else { Duration::ZERO };
             self.vacancy = Some(Vacancy { name: frame.name.clone(), ours });
         } else if frame.kind == Kind::Hello
             && self.vacancy.is_none()
@@ -800,7 +801,7 @@ mod tests {
         for (successor, wait, reason) in [
             (None, skewed(100), Reason::LetGo(name())),
             (Some(US), Duration::ZERO, Reason::HandedOver(name())),
-            (Some(HIGH), A + skewed(100), Reason::LetGo(name())),
+            (Some(HIGH), SILENCE + skewed(100), Reason::LetGo(name())),
         ] {
             let mut scene = Scene::standby(100, &[(LOW, 100)]);
             scene.hear(ms(10), 0, Kind::Advertisement);
@@ -875,8 +876,9 @@ mod tests {
 
     #[test]
     fn backup_that_leaves_resigns_and_is_never_active_again() {
-        let mut scene = Scene::standby(100, &[(LOW, 100)]);
+        let mut scene = Scene::standby(100, &[(LOW, 100), (HIGH, 100)]);
         scene.hear(ms(10), 0, Kind::Advertisement);
+        scene.hear(ms(10), 1, Kind::Hello);
         let outputs = scene.us.leave(ms(20));
         assert_eq!(sent(&outputs), (vec![Kind::Resign], became(Role::Left, Reason::Leaving)));
         assert_eq!(frames(&outputs)[0].successor, None, "it has nothing to hand over");

@@ -23,10 +23,10 @@
 //! A **take-over** is a Take and an Advertisement, with a **term** one higher
 //! than any heard of. Of two that are active the one with the higher (term,
 //! priority, instance) stays, the other resigns as soon as it hears of it. A
-//! Resign may name a **successor**, which takes over at once; the others give
-//! it an interval. That is how a member leaves, and how it gives the addresses
-//! to a standby of higher **priority** (how sound it is, 1 to 255; among equals
-//! nobody moves). With nobody sounder, the active one keeps them.
+//! Resign may name a **successor**, which takes over at once; the others wait
+//! as if it had advertised. That is how a member leaves, and how it gives the
+//! addresses to a standby of higher **priority** (how sound it is, 1 to 255;
+//! among equals nobody moves). With nobody sounder, the active one keeps them.
 //!
 //! # Timers
 //!
@@ -41,7 +41,7 @@
 //! | and for each better standby that is present | *A*/2 | 25 ms |
 //! | a successor takes over | at once | |
 //! | when nobody was named | Skew_Time and the turns of better ones | |
-//! | when another was named | *A* more | |
+//! | when another was named | the Active_Down_Interval | 163 to 212 ms |
 //! | what was said is forgotten | after 16 *A* of silence | 800 ms |
 //!
 //! A standby counts from the last Advertisement with the interval that the
@@ -102,8 +102,9 @@
 //!
 //! For how long two may hold a lease at once, with *D* the network's delay:
 //!
-//! - (a) No frame is lost: never. The exceptions last *D*: two standbys that do
-//!   not know each other yet, or whose process was held up by just a turn.
+//! - (a) No frame is lost: never. What may happen for 2*D*: that two standbys
+//!   take over at once which do not know each other yet, or of which one becomes
+//!   sounder or is held up by a turn just then.
 //! - (b) *k* frames in a row are lost. From a living active one nobody takes over
 //!   while *k* ≤ 1 both ways, or 2 one way. One that died may have renewed its
 //!   lease *k* times unheard: *kA* - *A*/4 at most. Of two living ones that hear

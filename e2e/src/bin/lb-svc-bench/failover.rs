@@ -29,9 +29,9 @@ pub async fn measure(runs: usize) -> anyhow::Result<Vec<Row>> {
                 let ms = seen.outage.longest.as_secs_f64() * 1000.0;
                 let (lost, late) = (seen.outage.lost, seen.late.len());
                 eprintln!(
-                    "  {run:2}  {}: {ms:.0} ms, {lost} lost, {} times, {late} late",
+                    "  {run:2}  {}: {ms:.0} ms, {lost} lost, then {} ms, {late} late",
                     event.name(),
-                    seen.outage.stretches
+                    seen.outage.again.as_millis()
                 );
                 outages.push(ms);
             }
