@@ -3,9 +3,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+use std::time::Duration;
+
 use lb_svc_e2e::failover::{Event, Pair};
-use lb_svc_e2e::outage::DEADLINE;
 use lb_svc_e2e::scene;
+
+/// Far more than a move takes, far less than Kubernetes does without one: how
+/// fast it is, `make bench` says.
+const MOVED: Duration = Duration::from_secs(2);
 
 async fn survives(name: &str, event: Event) {
     scene(name, async |scene| {
@@ -19,10 +24,9 @@ async fn survives(name: &str, event: Event) {
             outage.lost,
             outage.sent
         );
-        assert!(outage.longest <= event.worst(), "{outage:?}");
+        assert!(outage.longest <= MOVED, "{outage:?}");
         if !event.splits() {
-            // A probe that a busy machine answers late is no outage.
-            assert!(outage.again <= DEADLINE, "no second outage: {outage:?}");
+            assert!(outage.again <= MOVED / 4, "no second outage: {outage:?}");
             assert_eq!(seen.late.len(), 0, "the one before spoke on: {:?}", seen.late.first());
         }
     })
