@@ -20,6 +20,8 @@
 #   kubelet-start N      start it again, and wait for the node to be Ready
 #   node-stop N          cut node N off as a power failure does: processes, containers and link (not node 1)
 #   node-start N         start it again
+#   api-stop             kill the API server
+#   api-start            start it again, and wait for it to be ready
 #   audit-log            print the path of the API server's audit log: every write, with its author
 #   logs                 print the directory of the logs
 #   dump                 print what a failure's reader wants to see

@@ -4,10 +4,13 @@
 API=https://172.18.0.2:6443
 SERVICE_CIDR=10.96.0.0/16
 
-start_api_server() {
+start_etcd() {
   spawn etcd nsenter --net=/run/netns/lb-svc-n1 etcd --data-dir="$STATE/etcd" --unsafe-no-fsync \
     --listen-client-urls=http://127.0.0.1:2379 --advertise-client-urls=http://127.0.0.1:2379
   await 20 etcd "etcd" in_net n1 curl -sf --max-time 2 http://127.0.0.1:2379/health
+}
+
+start_api_server() {
   spawn kube-apiserver nsenter --net=/run/netns/lb-svc-n1 kube-apiserver \
     --etcd-servers=http://127.0.0.1:2379 \
     --advertise-address=172.18.0.2 --service-cluster-ip-range="$SERVICE_CIDR" --allow-privileged \

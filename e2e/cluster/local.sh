@@ -48,6 +48,7 @@ bring_up() { # NODES
 
   in_parallel start_containerd "$nodes" &
   containerds=$!
+  start_etcd
   start_api_server
   say "the API server is ready"
   start_controllers
@@ -114,6 +115,8 @@ verb_kubelet_start() { need_node "$@"; runs "kubelet-n$1" || start_kubelet "$1" 
 verb_images_on() { need_node "$@"; ctr_on "$1" images ls | awk 'NR > 1 && $1 !~ /^sha256:/ {print $1, $4 $5}'; }
 verb_node_stop() { need_node "$@"; [ "$1" != 1 ] || die "node 1 carries the control plane"; cut_off "$1"; }
 verb_node_start() { need_node "$@"; runs "node-n$1" || plug_in "$1"; }
+verb_api_stop() { need_cluster; kill_until_gone processes kube-apiserver; }
+verb_api_start() { need_cluster; runs kube-apiserver || start_api_server; }
 
 verb_load() {
   local image

@@ -3,6 +3,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::apps::v1::Deployment;
@@ -15,7 +16,7 @@ use serde_json::{Value, json};
 use crate::capture::Capture;
 use crate::objects::{backends, port, service};
 use crate::outage::{Outage, Watch};
-use crate::{Lab, QUICK, SLOW, Scene, client, expect, until};
+use crate::{Lab, SLOW, Scene, client, expect, until};
 
 /// Ports of the Service.
 const TCP: u16 = 80;
@@ -32,8 +33,14 @@ pub enum Event {
     Killed,
     /// It is deleted.
     Deleted,
+    /// Its node is drained.
+    Drained,
+    /// Its Deployment's template changes, and both pods are replaced.
+    Updated,
     /// Its node dies, as by a power failure.
     NodeDies,
+    /// Its node dies, and the API server with it.
+    NodeDiesUntold,
     /// Its node's link to the LAN goes down.
     LinkDown,
     /// Its node's link to the LAN stays up, and carries nothing.
@@ -46,10 +53,13 @@ pub enum Event {
 
 impl Event {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 10] = [
         Self::Killed,
         Self::Deleted,
+        Self::Drained,
+        Self::Updated,
         Self::NodeDies,
+        Self::NodeDiesUntold,
         Self::LinkDown,
         Self::LanDeaf,
         Self::PodNetworkDown,
@@ -61,7 +71,10 @@ impl Event {
         match self {
             Self::Killed => "process killed",
             Self::Deleted => "pod deleted",
+            Self::Drained => "node drained",
+            Self::Updated => "pods updated",
             Self::NodeDies => "node dies",
+            Self::NodeDiesUntold => "node and API server die",
             Self::LinkDown => "LAN link down",
             Self::LanDeaf => "LAN deaf",
             Self::PodNetworkDown => "pod network down",
@@ -69,16 +82,15 @@ impl Event {
         }
     }
 
-    /// Whether two are active until it is over, each in its part of the LAN.
-    /// Until they agree on one, both may be heard.
-    pub fn splits(self) -> bool {
-        matches!(self, Self::LinkDown | Self::LanDeaf)
+    /// Whether its node is dead afterwards.
+    fn kills_node(self) -> bool {
+        matches!(self, Self::NodeDies | Self::NodeDiesUntold)
     }
 
     /// How long the address may go unanswered, at worst.
     pub fn worst(self) -> Duration {
         match self {
-            Self::Deleted => Duration::from_millis(50),
+            Self::Deleted | Self::Drained | Self::Updated => Duration::from_millis(50),
             _ => Duration::from_millis(800),
         }
     }
@@ -182,25 +194,40 @@ impl Pair {
         tokio::time::sleep(QUIET).await;
         let begun = Instant::now();
         let undo = Undo::of(event, &active, self).await;
-        until("the standby to be active", QUICK, async || {
-            let status = self.status(&standby).await.map_err(|error| error.to_string())?;
-            let role = status.election.unwrap_or_default().role;
-            expect(role == Role::Active, role)
-        })
-        .await;
+        if event == Event::Updated {
+            until("both pods to be new ones", SLOW * 2, async || {
+                let old = [active.uid(), standby.uid()];
+                let pods = self.scene.gateways(&self.name).await;
+                let new = pods.iter().filter(|pod| !old.contains(&pod.uid())).count();
+                expect((new, pods.len()) == (2, 2), (new, pods.len()))
+            })
+            .await;
+        } else {
+            until("the standby to be active", SLOW, async || {
+                let status = self.status(&standby).await.map_err(|error| error.to_string())?;
+                let role = status.election.unwrap_or_default().role;
+                expect(role == Role::Active, role)
+            })
+            .await;
+        }
         undo.run().await;
-        if event != Event::NodeDies {
+        if !event.kills_node() {
             self.settled().await;
         }
         tokio::time::sleep(QUIET).await;
         let outage = watch.end().await;
         // What a node's coming back costs others on this machine is no matter
         // of the address.
-        if event == Event::NodeDies {
+        if event.kills_node() {
             start_node(&active).await;
             self.settled().await;
         }
-        Seen { outage, late: capture.end(&old, &new, begun) }
+        let late = match event {
+            // The address went from pod to pod, and maybe to a third.
+            Event::Updated => Vec::new(),
+            _ => capture.end(&old, &new, begun),
+        };
+        Seen { outage, late }
     }
 }
 
@@ -222,6 +249,10 @@ async fn cluster(args: &[&str]) -> String {
     Lab::cluster(args).await.unwrap_or_else(|error| panic!("{error:#}"))
 }
 
+async fn kubectl(args: &[&str]) {
+    Lab::kubectl(args).await.unwrap_or_else(|error| panic!("{error:#}"));
+}
+
 async fn start_node(pod: &Pod) {
     cluster(&["node-start", &number(pod)]).await;
 }
@@ -235,6 +266,8 @@ enum Undo {
     Later(Vec<String>),
     /// Let a process go on, after that time.
     Continue(String),
+    /// Let pods run on a node again.
+    Uncordon(String),
 }
 
 impl Undo {
@@ -256,6 +289,30 @@ impl Undo {
                 let pods = pair.scene.api::<Pod>();
                 let deleted = pods.delete(&pod.name_any(), &DeleteParams::default()).await;
                 deleted.unwrap_or_else(|error| panic!("{error}"));
+                Self::Nothing
+            }
+            Event::Drained => {
+                let selector = format!("--pod-selector=app=lb-svc-{}", pair.name);
+                kubectl(&["drain", &node, "--ignore-daemonsets", &selector]).await;
+                Self::Uncordon(node)
+            }
+            Event::Updated => {
+                // How much is of no matter here, only that it is another than before.
+                static UPDATES: AtomicU32 = AtomicU32::new(0);
+                let memory = 17 + UPDATES.fetch_add(1, Ordering::Relaxed);
+                let resources = format!("{{requests: {{memory: {memory}Mi}}}}");
+                let annotations = json!({ "lb-svc.kubeovn.io/resources": resources });
+                pair.scene
+                    .patch_service(&pair.name, json!({ "metadata": { "annotations": annotations } }))
+                    .await;
+                Self::Nothing
+            }
+            Event::NodeDiesUntold => {
+                cluster(&["api-stop"]).await;
+                cluster(&["node-stop", &number]).await;
+                // It is over by then, and nobody was there to help.
+                tokio::time::sleep(2 * QUIET).await;
+                cluster(&["api-start"]).await;
                 Self::Nothing
             }
             Event::NodeDies => {
@@ -295,6 +352,7 @@ impl Undo {
         match self {
             Self::Nothing => {}
             Self::Command(words) => run(words).await,
+            Self::Uncordon(node) => kubectl(&["uncordon", &node]).await,
             Self::Later(words) => {
                 tokio::time::sleep(AWAY).await;
                 run(words).await;

@@ -25,10 +25,8 @@ async fn survives(name: &str, event: Event) {
             outage.sent
         );
         assert!(outage.longest <= MOVED, "{outage:?}");
-        if !event.splits() {
-            assert!(outage.again <= MOVED / 4, "no second outage: {outage:?}");
-            assert_eq!(seen.late.len(), 0, "the one before spoke on: {:?}", seen.late.first());
-        }
+        assert!(outage.again <= MOVED / 4, "no second outage: {outage:?}");
+        assert_eq!(seen.late.len(), 0, "the one before spoke on: {:?}", seen.late.first());
     })
     .await;
 }
@@ -41,6 +39,21 @@ async fn local_the_process_is_killed() {
 #[tokio::test]
 async fn local_the_pod_is_deleted() {
     survives("ha-deleted", Event::Deleted).await;
+}
+
+#[tokio::test]
+async fn local_the_node_is_drained() {
+    survives("ha-drained", Event::Drained).await;
+}
+
+#[tokio::test]
+async fn local_the_pods_are_updated() {
+    survives("ha-updated", Event::Updated).await;
+}
+
+#[tokio::test]
+async fn local_the_node_and_the_api_server_die() {
+    survives("ha-untold", Event::NodeDiesUntold).await;
 }
 
 #[tokio::test]

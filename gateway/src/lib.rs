@@ -8,9 +8,10 @@
 //! [`watch`] says when to look again, [`probe`] asks the LAN and [`arp`] tells it,
 //! [`path`] asks the cluster, [`http`] tells the cluster, and [`run`] is the
 //! loop around it all. Where a gateway has several pods, [`election`] says which
-//! one of them is active, [`member`] takes part in it, [`pulse`] says whether
-//! the pod is fit to, and [`lease`] has the kernel hold them to it. The kernel's state outlives the process: a gateway
-//! that starts takes over what it finds.
+//! one of them is active, [`member`] takes part in it, [`pulse`] and [`reach`]
+//! say whether the pod is fit to, and [`lease`] has the kernel hold them to it.
+//! The kernel's state outlives the process: a gateway that starts takes over
+//! what it finds.
 
 pub mod arp;
 pub mod caps;
@@ -31,6 +32,7 @@ pub mod path;
 pub mod plan;
 pub mod probe;
 pub mod pulse;
+pub mod reach;
 pub mod run;
 pub mod tool;
 pub mod watch;

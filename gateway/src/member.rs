@@ -30,6 +30,7 @@ use crate::election::{self, Counters, ETHERTYPE, Election, Instance, Key, Output
 use crate::fault::Fault;
 use crate::metrics::Metrics;
 use crate::probe::Ear;
+use crate::reach::{Company, Hosts, Reach};
 
 /// While nobody else takes part: how often it is asked who has the addresses.
 /// While there is no link: how often it is looked for.
@@ -103,16 +104,11 @@ pub struct Member {
 }
 
 impl Member {
-    /// Begins to take part, for these addresses at first. Needs NET_RAW.
+    /// Begins to take part. Needs NET_RAW.
     ///
     /// # Errors
     /// When there is no socket to be had, or no randomness.
-    pub fn join(
-        terms: Terms,
-        addresses: Vec<Ipv4Addr>,
-        priority: NonZeroU8,
-        metrics: Metrics,
-    ) -> io::Result<Self> {
+    pub fn join(terms: Terms, priority: NonZeroU8, metrics: Metrics) -> io::Result<Self> {
         let mut instance = [0; 16];
         getrandom::fill(&mut instance).map_err(io::Error::other)?;
         let group = election::group(&terms.election.gateway);
@@ -149,13 +145,16 @@ impl Member {
             joined: false,
             mute: false,
             unplugged: false,
+            lost: false,
+            interval: terms.election.interval,
+            hosts: Hosts { mac: terms.mac, addresses: Vec::new(), routers: Vec::new() },
             since: SystemTime::now(),
             metrics,
             counted: Counters::default(),
             publish,
         }));
-        let doorway = Doorway::open(&terms, addresses)?;
-        let task = tokio::spawn(attend(Arc::clone(&seat), frames, doorway));
+        let lan = Lan::open(&terms.lan)?;
+        let task = tokio::spawn(attend(Arc::clone(&seat), frames, lan));
         Ok(Self { terms, seat, view, task })
     }
 
@@ -177,6 +176,12 @@ impl Member {
             info!("the LAN's link is {}", if up { "back" } else { "gone" });
             seat.act(Election::refused);
         }
+    }
+
+    /// Says which addresses it is about, and which routers their LAN has.
+    pub fn set_hosts(&self, addresses: Vec<Ipv4Addr>, routers: Vec<Ipv4Addr>) {
+        let hosts = &mut lock(&self.seat).hosts;
+        (hosts.addresses, hosts.routers) = (addresses, routers);
     }
 
     /// Whether the addresses are this pod's, at this moment.
@@ -221,6 +226,10 @@ struct Seat {
     mute: bool,
     /// The LAN's link is gone.
     unplugged: bool,
+    /// Nothing of the LAN is in reach.
+    lost: bool,
+    hosts: Hosts,
+    interval: Duration,
     since: SystemTime,
     metrics: Metrics,
     counted: Counters,
@@ -319,8 +328,10 @@ fn now() -> Time {
     clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default()
 }
 
-async fn attend(seat: Arc<Mutex<Seat>>, frames: Receiver, mut doorway: Doorway) {
+async fn attend(seat: Arc<Mutex<Seat>>, frames: Receiver, mut lan: Lan) {
     let mut frame = [0; 2048];
+    let mut doorway = Doorway::default();
+    let mut reach = Reach::new(Instant::now());
     loop {
         // First what was received, then what time has passed: who slept hears
         // what it missed before it acts.
@@ -333,7 +344,10 @@ async fn attend(seat: Arc<Mutex<Seat>>, frames: Receiver, mut doorway: Doorway) 
         }
         let deadline = {
             let mut seat = lock(&seat);
-            seat.joined |= doorway.watch(&mut seat.election);
+            let seat = &mut *seat;
+            let heard = lan.hear();
+            doorway.watch(seat, &heard, &mut lan);
+            look_around(seat, &heard, &mut reach, &mut lan);
             if !seat.unplugged && seat.election.deadline().is_some_and(|deadline| deadline <= now()) {
                 seat.act(Election::tick);
             }
@@ -341,11 +355,78 @@ async fn attend(seat: Arc<Mutex<Seat>>, frames: Receiver, mut doorway: Doorway) 
         };
         let Some(deadline) = deadline else { return };
         let due = Instant::now() + deadline.saturating_sub(now());
-        let due = doorway.due().map_or(due, |ask| ask.min(due));
+        let due = doorway.due().map_or(due, |ask| ask.min(due)).min(reach.due());
         tokio::select! {
             _ = frames.readable() => {}
-            () = Ear::heard(doorway.ear.as_ref()) => {}
+            () = Ear::heard(Some(&lan.arp)) => {}
+            () = Ear::heard(lan.all.as_ref()) => {}
             () = tokio::time::sleep_until(due.into()) => {}
+        }
+    }
+}
+
+/// What is heard on the LAN beside the election.
+struct Lan {
+    name: String,
+    arp: Ear,
+    /// While nothing is in reach: it hears what the lease lets nobody else hear.
+    all: Option<Ear>,
+    sender: arp::Sender,
+}
+
+impl Lan {
+    fn open(name: &str) -> io::Result<Self> {
+        let arp = Ear::open(name)?;
+        Ok(Self { name: name.to_owned(), arp, all: None, sender: arp::Sender::default() })
+    }
+
+    /// The ARP frames there are.
+    fn hear(&self) -> Vec<Frame> {
+        std::iter::from_fn(|| self.arp.take()).filter_map(|frame| Frame::parse(&frame)).collect()
+    }
+
+    /// Asks for an address, as one that has none. That it cannot ask, a member
+    /// is told by its own frames.
+    fn ask(&mut self, mac: Mac, address: Ipv4Addr) {
+        let _ = self.sender.send(&self.name, &arp::probe(mac, address));
+    }
+}
+
+/// Lets go of the addresses where nothing is in reach: neither another member
+/// nor a router.
+fn look_around(seat: &mut Seat, heard: &[Frame], reach: &mut Reach, lan: &mut Lan) {
+    let now = Instant::now();
+    for said in heard {
+        reach.hear(now, &seat.hosts, said);
+    }
+    while let Some(frame) = lan.all.as_ref().and_then(Ear::take) {
+        reach.hear_any(now, &seat.hosts, &frame);
+    }
+    let seen = seat.election.snapshot();
+    let present = self::now().saturating_sub(election::lease(seat.interval));
+    let company = match &seen.others[..] {
+        // What a missing link hides is known already.
+        _ if seat.unplugged => Company::Absent,
+        [] => Company::Absent,
+        others if others.iter().any(|other| other.at > present) => Company::Present,
+        _ => Company::Missing,
+    };
+    let lost = reach.is_lost(now, company);
+    if std::mem::replace(&mut seat.lost, lost) != lost {
+        if lost {
+            warn!("neither another pod nor the router {:?} answers on the LAN", seat.hosts.routers);
+        } else {
+            info!("the LAN is heard again");
+        }
+        // Without it, the router alone is heard.
+        lan.all = lost.then(|| Ear::for_all(&lan.name).ok()).flatten();
+    }
+    if lost && !seat.unplugged {
+        seat.act(Election::isolated);
+    }
+    if reach.asks(now) {
+        for router in &seat.hosts.routers {
+            lan.ask(seat.hosts.mac, *router);
         }
     }
 }
@@ -353,61 +434,44 @@ async fn attend(seat: Arc<Mutex<Seat>>, frames: Receiver, mut doorway: Doorway) 
 /// Keeps a member that hears no other from taking addresses that somebody
 /// answers for: a gateway's pod from before there was an election, or with
 /// another key. Once others are heard, or it is active, it has no say.
+#[derive(Default)]
 struct Doorway {
-    lan: String,
-    mac: Mac,
-    addresses: Vec<Ipv4Addr>,
-    ear: Option<Ear>,
-    sender: arp::Sender,
-    ask: Instant,
+    /// It has no say any more.
+    passed: bool,
+    /// When to ask next.
+    ask: Option<Instant>,
     /// Since when somebody answers, and whether that was said.
     occupied: Option<(Instant, bool)>,
 }
 
 impl Doorway {
-    fn open(terms: &Terms, addresses: Vec<Ipv4Addr>) -> io::Result<Self> {
-        Ok(Self {
-            lan: terms.lan.clone(),
-            mac: terms.mac,
-            addresses,
-            ear: Some(Ear::open(&terms.lan)?),
-            sender: arp::Sender::default(),
-            ask: Instant::now(),
-            occupied: None,
-        })
-    }
-
     fn due(&self) -> Option<Instant> {
-        self.ear.as_ref().map(|_| self.ask)
+        self.ask.filter(|_| !self.passed)
     }
 
-    /// Returns whether a stranger is there to wait for.
-    fn watch(&mut self, election: &mut Election) -> bool {
-        let seen = election.snapshot();
-        if seen.role != Role::Standby || !seen.others.is_empty() {
-            self.ear = None;
+    fn watch(&mut self, seat: &mut Seat, heard: &[Frame], lan: &mut Lan) {
+        let seen = seat.election.snapshot();
+        self.passed |= seen.role != Role::Standby || !seen.others.is_empty();
+        if self.passed {
+            return;
         }
-        let Some(ear) = &self.ear else { return false };
+        let Hosts { mac, addresses, .. } = &seat.hosts;
         let now = Instant::now();
-        while let Some(frame) = ear.take() {
-            let Some(said) = Frame::parse(&frame) else { continue };
-            if said.mac == self.mac || !self.addresses.contains(&said.sender) {
-                continue;
-            }
-            election.occupied(self::now());
+        for said in heard.iter().filter(|said| said.mac != *mac && addresses.contains(&said.sender)) {
+            seat.election.occupied(self::now());
             let (since, told) = self.occupied.get_or_insert((now, false));
             if *since + STRANGER <= now && !std::mem::replace(told, true) {
                 let mac = arp::show(said.mac);
                 warn!("{mac} answers for {} and takes no part in the election: waiting", said.sender);
             }
         }
-        if self.ask <= now {
-            self.ask = now + ASK;
-            for address in &self.addresses {
-                // That it cannot ask, it is told by its own frames.
-                let _ = self.sender.send(&self.lan, &arp::probe(self.mac, *address));
+        if self.ask.is_none_or(|ask| ask <= now) {
+            self.ask = Some(now + ASK);
+            for address in addresses {
+                lan.ask(*mac, *address);
             }
         }
-        self.occupied.is_some_and(|(_, told)| told)
+        // There is a stranger to wait for.
+        seat.joined |= self.occupied.is_some_and(|(_, told)| told);
     }
 }

@@ -190,14 +190,27 @@ fn claimed(frame: &[u8]) -> Option<(Ipv4Addr, Mac)> {
 /// `ETH_P_ARP` (`linux/if_ether.h`).
 const ETH_P_ARP: u16 = 0x0806;
 
-/// A packet socket that hears an interface's ARP, as something that tokio
-/// waits for and reads.
+/// `ETH_P_ALL` (`linux/if_ether.h`).
+const ETH_P_ALL: u16 = 0x0003;
+
+/// A packet socket that hears an interface, as something that
+/// tokio waits for and reads.
 pub struct Ear(Receiver);
 
 impl Ear {
-    /// Listens to the interface of this name. Needs NET_RAW.
+    /// Hears the ARP of the interface of this name. Needs NET_RAW.
     pub fn open(interface: &str) -> io::Result<Self> {
-        let protocol = Protocol::from(i32::from(ETH_P_ARP.to_be()));
+        Self::of(interface, ETH_P_ARP)
+    }
+
+    /// Hears everything on it, also what filters drop and what leaves by it.
+    /// Needs NET_RAW.
+    pub fn for_all(interface: &str) -> io::Result<Self> {
+        Self::of(interface, ETH_P_ALL)
+    }
+
+    fn of(interface: &str, protocol: u16) -> io::Result<Self> {
+        let protocol = Protocol::from(i32::from(protocol.to_be()));
         let socket = Socket::new(Domain::PACKET, Type::RAW, Some(protocol))?;
         socket.set_nonblocking(true)?;
         // The protocol stays as the socket has it.

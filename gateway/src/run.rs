@@ -467,10 +467,12 @@ impl Gateway {
             Some(member) => member,
             None => {
                 self.view = View::default();
-                let joined = Member::join(terms, addresses, UNSOUND, self.metrics.clone());
+                let joined = Member::join(terms, UNSOUND, self.metrics.clone());
                 joined.map_err(|error| failed(&error.to_string()))?
             }
         };
+        let routers: BTreeSet<Ipv4Addr> = config.addresses.iter().filter_map(|a| a.gateway).collect();
+        member.set_hosts(addresses, routers.into_iter().collect());
         member.set_link(lan.running);
         let view = member.view();
         // The neighbours are to hear of every change of hands.

@@ -35,11 +35,13 @@ fn two(lab: &Lab) -> (Gateway<'_>, Site) {
     (gateway, other)
 }
 
-/// Starts the second pod, and waits until it is standby beside the first.
-fn standby(site: &Site) -> Gateway<'_> {
+/// Starts the second pod, and waits until it is standby beside the first, and
+/// each hears the other.
+fn standby<'a>(first: &Gateway, site: &'a Site) -> Gateway<'a> {
     let gateway = site.serving(&config(&[("TCP", 80), ("UDP", 53)]));
     is(&gateway, Role::Standby);
     wait("the active one to be heard", || gateway.status()?.election?.active);
+    wait("the standby to be heard", || (first.status()?.election?.peers.len() == 1).then_some(()));
     assert_eq!(gateway.get("/readyz").unwrap().0, 200, "standby is ready");
     gateway
 }
@@ -127,7 +129,7 @@ fn one_of_two_answers() {
     let lab = Lab::new();
     let (first, other) = two(&lab);
     let capture = Capture::on(&lab);
-    let second = standby(&other);
+    let second = standby(&first, &other);
     assert!(has_address(&lab) && !has_address(&other));
     lab.client.run("ip neigh flush dev eth0");
     lab.client.tcp(&format!("{VIP}:80")).unwrap();
@@ -148,7 +150,7 @@ fn one_of_two_answers() {
 fn a_killed_process_is_replaced_and_comes_back_as_standby() {
     let lab = Lab::new();
     let (first, other) = two(&lab);
-    let second = standby(&other);
+    let second = standby(&first, &other);
     let capture = Capture::on(&lab);
     first.kill();
     let took = outage(&lab, &[&second]);
@@ -172,7 +174,7 @@ fn a_killed_process_is_replaced_and_comes_back_as_standby() {
 fn an_established_connection_is_reset_and_not_left_hanging() {
     let lab = Lab::new();
     let (first, other) = two(&lab);
-    let second = standby(&other);
+    let second = standby(&first, &other);
     let mut stream = lab.client.connect(&format!("{VIP}:80")).unwrap();
     ask(&mut stream).unwrap();
     first.kill();
@@ -187,7 +189,7 @@ fn an_established_connection_is_reset_and_not_left_hanging() {
 fn a_stopped_process_loses_the_address_and_does_not_take_it_back() {
     let lab = Lab::new();
     let (first, other) = two(&lab);
-    let second = standby(&other);
+    let second = standby(&first, &other);
     let capture = Capture::on(&lab);
     first.pause(true);
     let took = outage(&lab, &[&second]);
@@ -209,7 +211,7 @@ fn a_stopped_process_loses_the_address_and_does_not_take_it_back() {
 fn who_is_told_to_end_hands_over() {
     let lab = Lab::new();
     let (first, other) = two(&lab);
-    let second = standby(&other);
+    let second = standby(&first, &other);
     wait("the standby to be known", || (first.status()?.election?.peers.len() == 1).then_some(()));
     let capture = Capture::on(&lab);
     let (well, _) = first.terminate();
@@ -229,7 +231,7 @@ fn who_loses_a_link_gives_the_address_away() {
     for (what, netns, link) in [("its LAN", 'l', "p0"), ("its pod network", 'n', "eth0")] {
         let lab = Lab::new();
         let (first, other) = two(&lab);
-        let second = standby(&other);
+        let second = standby(&first, &other);
         let at = if netns == 'l' { &lab.lan } else { &lab.node };
         at.run(&format!("ip link set {link} down"));
         let took = outage(&lab, &[&second]);
@@ -256,8 +258,10 @@ fn who_loses_a_link_gives_the_address_away() {
 #[test]
 fn two_that_were_apart_agree_on_the_later_one() {
     let lab = Lab::new();
+    // Without a router a pod cannot know that it is cut off.
+    lab.lan.run("ip link set r0 down");
     let (first, other) = two(&lab);
-    let second = standby(&other);
+    let second = standby(&first, &other);
     // Deaf and dumb, behind a link that stays up.
     lab.lan.run("bridge link set dev p0 state 0");
     let took = outage(&lab, &[&second]);
@@ -277,6 +281,51 @@ fn two_that_were_apart_agree_on_the_later_one() {
     wait("an announcement", || {
         capture.heard().iter().any(|(mac, announcement)| *announcement && *mac == other.mac()).then_some(())
     });
+}
+
+#[test]
+fn who_is_cut_off_lets_go_and_is_not_heard_when_it_is_back() {
+    let lab = Lab::new();
+    let (first, other) = two(&lab);
+    let second = standby(&first, &other);
+    let capture = Capture::on(&lab);
+    lab.lan.run("bridge link set dev p0 state 0");
+    let took = outage(&lab, &[&second]);
+    println!("served again after {took:?}");
+    assert!(took < TAKEN_OVER, "{took:?}");
+    let (why, _) = wait("the first to let go", || {
+        let election = first.status()?.election?;
+        (election.role == Role::Standby).then_some(election.why)
+    });
+    assert_eq!(why, "isolated: neither another pod nor the router is heard");
+    capture.changed_hands_cleanly(&lab.mac(), &other.mac());
+    lab.client.run("ip neigh flush dev eth0");
+    lab.lan.run("bridge link set dev p0 state 3");
+    wait("them to hear each other", || {
+        let peers = |gateway: &Gateway| Some(gateway.status()?.election?.peers.len());
+        (peers(&first)? == 1 && peers(&second)? == 1).then_some(())
+    });
+    lab.client.tcp(&format!("{VIP}:80")).unwrap();
+    is(&second, Role::Active);
+    is(&first, Role::Standby);
+    let heard = capture.heard();
+    assert!(heard.iter().all(|(mac, _)| *mac != lab.mac()), "{heard:?}");
+    assert_eq!(second.status().unwrap().election.unwrap().splits, 0);
+}
+
+#[test]
+fn a_client_is_served_when_the_other_pod_and_the_router_are_gone() {
+    let lab = Lab::new();
+    let (first, other) = two(&lab);
+    let second = standby(&first, &other);
+    lab.client.tcp(&format!("{VIP}:80")).unwrap();
+    lab.lan.run("ip link set r0 down");
+    second.kill();
+    // It cannot tell that from being cut off, until the client says something.
+    wait("the first to let go", || first.status()?.election?.why.starts_with("isolated").then_some(()));
+    let took = outage(&lab, &[&first]);
+    println!("served again after {took:?}");
+    assert!(took < TAKEN_OVER, "{took:?}");
 }
 
 #[test]
@@ -320,7 +369,7 @@ fn a_pod_without_a_key_is_waited_for() {
 fn the_lease_outlives_what_others_do_to_its_table() {
     let lab = Lab::new();
     let (first, other) = two(&lab);
-    let second = standby(&other);
+    let second = standby(&first, &other);
     for damage in ["nft flush table netdev lb-svc", "nft delete table netdev lb-svc"] {
         for site in [&*lab, &other] {
             site.pod.run(damage);
@@ -336,7 +385,7 @@ fn the_lease_outlives_what_others_do_to_its_table() {
 fn an_edited_configuration_moves_nothing() {
     let lab = Lab::new();
     let (first, other) = two(&lab);
-    let _second = standby(&other);
+    let _second = standby(&first, &other);
     let before = first.status().unwrap().election.unwrap();
     for site in [&*lab, &other] {
         site.configure(&config(&[("TCP", 80), ("TCP", 81), ("UDP", 53)]));

@@ -59,6 +59,8 @@ pub enum Reason {
     Lapsed(Duration),
     /// Standby: the kernel did not let an advertisement out.
     Refused,
+    /// Standby: nothing of the LAN is in reach.
+    Isolated,
     /// Left: it was told to.
     Leaving,
 }
@@ -76,6 +78,7 @@ impl fmt::Display for Reason {
             Self::HandedOverTo(name) => write!(f, "handed over to {name}, which is sounder"),
             Self::Lapsed(slept) => write!(f, "lapsed: slept {} ms", slept.as_millis()),
             Self::Refused => write!(f, "lapsed: refused by the kernel"),
+            Self::Isolated => write!(f, "isolated: neither another pod nor the router is heard"),
             Self::Leaving => write!(f, "leaving"),
         }
     }
@@ -287,6 +290,19 @@ impl Election {
         if self.role == Role::Active {
             let successor = self.peers.best_standby(self.now).map(|(instance, _)| instance);
             self.stand_by(successor, Reason::Refused);
+        }
+        std::mem::take(&mut self.outputs)
+    }
+
+    /// Nothing of the LAN is in reach: as long as this is said again and again,
+    /// the member is not active.
+    #[must_use]
+    pub fn isolated(&mut self, now: Time) -> Vec<Output> {
+        self.wake(now);
+        match self.role {
+            Role::Active => self.stand_by(None, Reason::Isolated),
+            Role::Standby => self.listen(),
+            Role::Left => {}
         }
         std::mem::take(&mut self.outputs)
     }
@@ -1035,6 +1051,20 @@ mod tests {
     }
 
     #[test]
+    fn who_is_isolated_lets_go_and_listens_for_as_long_and_a_while_more() {
+        let (mut scene, at) = Scene::active(100, &[(LOW, 100)]);
+        let outputs = scene.us.isolated(at);
+        assert_eq!(sent(&outputs), (vec![Kind::Resign], became(Role::Standby, Reason::Isolated)));
+        assert_eq!(frames(&outputs)[0].successor, None, "nobody is heard");
+        for round in 1..20 {
+            assert_eq!(scene.us.isolated(at + A * round), []);
+            assert!(sent(&scene.tick(at + A * round)).1.is_empty());
+        }
+        let (back, _) = scene.next_role();
+        assert_eq!(back, at + A * 19 + SILENCE + skewed(100));
+    }
+
+    #[test]
     fn what_does_not_answer_changes_nothing_but_the_echoes() {
         for kind in [Kind::Hello, Kind::Resign, Kind::Advertisement, Kind::Take] {
             let mut scene = Scene::standby(100, &[(HIGH, 200)]);
@@ -1143,6 +1173,7 @@ mod tests {
             (Reason::HandedOverTo(name()), "handed over to pod-1, which is sounder"),
             (Reason::Lapsed(ms(5000)), "lapsed: slept 5000 ms"),
             (Reason::Refused, "lapsed: refused by the kernel"),
+            (Reason::Isolated, "isolated: neither another pod nor the router is heard"),
             (Reason::Leaving, "leaving"),
         ] {
             assert_eq!(reason.to_string(), words);

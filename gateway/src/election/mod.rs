@@ -79,7 +79,9 @@
 //!    is gone already. A split that we stay in: announce again.
 //! 4. When the LAN's link goes, call `refused`; until it is back, neither `tick`
 //!    nor `receive`. The pause makes the member listen first.
-//! 5. The kernel's lease has a timeout of [`lease`]`(A)`. Its set is empty when
+//! 5. When nothing of the LAN is in reach, call `isolated`, and again at least
+//!    once in each *A* until something is.
+//! 6. The kernel's lease has a timeout of [`lease`]`(A)`. Its set is empty when
 //!    the process starts.
 //!
 //! # Why there are not two
@@ -111,7 +113,8 @@
 //!   one in *k* + 1 frames, *k* ≤ 1, one has resigned after 2(*k*+1)*A* + 2*D*.
 //! - (c) The LAN is split, or one does not hear: for as long as that lasts, each
 //!   in its own part. From then on 2*A* + 2*D*: one interval until both have
-//!   heard the other, one until they have been answered.
+//!   heard the other, one until they have been answered. One whose part is just
+//!   itself has let go before, if its router used to answer: `isolated`.
 //! - (d) A process sleeps between deciding to take over and sending Take: it has
 //!   a lease when it wakes, until its next input; but adds no address, for
 //!   `holds` says no. A host is suspended: the kernel's timeouts stand still

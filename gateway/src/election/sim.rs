@@ -41,6 +41,8 @@ enum Fault {
     Cut(usize, usize, Duration),
     /// One hears nobody.
     Deaf(usize, Duration),
+    /// One is told that nothing is in reach, rightly or not.
+    Isolated(usize),
     /// The LAN is in two: the members of this set, and the others.
     Split(u8, Duration),
     /// So many frames in a hundred are lost.
@@ -292,6 +294,13 @@ impl World {
                 }
             }
             Fault::Cut(from, to, long) => self.cut(long, |a, b| (a, b) == (from % count, to % count)),
+            Fault::Isolated(member) if up(self, member % count) => {
+                let member = member % count;
+                let now = self.local(member, self.now);
+                let outputs = self.nodes[member].election.as_mut().unwrap().isolated(now);
+                self.queue(member, outputs);
+                self.step(member);
+            }
             Fault::Deaf(member, long) => self.cut(long, |_, to| to == member % count),
             Fault::Split(set, long) => self.cut(long, |a, b| (set >> a & 1) != (set >> b & 1)),
             Fault::Loss(percent, long) => self.losses.push((percent, self.now, self.now + long)),
@@ -565,10 +574,10 @@ fn lives() -> impl Strategy<Value = Fault> {
     ]
 }
 
-/// And who is active may sleep.
+/// And who is active may sleep, or one may let go for want of a LAN.
 fn orderly() -> BoxedStrategy<Fault> {
     let pause = ms(0..1000).prop_map(|long| Fault::PauseActive(long, false));
-    prop_oneof![3 => lives(), 1 => pause].boxed()
+    prop_oneof![3 => lives(), 1 => pause, 1 => (0..4usize).prop_map(Fault::Isolated)].boxed()
 }
 
 fn disorderly() -> BoxedStrategy<Fault> {
