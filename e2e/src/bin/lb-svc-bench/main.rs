@@ -104,7 +104,7 @@ async fn measure(stage: &Stage, options: &Options) -> anyhow::Result<Vec<Row>> {
     let mut rows = Vec::new();
     if options.wants("start") {
         eprintln!("start: a new Service");
-        rows.push(start::measure(stage, options.runs).await.context("start")?);
+        rows.extend(start::measure(stage, options.runs).await.context("start")?);
     }
     if options.wants("port") {
         eprintln!("port: one port more");

@@ -1,5 +1,9 @@
 //! The LB address, beside the pod itself by routing and a NodePort.
 //!
+//! All of these enter the cluster at the pod's node. A second LB address is that
+//! of a gateway on another node, from which the cluster's network has one hop
+//! more to go, as from any node that is not the pod's.
+//!
 //! Each path ends at a port of its own, and no run finds connections of the
 //! one before it in a conntrack table: paths that end at one port disturb each
 //! other through TIME_WAIT and TCP timestamps. The client closes first, and
@@ -39,14 +43,14 @@ const CLIENT_SETTINGS: [(&str, &str); 2] =
 
 /// The ways to one pod.
 struct Paths {
-    /// Ours, by routing, by NodePort: in this order.
-    targets: [(&'static str, SocketAddr); 3],
+    /// Ours, by routing, by NodePort, ours from another node: in this order.
+    targets: [(&'static str, SocketAddr); 4],
     /// Where all of them end.
     pod: IpAddr,
     /// The numbers of the nodes.
     nodes: Vec<String>,
-    /// The gateway's namespace.
-    gateway: PathBuf,
+    /// The gateways' namespaces.
+    gateways: [PathBuf; 2],
 }
 
 /// The rows.
@@ -75,7 +79,7 @@ pub async fn measure(stage: &Stage, options: &Options) -> anyhow::Result<Vec<Row
                     "name": "backend",
                     "image": BACKEND,
                     "imagePullPolicy": "IfNotPresent",
-                    "args": ["tcp/8001", "tcp/8002", "tcp/8003"],
+                    "args": ["tcp/8001", "tcp/8002", "tcp/8003", "tcp/8004"],
                 }],
             },
         }))
@@ -83,10 +87,18 @@ pub async fn measure(stage: &Stage, options: &Options) -> anyhow::Result<Vec<Row
     let pod = stage.ready("busy").await?;
     let pod_ip: IpAddr =
         pod.status.and_then(|status| status.pod_ip).context("a pod without address")?.parse()?;
-    let ip = address(0);
-    let mut object = service("busy", &json!([port("TCP", 80, 8001), port("TCP", 83, 8003)]));
-    object["spec"]["loadBalancerIP"] = json!(ip);
-    let created = stage.create::<Service>(object).await?;
+    let gateway_on = async |name: &str, number: usize, ports: serde_json::Value, node: &str| {
+        let mut object = service(name, &ports);
+        object["spec"]["selector"] = json!({ "app": "busy" });
+        object["spec"]["loadBalancerIP"] = json!(address(number));
+        let selector = json!({ "kubernetes.io/hostname": node }).to_string();
+        object["metadata"]["annotations"]["lb-svc.kubeovn.io/node-selector"] = json!(selector);
+        stage.create::<Service>(object).await
+    };
+    let created =
+        gateway_on("busy", 0, json!([port("TCP", 80, 8001), port("TCP", 83, 8003)]), &node_name).await?;
+    let other = names.first().filter(|name| **name != node_name).context("no other node")?;
+    gateway_on("away", 1, json!([port("TCP", 80, 8004)]), other).await?;
     let ports = created.spec.and_then(|spec| spec.ports).unwrap_or_default();
     let node_port = ports.iter().find(|port| port.port == 83).and_then(|port| port.node_port);
     let node_port = u16::try_from(node_port.context("no NodePort")?)?;
@@ -94,21 +106,25 @@ pub async fn measure(stage: &Stage, options: &Options) -> anyhow::Result<Vec<Row
     let route = Route::add(pod_ip, node_ip).await?;
     let settings = Settings::change()?;
     let targets = [
-        ("lb address", SocketAddr::new(ip, 80)),
+        ("lb address", SocketAddr::new(address(0), 80)),
         ("pod", SocketAddr::new(pod_ip, 8002)),
         ("NodePort", SocketAddr::new(node_ip, node_port)),
+        ("away", SocketAddr::new(address(1), 80)),
     ];
     for (_, target) in targets {
         first_answer(target, Instant::now()).await?;
     }
-    let gateway = stage.ready("lb-svc-busy").await?;
-    let gateway_node = gateway.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap_or_default();
-    eprintln!("  the pod and the NodePort are on node {node_name}, the gateway on {gateway_node}");
+    eprintln!("  the pod, the NodePort and a gateway are on node {node_name}, the one away on {other}");
+    let namespace = async |app: &str| {
+        let gateway = stage.ready(app).await?;
+        anyhow::Ok(process(&gateway, "lb-svc-gateway")?.join("ns/net"))
+    };
+    let gateways = [namespace("lb-svc-busy").await?, namespace("lb-svc-away").await?];
     let paths = Paths {
         targets,
         pod: pod_ip,
         nodes: names.iter().map(|name| name.trim_start_matches('n').to_owned()).collect(),
-        gateway: process(&gateway, "lb-svc-gateway")?.join("ns/net"),
+        gateways,
     };
 
     let mut rows = Vec::new();
@@ -120,13 +136,14 @@ pub async fn measure(stage: &Stage, options: &Options) -> anyhow::Result<Vec<Row
     }
     drop((settings, route));
     stage.delete::<Service>("busy").await?;
+    stage.delete::<Service>("away").await?;
     stage.delete::<Pod>("busy").await?;
     stage.freed().await?;
     Ok(rows)
 }
 
-async fn throughput(paths: &Paths, runs: usize) -> anyhow::Result<[Row; 2]> {
-    let [_, (_, direct), _] = paths.targets;
+async fn throughput(paths: &Paths, runs: usize) -> anyhow::Result<[Row; 3]> {
+    let [_, (_, direct), ..] = paths.targets;
     let rate = PROBE as f64 / transfer(direct, PROBE).await?.as_secs_f64();
     let bytes = (rate * TRANSFER) as u64;
     let sides = interleave(paths, runs, "MiB/s", async |target| {
@@ -136,14 +153,15 @@ async fn throughput(paths: &Paths, runs: usize) -> anyhow::Result<[Row; 2]> {
     Ok(rows("throughput", "MiB/s", 0.85, &sides))
 }
 
-async fn connections(paths: &Paths, options: &Options) -> anyhow::Result<[Row; 2]> {
+async fn connections(paths: &Paths, options: &Options) -> anyhow::Result<[Row; 3]> {
     let time = Duration::from_secs(if options.quick { 5 } else { 15 });
     let sides = interleave(paths, options.runs, "/s", async |target| connect(target, time).await).await?;
     Ok(rows("new connections", "/s", 0.65, &sides))
 }
 
-/// Ours and, for comparison, the NodePort: both over the pod itself.
-fn rows(what: &str, unit: &'static str, goal: f64, [ours, pod, node_port]: &[Vec<f64>; 3]) -> [Row; 2] {
+/// Ours and, for comparison, the others: all over the pod itself.
+fn rows(what: &str, unit: &'static str, goal: f64, sides: &[Vec<f64>; 4]) -> [Row; 3] {
+    let [ours, pod, node_port, away] = sides;
     [
         Row::new(
             &format!("LB address: {what}, over the pod itself by routing"),
@@ -152,6 +170,7 @@ fn rows(what: &str, unit: &'static str, goal: f64, [ours, pod, node_port]: &[Vec
             pod,
             Goal::RatioAtLeast(goal),
         ),
+        Row::new(&format!("its gateway on another node: {what}"), unit, away, pod, Goal::None),
         Row::new(&format!("a NodePort beside it: {what}"), unit, node_port, pod, Goal::None),
     ]
 }
@@ -162,8 +181,8 @@ async fn interleave(
     runs: usize,
     unit: &str,
     mut measure: impl AsyncFnMut(SocketAddr) -> anyhow::Result<f64>,
-) -> anyhow::Result<[Vec<f64>; 3]> {
-    let mut sides = [const { Vec::new() }; 3];
+) -> anyhow::Result<[Vec<f64>; 4]> {
+    let mut sides = [const { Vec::new() }; 4];
     for run in 1..=runs {
         let mut told = Vec::new();
         for ((name, target), side) in paths.targets.iter().zip(&mut sides) {
@@ -255,8 +274,10 @@ impl Paths {
             // It fails where there is nothing to delete.
             Lab::cluster(&["node", node, "conntrack", "-D", "--reply-src", &pod]).await.ok();
         }
-        let namespace = format!("--net={}", self.gateway.display());
-        run("nsenter", &[&namespace, "conntrack", "-F"]).await
+        for gateway in &self.gateways {
+            run("nsenter", &[&format!("--net={}", gateway.display()), "conntrack", "-F"]).await?;
+        }
+        Ok(())
     }
 }
 
