@@ -1,6 +1,6 @@
 #!/bin/bash
 # Measures, on the cluster that is up and with what is installed there, and prints one table. Arguments go to the
-# program: --runs N, --only NAME[,NAME...], --quick, --help.
+# program: --runs N, --failovers N, --minutes N, --only NAME[,NAME...], --quick, --help.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export CLUSTER=${CLUSTER:-local}
@@ -22,6 +22,11 @@ if [[ -z $only || ,$only, == *,rules,* ]]; then
   [ -n "$rules" ] || { echo "bench: the thousand ports were not measured: $result" >&2; exit 1; }
   echo "  medians $rules ms" >&2
   set -- "$@" --rules "$rules"
+fi
+
+if [[ $CLUSTER == local ]] && [[ -z $only || ,$only, == *,failover,* || ,$only, == *,fleet,* ]]; then
+  LB_SVC_METALLB=$(e2e/cluster/cluster.sh metallb)
+  export LB_SVC_METALLB
 fi
 
 # For what is measured of a controller beside the cluster.

@@ -5,6 +5,7 @@
 #
 #   deps                 install the packages that are missing; starts no service
 #   build                build Kubernetes and Multus into the cache, once
+#   metallb              the same for MetalLB; print the directory with its programs and CRDs
 #   up                   bring the cluster up; says so and does nothing if it is up already
 #   down                 end it and leave nothing behind, in whatever state it is
 #   kubectl ARGS...      run kubectl as cluster admin
@@ -15,7 +16,7 @@
 #   far CMD...           run a command on a host behind two routers and a narrow link (172.20.0.9)
 #   lan CMD...           run a command on the LAN's switch: a bridge with a port nN for each node
 #   node N CMD...        run a command in the network namespace of node N
-#   runner               print the command prefix that runs a program as the client
+#   runner [N]           print the command prefix that runs a program as the client, or on node N
 #   kubelet-stop N       stop the kubelet of node N
 #   kubelet-start N      start it again, and wait for the node to be Ready
 #   node-stop N          cut node N off as a power failure does: processes, containers and link (not node 1)
@@ -45,6 +46,8 @@ usage() { sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "$HERE/cluster.sh" >&2; exit 2
 . "$HERE/deps.sh"
 # shellcheck source=build.sh
 . "$HERE/build.sh"
+# shellcheck source=metallb.sh
+. "$HERE/metallb.sh"
 case $CLUSTER in
   local | kind) ;;
   *) die "CLUSTER is local or kind, not '$CLUSTER'" ;;

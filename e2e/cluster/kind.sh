@@ -86,7 +86,7 @@ END
 verb_kubectl() { kubectl_admin "$@"; }
 verb_kubeconfig() { echo "$STATE/kind/kubeconfig"; }
 verb_client() { "$@"; }
-verb_runner() { echo; }
+verb_runner() { [ $# = 0 ] || local_only; echo; }
 verb_node() { docker exec "$(node_name "$@")" "${@:2}"; }
 verb_images_on() { verb_node "$1" crictl images; }
 verb_kubelet_stop() { verb_node "$1" systemctl stop kubelet; }

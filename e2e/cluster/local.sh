@@ -105,7 +105,7 @@ verb_kubectl() { need_cluster; kubectl_admin "$@"; }
 verb_kubeconfig() { echo "$STATE/kubeconfig"; }
 verb_audit_log() { echo "$STATE/log/audit.log"; }
 verb_logs() { echo "$STATE/log"; }
-verb_runner() { echo "nsenter --net=/run/netns/lb-svc-client"; }
+verb_runner() { echo "nsenter --net=/run/netns/lb-svc-${1:+n}${1:-client}"; }
 verb_client() { need_cluster; in_net client "$@"; }
 verb_far() { need_cluster; in_net far "$@"; }
 verb_lan() { need_cluster; in_net lan "$@"; }

@@ -57,8 +57,13 @@ pub struct Watch {
 impl Watch {
     /// Begins to probe `ip`, by TCP and UDP on the ports given.
     pub fn begin(ip: IpAddr, tcp: u16, udp: u16) -> Self {
+        Self::every(EVERY, ip, tcp, udp)
+    }
+
+    /// The same, with another time between two probes of a kind.
+    pub fn every(pause: Duration, ip: IpAddr, tcp: u16, udp: u16) -> Self {
         let (stop, stopped) = oneshot::channel();
-        let task = tokio::spawn(probe(SocketAddr::new(ip, tcp), SocketAddr::new(ip, udp), stopped));
+        let task = tokio::spawn(probe(pause, SocketAddr::new(ip, tcp), SocketAddr::new(ip, udp), stopped));
         Self { stop, task }
     }
 
@@ -73,9 +78,14 @@ impl Watch {
     }
 }
 
-async fn probe(tcp: SocketAddr, udp: SocketAddr, mut stopped: oneshot::Receiver<()>) -> Vec<Probe> {
+async fn probe(
+    pause: Duration,
+    tcp: SocketAddr,
+    udp: SocketAddr,
+    mut stopped: oneshot::Receiver<()>,
+) -> Vec<Probe> {
     let (done, mut probes) = mpsc::unbounded_channel();
-    let mut tick = interval(EVERY);
+    let mut tick = interval(pause);
     // One that comes late is sent late: a burst would measure itself.
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {

@@ -44,8 +44,9 @@ pub fn measure() -> anyhow::Result<Vec<Row>> {
         back.push(f64::from(MANY) / start.elapsed().as_secs_f64());
         eprintln!("  {:.0} | {:.0} /s", given[given.len() - 1], back[back.len() - 1]);
     }
-    let rate =
-        |name: &str, rates: &[f64]| Row::alone(name, "/s", crate::table::median(rates), Goal::AtLeast(GOAL));
+    let rate = |name: &str, rates: &[f64]| {
+        Row::of(crate::table::median, name, "/s", rates, None, Goal::AtLeast(GOAL))
+    };
     Ok(vec![
         rate("Allocator, a /8 in 1,000,000 fragments: addresses given", &given),
         rate("Allocator, the same: addresses given back, scattered", &back),

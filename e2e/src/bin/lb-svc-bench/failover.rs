@@ -1,12 +1,19 @@
 //! How long an address goes unanswered when something happens to the active
-//! one of a gateway's two pods.
+//! one of a gateway's two pods, beside MetalLB where it has the same event.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use lb_svc_e2e::failover::{Event, Pair};
 use lb_svc_e2e::scene;
 
-use crate::table::{Goal, Row, median};
+use crate::Options;
+use crate::metallb::{self, Announced};
+use crate::stage::Stage;
+use crate::start::millis;
+use crate::table::{Goal, Row, median, worst};
+
+/// Runs of each event of MetalLB's: each takes seconds, and they differ little.
+const THEIRS: usize = 5;
 
 /// What has to be reached in the middle, where it is asked for.
 fn middle(event: Event) -> Goal {
@@ -17,16 +24,33 @@ fn middle(event: Event) -> Goal {
 }
 
 /// Two rows for each event: the median of its runs, and the worst.
-pub async fn measure(runs: usize) -> anyhow::Result<Vec<Row>> {
-    let rows = Arc::new(Mutex::new(Vec::new()));
-    let found = Arc::clone(&rows);
+pub async fn measure(stage: &Stage, options: &Options) -> anyhow::Result<Vec<Row>> {
+    let theirs = theirs(stage, options).await?;
+    let mut rows = Vec::new();
+    for (event, ours) in ours(options.failovers).await {
+        let theirs =
+            theirs.iter().find(|(theirs, _)| *theirs == event).map(|(_, outages)| outages.as_slice());
+        let mut row = |what: &str, of, goal| {
+            let beside = if theirs.is_some() { ", over MetalLB's" } else { "" };
+            let name = format!("{}: unanswered, {what}{beside}", event.name());
+            rows.push(Row::of(of, &name, "ms", &ours, theirs, goal));
+        };
+        row("median", median, middle(event));
+        row("worst", worst, Goal::AtMost(millis(event.worst())));
+    }
+    Ok(rows)
+}
+
+async fn ours(runs: usize) -> Vec<(Event, Vec<f64>)> {
+    let all = Arc::new(Mutex::new(Vec::new()));
+    let found = Arc::clone(&all);
     scene("bench-failover", async |scene| {
         let pair = Pair::make(&scene, "web").await;
         for event in Event::ALL {
             let mut outages = Vec::new();
             for run in 1..=runs {
                 let seen = pair.suffer(event).await;
-                let ms = seen.outage.longest.as_secs_f64() * 1000.0;
+                let ms = millis(seen.outage.longest);
                 let (lost, late) = (seen.outage.lost, seen.late.len());
                 eprintln!(
                     "  {run:2}  {}: {ms:.0} ms, {lost} lost, then {} ms, {late} late",
@@ -35,19 +59,35 @@ pub async fn measure(runs: usize) -> anyhow::Result<Vec<Row>> {
                 );
                 outages.push(ms);
             }
-            let worst = outages.iter().copied().fold(0.0, f64::max);
-            let goal = Goal::AtMost(event.worst().as_secs_f64() * 1000.0);
-            let mut rows = found.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            rows.push(Row::alone(
-                &format!("{}: unanswered, median of {runs}", event.name()),
-                "ms",
-                median(&outages),
-                middle(event),
-            ));
-            rows.push(Row::alone(&format!("{}: unanswered, worst", event.name()), "ms", worst, goal));
+            found.lock().unwrap_or_else(PoisonError::into_inner).push((event, outages));
         }
     })
     .await;
-    let mut rows = rows.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    Ok(std::mem::take(&mut *rows))
+    let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
+    std::mem::take(&mut *all)
+}
+
+async fn theirs(stage: &Stage, options: &Options) -> anyhow::Result<Vec<(Event, Vec<f64>)>> {
+    let Some(programs) = metallb::programs() else { return Ok(Vec::new()) };
+    metallb::install(&programs).await?;
+    let mut announced = Announced::make(stage, programs).await?;
+    let mut all = Vec::new();
+    for event in Event::ALL.into_iter().filter(|event| Announced::knows(*event)) {
+        let mut outages = Vec::new();
+        for run in 1..=options.failovers.min(THEIRS) {
+            let outage = announced.suffer(event).await?;
+            let ms = millis(outage.longest);
+            eprintln!(
+                "  {run:2}  MetalLB, {}: {ms:.0} ms, {} lost, then {} ms",
+                event.name(),
+                outage.lost,
+                outage.again.as_millis()
+            );
+            outages.push(ms);
+        }
+        all.push((event, outages));
+    }
+    announced.end().await?;
+    metallb::remove().await?;
+    Ok(all)
 }

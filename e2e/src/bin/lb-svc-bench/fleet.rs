@@ -25,7 +25,7 @@ use serde_json::Value;
 use crate::stage::{NAMESPACE, Stage, within};
 use crate::start::millis;
 use crate::table::{Goal, Row};
-use crate::{Interleaved, Options, size};
+use crate::{Interleaved, Options, metallb, size};
 
 /// Requests that a plain client has under way at once: more make no difference
 /// to the API server.
@@ -42,7 +42,7 @@ pub async fn measure(stage: &Stage, options: &Options) -> anyhow::Result<Vec<Row
     without_controller(&stage.lab, async || {
         let mut rows = Vec::new();
         if options.wants("fleet") {
-            rows.push(beside_a_client(stage, options).await?);
+            rows.extend(beside_a_client(stage, options).await?);
         }
         if options.wants("idle") {
             rows.extend(settled(stage, options).await?);
@@ -56,13 +56,18 @@ async fn kubeconfig() -> anyhow::Result<PathBuf> {
     Ok(Lab::cluster(&["kubeconfig"]).await?.trim().into())
 }
 
-async fn beside_a_client(stage: &Stage, options: &Options) -> anyhow::Result<Row> {
+async fn beside_a_client(stage: &Stage, options: &Options) -> anyhow::Result<Vec<Row>> {
     let (many, runs) = if options.quick { (100, 1) } else { (500, options.runs.min(3)) };
     let pattern = Pattern::record(stage).await?;
     clear(stage).await?;
     let mut times = Interleaved::new("controller | plain client", "ms");
+    let metallb = metallb::programs();
+    if let Some(programs) = &metallb {
+        metallb::install(programs).await?;
+    }
+    let mut theirs = Vec::new();
     for _ in 0..runs {
-        create(stage, many).await?;
+        create(stage, many, web).await?;
         let made = Made::watch(stage, many).await?;
         let start = Instant::now();
         let controller = Controller::start(&kubeconfig().await?)?;
@@ -71,7 +76,7 @@ async fn beside_a_client(stage: &Stage, options: &Options) -> anyhow::Result<Row
         controller.stop().await?;
         clear(stage).await?;
 
-        let services = create(stage, many).await?;
+        let services = create(stage, many, web).await?;
         let made = Made::watch(stage, many).await?;
         let start = Instant::now();
         let writing = pattern.write_for_all(stage, services);
@@ -85,11 +90,24 @@ async fn beside_a_client(stage: &Stage, options: &Options) -> anyhow::Result<Row
         written?;
         times.push(millis(ours), millis(made?));
         clear(stage).await?;
+
+        if let Some(programs) = &metallb {
+            create(stage, many, metallb::asking).await?;
+            theirs.push(millis(metallb::fleet(stage, programs, many).await?));
+            eprintln!("      MetalLB's controller: {:.0} ms", theirs[theirs.len() - 1]);
+            clear(stage).await?;
+        }
     }
     let name = format!(
         "{many} Services: controller started → a claim, ConfigMap and Deployment each, over a plain client's same writes"
     );
-    Ok(times.row(&name, Goal::RatioAtMost(1.5)))
+    let mut rows = vec![times.row(&name, Goal::RatioAtMost(1.5))];
+    if metallb.is_some() {
+        metallb::remove().await?;
+        let name = format!("{many} Services: the same, over MetalLB's controller started → an IP each");
+        rows.push(Row::new(&name, "ms", &times.ours, &theirs, Goal::None));
+    }
+    Ok(rows)
 }
 
 fn name(number: usize) -> String {
@@ -97,10 +115,10 @@ fn name(number: usize) -> String {
 }
 
 /// So many Services that ask for any address.
-async fn create(stage: &Stage, many: usize) -> anyhow::Result<Vec<Service>> {
+async fn create(stage: &Stage, many: usize, asking: fn(&str) -> Value) -> anyhow::Result<Vec<Service>> {
     let api = stage.api::<Service>();
     let services = (0..many).map(|number| {
-        let (api, object) = (&api, web(&name(number)));
+        let (api, object) = (&api, asking(&name(number)));
         async move { anyhow::Ok(api.create(&PostParams::default(), &serde_json::from_value(object)?).await?) }
     });
     futures::stream::iter(services).buffer_unordered(AT_ONCE).try_collect().await
@@ -259,7 +277,7 @@ async fn settled(stage: &Stage, options: &Options) -> anyhow::Result<Vec<Row>> {
     let gateways = StandIns::start(&stage.lab.client, NAMESPACE).await?;
     let proxy = Proxy::start(stage.lab.client.clone()).await?;
     let controller = Controller::start(proxy.kubeconfig())?;
-    create(stage, many).await?;
+    create(stage, many, web).await?;
     eprintln!("  {many} Services: waiting until all is settled");
     let (mut writes, mut since) = (0, Instant::now());
     within("nothing to be written", LONG, async || {

@@ -8,8 +8,12 @@
 
 mod allocator;
 mod failover;
+mod fifty;
 mod fleet;
+mod gateways;
+mod metallb;
 mod port;
+mod quiet;
 mod size;
 mod stage;
 mod start;
@@ -33,8 +37,12 @@ pub struct Options {
     /// Runs of each event of failover.
     #[arg(long, default_value_t = 20)]
     failovers: usize,
-    /// Only these: start, port, rules, throughput, connections, failover, size,
-    /// allocator, fleet, idle.
+    /// Minutes for which nothing happens to gateways of several pods, and for
+    /// which every core is busy.
+    #[arg(long, default_value_t = 1)]
+    minutes: u64,
+    /// Only these: start, port, rules, throughput, connections, failover,
+    /// fifty, heartbeat, quiet, busy, size, allocator, fleet, idle.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Shorter runs, for development: not what the goals are about.
@@ -120,7 +128,15 @@ async fn measure(stage: &Stage, options: &Options) -> anyhow::Result<Vec<Row>> {
     }
     if options.wants("failover") {
         eprintln!("failover: what happens to the active one of two pods");
-        rows.extend(failover::measure(options.failovers).await.context("failover")?);
+        rows.extend(failover::measure(stage, options).await.context("failover")?);
+    }
+    if options.wants("fifty") {
+        eprintln!("fifty: many gateways of two pods, and one of their two nodes dies");
+        let (many, runs) = if options.quick { (10, 1) } else { (50, options.runs.min(3)) };
+        rows.extend(fifty::measure(many, runs).await.context("fifty")?);
+    }
+    if ["heartbeat", "quiet", "busy"].iter().any(|name| options.wants(name)) {
+        rows.extend(quiet::measure(options).await.context("heartbeat, quiet, busy")?);
     }
     if options.wants("size") {
         eprintln!("size: what it takes up");

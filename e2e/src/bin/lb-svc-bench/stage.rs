@@ -40,6 +40,7 @@ impl Stage {
 
     /// Takes it away, with all that is in it.
     pub async fn close(&self) -> anyhow::Result<()> {
+        crate::metallb::remove().await?;
         let namespaces: Api<Namespace> = Api::all(self.lab.client.clone());
         if namespaces.get_opt(NAMESPACE).await?.is_some() {
             namespaces.delete(NAMESPACE, &DeleteParams::default()).await?;

@@ -30,24 +30,45 @@ pub struct Row {
     pub baseline: Option<f64>,
     /// What it is to reach.
     pub goal: Goal,
+    /// Runs of ours, and of the baseline.
+    pub runs: [usize; 2],
 }
 
 impl Row {
     /// Medians of two sides' runs.
     pub fn new(name: &str, unit: &'static str, ours: &[f64], baseline: &[f64], goal: Goal) -> Self {
-        Self { name: name.to_owned(), unit, ours: median(ours), baseline: Some(median(baseline)), goal }
+        Self::of(median, name, unit, ours, Some(baseline), goal)
+    }
+
+    /// The same, of anything but the median too, and without another side.
+    pub fn of(
+        number: fn(&[f64]) -> f64,
+        name: &str,
+        unit: &'static str,
+        ours: &[f64],
+        baseline: Option<&[f64]>,
+        goal: Goal,
+    ) -> Self {
+        Self {
+            name: name.to_owned(),
+            unit,
+            ours: number(ours),
+            baseline: baseline.map(number),
+            goal,
+            runs: [ours.len(), baseline.unwrap_or_default().len()],
+        }
     }
 
     /// A size, with nothing beside it.
     pub fn alone(name: &str, unit: &'static str, ours: f64, goal: Goal) -> Self {
-        Self { name: name.to_owned(), unit, ours, baseline: None, goal }
+        Self::of(median, name, unit, &[ours], None, goal)
     }
 
     fn ratio(&self) -> Option<f64> {
-        self.baseline.map(|baseline| self.ours / baseline)
+        self.baseline.filter(|baseline| *baseline > 0.0).map(|baseline| self.ours / baseline)
     }
 
-    fn cells(&self) -> [String; 6] {
+    fn cells(&self) -> [String; 7] {
         let value = |value: f64| format!("{} {}", digits(value), self.unit);
         let (goal, met) = match self.goal {
             Goal::RatioAtMost(most) => (format!("≤ {most}"), self.ratio().map(|ratio| ratio <= most)),
@@ -57,8 +78,14 @@ impl Row {
             Goal::None => (String::new(), None),
         };
         let met = met.map_or("", |met| if met { "yes" } else { "no" });
+        let runs = match self.runs {
+            [ours, 0] => ours.to_string(),
+            [ours, baseline] if ours == baseline => ours.to_string(),
+            [ours, baseline] => format!("{ours}, {baseline}"),
+        };
         [
             self.name.clone(),
+            runs,
             value(self.ours),
             self.baseline.map(value).unwrap_or_default(),
             self.ratio().map(|ratio| format!("{ratio:.2}")).unwrap_or_default(),
@@ -70,7 +97,12 @@ impl Row {
 
 /// Three digits are more than a noisy machine is worth.
 fn digits(value: f64) -> String {
-    let decimals = if value >= 100.0 { 0 } else { 1 };
+    let decimals = match value {
+        100.0.. => 0,
+        10.0.. => 1,
+        _ if value.fract() == 0.0 => 0,
+        _ => 2,
+    };
     format!("{value:.decimals$}")
 }
 
@@ -85,14 +117,19 @@ pub fn median(values: &[f64]) -> f64 {
     }
 }
 
+/// The worst one, of what is to be small.
+pub fn worst(values: &[f64]) -> f64 {
+    values.iter().copied().fold(0.0, f64::max)
+}
+
 /// All rows, as people and Markdown read them.
 #[derive(Debug)]
 pub struct Table(pub Vec<Row>);
 
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let head = ["name", "ours", "baseline", "ratio", "goal", "met"].map(str::to_owned);
-        let lines: Vec<[String; 6]> = std::iter::once(head).chain(self.0.iter().map(Row::cells)).collect();
+        let head = ["name", "runs", "ours", "baseline", "ratio", "goal", "met"].map(str::to_owned);
+        let lines: Vec<[String; 7]> = std::iter::once(head).chain(self.0.iter().map(Row::cells)).collect();
         let width =
             |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or_default();
         for (number, line) in lines.iter().enumerate() {
@@ -126,12 +163,20 @@ mod tests {
 
     #[test]
     fn a_goal_is_met_or_not() {
-        let met = |ours: f64, goal| Row::new("", "ms", &[ours], &[100.0], goal).cells()[5].clone();
+        let met = |ours: f64, goal| Row::new("", "ms", &[ours], &[100.0], goal).cells()[6].clone();
         assert_eq!(met(130.0, Goal::RatioAtMost(1.3)), "yes");
         assert_eq!(met(131.0, Goal::RatioAtMost(1.3)), "no");
         assert_eq!(met(84.0, Goal::RatioAtLeast(0.85)), "no");
         assert_eq!(met(7.0, Goal::AtMost(8.0)), "yes");
         assert_eq!(met(7.0, Goal::AtLeast(8.0)), "no");
         assert_eq!(met(7.0, Goal::None), "");
+    }
+
+    #[test]
+    fn runs_are_counted() {
+        let runs = |ours: &[f64], baseline| Row::of(worst, "", "ms", ours, baseline, Goal::None).cells();
+        assert_eq!(runs(&[1.0, 3.0, 2.0], None)[1..4], ["3", "3 ms", ""]);
+        assert_eq!(runs(&[1.0, 3.0], Some(&[7.5]))[1..5], ["2, 1", "3 ms", "7.50 ms", "0.40"]);
+        assert_eq!(runs(&[1.0], Some(&[0.0]))[1..5], ["1", "1 ms", "0 ms", ""], "over nothing is no ratio");
     }
 }

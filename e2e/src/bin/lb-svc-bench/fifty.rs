@@ -1,0 +1,118 @@
+//! Many gateways of two pods on the same two nodes, of which one dies.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::future::try_join_all;
+use futures::{StreamExt, TryStreamExt};
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::Service;
+use lb_svc_e2e::objects::{backends, port, service};
+use lb_svc_e2e::outage::Watch;
+use lb_svc_e2e::{Lab, SLOW, Scene, client, scene};
+use serde_json::json;
+
+use crate::gateways::{elsewhere, pair};
+use crate::stage::within;
+use crate::start::millis;
+use crate::table::{Goal, Row, median, worst};
+
+/// Between two probes of a kind to one address: all together are many.
+const EVERY: Duration = Duration::from_millis(50);
+/// How long all is probed before a node dies, and after the last answers again.
+const QUIET: Duration = Duration::from_millis(500);
+/// Questions to gateways under way at once.
+const AT_ONCE: usize = 8;
+
+/// The rows: the median of the runs, and the worst.
+pub async fn measure(many: usize, runs: usize) -> anyhow::Result<Vec<Row>> {
+    let rows = Arc::new(Mutex::new(Ok(Vec::new())));
+    let found = Arc::clone(&rows);
+    scene("bench-fifty", async |scene| {
+        let measured = on(&scene, many, runs).await;
+        *found.lock().unwrap_or_else(PoisonError::into_inner) = measured;
+    })
+    .await;
+    let mut rows = rows.lock().unwrap_or_else(PoisonError::into_inner);
+    std::mem::replace(&mut *rows, Ok(Vec::new()))
+}
+
+async fn on(scene: &Arc<Scene>, many: usize, runs: usize) -> anyhow::Result<Vec<Row>> {
+    let mut workload = backends("web", 1, &["tcp/80", "udp/53"]);
+    workload["spec"]["template"]["spec"]["nodeSelector"] = json!({ "kubernetes.io/hostname": "n1" });
+    scene.create::<Deployment>(workload).await;
+    let names: Vec<String> = (0..many).map(|number| format!("web-{number:02}")).collect();
+    for name in &names {
+        let mut object = service(name, &json!([port("TCP", 80, 80), port("UDP", 53, 53)]));
+        object["spec"]["selector"] = json!({ "app": "web" });
+        elsewhere(&mut object, 2);
+        scene.create::<Service>(object).await;
+    }
+    let mut ips = Vec::new();
+    for name in &names {
+        // Twice as many pods on a few cores: the first may wait for the last.
+        ips.push(
+            within(&format!("an address of {name}"), SLOW * 5, async || {
+                Ok(scene.ingress(name).await.first().copied())
+            })
+            .await?,
+        );
+    }
+    let mut outages = Vec::new();
+    let mut hit = Vec::new();
+    for run in 1..=runs {
+        let nodes = settled(scene, &names).await?;
+        answered(&ips).await?;
+        let (node, active) = nodes.iter().max_by_key(|(_, active)| **active).unwrap_or((&2, &0));
+        let watches: Vec<Watch> = ips.iter().map(|ip| Watch::every(EVERY, *ip, 80, 53)).collect();
+        tokio::time::sleep(QUIET).await;
+        Lab::cluster(&["node-stop", &node.to_string()]).await?;
+        answered(&ips).await?;
+        tokio::time::sleep(QUIET).await;
+        let mut longest = Duration::ZERO;
+        for watch in watches {
+            longest = longest.max(watch.end().await.longest);
+        }
+        eprintln!("  {run:2}  {active} of {many} were active there: {:.0} ms", millis(longest));
+        outages.push(millis(longest));
+        hit.push(*active as f64);
+        Lab::cluster(&["node-start", &node.to_string()]).await?;
+    }
+    settled(scene, &names).await?;
+    let name = format!("{many} Services on two nodes, that of {:.0} dies: until all answer", median(&hit));
+    let row = |what: &str, of, goal| Row::of(of, &format!("{name}, {what}"), "ms", &outages, None, goal);
+    Ok(vec![row("median", median, Goal::None), row("worst", worst, Goal::AtMost(1500.0))])
+}
+
+/// How many of the Services have their active pod on each node, once each has
+/// an active pod and a standby.
+async fn settled(scene: &Arc<Scene>, names: &[String]) -> anyhow::Result<BTreeMap<u32, usize>> {
+    let nodes: Vec<u32> = futures::stream::iter(names)
+        .map(|name| async move {
+            within(&format!("two gateways of {name}"), SLOW * 5, async || {
+                let pair = pair(scene, name).await.ok().flatten();
+                Ok(pair.and_then(|[(active, _), _]| {
+                    active.spec?.node_name?.trim_start_matches('n').parse::<u32>().ok()
+                }))
+            })
+            .await
+        })
+        .buffer_unordered(AT_ONCE)
+        .try_collect()
+        .await?;
+    let mut counted = BTreeMap::new();
+    for node in nodes {
+        *counted.entry(node).or_insert(0) += 1;
+    }
+    Ok(counted)
+}
+
+/// Waits until every address is answered.
+async fn answered(ips: &[IpAddr]) -> anyhow::Result<()> {
+    let each = ips.iter().map(|ip| async move {
+        within(&format!("{ip} to answer"), SLOW, async || Ok(client::get(*ip, 80).await.ok())).await
+    });
+    try_join_all(each).await.map(drop)
+}
