@@ -1805,7 +1805,9 @@ mod tests {
         let planned = plan(&key(), &observed);
         assert_eq!(selector(&planned), Some(serde_json::json!({ "disk": "ssd" })));
         assert!(!planned.rolls && !planned.queued);
-        observed.deployment = deployment_of(&planned);
+        let planned = plan(&key(), &configured(observed.clone(), "gateway:2"));
+        assert!(deployment_of(&planned).is_some() && !planned.queued, "nor with what changes for all");
+        observed.deployment = deployment_of(&plan(&key(), &observed));
         assert_eq!(plan(&key(), &observed).actions, []);
         observed.service.as_mut().unwrap().annotations.remove(names::NODE_SELECTOR_ANNOTATION);
         assert_eq!(selector(&plan(&key(), &observed)), Some(Value::Null));
