@@ -7,6 +7,7 @@ use lb_svc_crds::gateway::{Port, Transport};
 use lb_svc_crds::names::{self, Provider};
 
 use crate::domain::Service;
+use crate::settings::Setting;
 
 /// A Service's wishes, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -140,6 +141,10 @@ fn read(service: &Service, provider: &str) -> Result<Request, Problem> {
             false
         }
     };
+    limits.extend(service.annotations.keys().filter(|name| is_unknown(name)).map(|name| {
+        let message = format!("annotation {name} means nothing to lb-svc: correct or remove it");
+        Problem::new("UnknownAnnotation", message)
+    }));
     Ok(Request {
         provider,
         subnet,
@@ -149,6 +154,13 @@ fn read(service: &Service, provider: &str) -> Result<Request, Problem> {
         keep,
         limits,
     })
+}
+
+/// Whether an annotation has our domain and no meaning on a Service.
+fn is_unknown(name: &str) -> bool {
+    let ours = name.strip_prefix(names::DOMAIN).is_some_and(|rest| rest.starts_with('/'));
+    ours && name != names::KEEP_ADDRESS_ANNOTATION
+        && !Setting::ALL.iter().any(|known| known.annotation() == name)
 }
 
 #[cfg(test)]
@@ -226,5 +238,21 @@ pub(crate) mod tests {
         let limits = super::request(&service).unwrap().unwrap().limits;
         assert!(limits.iter().any(|limit| limit.reason == "SourceRangesNotEnforced"));
         assert!(limits.iter().any(|limit| limit.reason == "ClientAddressHidden"));
+    }
+
+    #[test]
+    fn an_annotation_that_means_nothing_is_not_passed_over() {
+        let mut service = service();
+        let known = Setting::ALL.map(Setting::annotation);
+        for name in known.into_iter().chain([names::KEEP_ADDRESS_ANNOTATION]) {
+            service.annotations.insert(name.to_owned(), "false".to_owned());
+        }
+        service.annotations.insert("lb-svc.kubeovn.io.example.com/x".to_owned(), String::new());
+        assert_eq!(request(&service).unwrap().unwrap().limits, []);
+        service.annotations.insert("lb-svc.kubeovn.io/keep-adress".to_owned(), "true".to_owned());
+        let limits = request(&service).unwrap().unwrap().limits;
+        assert_eq!(limits.len(), 1);
+        assert_eq!(limits[0].reason, "UnknownAnnotation");
+        assert!(limits[0].message.contains("lb-svc.kubeovn.io/keep-adress"), "{}", limits[0].message);
     }
 }
