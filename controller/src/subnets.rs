@@ -13,6 +13,17 @@ pub struct SubnetPlan {
     pub hold: Option<bool>,
 }
 
+/// So many holders of claims are named.
+const NAMED: usize = 5;
+
+/// Who holds the claims, for people.
+fn holders(usage: &Usage) -> String {
+    let named: Vec<String> = usage.holders.iter().take(NAMED).map(ToString::to_string).collect();
+    let more = usage.holders.len().saturating_sub(NAMED);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("{}{more}", named.join(", "))
+}
+
 /// Plans for a Subnet: status true to its claims, held while there are any.
 pub fn plan(subnet: &Subnet, usage: &Usage) -> SubnetPlan {
     let text = |ranges: &[lb_svc_crds::range::IpRange]| {
@@ -31,7 +42,11 @@ pub fn plan(subnet: &Subnet, usage: &Usage) -> SubnetPlan {
     let ready = match &usage.invalid {
         Some(invalid) => condition("Ready", false, "Invalid", invalid.to_string()),
         None if subnet.deleting => {
-            let message = format!("waits for {} claim(s) to be given back; hands out nothing", usage.using);
+            let message = format!(
+                "waits for {} claim(s) to be given back by {}; hands out nothing",
+                usage.using,
+                holders(usage)
+            );
             condition("Ready", false, "Deleting", message)
         }
         None => condition("Ready", true, "Ready", "hands out addresses".to_owned()),
@@ -64,6 +79,7 @@ mod tests {
     use lb_svc_crds::SubnetSpec;
 
     use super::*;
+    use crate::domain::ServiceRef;
     use crate::ipam::Ledger;
 
     fn subnet(cidr: &str) -> Subnet {
@@ -113,6 +129,7 @@ mod tests {
     fn one_in_use_is_held_and_let_go_afterwards() {
         let usage = |using| Usage {
             using,
+            holders: (0..using).map(|n| ServiceRef::new("default", &format!("s{n}"))).collect(),
             using_ranges: Vec::new(),
             available: 1,
             available_ranges: Vec::new(),
@@ -125,7 +142,12 @@ mod tests {
         subnet.deleting = true;
         let deleting = plan(&subnet, &usage(1));
         assert_eq!(deleting.hold, None);
-        assert_eq!(deleting.status.unwrap().available, 0);
+        let status = deleting.status.unwrap();
+        assert_eq!(status.available, 0);
+        let message = &status.conditions[0].message;
+        assert!(message.contains("by default/s0;"), "{message}");
+        let message = &plan(&subnet, &usage(7)).status.unwrap().conditions[0].message;
+        assert!(message.contains("default/s4 and 2 more;"), "{message}");
         assert_eq!(plan(&subnet, &usage(0)).hold, Some(false));
     }
 }

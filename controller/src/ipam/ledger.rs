@@ -492,14 +492,15 @@ impl Ledger {
     /// if there is no such Subnet.
     pub fn usage(&self, subnet: &str) -> Option<Usage> {
         let state = self.subnets.get(subnet)?.state();
-        let using =
-            self.claims().filter(|claim| claim.subnet == subnet).filter_map(|claim| match claim.address {
-                IpAddr::V4(v4) => Some(v4),
-                IpAddr::V6(_) => None,
-            });
-        let using: Vec<Ipv4Addr> = using.collect();
+        let claims: Vec<&Claim> = self.claims().filter(|claim| claim.subnet == subnet).collect();
+        let v4 = |claim: &&Claim| match claim.address {
+            IpAddr::V4(v4) => Some(v4),
+            IpAddr::V6(_) => None,
+        };
+        let using: Vec<Ipv4Addr> = claims.iter().filter_map(v4).collect();
         Some(Usage {
             using: using.len() as u64,
+            holders: claims.iter().map(|claim| claim.owner.service.clone()).collect(),
             using_ranges: ranges(using),
             available: state.map_or(0, |(_, pool)| pool.available()),
             available_ranges: state.map_or(Vec::new(), |(_, pool)| pool.free()),
@@ -513,6 +514,8 @@ impl Ledger {
 pub struct Usage {
     /// Claims.
     pub using: u64,
+    /// The Services that hold them, or held and left them.
+    pub holders: BTreeSet<ServiceRef>,
     /// Their addresses.
     pub using_ranges: Vec<IpRange>,
     /// What a Service that names no address could still get.
