@@ -396,6 +396,7 @@ impl<'a> Planner<'a> {
             Err(problem) => Err(problem.clone()),
         };
         if let Some(digest) = &digest {
+            self.limits.extend(target.and_then(|claim| self.fallen_out(claim)));
             self.annotate(&request.provider, &serving, digest);
             self.record(&serving);
             self.tell_of_election(&serving);
@@ -549,7 +550,8 @@ impl<'a> Planner<'a> {
                 subnet: claim.subnet.clone(),
                 probe: self.is_unproven(claim),
             });
-            // A Subnet that was spoiled, lost or shrunk leaves a live address as it is.
+            // A Subnet that was spoiled, lost or shrunk leaves a live address as
+            // it is; so does one whose router has it now.
             let before = || {
                 let known = known.as_ref()?;
                 let known = known.addresses.iter().find(|address| address.address == claim.address)?;
@@ -593,6 +595,26 @@ impl<'a> Planner<'a> {
             return Err(Problem::new("ConfigTooLarge", message));
         }
         Ok(Some(Content { text, before }))
+    }
+
+    /// Says of a live address that its Subnet would not give it out now.
+    fn fallen_out(&self, claim: &Claim) -> Option<Problem> {
+        let Claim { address, subnet, .. } = claim;
+        let why = match self.observed.networks.get(subnet) {
+            Some(network) if network.holds(*address) => return None,
+            Some(Network { cidr, gateway, .. }) => {
+                format!(
+                    "{address} is not among the addresses of Subnet {subnet} ({cidr}, gateway {gateway}) any more"
+                )
+            }
+            None => {
+                format!("Subnet {subnet}, which {address} is from, does not exist or is not valid any more")
+            }
+        };
+        let message = format!(
+            "{why}: the Service keeps it, served as before; correct the Subnet, or give the Service another (spec.loadBalancerIP)"
+        );
+        Some(Problem::new("AddressNotInSubnet", message))
     }
 
     /// Whether the gateway is to leave where it is now. Until its turn comes it
@@ -1610,9 +1632,19 @@ mod tests {
     fn a_subnet_that_is_lost_leaves_a_live_address_as_it_is() {
         let mut observed = carried_out(claimed(&[claim("172.18.0.11", Requested::Dynamic)]), "172.18.0.11");
         observed.networks.get_mut("lan").unwrap().cidr = "172.18.1.0/24".parse().unwrap();
-        assert_eq!(config_of(&plan(&key(), &observed)), None, "nor one that is shrunk");
+        let reported = |observed: &Observed| {
+            let planned = plan(&key(), observed);
+            assert_eq!(config_of(&planned), None);
+            let (ingress, conditions) = status(&planned).unwrap();
+            assert_eq!((ingress.len(), reason(conditions, GATEWAY_READY)), (1, "GatewayReady"));
+            reason(conditions, LIMITED) == "AddressNotInSubnet"
+        };
+        assert!(reported(&observed), "nor one that is shrunk");
+        *observed.networks.get_mut("lan").unwrap() = network();
+        observed.networks.get_mut("lan").unwrap().gateway = "172.18.0.11".parse().unwrap();
+        assert!(reported(&observed), "nor one whose router has it");
         observed.networks.clear();
-        assert_eq!(config_of(&plan(&key(), &observed)), None);
+        assert!(reported(&observed));
     }
 
     #[test]

@@ -90,9 +90,10 @@ impl Network {
         self.namespaces.is_empty() || self.namespaces.iter().any(|n| n == namespace)
     }
 
-    /// Whether `address` is in this network.
+    /// Whether `address` is one that a Service can have here.
     pub fn holds(&self, address: IpAddr) -> bool {
-        IpNet::V4(self.cidr).contains(&address)
+        let (first, last) = self.hosts();
+        (IpAddr::V4(first)..=IpAddr::V4(last)).contains(&address) && address != IpAddr::V4(self.gateway)
     }
 
     /// The first and the last address a host can have. A /31 has no network
