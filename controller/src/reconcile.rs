@@ -165,7 +165,7 @@ impl Reconciler {
         // From here on the Deployment itself shows that it is being rolled; one
         // that moves has none for a while.
         let moves = plan.rolls && observed.is_away();
-        self.queue.extend(state.set_rolling(service, moves, plan.queued));
+        self.queue.extend(state.set_rolling(service, moves, plan.queued, Instant::now()));
         done?;
         state.set_waiting(service, plan.waiting);
         drop(state);
@@ -229,7 +229,7 @@ impl Reconciler {
         let mut state = lock(&self.state);
         let observed = self.observe(&state, key, service, answers, refusal);
         let plan = plan(service, &observed);
-        self.queue.extend(state.set_rolling(service, plan.rolls, plan.queued));
+        self.queue.extend(state.set_rolling(service, plan.rolls, plan.queued, Instant::now()));
         (observed, plan)
     }
 

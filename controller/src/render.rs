@@ -1,6 +1,7 @@
 //! The objects a gateway is made of, from what they are to say.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use k8s_openapi::ByteString;
 use kube::ResourceExt;
@@ -22,7 +23,7 @@ const UNREACHABLE_SECONDS_OF_SEVERAL: i64 = 2;
 pub const KEY_VOLUME: &str = "key";
 /// After so long without progress Kubernetes gives a roll-out up, and so do
 /// those that wait for it.
-const PROGRESS_SECONDS: u32 = 60;
+pub const PROGRESS: Duration = Duration::from_secs(60);
 /// What a gateway asks for unless it is set.
 const RESOURCES: [(&str, &[(&str, &str)]); 2] =
     [("requests", &[("cpu", "10m"), ("memory", "16Mi")]), ("limits", &[("memory", "64Mi")])];
@@ -240,7 +241,7 @@ fn plain(
             // A roll-out back to an earlier ReplicaSet would count as complete
             // before its pod is ready.
             "revisionHistoryLimit": 0,
-            "progressDeadlineSeconds": PROGRESS_SECONDS,
+            "progressDeadlineSeconds": PROGRESS.as_secs(),
             "paused": false,
             "strategy": { "type": "Recreate" },
             "selector": { "matchLabels": selector(owner) },

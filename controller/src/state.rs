@@ -11,6 +11,7 @@ use serde_json::Value;
 use crate::domain::{Attachment, Child, Condition, DeploymentView, Place, Pod, Service, ServiceRef};
 use crate::ipam::{Claim, Ledger};
 use crate::plan::{Observed, ROLLS_AT_ONCE};
+use crate::render::PROGRESS;
 use crate::versions::Versions;
 
 /// What one run of the controller's loop is about.
@@ -108,8 +109,9 @@ pub struct State {
     waiting: BTreeSet<ServiceRef>,
     /// The gateways whose Deployment is being rolled out.
     rolling: HashSet<ServiceRef>,
-    /// The gateways that are about to be rolled.
-    reserved: HashSet<ServiceRef>,
+    /// The gateways that are about to be rolled, or on their way elsewhere,
+    /// since when.
+    reserved: HashMap<ServiceRef, Instant>,
     /// The gateways that are to be rolled when others are done.
     queued: BTreeSet<ServiceRef>,
     /// How new what is seen is.
@@ -200,7 +202,7 @@ impl State {
             is_seen: self.sees(&place.namespace),
             namespace: place.namespace,
             home,
-            rolling: self.rolling.union(&self.reserved).filter(|other| *other != service).count(),
+            rolling: self.under_way(now).filter(|other| *other != service).count(),
             now: jiff::Timestamp::now(),
             ..Observed::default()
         }
@@ -259,9 +261,15 @@ impl State {
     /// What a plan says of rolling the gateway of `service`: whether it is
     /// about to be, and whether it is to be once others are done. Returns whose
     /// turn it is now.
-    pub fn set_rolling(&mut self, service: &ServiceRef, reserved: bool, queued: bool) -> Vec<Key> {
+    pub fn set_rolling(
+        &mut self,
+        service: &ServiceRef,
+        reserved: bool,
+        queued: bool,
+        now: Instant,
+    ) -> Vec<Key> {
         if reserved {
-            self.reserved.insert(service.clone());
+            self.reserved.entry(service.clone()).or_insert(now);
         } else {
             self.reserved.remove(service);
         }
@@ -270,13 +278,23 @@ impl State {
         } else {
             self.queued.remove(service);
         }
-        self.next_to_roll()
+        self.next_to_roll(now)
+    }
+
+    /// The gateways that are being rolled. What comes to nothing for so long
+    /// that Kubernetes would give up a Deployment, such as one that leaves a
+    /// node that is lost, holds up the others no longer.
+    fn under_way(&self, now: Instant) -> impl Iterator<Item = &ServiceRef> {
+        let reserved = self.reserved.iter().filter(move |(service, since)| {
+            !self.rolling.contains(*service) && now.duration_since(**since) < PROGRESS
+        });
+        self.rolling.iter().chain(reserved.map(|(service, _)| service))
     }
 
     /// As many of those that wait to be rolled as there is room for. Whoever
     /// still has to wait says so again.
-    fn next_to_roll(&mut self) -> Vec<Key> {
-        let room = ROLLS_AT_ONCE.saturating_sub(self.rolling.union(&self.reserved).count());
+    fn next_to_roll(&mut self, now: Instant) -> Vec<Key> {
+        let room = ROLLS_AT_ONCE.saturating_sub(self.under_way(now).count());
         std::iter::from_fn(|| self.queued.pop_first()).take(room).map(Key::Gateway).collect()
     }
 
@@ -334,7 +352,7 @@ impl State {
             self.rolling.insert(place.service.clone());
             Vec::new()
         } else if self.rolling.remove(&place.service) {
-            self.next_to_roll()
+            self.next_to_roll(Instant::now())
         } else {
             Vec::new()
         };
@@ -598,13 +616,17 @@ mod tests {
         // Every one of them wants to be rolled; none is written yet.
         let reserved = (0..10).filter(|n| {
             let free = is_free(&state, *n);
-            assert_eq!(state.set_rolling(&gateway(*n), free, !free), []);
+            assert_eq!(state.set_rolling(&gateway(*n), free, !free, Instant::now()), []);
             free
         });
         assert_eq!(reserved.collect::<Vec<_>>(), [0, 1, 2, 3]);
         for n in 0..ROLLS_AT_ONCE {
             show(&mut state, n, true);
-            assert_eq!(state.set_rolling(&gateway(n), false, false), [], "its Deployment says so itself now");
+            assert_eq!(
+                state.set_rolling(&gateway(n), false, false, Instant::now()),
+                [],
+                "its Deployment says so itself now"
+            );
         }
         // A process that starts now sees the same.
         let mut next = State::default();
@@ -614,11 +636,29 @@ mod tests {
         let keys = show(&mut state, 2, false);
         assert_eq!(keys, [Key::Gateway(gateway(2)), Key::Gateway(gateway(4))]);
         // One that has no use for its turn passes it on.
-        assert_eq!(state.set_rolling(&gateway(4), false, false), [Key::Gateway(gateway(5))]);
+        assert_eq!(state.set_rolling(&gateway(4), false, false, Instant::now()), [Key::Gateway(gateway(5))]);
         // One that goes makes room as well.
         assert_eq!(
             state.set_deployment(place(0), None)[1..],
             [Key::Gateway(gateway(6)), Key::Gateway(gateway(7))]
         );
+    }
+
+    #[test]
+    fn a_gateway_that_gets_stuck_on_its_way_does_not_hold_up_the_others_for_ever() {
+        let mut state = State::default();
+        let start = Instant::now();
+        for n in 0..ROLLS_AT_ONCE {
+            state.set_rolling(&gateway(n), true, false, start);
+        }
+        assert_eq!(state.set_rolling(&gateway(9), false, true, start), []);
+        let free = |state: &State, now| state.observe(&gateway(9), now).rolling < ROLLS_AT_ONCE;
+        // That it says so again is no news.
+        let soon = start + PROGRESS / 2;
+        assert_eq!(state.set_rolling(&gateway(0), true, false, soon), []);
+        assert!(!free(&state, soon));
+        let late = start + PROGRESS;
+        assert_eq!(state.set_rolling(&gateway(0), true, false, late), [Key::Gateway(gateway(9))]);
+        assert!(free(&state, late));
     }
 }
