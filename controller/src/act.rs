@@ -5,12 +5,14 @@ use std::future::Future;
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{ConfigMap, ObjectReference, Pod, Secret, Service};
+use k8s_openapi::api::core::v1::{self as core, ConfigMap, ObjectReference, Pod, Secret, Service};
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kube::Client;
-use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy};
+use kube::api::{
+    Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy,
+};
 use lb_svc_crds::{IP, Subnet, names};
 use serde_json::{Value, json};
 
@@ -27,6 +29,22 @@ pub const MANAGER: &str = "lb-svc-controller";
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest note an Event takes (Kubernetes API).
 const NOTE_MAX: usize = 1024;
+
+/// Why a pod that has a node gets nothing to run with, in the kubelet's words.
+const HANGS: [&str; 3] = ["FailedCreatePodSandBox", "FailedMount", "NetworkNotReady"];
+/// A digest or a UUID is no shorter.
+const ID_LENGTH: usize = 32;
+
+/// The text without what is another at each attempt, so that the same cause is
+/// the same text.
+fn without_ids(text: &str) -> String {
+    let of_id = |c: char| c.is_ascii_hexdigit() || c == '-';
+    let pieces = text.split_inclusive(|c| !of_id(c)).map(|piece| {
+        let word = piece.trim_end_matches(|c| !of_id(c));
+        if word.len() < ID_LENGTH { piece.to_owned() } else { piece.replacen(word, "…", 1) }
+    });
+    pieces.collect()
+}
 
 /// Why a write did not happen.
 #[derive(Debug, thiserror::Error)]
@@ -329,6 +347,26 @@ impl Actor {
         };
         let events: Api<Event> = self.namespaced(&owner.service.namespace);
         timed(events.create(&post(), &event)).await.map(drop)
+    }
+
+    /// Why the node of the pod with this uid cannot give it what it runs with,
+    /// as the node says: reason and message.
+    ///
+    /// # Errors
+    /// It is not known then.
+    pub async fn why(&self, namespace: &str, pod: &str) -> Result<Option<(String, String)>, Error> {
+        let events: Api<core::Event> = self.namespaced(namespace);
+        let on_it =
+            ListParams::default().fields(&format!("involvedObject.uid={pod},type=Warning")).limit(100);
+        let told = timed(events.list(&on_it)).await?.items.into_iter();
+        let told = told.filter(|event| HANGS.contains(&event.reason.as_deref().unwrap_or_default()));
+        let at = |event: &core::Event| {
+            let at = event.last_timestamp.as_ref().map(|time| time.0);
+            at.or(event.event_time.as_ref().map(|time| time.0))
+        };
+        let last = told.max_by_key(at);
+        Ok(last
+            .map(|event| (event.reason.unwrap_or_default(), without_ids(&event.message.unwrap_or_default()))))
     }
 
     // === the gateway ===

@@ -41,7 +41,7 @@ const REMIND: Duration = Duration::from_secs(25 * 60);
 /// The longest pause between two nudges of a pod that does not follow.
 const NUDGE_MAX: Duration = Duration::from_secs(30);
 /// What a pod lacks for so long after its creation is no fault yet.
-const STARTS_WITHIN: SignedDuration = SignedDuration::from_secs(10);
+pub const STARTS_WITHIN: SignedDuration = SignedDuration::from_secs(10);
 /// So many addresses that foreign hosts have are given up in a row, before the
 /// last one is waited for.
 const GIVEN_UP: usize = 8;

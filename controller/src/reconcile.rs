@@ -13,11 +13,11 @@ use tokio::sync::OnceCell;
 use crate::act::{Actor, Claimed, Error, Written};
 use crate::active::Seen;
 use crate::ask::Asker;
-use crate::domain::{Answer, Owner, Place, ServiceRef};
+use crate::domain::{Answer, Owner, Place, Pod, ServiceRef};
 use crate::ipam::{ClaimId, Refusal, Wish};
 use crate::keys::Master;
 use crate::metrics::Metrics;
-use crate::plan::{Action, Observed, Plan, plan};
+use crate::plan::{Action, Observed, Plan, STARTS_WITHIN, plan};
 use crate::queue::Queue;
 use crate::settings::Configuration;
 use crate::state::{Key, Part, State};
@@ -33,6 +33,8 @@ const SETTLED_SEVERAL: Duration = Duration::from_secs(10);
 const UNSETTLED: (Duration, Duration) = (Duration::from_millis(25), Duration::from_secs(5));
 /// How soon a failed write is tried again, and at most.
 const FAILED: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(60));
+/// How often it is asked why a pod gets nothing to run with.
+const HANGS_STILL: Duration = Duration::from_secs(20);
 /// How many addresses are tried in one run when others are quicker.
 const CLAIM_TRIES: usize = 32;
 
@@ -48,6 +50,8 @@ struct Memory {
     warned: Option<Instant>,
     /// The last nudge of each pod, by uid.
     nudges: HashMap<String, Instant>,
+    /// When it was last asked why a pod hangs, and what was answered, by uid.
+    causes: HashMap<String, (Instant, Option<(String, String)>)>,
     /// When the key was last made.
     keyed: Option<Instant>,
     /// The election among its pods, where it has several.
@@ -140,6 +144,7 @@ impl Reconciler {
 
     async fn gateway(&self, key: &Key, service: &ServiceRef) -> Result<Option<Duration>, Error> {
         let answers = self.ask(service).await;
+        self.ask_about(key, service).await;
         let mut refusal = None;
         let (observed, plan) = loop {
             let (observed, plan) = self.plan(key, service, &answers, refusal.take());
@@ -208,13 +213,43 @@ impl Reconciler {
 
     /// Asks the gateway's pods how they fare, all at once.
     async fn ask(&self, service: &ServiceRef) -> HashMap<String, Answer> {
-        let pods = lock(&self.state).pods(service);
+        let (_, pods) = lock(&self.state).pods(service);
         let asked =
             pods.iter().filter(|pod| pod.could_answer()).filter_map(|pod| Some((&pod.uid, pod.address?)));
         join_all(asked.map(async |(uid, address)| (uid.clone(), self.asker.ask(address).await)))
             .await
             .into_iter()
             .collect()
+    }
+
+    /// Asks why pods that have a node get nothing to run with. What their nodes
+    /// say of it is in Events only.
+    async fn ask_about(&self, key: &Key, service: &ServiceRef) {
+        let now = jiff::Timestamp::now();
+        let hangs = |pod: &Pod| {
+            let late = pod.unready_since.is_some_and(|since| now.duration_since(since) >= STARTS_WITHIN);
+            let starts = pod.node.is_some() && pod.address.is_none() && pod.waiting.is_none();
+            late && starts && !pod.deleting && pod.could_answer()
+        };
+        let (namespace, mut pods) = lock(&self.state).pods(service);
+        pods.retain(hangs);
+        {
+            let mut memory = lock(&self.memory);
+            if pods.is_empty() && !memory.contains_key(key) {
+                return;
+            }
+            let causes = &mut memory.entry(key.clone()).or_default().causes;
+            causes.retain(|uid, _| pods.iter().any(|pod| pod.uid == *uid));
+            pods.retain(|pod| causes.get(&pod.uid).is_none_or(|(at, _)| at.elapsed() >= HANGS_STILL));
+        }
+        for pod in pods {
+            let cause = self.actor.why(&namespace, &pod.uid).await.unwrap_or_else(|error| {
+                tracing::warn!(%service, pod = pod.name, "why it does not start cannot be asked: {error}");
+                None
+            });
+            let mut memory = lock(&self.memory);
+            memory.entry(key.clone()).or_default().causes.insert(pod.uid, (Instant::now(), cause));
+        }
     }
 
     /// Observes and plans, and takes the room that the plan needs to roll the
@@ -254,6 +289,11 @@ impl Reconciler {
         }
         if let Some(memory) = lock(&self.memory).get_mut(key) {
             memory.nudges.retain(|uid, _| observed.pods.iter().any(|pod| pod.uid == *uid));
+            for pod in &mut observed.pods {
+                if let Some((_, Some(cause))) = memory.causes.get(&pod.uid) {
+                    pod.waiting.get_or_insert_with(|| cause.clone());
+                }
+            }
             observed.warned = memory.warned.map(|at| now.duration_since(at));
             observed.keyed = memory.keyed.map(|at| now.duration_since(at));
             observed.election.clone_from(&memory.election);

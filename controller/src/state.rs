@@ -208,11 +208,12 @@ impl State {
         }
     }
 
-    /// The gateway's pods, whosever they were.
-    pub fn pods(&self, service: &ServiceRef) -> Vec<Pod> {
+    /// The gateway's pods, whosever they were, and the namespace they are in.
+    pub fn pods(&self, service: &ServiceRef) -> (String, Vec<Pod>) {
         let place = self.place(service, &self.ledger.claims_of(service));
         let pods = self.gateways.get(&place).into_iter().flat_map(|parts| parts.pods.values());
-        pods.map(|pod| self.on_node(pod)).collect()
+        let pods = pods.map(|pod| self.on_node(pod)).collect();
+        (place.namespace, pods)
     }
 
     /// A pod, with what is known of its node.

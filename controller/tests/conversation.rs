@@ -167,6 +167,39 @@ async fn an_address_is_filled_into_the_service_that_was_seen() {
 }
 
 #[tokio::test]
+async fn why_a_pod_hangs_is_what_its_node_said_last() {
+    let (actor, mut handle) = actor();
+    let event = |minute: u32, reason: &str, message: &str| {
+        json!({
+            "metadata": { "name": minute.to_string(), "namespace": "default" },
+            "involvedObject": {}, "type": "Warning", "reason": reason, "message": message,
+            "lastTimestamp": format!("2026-01-01T00:{minute:02}:00Z"),
+        })
+    };
+    let id = |digit: &str| digit.repeat(64);
+    let message = |id: &str| format!("sandbox \"{id}\": [default/web:lan]: Link not found");
+    let told = |digit: &str| {
+        json!({ "kind": "EventList", "apiVersion": "v1", "metadata": {}, "items": [
+            event(2, "FailedMount", "a volume"),
+            event(3, "FailedCreatePodSandBox", &message(&id(digit))),
+            event(4, "FailedScheduling", "no node"),
+        ] })
+    };
+    let mut said = Vec::new();
+    for digit in ["1", "f"] {
+        let (why, asked) =
+            tokio::join!(actor.why("default", "p-1"), answer(&mut handle, StatusCode::OK, told(digit)));
+        assert_eq!(
+            asked.line,
+            "GET /api/v1/namespaces/default/events?&fieldSelector=involvedObject.uid%3Dp-1%2Ctype%3DWarning&limit=100"
+        );
+        said.push(why.unwrap().unwrap());
+    }
+    assert_eq!(said[0], ("FailedCreatePodSandBox".to_owned(), message("…")));
+    assert_eq!(said[1], said[0], "however often it is tried");
+}
+
+#[tokio::test]
 async fn fault_32_a_subnets_spec_is_never_written() {
     let (actor, mut handle) = actor();
     let spec = lb_svc_crds::SubnetSpec {
