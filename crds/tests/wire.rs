@@ -1,0 +1,89 @@
+//! Controller and gateway may differ by a version: what they say to each other
+//! is read by both.
+//!
+//! The files in `golden` are what releases said. They stay: a field that comes
+//! later goes into a file of its own, and today's code reads all of them.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::fmt::Debug;
+
+use lb_svc_crds::gateway::{CONFIG_VERSION, CONFIG_VERSIONS, GatewayConfig, GatewayStatus, Role};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+const CONFIGS: [&str; 2] = [include_str!("golden/config-1.json"), include_str!("golden/config-1-least.json")];
+const STATUS: &str = include_str!("golden/status.json");
+
+fn read<T: DeserializeOwned>(text: &str) -> T {
+    serde_json::from_str(text).unwrap()
+}
+
+/// The text is read, and written again word for word.
+fn is_said_so<T: DeserializeOwned + Serialize>(text: &str) {
+    let again = serde_json::to_string_pretty(&read::<T>(text)).unwrap();
+    assert_eq!(again.trim(), text.trim());
+}
+
+/// The same with a field in every object that nobody knows yet.
+fn with_more(value: Value) -> Value {
+    match value {
+        Value::Object(fields) => {
+            let fields = fields.into_iter().map(|(name, value)| (name, with_more(value)));
+            let later = ("later".to_owned(), json!({ "than": ["this"] }));
+            Value::Object(fields.chain([later]).collect())
+        }
+        Value::Array(items) => items.into_iter().map(with_more).collect(),
+        other => other,
+    }
+}
+
+fn reads_with_more<T: DeserializeOwned + PartialEq + Debug>(text: &str, maps: &[&str]) {
+    let mut more = with_more(read(text));
+    // What is no struct has no fields to come.
+    for map in maps {
+        more[map].as_object_mut().unwrap().remove("later");
+    }
+    assert!(more.to_string().contains("later"));
+    assert_eq!(read::<T>(&more.to_string()), read::<T>(text));
+}
+
+#[test]
+fn what_a_release_said_is_said_and_read_still() {
+    for config in CONFIGS {
+        is_said_so::<GatewayConfig>(config);
+    }
+    is_said_so::<GatewayStatus>(STATUS);
+}
+
+/// An old gateway under a new controller, and the other way round.
+#[test]
+fn what_is_not_known_yet_is_passed_over() {
+    for config in CONFIGS {
+        reads_with_more::<GatewayConfig>(config, &[]);
+    }
+    reads_with_more::<GatewayStatus>(STATUS, &["conflicts", "faults"]);
+}
+
+#[test]
+fn what_is_not_said_means_what_it_meant_before() {
+    let config: GatewayConfig = read(CONFIGS[1]);
+    assert!(!config.addresses[0].probe, "earlier controllers had no address asked for");
+    assert_eq!((config.addresses[0].gateway, config.election), (None, None));
+    let status: GatewayStatus = read("{}");
+    assert_eq!(status, GatewayStatus::default());
+    let status: GatewayStatus = read(r#"{"election": {}}"#);
+    assert_eq!(status.election.unwrap().role, Role::Joining, "it has no say yet");
+}
+
+/// What this build's controller writes, the gateway before it carries out: it
+/// would refuse a version that it does not know.
+#[test]
+fn a_version_is_written_once_the_gateways_before_know_it() {
+    assert!(CONFIG_VERSIONS.contains(&CONFIG_VERSION));
+    assert!(CONFIG_VERSIONS.contains(&(CONFIG_VERSION + 1)), "nor is the next controller refused");
+    for config in CONFIGS {
+        assert!(CONFIG_VERSIONS.contains(&read::<GatewayConfig>(config).version));
+    }
+}
