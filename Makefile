@@ -47,8 +47,8 @@ lint: $(deny)
 
 unit:
 	cargo test $(locked) --workspace --all-features --lib --bins
-	cargo test $(locked) -p lb-svc-crds --all-features --test golden
-	cargo test $(locked) -p lb-svc-controller --test conversation --test faults
+	cargo test $(locked) -p lb-svc-crds --all-features --test golden --test wire
+	cargo test $(locked) -p lb-svc-controller --test conversation --test documented --test faults
 
 netns: deps
 	@cargo test $(locked) -p lb-svc-gateway --test netns --test failover --no-run

@@ -23,7 +23,7 @@ pub mod convert;
 pub mod domain;
 pub mod ipam;
 pub mod keys;
-mod metrics;
+pub mod metrics;
 pub mod plan;
 mod quantity;
 mod queue;
