@@ -23,5 +23,5 @@ export RUST_MIN_STACK=16777216
 args=("$@")
 # First what needs a cluster nobody has used yet; last what shakes the cluster itself.
 suite 1 document
-suite 4 serving lifecycle healing network conflict faults settings
+suite 4 serving lifecycle healing network conflict faults settings pending subnets
 suite 1 failover disruption modes kills soak

@@ -77,6 +77,8 @@ END
   "kubeconfig": "/etc/cni/net.d/multus.d/kubeconfig",
   "confDir": "/etc/cni/net.d",
   "binDir": "/opt/cni/bin",
+  "namespaceIsolation": true,
+  "globalNamespaces": "kube-system",
   "clusterNetwork": "/etc/cni/net.d/10-kindnet.conflist"
 }
 END

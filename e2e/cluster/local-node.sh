@@ -95,6 +95,8 @@ write_cni_config() { # NODE: Multus first, and with it the pod network: point-to
   "binDir": "$dir/bin",
   "logFile": "$STATE/log/multus-n$1.log",
   "logLevel": "error",
+  "namespaceIsolation": true,
+  "globalNamespaces": "kube-system",
   "delegates": [{
     "cniVersion": "0.3.1",
     "name": "pods",

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
 use kube::api::{DeleteParams, PostParams, PropagationPolicy};
 use lb_svc_e2e::objects::{PROVIDER, backends, web};
@@ -244,18 +245,30 @@ async fn a_subnet_in_use_outlives_its_deletion() {
     scene("subnet-held", async |scene| {
         let ns = &scene.namespace;
         scene.attach("held", "cidrBlock: 172.30.0.0/29").await;
-        let mut held = web("held");
-        held["metadata"]["annotations"] =
-            json!({ "ovn.kubernetes.io/attachmentprovider": format!("held.{ns}") });
-        scene.create::<Service>(held).await;
+        let from_there = |name: &str| {
+            let mut service = web(name);
+            service["metadata"]["annotations"] =
+                json!({ "ovn.kubernetes.io/attachmentprovider": format!("held.{ns}") });
+            service
+        };
+        scene.create::<Service>(from_there("held")).await;
         scene.address("held").await;
         Lab::kubectl(&["delete", "subnet", ns, "--wait=false"]).await.unwrap();
         until("the Subnet says what it waits for", QUICK, async || {
             let subnet = lb_svc_e2e::subnet(&scene.lab, ns).await;
             let conditions = subnet.status.unwrap_or_default().conditions;
-            expect(conditions.iter().any(|condition| condition.reason == "Deleting"), conditions)
+            let named = |message: &str| message.contains(&format!("{ns}/held"));
+            let said = |condition: &Condition| condition.reason == "Deleting" && named(&condition.message);
+            expect(conditions.iter().any(said), conditions)
         })
         .await;
+        scene.create::<Service>(from_there("late")).await;
+        until("nothing is handed out", QUICK, async || {
+            let events = scene.events("late").await;
+            expect(events.iter().any(|(reason, _)| reason == "SubnetDeleting"), events)
+        })
+        .await;
+        assert_eq!(scene.claims().await.len(), 1);
         scene.api::<Service>().delete("held", &DeleteParams::default()).await.unwrap();
         until("the Subnet to go", SLOW, async || {
             let left = Lab::kubectl(&["get", "subnet", ns, "--ignore-not-found", "-o", "name"]).await;

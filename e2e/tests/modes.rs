@@ -120,6 +120,21 @@ async fn what_changes_for_all_rolls_a_few_gateways_at_a_time() {
                 client::get(*address, 80).await.unwrap();
             }
         }
+        // Those that wait for their turn were made otherwise than the
+        // controller would make them now, and do what it says all the same.
+        let (now, _) = ready(&scene, &services).await;
+        let old = services.iter().position(|service| now.contains_key(service)).unwrap();
+        let ports = json!([port("TCP", 80, 80), port("TCP", 81, 80)]);
+        scene.patch_service(&services[old], json!({ "spec": { "ports": ports } })).await;
+        until("port 81", QUICK, async || client::get(addresses[old], 81).await).await;
+        assert_eq!(ready(&scene, &services).await.0.get(&services[old]), before.get(&services[old]));
+        for service in services.iter().filter(|service| !now.contains_key(*service)) {
+            until("why is said", QUICK, async || {
+                let reason = ready_reason(&scene, service).await;
+                expect(["ErrImagePull", "ImagePullBackOff"].contains(&reason.as_str()), reason)
+            })
+            .await;
+        }
         configure(&scene, "gateway: {nodeSelector: {kubernetes.io/os: linux}}").await;
         until("it is mended", SLOW, async || {
             let (now, without) = ready(&scene, &services).await;
@@ -130,6 +145,32 @@ async fn what_changes_for_all_rolls_a_few_gateways_at_a_time() {
         for address in addresses {
             serves(address).await;
         }
+        configure(&scene, "").await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_image_that_is_missing_is_said_and_holds_up_nobody() {
+    scene("imageless", async |scene| {
+        configure(&scene, "serviceMaySet: [image]").await;
+        let mut imageless = web("imageless");
+        imageless["metadata"]["annotations"]["lb-svc.kubeovn.io/image"] = "localhost/no-such-image:1".into();
+        imageless["spec"]["selector"] = json!({ "app": "web" });
+        scene.create::<Service>(imageless).await;
+        scene.served("web", 1).await;
+        until("it is said", SLOW, async || {
+            let (reason, events) = (ready_reason(&scene, "imageless").await, scene.events("imageless").await);
+            let said =
+                |reason: &str| ["ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull"].contains(&reason);
+            let named = |message: &str| message.contains("localhost/no-such-image:1");
+            let told = events.iter().any(|(reason, message)| said(reason) && named(message));
+            expect(said(&reason) && told, (reason, events))
+        })
+        .await;
+        let right = json!({ "lb-svc.kubeovn.io/image": "localhost/lb-svc-gateway:dev" });
+        scene.patch_service("imageless", json!({ "metadata": { "annotations": right } })).await;
+        serves(scene.address("imageless").await).await;
         configure(&scene, "").await;
     })
     .await;
