@@ -1846,6 +1846,28 @@ mod tests {
     }
 
     #[test]
+    fn a_setting_of_its_own_wins_and_the_others_are_those_for_all() {
+        let mut observed = served();
+        let all = Settings::from_iter([
+            (Setting::NodeSelector, serde_json::json!({ "zone": "a" })),
+            (Setting::PriorityClassName, "high".into()),
+            (Setting::Replicas, 2.into()),
+        ]);
+        let plain = Configuration::default();
+        observed.configuration = Arc::new(Configuration { gateway: all.or(&plain.gateway), ..plain });
+        annotate(&mut observed, names::NODE_SELECTOR_ANNOTATION, "{disk: ssd}");
+        annotate(&mut observed, names::REPLICAS_ANNOTATION, "1");
+        let planned = plan(&key(), &observed);
+        let live = deployment_of(&planned).unwrap().content.live;
+        let pod = &live["spec"]["template"]["spec"];
+        assert_eq!(pod["nodeSelector"], serde_json::json!({ "disk": "ssd" }), "as a whole");
+        assert_eq!(pod["priorityClassName"], "high");
+        assert_eq!(live["spec"]["replicas"], 1);
+        let of_several = |action: &Action| matches!(action, Action::WriteKey(_) | Action::WriteBudget(_));
+        assert!(!planned.actions.iter().any(of_several));
+    }
+
+    #[test]
     fn a_bad_setting_is_said_and_the_gateway_stays_as_it_is() {
         let limit = |observed: &Observed| {
             let planned = plan(&key(), observed);
