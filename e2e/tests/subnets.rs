@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{ConfigMap, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service};
 use kube::ResourceExt;
 use kube::api::{Api, DeleteParams, ListParams};
 use lb_svc_crds::IP;
@@ -127,10 +127,8 @@ async fn delete(scene: &Scene, service: &str) {
     until("nothing is left but claims", SLOW, async || {
         let name = format!("lb-svc-{service}");
         let config = scene.api::<ConfigMap>().get_opt(&name).await.map_err(|error| error.to_string())?;
-        let pods = scene
-            .api::<k8s_openapi::api::core::v1::Pod>()
-            .list(&ListParams::default().labels(&format!("app={name}")));
-        let pods = pods.await.map_err(|error| error.to_string())?.items.len();
+        let its = ListParams::default().labels(&format!("app={name}"));
+        let pods = scene.api::<Pod>().list(&its).await.map_err(|error| error.to_string())?.items.len();
         expect(config.is_none() && pods == 0, pods)
     })
     .await;
@@ -192,6 +190,8 @@ async fn a_claim_deleted_under_a_live_service_comes_back() {
         let claims: Api<IP> = Api::all(scene.client());
         claims.delete(&claim.name_any(), &DeleteParams::default()).await.unwrap();
         until("it is back", QUICK, async || {
+            // It is served on meanwhile.
+            client::get(ip, 80).await.unwrap();
             let now = scene.claims().await;
             let same = |now: &IP| now.name_any() == claim.name_any() && now.uid() != claim.uid();
             expect(now.len() == 1 && now.iter().all(same), now)
@@ -199,7 +199,7 @@ async fn a_claim_deleted_under_a_live_service_comes_back() {
         .await;
         serves(ip).await;
         assert_eq!(scene.ingress("web").await, [ip]);
-        eprintln!("gateway before {:?}, after {:?}", pod.uid(), scene.gateway("web").await.uid());
+        assert_eq!(scene.gateway("web").await.uid(), pod.uid());
     })
     .await;
 }
