@@ -27,7 +27,8 @@ fn middle(event: Event) -> Goal {
 pub async fn measure(stage: &Stage, options: &Options) -> anyhow::Result<Vec<Row>> {
     let theirs = theirs(stage, options).await?;
     let mut rows = Vec::new();
-    for (event, ours) in ours(options.failovers).await {
+    let (ours, late) = ours(options.failovers).await;
+    for (event, ours) in ours {
         let theirs =
             theirs.iter().find(|(theirs, _)| *theirs == event).map(|(_, outages)| outages.as_slice());
         let mut row = |what: &str, of, goal| {
@@ -38,11 +39,14 @@ pub async fn measure(stage: &Stage, options: &Options) -> anyhow::Result<Vec<Row
         row("median", median, middle(event));
         row("worst", worst, Goal::AtMost(millis(event.worst())));
     }
+    let name = "frames of the one before, after the next one's first announcement";
+    rows.push(Row::alone(name, "", late as f64, Goal::AtMost(0.0)));
     Ok(rows)
 }
 
-async fn ours(runs: usize) -> Vec<(Event, Vec<f64>)> {
-    let all = Arc::new(Mutex::new(Vec::new()));
+/// Of each event its outages, and how much was heard of those before, in all.
+async fn ours(runs: usize) -> (Vec<(Event, Vec<f64>)>, usize) {
+    let all = Arc::new(Mutex::new((Vec::new(), 0)));
     let found = Arc::clone(&all);
     scene("bench-failover", async |scene| {
         let pair = Pair::make(&scene, "web").await;
@@ -58,8 +62,9 @@ async fn ours(runs: usize) -> Vec<(Event, Vec<f64>)> {
                     seen.outage.again.as_millis()
                 );
                 outages.push(ms);
+                found.lock().unwrap_or_else(PoisonError::into_inner).1 += late;
             }
-            found.lock().unwrap_or_else(PoisonError::into_inner).push((event, outages));
+            found.lock().unwrap_or_else(PoisonError::into_inner).0.push((event, outages));
         }
     })
     .await;

@@ -95,8 +95,9 @@ impl Interleaved {
 async fn main() -> anyhow::Result<()> {
     let options = Options::parse();
     let stage = Stage::open().await?;
+    let mut rows = Vec::new();
     let measured = tokio::select! {
-        rows = measure(&stage, &options) => rows,
+        measured = measure(&stage, &options, &mut rows) => measured,
         _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
     };
     if measured.is_err() {
@@ -104,12 +105,12 @@ async fn main() -> anyhow::Result<()> {
         with_controller(&stage.lab).await;
     }
     let closed = stage.close().await;
-    print(&Table(measured?))?;
-    closed
+    // What could be measured is shown, whatever could not.
+    print(&Table(rows))?;
+    measured.and(closed)
 }
 
-async fn measure(stage: &Stage, options: &Options) -> anyhow::Result<Vec<Row>> {
-    let mut rows = Vec::new();
+async fn measure(stage: &Stage, options: &Options, rows: &mut Vec<Row>) -> anyhow::Result<()> {
     if options.wants("start") {
         eprintln!("start: a new Service");
         rows.extend(start::measure(stage, options.runs).await.context("start")?);
@@ -150,7 +151,7 @@ async fn measure(stage: &Stage, options: &Options) -> anyhow::Result<Vec<Row>> {
         eprintln!("fleet, idle: many Services, no gateways");
         rows.extend(fleet::measure(stage, options).await.context("fleet")?);
     }
-    Ok(rows)
+    Ok(())
 }
 
 #[allow(clippy::print_stdout)]

@@ -311,7 +311,7 @@ impl<'a> Announced<'a> {
                 self.agreed(Some(other)).await?;
                 Lab::cluster(&["lan", "ip", "link", "set", &node, "up"]).await?;
             }
-            Event::LanDeaf | Event::PodNetworkDown => bail!("MetalLB has no such event"),
+            _ => bail!("MetalLB is not measured with this event"),
         }
         if event != Event::NodeDies {
             self.agreed(Some(first)).await?;
