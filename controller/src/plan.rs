@@ -992,7 +992,15 @@ impl<'a> Planner<'a> {
         }
         for pod in self.pods() {
             if let Some((reason, message)) = &pod.waiting {
-                return Problem::new(reason, format!("gateway pod {}: {message}", pod.name));
+                let wire = self.observed.attachment.as_ref().and_then(|attachment| attachment.wire.as_ref());
+                let place = match (&pod.node, wire) {
+                    (Some(node), Some(wire)) if pod.address.is_none() => {
+                        format!(" on {node}, attached by {wire}")
+                    }
+                    (Some(node), _) => format!(" on {node}"),
+                    (None, _) => String::new(),
+                };
+                return Problem::new(reason, format!("gateway pod {}{place}: {message}", pod.name));
             }
             // What a new pod lacks is usually on its way.
             let is_new =
@@ -1800,6 +1808,18 @@ mod tests {
             }),
             expect("ImagePullBackOff")
         );
+        let mut hangs = claimed(&[claim("172.18.0.11", Requested::Dynamic)]);
+        let content = config_of(&plan(&key(), &hangs)).unwrap().clone();
+        hangs.config = Some(child("cm", content));
+        hangs.deployment = deployment_of(&plan(&key(), &hangs));
+        hangs.attachment.as_mut().unwrap().wire = Some("macvlan on eth7, VLAN 0".into());
+        let waiting = Some(("FailedCreatePodSandBox".into(), "Link not found".into()));
+        let (node, address) = (Some("n2".into()), None);
+        hangs.pods = vec![Pod { waiting, node, address, ready: false, ..pod("gw", "", &[]) }];
+        let planned = plan(&key(), &hangs);
+        let said = status(&planned).unwrap().1.iter().find(|condition| condition.kind == GATEWAY_READY);
+        let message = &said.unwrap().message;
+        assert!(["n2", "eth7", "Link not found"].iter().all(|word| message.contains(word)), "{message}");
         assert_eq!(
             why(|o| {
                 let faults = [("CapabilityMissing".to_owned(), "NET_ADMIN".to_owned())].into();
