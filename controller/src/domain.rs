@@ -152,6 +152,14 @@ pub struct Child<T> {
     pub content: T,
 }
 
+impl<T> Child<T> {
+    /// The same with another content.
+    pub fn map<U>(self, to: impl FnOnce(T) -> U) -> Child<U> {
+        let Self { uid, resource_version, deleting, made_for, content } = self;
+        Child { uid, resource_version, deleting, made_for, content: to(content) }
+    }
+}
+
 /// What a Deployment's content is to the plan.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct DeploymentView {

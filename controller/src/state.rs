@@ -14,6 +14,28 @@ use crate::plan::{Observed, ROLLS_AT_ONCE};
 use crate::render::PROGRESS;
 use crate::versions::Versions;
 
+/// A Deployment as it is kept: what is compared is text here, which takes a
+/// tenth of the room, and there is one for each gateway.
+#[derive(Clone, Debug, PartialEq)]
+struct Packed {
+    failure: Option<String>,
+    rolling: bool,
+    live: Box<str>,
+}
+
+impl Packed {
+    fn of(view: DeploymentView) -> Self {
+        let DeploymentView { failure, rolling, live } = view;
+        Self { failure, rolling, live: live.to_string().into() }
+    }
+
+    fn unpack(self) -> DeploymentView {
+        let Self { failure, rolling, live } = self;
+        // It is what was written above.
+        DeploymentView { failure, rolling, live: serde_json::from_str(&live).unwrap_or_default() }
+    }
+}
+
 /// What one run of the controller's loop is about.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Key {
@@ -66,7 +88,7 @@ pub struct SubnetView {
 #[derive(Debug, Default)]
 struct Parts {
     config: Option<Child<String>>,
-    deployment: Option<Child<DeploymentView>>,
+    deployment: Option<Child<Packed>>,
     budget: Option<Child<Value>>,
     pods: BTreeMap<String, Pod>,
 }
@@ -190,6 +212,7 @@ impl State {
                 .or_else(|| self.foreign(Part::Config, foreign()?, now)),
             deployment: parts
                 .and_then(|parts| parts.deployment.clone())
+                .map(|child| child.map(Packed::unpack))
                 .or_else(|| self.foreign(Part::Deployment, foreign()?, now)),
             budget: parts
                 .and_then(|parts| parts.budget.clone())
@@ -345,8 +368,9 @@ impl State {
     /// A gateway's Deployment is so; `None` if it is gone.
     pub fn set_deployment(&mut self, place: Place, deployment: Option<Child<DeploymentView>>) -> Vec<Key> {
         let parts = self.gateways.entry(place.clone()).or_default();
-        let changed = parts.deployment != deployment;
         let rolling = deployment.as_ref().is_some_and(|child| child.content.rolling && !child.deleting);
+        let deployment = deployment.map(|child| child.map(Packed::of));
+        let changed = parts.deployment != deployment;
         parts.deployment = deployment;
         self.tidy(&place);
         let done = if rolling {

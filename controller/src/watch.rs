@@ -26,6 +26,9 @@ use crate::state::{Key, ObjectName, Part, State};
 
 /// How long one watch request lasts before it is made anew.
 pub(crate) const WATCH_SECONDS: u32 = 30;
+/// Objects of an answer to a list: what a whole one takes while it is read
+/// would stay with the process.
+const PAGE: u32 = 100;
 
 /// How one kind of object gets into the state.
 pub(crate) trait Watched:
@@ -54,7 +57,7 @@ pub fn start(
 ) -> Vec<watch::Receiver<bool>> {
     // Short, so that a connection that died without a word is noticed soon;
     // the client gives up reading a little later (see `run`).
-    let all = || watcher::Config::default().timeout(WATCH_SECONDS);
+    let all = || watcher::Config::default().timeout(WATCH_SECONDS).page_size(PAGE);
     let ours = || all().labels(&format!("{}={}", names::MANAGED_BY_LABEL, names::MANAGED_BY));
     let start = Start { client, state, queue };
     vec![
