@@ -69,11 +69,13 @@ impl Row {
     }
 
     fn cells(&self) -> [String; 7] {
-        let value = |value: f64| format!("{} {}", digits(value), self.unit);
+        let value = |value: f64| format!("{} {}", digits(value), self.unit).trim_end().to_owned();
         let (goal, met) = match self.goal {
             Goal::RatioAtMost(most) => (format!("≤ {most}"), self.ratio().map(|ratio| ratio <= most)),
             Goal::RatioAtLeast(least) => (format!("≥ {least}"), self.ratio().map(|ratio| ratio >= least)),
-            Goal::AtMost(most) => (format!("≤ {most} {}", self.unit), Some(self.ours <= most)),
+            Goal::AtMost(most) => {
+                (format!("≤ {most} {}", self.unit).trim_end().to_owned(), Some(self.ours <= most))
+            }
             Goal::AtLeast(least) => (format!("≥ {least} {}", self.unit), Some(self.ours >= least)),
             Goal::None => (String::new(), None),
         };
