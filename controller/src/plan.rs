@@ -40,6 +40,10 @@ const CONFIG_MAX: usize = 1024 * 1024 - 1024;
 const REMIND: Duration = Duration::from_secs(25 * 60);
 /// The longest pause between two nudges of a pod that does not follow.
 const NUDGE_MAX: Duration = Duration::from_secs(30);
+/// How often pods that were refused are asked for again. Kubernetes itself does
+/// so ever more seldom, at last every 17 minutes, whatever was done meanwhile;
+/// a Deployment that changes makes it look at once.
+const ASK_AGAIN: SignedDuration = SignedDuration::from_secs(30);
 /// What a pod lacks for so long after its creation is no fault yet.
 pub const STARTS_WITHIN: SignedDuration = SignedDuration::from_secs(10);
 /// So many addresses that foreign hosts have are given up in a row, before the
@@ -682,12 +686,17 @@ impl<'a> Planner<'a> {
         let template =
             Template { provider: &request.provider, attachment, all: &configuration.gateway, own: &own };
         let place = self.observed.place(self.key);
-        let wanted = render::deployment(&self.service.owner, &place, &template);
+        let mut wanted = render::deployment(&self.service.owner, &place, &template);
         let several = own.or(&configuration.gateway).replicas() > 1;
         if let Some(live) = self.observed.deployment.as_ref().map(|child| &child.content.live) {
             if render::is_as_wanted(live, &wanted) {
                 if several && self.waits_for_key() {
                     self.actions.extend(self.key());
+                }
+                if self.is_to_ask_again() {
+                    wanted["metadata"]["annotations"][names::ASKED_ANNOTATION] =
+                        self.observed.now.to_string().into();
+                    self.actions.push(Action::WriteDeployment(wanted));
                 }
                 self.budget(several);
                 return Ok(());
@@ -711,6 +720,15 @@ impl<'a> Planner<'a> {
         self.actions.push(Action::WriteDeployment(wanted));
         self.budget(several);
         Ok(())
+    }
+
+    /// Whether pods were refused, and have not been asked for again lately.
+    fn is_to_ask_again(&self) -> bool {
+        let Some(Child { content, deleting: false, .. }) = &self.observed.deployment else { return false };
+        let asked = content.live["metadata"]["annotations"][names::ASKED_ANNOTATION].as_str();
+        let asked = asked.and_then(|at| at.parse::<Timestamp>().ok());
+        content.failure.is_some()
+            && asked.is_none_or(|at| self.observed.now.duration_since(at).abs() >= ASK_AGAIN)
     }
 
     /// Makes the key, once the ConfigMap is there to own it.
@@ -2380,10 +2398,29 @@ mod tests {
         assert_eq!(limit(unschedulable), "1 of 2 gateway pods are ready; b: 0/1 nodes");
         let refused: fn(&mut Observed) = |o| {
             o.pods.pop();
-            o.deployment.as_mut().unwrap().content.failure = Some("quota".into());
+            let deployment = &mut o.deployment.as_mut().unwrap().content;
+            deployment.failure = Some("quota".into());
+            deployment.live["metadata"]["annotations"][names::ASKED_ANNOTATION] = o.now.to_string().into();
         };
         assert_eq!(limit(refused), "1 of 2 gateway pods are ready; no pod can be made: quota");
         assert_eq!(limit(|o| o.now = Timestamp::from_second(99).unwrap()), "", "it is on its way");
+    }
+
+    #[test]
+    fn pods_that_were_refused_are_asked_for_again_now_and_then() {
+        let mut observed = carried_out(claimed(&[claim("172.18.0.11", Requested::Dynamic)]), "172.18.0.11");
+        observed.now = Timestamp::from_second(1000).unwrap();
+        observed.deployment.as_mut().unwrap().content.failure = Some("violates PodSecurity".into());
+        let asked = |observed: &Observed| deployment_of(&plan(&key(), observed));
+        let first = asked(&observed).unwrap();
+        let at = first.content.live["metadata"]["annotations"][names::ASKED_ANNOTATION].clone();
+        assert_eq!(at, "1970-01-01T00:16:40Z");
+        observed.deployment.as_mut().unwrap().content.live = first.content.live;
+        assert_eq!(asked(&observed), None);
+        observed.now = Timestamp::from_second(1030).unwrap();
+        assert!(asked(&observed).is_some());
+        observed.deployment.as_mut().unwrap().content.failure = None;
+        assert_eq!(asked(&observed), None);
     }
 
     #[test]

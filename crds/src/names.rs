@@ -40,6 +40,9 @@ pub const REPLICAS_ANNOTATION: &str = "lb-svc.kubeovn.io/replicas";
 /// Two digests, with a dot between them: of what is the same for all gateways,
 /// and of what is this one's own.
 pub const TEMPLATE_ANNOTATION: &str = "lb-svc.kubeovn.io/template";
+/// On a gateway's Deployment whose pods were refused: when they were last asked
+/// for again, in RFC 3339.
+pub const ASKED_ANNOTATION: &str = "lb-svc.kubeovn.io/asked-again";
 
 /// On gateway pods: digest of the NetworkAttachmentDefinition that their
 /// interface was made from.

@@ -423,9 +423,9 @@ impl Gateway {
             // Looking through conntrack takes the kernel longer than all the
             // rest: who only gets more does not wait for it.
             self.cut |= repairing || !self.verified.as_ref().is_some_and(|(before, _)| desired.keeps(before));
-            self.cut_again = Some(Instant::now() + SECOND_CUT);
         }
         if std::mem::take(&mut self.cut) {
+            self.cut_again = Some(Instant::now() + SECOND_CUT);
             self.cut_stale().await;
         }
         let digest = (faults.is_empty() && withheld.is_empty()).then_some(digest);
