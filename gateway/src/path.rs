@@ -3,8 +3,8 @@
 //! Some networks serve ClusterIPs where a socket connects, and nowhere else:
 //! the pod itself reaches them, and what it forwards goes astray. A connection
 //! request sent past the sockets (a raw one) goes the way of forwarded packets.
-//! One answer to it proves the path; if there is none, though a socket does get
-//! through, the path is known to be missing. While neither does, for want of
+//! One answer to it proves the path; if there is none, though a socket got
+//! through before, the path is known to be missing. While neither does, for want of
 //! backends say, nothing is known.
 
 use std::collections::BTreeMap;
@@ -99,7 +99,7 @@ impl Paths {
     }
 }
 
-/// Looks at one path, for two seconds at most. Needs NET_RAW.
+/// Looks at one path, for three seconds at most. Needs NET_RAW.
 ///
 /// # Errors
 /// When there is no socket to be had, or no route.
@@ -108,7 +108,11 @@ pub async fn look(at: SocketAddrV4) -> io::Result<Verdict> {
         return Ok(Verdict::Proven);
     }
     let connected = tokio::time::timeout(ANSWER * 3, TcpStream::connect(at)).await;
-    Ok(if matches!(connected, Ok(Ok(_))) { Verdict::SocketsOnly } else { Verdict::Unknown })
+    if !matches!(connected, Ok(Ok(_))) {
+        return Ok(Verdict::Unknown);
+    }
+    // The Service may have become one only while that was asked.
+    Ok(if asked_past_sockets(at).await? { Verdict::Proven } else { Verdict::SocketsOnly })
 }
 
 /// Whether a connection request that no socket made is answered. The kernel,

@@ -116,9 +116,12 @@ impl Capture {
 
     /// After the new owner's first announcement nothing is heard of the old.
     fn changed_hands_cleanly(&self, old: &str, new: &str) {
-        let heard = self.heard();
-        let announced = heard.iter().position(|(mac, announcement)| mac == new && *announcement);
-        let announced = announced.unwrap_or_else(|| panic!("{new} announced nothing: {heard:?}"));
+        let mut heard = Vec::new();
+        // A client may find the new owner by itself, a moment before.
+        let (announced, _) = wait("an announcement", || {
+            heard.extend(self.heard());
+            heard.iter().position(|(mac, announcement)| mac == new && *announcement)
+        });
         let late = heard[announced..].iter().filter(|(mac, _)| mac == old).count();
         assert_eq!(late, 0, "{old} spoke on: {heard:?}");
     }
