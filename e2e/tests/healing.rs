@@ -8,6 +8,7 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::ResourceExt;
 use kube::api::{DeleteParams, Patch, PatchParams};
+use lb_svc_crds::gateway::GatewayConfig;
 use lb_svc_e2e::{SLOW, client, expect, scene, serves, until};
 use serde_json::json;
 
@@ -62,10 +63,12 @@ async fn a_deleted_deployment_or_config_map_comes_back() {
     scene("children", async |scene| {
         let ip = scene.served("web", 1).await;
         let config = scene.api::<ConfigMap>().get("lb-svc-web").await.unwrap();
-        // Whether the address is to be probed changes once it is in service.
+        // Whether an address is to be asked for changes once it is in service.
         let content = |config: &ConfigMap| {
-            let text = config.data.as_ref().and_then(|data| data.get("config.json")).cloned();
-            text.unwrap_or_default().replace("\"probe\":true", "\"probe\":false")
+            let text = config.data.as_ref().and_then(|data| data.get("config.json")).unwrap();
+            let mut content: GatewayConfig = serde_json::from_str(text).unwrap();
+            content.addresses.iter_mut().for_each(|address| address.probe = false);
+            content
         };
         scene.api::<ConfigMap>().delete("lb-svc-web", &DeleteParams::default()).await.unwrap();
         until("the ConfigMap", SLOW, async || {
