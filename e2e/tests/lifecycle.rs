@@ -241,6 +241,86 @@ async fn local_a_second_attachment_and_subnet() {
 }
 
 #[tokio::test]
+async fn local_a_live_service_moves_to_another_attachment_and_another_subnet() {
+    scene("moves", async |scene| {
+        let ns = scene.namespace.as_str();
+        let (networks, more) = (["172.29.20", "172.29.21"], format!("{ns}-more"));
+        for network in networks {
+            let own = format!("{network}.9/24");
+            Lab::cluster(&["client", "ip", "addr", "replace", &own, "dev", "eth0"]).await.unwrap();
+        }
+        scene.attach("other", "cidrBlock: 172.29.20.0/24, gateway: 172.29.20.1").await;
+        let subnet = json!({
+            "apiVersion": "kubeovn.io/v1",
+            "kind": "Subnet",
+            "metadata": { "name": more },
+            "spec": { "provider": format!("other.{ns}"), "cidrBlock": "172.29.21.0/24", "gateway": "172.29.21.1" },
+        });
+        Lab::apply(&subnet.to_string()).await.unwrap();
+        let moved = async |key: &str, value: &str, to: &str| {
+            scene.patch_service("web", json!({ "metadata": { "annotations": { key: value } } })).await;
+            let ip = until(&format!("an address of {to}"), SLOW, async || {
+                let ingress = scene.ingress("web").await;
+                let there = ingress.iter().find(|ip| ip.to_string().starts_with(&format!("{to}."))).copied();
+                there.ok_or(ingress)
+            })
+            .await;
+            serves(ip).await;
+            ip
+        };
+        let first = scene.served("web", 1).await;
+        let second =
+            moved("ovn.kubernetes.io/attachmentprovider", &format!("other.{ns}"), networks[0]).await;
+        stops(first).await;
+        let third = moved(&format!("other.{ns}.kubernetes.io/logical_switch"), &more, networks[1]).await;
+        stops(second).await;
+        until("the old claims are given back", SLOW, async || {
+            let claims = scene.claims().await;
+            let held = claims.iter().all(|claim| claim.spec.ip_address == third.to_string());
+            expect(held && claims.len() == 1, claims.iter().map(ResourceExt::name_any).collect::<Vec<_>>())
+        })
+        .await;
+        scene.api::<Service>().delete("web", &DeleteParams::default()).await.unwrap();
+        scene.gone("web").await;
+        Lab::kubectl(&["delete", "subnet", ns, &more, "--timeout=20s"]).await.unwrap();
+        for network in networks {
+            let own = format!("{network}.9/24");
+            Lab::cluster(&["client", "ip", "addr", "del", &own, "dev", "eth0"]).await.unwrap();
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_service_of_another_class_after_a_retype_and_of_ours_again() {
+    scene("reclassed", async |scene| {
+        let ours = "lb-svc.kubeovn.io/gateway";
+        let mut classed = web("web");
+        classed["spec"]["loadBalancerClass"] = ours.into();
+        scene.create::<Deployment>(backends("web", 1, &["tcp/80"])).await;
+        scene.create::<Service>(classed).await;
+        let ip = scene.address("web").await;
+        serves(ip).await;
+        let become_of = async |class: &str| {
+            let plain = json!({ "spec": { "type": "ClusterIP", "loadBalancerClass": null } });
+            scene.patch_service("web", plain).await;
+            scene.gone("web").await;
+            let classed = json!({ "spec": { "type": "LoadBalancer", "loadBalancerClass": class } });
+            scene.patch_service("web", classed).await;
+        };
+        become_of("example.com/other").await;
+        stops(ip).await;
+        // What comes later is served, and it would have been.
+        scene.served("beside", 1).await;
+        scene.gone("web").await;
+        assert!(scene.ingress("web").await.is_empty());
+        become_of(ours).await;
+        serves(scene.address("web").await).await;
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_subnet_in_use_outlives_its_deletion() {
     scene("subnet-held", async |scene| {
         let ns = &scene.namespace;
