@@ -14,11 +14,11 @@ use tokio::net::unix::pipe::Receiver;
 use crate::arp::{self, Frame, Mac, Port};
 
 /// When to ask, from the first time on.
-const ASK: [Duration; 3] = [Duration::ZERO, Duration::from_millis(50), Duration::from_millis(100)];
+const ASK: [Duration; 3] = [Duration::ZERO, Duration::from_millis(30), Duration::from_millis(60)];
 /// When silence means that nobody has the address.
-const SILENCE: Duration = Duration::from_millis(200);
+const SILENCE: Duration = Duration::from_millis(100);
 /// How long a probe that went out late may still be answered.
-const ANSWER: Duration = Duration::from_millis(50);
+const ANSWER: Duration = Duration::from_millis(40);
 /// After a probe that could not be sent, before trying again.
 const UNSENT: Duration = Duration::from_secs(1);
 /// After a conflict, before asking again.
@@ -283,7 +283,7 @@ mod tests {
         assert_eq!(probes.withheld(), [VIP].into());
         assert!(!probes.is_listening());
         let (sent, verdicts, at) = follow(&mut probes, start);
-        assert_eq!((sent, at), (vec![0, 50, 100], 200));
+        assert_eq!((sent, at), (vec![0, 30, 60], 100));
         assert_eq!(verdicts, [(VIP, Verdict::Free)]);
         assert!(probes.is_free(VIP) && probes.withheld().is_empty());
         assert_eq!(probes.due(), None);
@@ -303,8 +303,8 @@ mod tests {
         let at = |ms| start + Duration::from_millis(ms);
         assert_eq!(probes.take(at(0)).0, [VIP]);
         assert_eq!(probes.take(at(300)), (vec![VIP], vec![]));
-        assert_eq!(probes.due(), Some(at(350)));
-        assert_eq!(probes.take(at(350)).1, [(VIP, Verdict::Free)]);
+        assert_eq!(probes.due(), Some(at(340)));
+        assert_eq!(probes.take(at(340)).1, [(VIP, Verdict::Free)]);
     }
 
     #[test]
@@ -395,7 +395,7 @@ mod tests {
         let mut probes = asking(start);
         probes.take(start);
         probes.unsent(start, VIP);
-        assert_eq!(follow(&mut probes, start), (vec![1000, 1050, 1100], vec![(VIP, Verdict::Free)], 1200));
+        assert_eq!(follow(&mut probes, start), (vec![1000, 1030, 1060], vec![(VIP, Verdict::Free)], 1100));
     }
 
     #[test]
@@ -407,6 +407,6 @@ mod tests {
         probes.set(later, None, &[VIP], &BTreeSet::new());
         assert_eq!((probes.due(), probes.take(later)), (None, (vec![], vec![])));
         probes.set(later, Some(Port { carrier_changes: 3, ..PORT }), &[VIP], &BTreeSet::new());
-        assert_eq!(follow(&mut probes, later).2, 200);
+        assert_eq!(follow(&mut probes, later).2, 100);
     }
 }
