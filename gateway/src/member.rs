@@ -146,7 +146,6 @@ impl Member {
             mute: false,
             unplugged: false,
             lost: false,
-            interval: terms.election.interval,
             hosts: Hosts { mac: terms.mac, addresses: Vec::new(), routers: Vec::new() },
             since: SystemTime::now(),
             metrics,
@@ -229,7 +228,6 @@ struct Seat {
     /// Nothing of the LAN is in reach.
     lost: bool,
     hosts: Hosts,
-    interval: Duration,
     since: SystemTime,
     metrics: Metrics,
     counted: Counters,
@@ -402,14 +400,11 @@ fn look_around(seat: &mut Seat, heard: &[Frame], reach: &mut Reach, lan: &mut La
     while let Some(frame) = lan.all.as_ref().and_then(Ear::take) {
         reach.hear_any(now, &seat.hosts, &frame);
     }
-    let seen = seat.election.snapshot();
-    let present = self::now().saturating_sub(election::lease(seat.interval));
-    let company = match &seen.others[..] {
-        // What a missing link hides is known already.
-        _ if seat.unplugged => Company::Absent,
-        [] => Company::Absent,
-        others if others.iter().any(|other| other.at > present) => Company::Present,
-        _ => Company::Missing,
+    // What a missing link hides is known already.
+    let company = match seat.election.is_accompanied(self::now()).filter(|_| !seat.unplugged) {
+        Some(true) => Company::Present,
+        Some(false) => Company::Missing,
+        None => Company::Absent,
     };
     let lost = reach.is_lost(now, company);
     if std::mem::replace(&mut seat.lost, lost) != lost {
@@ -450,8 +445,11 @@ impl Doorway {
     }
 
     fn watch(&mut self, seat: &mut Seat, heard: &[Frame], lan: &mut Lan) {
+        if self.passed {
+            return;
+        }
         let seen = seat.election.snapshot();
-        self.passed |= seen.role != Role::Standby || !seen.others.is_empty();
+        self.passed = seen.role != Role::Standby || !seen.others.is_empty();
         if self.passed {
             return;
         }

@@ -329,6 +329,13 @@ impl Election {
         std::mem::take(&mut self.outputs)
     }
 
+    /// Whether another member is present at that time; `None` if none has been
+    /// heard lately.
+    pub fn is_accompanied(&self, now: Time) -> Option<bool> {
+        let until = self.peers.all().map(|(_, said)| self.peers.present_until(said)).max();
+        until.map(|until| now < until)
+    }
+
     /// What was not as it should be.
     pub fn counters(&self) -> Counters {
         self.counters
