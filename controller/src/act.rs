@@ -382,12 +382,7 @@ impl Actor {
         content: &str,
         known: Option<&Child<String>>,
     ) -> Result<Written<ConfigMap>, Error> {
-        let mut wanted = render::config(owner, place, content);
-        let Some(known) = known else { return self.make(place, wanted).await };
-        wanted["metadata"]["uid"] = json!(known.uid);
-        let api: Api<ConfigMap> = self.namespaced(&place.namespace);
-        let object = timed(api.patch(&place.name(), &apply(), &Patch::Apply(&wanted))).await?;
-        Ok(Written::Ours(Box::new(object)))
+        self.make_or_apply(place, render::config(owner, place, content), known).await
     }
 
     /// Makes a gateway's Deployment, or makes the one seen what is `wanted`.
@@ -435,12 +430,7 @@ impl Actor {
         wanted: &Value,
         known: Option<&Child<Value>>,
     ) -> Result<Written<PodDisruptionBudget>, Error> {
-        let mut wanted = wanted.clone();
-        let Some(known) = known else { return self.make(place, wanted).await };
-        wanted["metadata"]["uid"] = json!(known.uid);
-        let api: Api<PodDisruptionBudget> = self.namespaced(&place.namespace);
-        let object = timed(api.patch(&place.name(), &apply(), &Patch::Apply(&wanted))).await?;
-        Ok(Written::Ours(Box::new(object)))
+        self.make_or_apply(place, wanted.clone(), known).await
     }
 
     /// Makes the Secret with a gateway's key, unless it is there; it goes with
@@ -487,6 +477,27 @@ impl Actor {
             Err(error) if error.is_conflict() => read(timed(secrets.get(names::MASTER_SECRET)).await?),
             Err(error) => Err(error),
         }
+    }
+
+    /// Makes an object of a gateway, or applies what is `wanted` to the one seen.
+    async fn make_or_apply<K, T>(
+        &self,
+        place: &Place,
+        mut wanted: Value,
+        known: Option<&Child<T>>,
+    ) -> Result<Written<K>, Error>
+    where
+        K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>
+            + Clone
+            + std::fmt::Debug
+            + serde::Serialize
+            + serde::de::DeserializeOwned,
+    {
+        let Some(known) = known else { return self.make(place, wanted).await };
+        wanted["metadata"]["uid"] = json!(known.uid);
+        let api: Api<K> = self.namespaced(&place.namespace);
+        let object = timed(api.patch(&place.name(), &apply(), &Patch::Apply(&wanted))).await?;
+        Ok(Written::Ours(Box::new(object)))
     }
 
     /// Makes an object of a gateway by a plain POST, which cannot overwrite

@@ -216,6 +216,13 @@ fn part_name(place: &Place) -> ObjectName {
     (place.namespace.clone(), place.name())
 }
 
+/// The gateways that are known to have this part, and do not.
+fn parts_gone(state: &State, part: Part, names: &BTreeSet<ObjectName>) -> Vec<Place> {
+    let mut known = state.known_parts(part);
+    known.retain(|gateway| !names.contains(&part_name(gateway)));
+    known
+}
+
 impl Watched for ConfigMap {
     fn set(state: &mut State, object: Self) -> Vec<Key> {
         match convert::gateway_of(&object) {
@@ -229,11 +236,8 @@ impl Watched for ConfigMap {
     }
 
     fn listed(state: &mut State, names: &BTreeSet<ObjectName>) -> Vec<Key> {
-        let gone = state
-            .known_parts(Part::Config)
-            .into_iter()
-            .filter(|gateway| !names.contains(&part_name(gateway)));
-        gone.flat_map(|gateway| state.set_config(gateway, None)).collect()
+        let gone = parts_gone(state, Part::Config, names);
+        gone.into_iter().flat_map(|gateway| state.set_config(gateway, None)).collect()
     }
 }
 
@@ -250,11 +254,8 @@ impl Watched for Deployment {
     }
 
     fn listed(state: &mut State, names: &BTreeSet<ObjectName>) -> Vec<Key> {
-        let gone = state
-            .known_parts(Part::Deployment)
-            .into_iter()
-            .filter(|gateway| !names.contains(&part_name(gateway)));
-        gone.flat_map(|gateway| state.set_deployment(gateway, None)).collect()
+        let gone = parts_gone(state, Part::Deployment, names);
+        gone.into_iter().flat_map(|gateway| state.set_deployment(gateway, None)).collect()
     }
 }
 
@@ -271,11 +272,8 @@ impl Watched for PodDisruptionBudget {
     }
 
     fn listed(state: &mut State, names: &BTreeSet<ObjectName>) -> Vec<Key> {
-        let gone = state
-            .known_parts(Part::Budget)
-            .into_iter()
-            .filter(|gateway| !names.contains(&part_name(gateway)));
-        gone.flat_map(|gateway| state.set_budget(gateway, None)).collect()
+        let gone = parts_gone(state, Part::Budget, names);
+        gone.into_iter().flat_map(|gateway| state.set_budget(gateway, None)).collect()
     }
 }
 
