@@ -10,11 +10,11 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::ResourceExt;
 use kube::api::DeleteParams;
-use lb_svc_crds::gateway::{GatewayStatus, Role};
+use lb_svc_crds::gateway::Role;
 use serde_json::{Value, json};
 
 use crate::capture::Capture;
-use crate::objects::{backends, port, service};
+use crate::objects::{backends, elsewhere, port, service};
 use crate::outage::{Outage, Watch};
 use crate::{Lab, SLOW, Scene, client, expect, until};
 
@@ -125,14 +125,7 @@ impl Pair {
         workload["spec"]["template"]["spec"]["nodeSelector"] = json!({ "kubernetes.io/hostname": "n1" });
         scene.create::<Deployment>(workload).await;
         let mut object = service(name, &json!([port("TCP", TCP, TCP), port("UDP", UDP, UDP)]));
-        let elsewhere = json!({ "nodeAffinity": { "requiredDuringSchedulingIgnoredDuringExecution": {
-            "nodeSelectorTerms": [{ "matchExpressions": [
-                { "key": "kubernetes.io/hostname", "operator": "NotIn", "values": ["n1"] },
-            ] }],
-        } } });
-        let annotations = &mut object["metadata"]["annotations"];
-        annotations["lb-svc.kubeovn.io/replicas"] = json!("2");
-        annotations["lb-svc.kubeovn.io/affinity"] = json!(elsewhere.to_string());
+        elsewhere(&mut object, 2);
         scene.create::<Service>(object).await;
         let ip = scene.address(name).await;
         let pair = Self { scene: Arc::clone(scene), name: name.to_owned(), ip };
@@ -150,7 +143,7 @@ impl Pair {
         until("one active and one standby", SLOW * 2, async || {
             let mut roles = Vec::new();
             for pod in self.scene.gateways(&self.name).await {
-                let status = self.status(&pod).await.map_err(|error| error.to_string())?;
+                let status = self.scene.status(&pod).await.map_err(|error| error.to_string())?;
                 let election = status.election.unwrap_or_default();
                 roles.push((pod, election.role, election.peers.len()));
             }
@@ -162,22 +155,6 @@ impl Pair {
             of(Role::Active).zip(of(Role::Standby)).ok_or_else(|| format!("{:?}", seen()))
         })
         .await
-    }
-
-    /// What a gateway pod says of itself.
-    ///
-    /// # Errors
-    /// When it does not answer.
-    pub async fn status(&self, pod: &Pod) -> anyhow::Result<GatewayStatus> {
-        let path = format!(
-            "/api/v1/namespaces/{}/pods/{}:{}/proxy/status",
-            self.scene.namespace,
-            pod.name_any(),
-            lb_svc_crds::names::GATEWAY_PORT
-        );
-        let request = http::Request::get(path).body(Vec::new())?;
-        let answer = tokio::time::timeout(client::ATTEMPT, self.scene.lab.client.request(request)).await;
-        Ok(answer??)
     }
 
     /// Has the event happen to the active pod while the address is probed, and
@@ -204,7 +181,7 @@ impl Pair {
             .await;
         } else {
             until("the standby to be active", SLOW, async || {
-                let status = self.status(&standby).await.map_err(|error| error.to_string())?;
+                let status = self.scene.status(&standby).await.map_err(|error| error.to_string())?;
                 let role = status.election.unwrap_or_default().role;
                 expect(role == Role::Active, role)
             })

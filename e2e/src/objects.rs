@@ -22,6 +22,18 @@ pub fn service(name: &str, ports: &Value) -> Value {
     })
 }
 
+/// Gives a Service so many gateway pods, none of them on the first node.
+pub fn elsewhere(service: &mut Value, replicas: u32) {
+    let affinity = json!({ "nodeAffinity": { "requiredDuringSchedulingIgnoredDuringExecution": {
+        "nodeSelectorTerms": [{ "matchExpressions": [
+            { "key": "kubernetes.io/hostname", "operator": "NotIn", "values": ["n1"] },
+        ] }],
+    } } });
+    let annotations = &mut service["metadata"]["annotations"];
+    annotations["lb-svc.kubeovn.io/affinity"] = json!(affinity.to_string());
+    annotations["lb-svc.kubeovn.io/replicas"] = json!(replicas.to_string());
+}
+
 /// A LoadBalancer Service `name` of port 80.
 pub fn web(name: &str) -> Value {
     service(name, &json!([port("TCP", 80, 80)]))

@@ -8,7 +8,8 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace, Pod, Service};
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Client, Resource, ResourceExt};
-use lb_svc_crds::{IP, Subnet};
+use lb_svc_crds::gateway::GatewayStatus;
+use lb_svc_crds::{IP, Subnet, names};
 use serde_json::{Value, json};
 
 use crate::{Lab, SLOW, client, expect, objects, until};
@@ -216,6 +217,21 @@ spec: {{provider: {name}.{ns}, {subnet}}}
         let pods =
             self.api::<Pod>().list(&ours).await.unwrap_or_else(|error| panic!("listing pods: {error}"));
         pods.items.into_iter().filter(|pod| pod.metadata.deletion_timestamp.is_none()).collect()
+    }
+
+    /// What a gateway pod says of itself.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn status(&self, pod: &Pod) -> anyhow::Result<GatewayStatus> {
+        let path = format!(
+            "/api/v1/namespaces/{}/pods/{}:{}/proxy/status",
+            self.namespace,
+            pod.name_any(),
+            names::GATEWAY_PORT
+        );
+        let request = http::Request::get(path).body(Vec::new())?;
+        Ok(tokio::time::timeout(client::ATTEMPT, self.lab.client.request(request)).await??)
     }
 
     /// The one ready gateway pod of a Service.

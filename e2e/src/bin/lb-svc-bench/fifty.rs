@@ -9,12 +9,12 @@ use futures::future::try_join_all;
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Service;
-use lb_svc_e2e::objects::{backends, port, service};
+use lb_svc_e2e::objects::{backends, elsewhere, port, service};
 use lb_svc_e2e::outage::Watch;
 use lb_svc_e2e::{Lab, SLOW, Scene, client, scene};
 use serde_json::json;
 
-use crate::gateways::{elsewhere, pair};
+use crate::gateways::pair;
 use crate::stage::within;
 use crate::start::millis;
 use crate::table::{Goal, Row, median, worst};

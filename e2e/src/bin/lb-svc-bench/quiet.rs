@@ -15,14 +15,14 @@ use kube::ResourceExt;
 use kube::api::{Patch, PatchParams};
 use lb_svc_crds::gateway::GatewayConfig;
 use lb_svc_crds::names;
-use lb_svc_e2e::objects::{PROVIDER, backends, port, service};
+use lb_svc_e2e::objects::{PROVIDER, backends, elsewhere, port, service};
 use lb_svc_e2e::outage::{Outage, Watch};
 use lb_svc_e2e::{SLOW, Scene, scene, serves, without_controller};
 use serde_json::json;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::process::{Child, Command};
 
-use crate::gateways::{elsewhere, pair, status};
+use crate::gateways::pair;
 use crate::stage::{process, within};
 use crate::table::{Goal, Row};
 use crate::{Options, start::millis};
@@ -122,7 +122,7 @@ async fn set(scene: &Arc<Scene>, interval: u16) -> anyhow::Result<()> {
     let patch = json!({ "data": { names::CONFIG_KEY: wanted } });
     configs.patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await?;
     for pod in scene.gateways(&service).await {
-        let before = status(scene, &pod).await?.digest;
+        let before = scene.status(&pod).await?.digest;
         let mut attempt = 0;
         within("a gateway to have another interval", SLOW, async || {
             attempt += 1;
@@ -131,7 +131,7 @@ async fn set(scene: &Arc<Scene>, interval: u16) -> anyhow::Result<()> {
             let pods = scene.api::<Pod>();
             pods.patch(&pod.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await?;
             tokio::time::sleep(Duration::from_millis(250)).await;
-            Ok((status(scene, &pod).await?.digest != before).then_some(()))
+            Ok((scene.status(&pod).await?.digest != before).then_some(()))
         })
         .await?;
     }
