@@ -10,10 +10,14 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
+
+/// What is written at a time of an answer of many bytes: enough for the kernel
+/// to make packets as large as it can, as servers of files write.
+static PIECE: [u8; 1 << 17] = [b'.'; 1 << 17];
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
@@ -74,7 +78,12 @@ async fn converse(stream: TcpStream, client: SocketAddr, me: &str) -> anyhow::Re
         if let Some(length) = path.strip_prefix("/bytes/") {
             let length = length.parse()?;
             stream.write_all(head(length).as_bytes()).await?;
-            tokio::io::copy(&mut tokio::io::repeat(b'.').take(length), &mut stream).await?;
+            let mut left: u64 = length;
+            while left > 0 {
+                let part = left.min(PIECE.len() as u64);
+                stream.write_all(PIECE.get(..part as usize).unwrap_or_default()).await?;
+                left -= part;
+            }
         } else {
             let body = format!("{me} tcp/{port} {client}\n");
             stream.write_all((head(body.len() as u64) + &body).as_bytes()).await?;
