@@ -44,20 +44,30 @@ node_ready() { # NODE [SINCE]
   [[ "$renewed" > "$2" ]]
 }
 
-cut_off() { # NODE: as a power failure does
-  in_lan link del "n$1" 2>/dev/null || true
-  ip netns del "lb-svc-n$1" 2>/dev/null || true
-  kill_until_gone node_processes "$1"
+# As a power failure does: its link and all of its processes at once. What is stopped does no more than what is dead;
+# taking it away would keep the processors busy that the other nodes, on this one machine, need for what comes then.
+cut_off() { # NODE
+  local pids
+  touch "$STATE/n$1/off"
+  pids=$(node_processes "$1")
+  in_lan link set "n$1" down
+  # shellcheck disable=SC2086
+  kill -STOP $pids 2>/dev/null || true
 }
 
 plug_in() { # NODE: it boots with the disk it had, and without pods or their networks
-  cut_off "$1"
-  rm -rf "$STATE/n$1/run"
+  in_lan link del "n$1" 2>/dev/null || true
+  ip netns del "lb-svc-n$1" 2>/dev/null || true
+  kill_until_gone node_processes "$1"
+  remove_cgroups "$1"
+  rm -rf "$STATE/n$1/run" "$STATE/n$1/off"
   add_lan_host "n$1" "$(node_ip "$1")"
   join_pod_networks "$1"
   start_containerd "$1"
   start_kubelet "$1" "$(now)"
 }
+
+is_off() { [ -e "$STATE/n$1/off" ]; } # NODE
 
 node_processes() { # NODE
   processes "[a-z-]*-n$1"
@@ -67,7 +77,7 @@ node_processes() { # NODE
 spawn_on() { # NODE PROGRAM CMD...
   local holder
   holder=$(main_process "node-n$1")
-  [ -n "$holder" ] || die "node $1 is off: start it first"
+  if [ -z "$holder" ] || is_off "$1"; then die "node $1 is off: start it first"; fi
   spawn "$2-n$1" nsenter --mount="/proc/$holder/ns/mnt" --net="/run/netns/lb-svc-n$1" "${@:3}"
 }
 
@@ -196,10 +206,10 @@ cgroup_processes() { # [NODE]
   node_cgroups "$@" | sed 's|$|/cgroup.procs|' | xargs -r cat 2>/dev/null | sort -un || true
 }
 
-remove_cgroups() {
+remove_cgroups() { # [NODE]
   for _ in $(seq 50); do
-    [ -n "$(node_cgroups)" ] || return 0
-    node_cgroups | xargs -r rmdir 2>/dev/null || sleep 0.05
+    [ -n "$(node_cgroups "$@")" ] || return 0
+    node_cgroups "$@" | xargs -r rmdir 2>/dev/null || sleep 0.05
   done
-  die "these cgroups cannot be removed: $(node_cgroups | tr '\n' ' ')"
+  die "these cgroups cannot be removed: $(node_cgroups "$@" | tr '\n' ' ')"
 }

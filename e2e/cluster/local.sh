@@ -93,6 +93,7 @@ healthy() {
   fi
   for name in etcd kube-apiserver kube-controller-manager kube-scheduler; do runs "$name" || return 1; done
   for i in $(seq "$(node_count)"); do
+    if is_off "$i"; then return 1; fi
     for name in node containerd kubelet kube-proxy; do runs "$name-n$i" || return 1; done
   done
   api_server_ready || return 1
@@ -114,7 +115,7 @@ verb_kubelet_stop() { need_node "$@"; stop "kubelet-n$1"; }
 verb_kubelet_start() { need_node "$@"; runs "kubelet-n$1" || start_kubelet "$1" "$(now)"; }
 verb_images_on() { need_node "$@"; ctr_on "$1" images ls | awk 'NR > 1 && $1 !~ /^sha256:/ {print $1, $4 $5}'; }
 verb_node_stop() { need_node "$@"; [ "$1" != 1 ] || die "node 1 carries the control plane"; cut_off "$1"; }
-verb_node_start() { need_node "$@"; runs "node-n$1" || plug_in "$1"; }
+verb_node_start() { need_node "$@"; if is_off "$1" || ! runs "node-n$1"; then plug_in "$1"; fi; }
 verb_api_stop() { need_cluster; kill_until_gone processes kube-apiserver; }
 verb_api_start() { need_cluster; runs kube-apiserver || start_api_server; }
 

@@ -146,23 +146,36 @@ impl Schedule {
 
 /// Sends ARP frames.
 #[derive(Debug, Default)]
-pub struct Sender(Option<OwnedFd>);
+pub struct Sender {
+    socket: Option<OwnedFd>,
+    /// The interface last sent by: to look it up costs far more than to send.
+    known: Option<(String, LinkAddr)>,
+}
 
 impl Sender {
     /// Sends a frame by the interface of this name.
     pub fn send(&mut self, interface: &str, frame: &[u8]) -> io::Result<()> {
-        let socket = match &self.0 {
+        let socket = match &self.socket {
             Some(socket) => socket,
             // Of protocol 0: it is to receive nothing.
-            None => self.0.insert(socket(
+            None => self.socket.insert(socket(
                 AddressFamily::Packet,
                 SockType::Raw,
                 SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
                 None,
             )?),
         };
-        let link = link_address(interface)?;
-        sendto(socket.as_raw_fd(), frame, &link, MsgFlags::empty())?;
+        let send = |link: &LinkAddr| sendto(socket.as_raw_fd(), frame, link, MsgFlags::empty());
+        let known = self.known.take().filter(|(name, link)| name == interface && send(link).is_ok());
+        self.known = match known {
+            Some(sent) => Some(sent),
+            // Another one, maybe of the same name.
+            None => {
+                let link = link_address(interface)?;
+                send(&link)?;
+                Some((interface.to_owned(), link))
+            }
+        };
         Ok(())
     }
 }

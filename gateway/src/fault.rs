@@ -3,6 +3,7 @@
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::config::Invalid;
 
@@ -90,6 +91,11 @@ pub enum Fault {
     /// The pod cannot take part in the election.
     #[error("the pod cannot take part in its gateway's election, and does not serve: {0}")]
     ElectionFailed(String),
+    /// The kernel does not answer.
+    #[error(
+        "the kernel has not answered for {0:?}: something on the node keeps its network configuration locked (look for processes that hang in the kernel)"
+    )]
+    KernelSilent(Duration),
     /// The kernel refused a change.
     #[error("the kernel refused: {0}")]
     NetlinkFailed(String),
@@ -140,6 +146,7 @@ impl Fault {
             Self::LeaseFailed(_) => "LeaseFailed",
             Self::KeyInvalid { .. } => "KeyInvalid",
             Self::ElectionFailed(_) => "ElectionFailed",
+            Self::KernelSilent(_) => "KernelSilent",
             Self::NetlinkFailed(_) => "NetlinkFailed",
             Self::NotConverged(_) => "NotConverged",
             Self::AddressConflict { .. } => "AddressConflict",

@@ -2,7 +2,9 @@
 //! decisions are made elsewhere: here dumps become a [`Kernel`], and an [`Op`]
 //! becomes one request.
 
+use std::io;
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
 
 use futures::{Stream, TryStreamExt};
 use ipnet::Ipv4Net;
@@ -16,6 +18,7 @@ use rtnetlink::packet_route::link::{
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteVia};
 use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
 use rtnetlink::{Handle, IpVersion, LinkUnspec, RouteMessageBuilder};
+use tokio::sync::oneshot;
 
 use crate::caps;
 use crate::fault::Fault;
@@ -24,23 +27,47 @@ use crate::plan::Op;
 
 /// `IFLA_INET_CONF`.
 const IFLA_INET_CONF: u16 = 1;
+/// How long the kernel may take to answer.
+const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A connection to the kernel.
 pub struct Netlink(Handle);
 
 impl Netlink {
     /// Connects, to the network namespace of the calling thread.
-    pub fn connect() -> Result<Self, Fault> {
-        // With the strict check the kernel filters dumps itself, and refuses
-        // what it does not know instead of passing over it.
-        let (connection, handle, _) = rtnetlink::new_connection_with_strict_check()
-            .map_err(|error| Fault::NetlinkFailed(format!("netlink socket: {error}")))?;
-        tokio::spawn(connection);
-        Ok(Self(handle))
+    ///
+    /// # Errors
+    /// When there is no socket or no thread to be had.
+    pub async fn connect() -> Result<Self, Fault> {
+        // The kernel holds up who asks for as long as anything on the node
+        // changes its interfaces. The election has to speak meanwhile.
+        let (tell, told) = oneshot::channel();
+        let thread = std::thread::Builder::new().name("netlink".to_owned()).spawn(|| attend(tell));
+        let connected = match thread {
+            Ok(_) => told.await.unwrap_or_else(|_| Err(io::Error::other("its thread has ended"))),
+            Err(error) => Err(error),
+        };
+        connected.map(Self).map_err(|error| Fault::NetlinkFailed(format!("netlink socket: {error}")))
     }
 
     /// Dumps everything of interest.
+    ///
+    /// # Errors
+    /// When the kernel refuses, or does not answer in time.
     pub async fn observe(&self) -> Result<Kernel, Fault> {
+        in_time(self.dump()).await
+    }
+
+    /// Carries out one step. What is there already, or gone already, is well.
+    ///
+    /// # Errors
+    /// When the kernel refuses, or does not answer in time. It may still do it
+    /// then.
+    pub async fn apply(&self, op: &Op) -> Result<(), Fault> {
+        in_time(self.carry_out(op)).await
+    }
+
+    async fn dump(&self) -> Result<Kernel, Fault> {
         let links = collect("links", self.0.link().get().execute()).await?;
         let mut request = self.0.address().get();
         request.message_mut().header.family = AddressFamily::Inet;
@@ -66,8 +93,7 @@ impl Netlink {
         })
     }
 
-    /// Carries out one step. What is there already, or gone already, is well.
-    pub async fn apply(&self, op: &Op) -> Result<(), Fault> {
+    async fn carry_out(&self, op: &Op) -> Result<(), Fault> {
         let (result, fine): (_, &[i32]) = match op {
             Op::Up(index) => {
                 let message = LinkUnspec::new_with_index(*index).up().build();
@@ -111,6 +137,34 @@ impl Netlink {
             _ => Ok(()),
         }
     }
+}
+
+/// Runs a connection to its end.
+fn attend(tell: oneshot::Sender<io::Result<Handle>>) {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_io().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            let _ = tell.send(Err(error));
+            return;
+        }
+    };
+    runtime.block_on(async {
+        // With the strict check the kernel filters dumps itself, and refuses
+        // what it does not know instead of passing over it.
+        match rtnetlink::new_connection_with_strict_check() {
+            Ok((connection, handle, _)) => {
+                let _ = tell.send(Ok(handle));
+                connection.await;
+            }
+            Err(error) => {
+                let _ = tell.send(Err(error));
+            }
+        }
+    });
+}
+
+async fn in_time<T>(request: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
+    tokio::time::timeout(TIMEOUT, request).await.unwrap_or(Err(Fault::KernelSilent(TIMEOUT)))
 }
 
 async fn collect<T>(

@@ -521,7 +521,7 @@ impl Gateway {
     async fn observe(&mut self) -> Result<Kernel, Fault> {
         let netlink = match &self.netlink {
             Some(netlink) => netlink,
-            None => self.netlink.insert(Netlink::connect()?),
+            None => self.netlink.insert(Netlink::connect().await?),
         };
         netlink.observe().await
     }
