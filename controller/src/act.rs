@@ -17,7 +17,7 @@ use lb_svc_crds::{IP, Subnet, names};
 use serde_json::{Value, json};
 
 use crate::convert;
-use crate::domain::{Child, Condition, DeploymentView, Owner, Place};
+use crate::domain::{Child, Condition, DeploymentView, Ingress, Owner, Place};
 use crate::ipam::{Candidate, Claim, ClaimId, Wish};
 use crate::keys::Master;
 use crate::render;
@@ -290,13 +290,13 @@ impl Actor {
     pub async fn set_status(
         &self,
         service: &crate::domain::Service,
-        ingress: &[String],
+        ingress: &[Ingress],
         conditions: &[Condition],
     ) -> Result<Option<Service>, Error> {
         let owner = &service.owner;
         let mut status = json!({});
         if !ingress.is_empty() {
-            let ingress: Vec<Value> = ingress.iter().map(|ip| json!({ "ip": ip })).collect();
+            let ingress: Vec<Value> = ingress.iter().map(convert::ingress_entry).collect();
             status["loadBalancer"] = json!({ "ingress": ingress });
         }
         if !conditions.is_empty() {

@@ -11,9 +11,11 @@ use kube::{CustomResource, Resource, ResourceExt};
 use lb_svc_crds::names::{self, Provider};
 use lb_svc_crds::{IP, Subnet};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::domain::{Attachment, Child, Condition, DeploymentView, Owner, Place, Pod, Service, ServiceRef};
+use crate::domain::{
+    Attachment, Child, Condition, DeploymentView, Ingress, Owner, Place, Pod, PortStatus, Service, ServiceRef,
+};
 use crate::ipam::{Claim, ClaimId};
 use crate::render;
 use crate::state::{self, SubnetView};
@@ -73,6 +75,7 @@ pub fn service(object: &core::Service) -> Option<Service> {
         .iter()
         .filter(|(key, _)| {
             *key == names::PROVIDER_ANNOTATION
+                || *key == names::CCE_PASS_THROUGH_ANNOTATION
                 || key.starts_with(names::DOMAIN)
                 || key.ends_with(".kubernetes.io/logical_switch")
         })
@@ -103,10 +106,36 @@ pub fn service(object: &core::Service) -> Option<Service> {
         affinity: spec.session_affinity.as_deref() == Some("ClientIP"),
         local_policy: spec.external_traffic_policy.as_deref() == Some("Local"),
         source_ranges: !spec.load_balancer_source_ranges.unwrap_or_default().is_empty(),
-        ingress: ingress.into_iter().map(|ingress| ingress.ip.unwrap_or_default()).collect(),
+        ingress: ingress.into_iter().map(self::ingress).collect(),
         conditions,
         since,
     })
+}
+
+fn ingress(object: core::LoadBalancerIngress) -> Ingress {
+    let port = |port: core::PortStatus| {
+        let number = u16::try_from(port.port).ok()?;
+        Some(PortStatus { protocol: port.protocol, port: number, error: port.error })
+    };
+    Ingress {
+        ip: object.ip.unwrap_or_default(),
+        proxy: object.ip_mode.as_deref() == Some("Proxy"),
+        ports: object.ports.unwrap_or_default().into_iter().filter_map(port).collect(),
+    }
+}
+
+/// An entry of `status.loadBalancer.ingress` (Kubernetes API,
+/// LoadBalancerIngress).
+pub fn ingress_entry(ingress: &Ingress) -> Value {
+    let ports = ingress.ports.iter().map(|port| {
+        let mut status = json!({ "port": port.port, "protocol": port.protocol });
+        if let Some(error) = &port.error {
+            status["error"] = json!(error);
+        }
+        status
+    });
+    let mode = if ingress.proxy { "Proxy" } else { "VIP" };
+    json!({ "ip": ingress.ip, "ipMode": mode, "ports": ports.collect::<Vec<_>>() })
 }
 
 /// Our conditions among `all`: those whose type begins with `prefix`.
@@ -346,8 +375,6 @@ pub fn claim(object: &IP) -> Result<Claim, NoClaim> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]

@@ -102,12 +102,35 @@ pub struct Service {
     pub local_policy: bool,
     /// Whether there are `spec.loadBalancerSourceRanges`.
     pub source_ranges: bool,
-    /// `status.loadBalancer.ingress[].ip`; an entry without one is empty.
-    pub ingress: Vec<String>,
+    /// `status.loadBalancer.ingress`.
+    pub ingress: Vec<Ingress>,
     /// Our conditions in its status.
     pub conditions: Vec<Condition>,
     /// When each of them last changed its status.
     pub since: BTreeMap<String, Timestamp>,
+}
+
+/// An entry of a Service's `status.loadBalancer.ingress`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ingress {
+    /// The address; empty in an entry without one.
+    pub ip: String,
+    /// Whether `ipMode` is Proxy: to clients inside the cluster the address is
+    /// one to send to, not one that their node serves by itself.
+    pub proxy: bool,
+    /// Every port of the Service.
+    pub ports: Vec<PortStatus>,
+}
+
+/// What became of a Service's port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortStatus {
+    /// Its protocol, as written.
+    pub protocol: String,
+    /// Its number.
+    pub port: u16,
+    /// Why it is not served.
+    pub error: Option<String>,
 }
 
 /// A condition of ours on a Service or a Subnet, without its times.

@@ -21,7 +21,9 @@ use lb_svc_crds::names::{self, Provider};
 use serde_json::Value;
 
 use crate::active::{self, News, Seen};
-use crate::domain::{Answer, Attachment, Child, Condition, DeploymentView, Place, Pod, Service, ServiceRef};
+use crate::domain::{
+    Answer, Attachment, Child, Condition, DeploymentView, Ingress, Place, Pod, Service, ServiceRef,
+};
 use crate::ipam::{BEING_FREED, Claim, ClaimId, Network, Refusal, Wish};
 use crate::render::{self, Origin, Template};
 use crate::request::{Problem, Request, request};
@@ -178,8 +180,8 @@ pub enum Action {
     Release(ClaimId),
     /// Write the Service's status: ingress and our conditions, all of them.
     SetStatus {
-        /// `status.loadBalancer.ingress[].ip`.
-        ingress: Vec<String>,
+        /// `status.loadBalancer.ingress`.
+        ingress: Vec<Ingress>,
         /// Our conditions.
         conditions: Vec<Condition>,
     },
@@ -234,7 +236,7 @@ fn withdraw(observed: &Observed) -> Plan {
         let mine: Vec<&Claim> =
             observed.claims.iter().filter(|claim| claim.owner.uid == service.owner.uid).collect();
         let ours = |text: &str| mine.iter().any(|claim| claim.address.to_string() == text);
-        if service.ingress.iter().any(|ip| ours(ip)) || !service.conditions.is_empty() {
+        if service.ingress.iter().any(|entry| ours(&entry.ip)) || !service.conditions.is_empty() {
             actions.push(Action::SetStatus { ingress: Vec::new(), conditions: Vec::new() });
         }
         if is_filled(service, &mine) && !service.deleting {
@@ -415,7 +417,11 @@ impl<'a> Planner<'a> {
                 && target.is_none_or(|claim| self.is_taken_up(claim))
         });
         let ingress = match target {
-            Some(claim) if programmed => vec![claim.address.to_string()],
+            Some(claim) if programmed => vec![Ingress {
+                ip: claim.address.to_string(),
+                proxy: request.pass_through,
+                ports: request.port_statuses.clone(),
+            }],
             _ => self.kept_ingress(),
         };
         let ready = match deployed {
@@ -504,7 +510,7 @@ impl<'a> Planner<'a> {
     /// Whether the LAN is to be asked for the address: it has never been in
     /// service.
     fn is_unproven(&self, claim: &Claim) -> bool {
-        !claim.probed && !self.service.ingress.contains(&claim.address.to_string())
+        !claim.probed && !self.is_in_status(claim)
     }
 
     /// The claim that fulfils the request, if there is one already.
@@ -512,10 +518,7 @@ impl<'a> Planner<'a> {
         let wish = self.wish(request);
         // The one in use before any other: what a user's tooling drops from
         // the spec is filled in again.
-        let in_use = |claim: &&Claim| {
-            let text = claim.address.to_string();
-            Some(claim.address) == request.address || self.service.ingress.contains(&text)
-        };
+        let in_use = |claim: &&Claim| Some(claim.address) == request.address || self.is_in_status(claim);
         let fits =
             |claim: &&&Claim| fulfils(claim, &wish) && (wish.address.is_some() || claim.conflict.is_empty());
         let fitting: Vec<&Claim> = self.mine.iter().filter(fits).copied().collect();
@@ -527,10 +530,9 @@ impl<'a> Planner<'a> {
     fn serving(&self, request: &Request, target: Option<&'a Claim>) -> Vec<&'a Claim> {
         let others = self.mine.iter().filter(|claim| claim.provider == request.provider).copied();
         let Some(target) = target else { return others.collect() };
-        let in_status = |claim: &Claim| self.service.ingress.contains(&claim.address.to_string());
         let mut serving = vec![target];
-        if !in_status(target) {
-            serving.extend(others.filter(|claim| in_status(claim)));
+        if !self.is_in_status(target) {
+            serving.extend(others.filter(|claim| self.is_in_status(claim)));
         }
         serving
     }
@@ -866,7 +868,7 @@ impl<'a> Planner<'a> {
             Some(status) => !pod.member || status.addresses.contains(&claim.address),
             None => pod.ready && self.conflict(claim).is_none(),
         };
-        self.service.ingress.contains(&claim.address.to_string()) || self.pods().any(has)
+        self.is_in_status(claim) || self.pods().any(has)
     }
 
     /// Tells who is active now, and that two were.
@@ -979,9 +981,15 @@ impl<'a> Planner<'a> {
     }
 
     /// What is in the status already and still ours.
-    fn kept_ingress(&self) -> Vec<String> {
-        let ours = |ip: &&String| self.mine.iter().any(|claim| claim.address.to_string() == **ip);
+    fn kept_ingress(&self) -> Vec<Ingress> {
+        let ours = |entry: &&Ingress| self.mine.iter().any(|claim| claim.address.to_string() == entry.ip);
         self.service.ingress.iter().filter(ours).cloned().collect()
+    }
+
+    /// Whether the status names the claim's address.
+    fn is_in_status(&self, claim: &Claim) -> bool {
+        let address = claim.address.to_string();
+        self.service.ingress.iter().any(|entry| entry.ip == address)
     }
 
     /// What keeps the gateway from serving, as far as can be seen.
@@ -1034,7 +1042,7 @@ impl<'a> Planner<'a> {
     /// Writes the status if it differs, and tells what changed.
     fn report(
         &mut self,
-        ingress: Vec<String>,
+        ingress: Vec<Ingress>,
         allocated: Result<&Claim, &Problem>,
         ready: Result<(), &Problem>,
     ) {
@@ -1057,7 +1065,7 @@ impl<'a> Planner<'a> {
                     GATEWAY_READY,
                     true,
                     "GatewayReady",
-                    format!("{} is served{}", ingress.join(", "), self.by_whom()),
+                    format!("{} is served{}", ips(&ingress).join(", "), self.by_whom()),
                 ),
                 Err(problem) => condition(GATEWAY_READY, false, &problem.reason, problem.message.clone()),
             },
@@ -1075,7 +1083,7 @@ impl<'a> Planner<'a> {
                 GATEWAY_READY if condition.status => {
                     let same =
                         |known: &&Condition| known.kind == condition.kind && known.reason == condition.reason;
-                    ingress != self.service.ingress
+                    ips(&ingress) != ips(&self.service.ingress)
                         || !self.service.conditions.iter().any(|known| same(&known))
                 }
                 _ => !self.service.conditions.contains(condition),
@@ -1097,6 +1105,10 @@ impl<'a> Planner<'a> {
             self.actions.push(Action::SetStatus { ingress, conditions });
         }
     }
+}
+
+fn ips(ingress: &[Ingress]) -> Vec<&str> {
+    ingress.iter().map(|entry| entry.ip.as_str()).collect()
 }
 
 /// Reasons that pass by themselves.
@@ -1173,7 +1185,7 @@ mod tests {
     use lb_svc_crds::gateway::Role;
 
     use super::*;
-    use crate::domain::Owner;
+    use crate::domain::{Owner, PortStatus};
     use crate::request::tests::service;
 
     fn key() -> ServiceRef {
@@ -1323,7 +1335,7 @@ mod tests {
         observed
     }
 
-    fn status(plan: &Plan) -> Option<(&Vec<String>, &Vec<Condition>)> {
+    fn status(plan: &Plan) -> Option<(&Vec<Ingress>, &Vec<Condition>)> {
         plan.actions.iter().find_map(|action| match action {
             Action::SetStatus { ingress, conditions } => Some((ingress, conditions)),
             _ => None,
@@ -1360,7 +1372,7 @@ mod tests {
 
         let done = carried_out(claimed(&[claim("172.18.0.11", Requested::Dynamic)]), "172.18.0.11");
         let service = done.service.as_ref().unwrap();
-        assert_eq!(service.ingress, ["172.18.0.11"]);
+        assert_eq!(ips(&service.ingress), ["172.18.0.11"]);
         assert_eq!(service.load_balancer_ip, "172.18.0.11");
         assert_eq!(done.pods[0].annotations["lan.kube-system.kubernetes.io/ip_address"], "172.18.0.11");
         assert_eq!(
@@ -1404,7 +1416,7 @@ mod tests {
         observed.deployment = Some(child("dep", DeploymentView::default()));
         observed.pods = vec![pod("gw", &asking, &["172.18.0.11"])];
         let planned = plan(&key(), &observed);
-        assert_eq!(status(&planned).unwrap().0, &["172.18.0.11"], "nothing is waited for");
+        assert_eq!(ips(status(&planned).unwrap().0), ["172.18.0.11"], "nothing is waited for");
         let (claim, mac) = (claims[0].id.clone(), claims[0].mac.clone());
         assert!(planned.actions.contains(&Action::Record { claim, mac, probed: true }));
         assert_eq!(config_of(&planned), None);
@@ -1468,7 +1480,7 @@ mod tests {
 
         let content = observed.config.as_ref().unwrap().content.clone();
         let healed = Observed { pods: vec![pod("gw", &content, &["172.18.0.18"])], ..observed };
-        assert_eq!(status(&plan(&key(), &healed)).unwrap().0, &["172.18.0.18"]);
+        assert_eq!(ips(status(&plan(&key(), &healed)).unwrap().0), ["172.18.0.18"]);
     }
 
     #[test]
@@ -1501,7 +1513,7 @@ mod tests {
         observed.config = Some(child("cm", content.clone()));
         observed.pods = vec![pod("gw", &content, &["172.18.0.12"])];
         let planned = plan(&key(), &observed);
-        assert_eq!(status(&planned).unwrap().0, &["172.18.0.12"]);
+        assert_eq!(ips(status(&planned).unwrap().0), ["172.18.0.12"]);
         assert!(planned.actions.contains(&release));
         let done = settle(observed);
         assert_eq!(done.service.as_ref().unwrap().load_balancer_ip, "172.18.0.12");
@@ -1554,14 +1566,42 @@ mod tests {
     }
 
     #[test]
+    fn the_status_has_every_port_and_who_serves_the_cluster() {
+        let mut observed = claimed(&[claim("172.18.0.11", Requested::Dynamic)]);
+        observed.service.as_mut().unwrap().ports.push(("SCTP".into(), 81));
+        let observed = carried_out(observed, "172.18.0.11");
+        let entry = |observed: &Observed| observed.service.as_ref().unwrap().ingress[0].clone();
+        let port = |protocol: &str, port, error: Option<&str>| PortStatus {
+            protocol: protocol.into(),
+            port,
+            error: error.map(Into::into),
+        };
+        let sctp = port("SCTP", 81, Some("lb-svc.kubeovn.io/UnsupportedProtocol"));
+        assert_eq!(entry(&observed).ports, [port("TCP", 80, None), sctp]);
+        assert!(!entry(&observed).proxy);
+        let with = |name: &str, value: &str| {
+            let mut observed = observed.clone();
+            let service = observed.service.as_mut().unwrap();
+            service.annotations.insert(name.into(), value.into());
+            entry(&settle(observed)).proxy
+        };
+        assert!(with(names::PASS_THROUGH_ANNOTATION, "true"));
+        assert!(with(names::CCE_PASS_THROUGH_ANNOTATION, "onlyLocal"));
+        assert!(!with(names::PASS_THROUGH_ANNOTATION, "false"));
+        let mut local = observed.clone();
+        local.service.as_mut().unwrap().local_policy = true;
+        assert!(entry(&settle(local)).proxy, "as CCE has it");
+    }
+
+    #[test]
     fn ingress_stays_while_the_gateway_is_replaced() {
         let mut observed = carried_out(claimed(&[claim("172.18.0.11", Requested::Dynamic)]), "172.18.0.11");
         observed.pods.clear();
         let planned = plan(&key(), &observed);
-        assert_eq!(status(&planned).unwrap().0, &["172.18.0.11"]);
+        assert_eq!(ips(status(&planned).unwrap().0), ["172.18.0.11"]);
         assert!(!planned.settled);
         observed.pods = vec![Pod { ready: false, answer: Answer::Silence, ..pod("new", "", &[]) }];
-        assert_eq!(status(&plan(&key(), &observed)).unwrap().0, &["172.18.0.11"]);
+        assert_eq!(ips(status(&plan(&key(), &observed)).unwrap().0), ["172.18.0.11"]);
     }
 
     #[test]
@@ -1596,14 +1636,15 @@ mod tests {
         assert_eq!(addresses, ["172.18.0.18", "172.18.0.11"]);
         assert!(!planned.actions.iter().any(|action| matches!(action, Action::Release(_))));
         observed.config.as_mut().unwrap().content = both.clone();
-        assert_eq!(status(&plan(&key(), &observed)).unwrap().0, &["172.18.0.11"], "not programmed yet");
+        assert_eq!(ips(status(&plan(&key(), &observed)).unwrap().0), ["172.18.0.11"], "not programmed yet");
 
         // The gateway serves both: the Service says the new one, then that goes on alone.
         observed.pods = vec![pod("gw", &both, &["172.18.0.18", "172.18.0.11"])];
         let planned = plan(&key(), &observed);
         assert_eq!(config_of(&planned), None);
-        assert_eq!(status(&planned).unwrap().0, &["172.18.0.18"]);
-        observed.service.as_mut().unwrap().ingress = vec!["172.18.0.18".into()];
+        assert_eq!(ips(status(&planned).unwrap().0), ["172.18.0.18"]);
+        let entry = Ingress { ip: "172.18.0.18".into(), ..Ingress::default() };
+        observed.service.as_mut().unwrap().ingress = vec![entry];
         let planned = plan(&key(), &observed);
         let one = config_of(&planned).unwrap().clone();
         assert!(!one.contains("172.18.0.11\""));
@@ -1615,7 +1656,7 @@ mod tests {
         observed.pods = vec![pod("gw", &one, &["172.18.0.18"])];
         let planned = plan(&key(), &observed);
         assert!(planned.actions.contains(&Action::Release(old.id)));
-        assert_eq!(status(&planned).unwrap().0, &["172.18.0.18"]);
+        assert_eq!(ips(status(&planned).unwrap().0), ["172.18.0.18"]);
     }
 
     #[test]
@@ -1625,7 +1666,7 @@ mod tests {
         let planned = plan(&key(), &observed);
         assert_eq!(config_of(&planned), None);
         let (ingress, conditions) = status(&planned).unwrap();
-        assert_eq!(ingress, &["172.18.0.11"]);
+        assert_eq!(ips(ingress), ["172.18.0.11"]);
         assert_eq!(reason(conditions, ADDRESS_ALLOCATED), "InvalidAddress");
 
         // Another's address: refused, the old one serves, ports still follow.
@@ -1636,7 +1677,7 @@ mod tests {
         let planned = plan(&key(), &observed);
         assert!(config_of(&planned).unwrap().contains("443"));
         let (ingress, conditions) = status(&planned).unwrap();
-        assert_eq!(ingress, &["172.18.0.11"]);
+        assert_eq!(ips(ingress), ["172.18.0.11"]);
         assert_eq!(reason(conditions, ADDRESS_ALLOCATED), "AddressInUse");
         assert!(planned.waiting);
     }
@@ -2302,7 +2343,7 @@ mod tests {
             }
             let settled = settle(observed);
             let service = settled.service.as_ref().unwrap();
-            assert_eq!(service.ingress, ["172.18.0.11"]);
+            assert_eq!(ips(&service.ingress), ["172.18.0.11"]);
             assert_eq!(reason(&service.conditions, GATEWAY_READY), "GatewayReady", "{ready}");
             assert!(plan(&key(), &settled).settled);
         }

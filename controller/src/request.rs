@@ -6,8 +6,11 @@ use std::net::IpAddr;
 use lb_svc_crds::gateway::{Port, Transport};
 use lb_svc_crds::names::{self, Provider};
 
-use crate::domain::Service;
+use crate::domain::{PortStatus, Service};
 use crate::settings::Setting;
+
+/// A port that no gateway can serve.
+const UNSUPPORTED_PROTOCOL: &str = "UnsupportedProtocol";
 
 /// A Service's wishes, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +25,10 @@ pub struct Request {
     pub cluster_ips: Vec<IpAddr>,
     /// The ports it can have served.
     pub ports: Vec<Port>,
+    /// All its ports, as its status is to have them.
+    pub port_statuses: Vec<PortStatus>,
+    /// Whether clients inside the cluster are to go to the gateway as well.
+    pub pass_through: bool,
     /// Whether its address is kept when it is deleted.
     pub keep: bool,
     /// What of it cannot be served, while the rest is.
@@ -113,34 +120,31 @@ fn read(service: &Service, provider: &str) -> Result<Request, Problem> {
             .map(|(_, reason, message)| Problem::new(reason, *message)),
     );
     let mut ports = BTreeSet::new();
+    let mut port_statuses = Vec::new();
     for (protocol, port) in &service.ports {
-        let protocol = match protocol.as_str() {
-            "TCP" => Transport::Tcp,
-            "UDP" => Transport::Udp,
-            other => {
-                limits.push(Problem::new(
-                    "UnsupportedProtocol",
-                    format!("port {port}/{other} is not served: gateways forward TCP and UDP"),
-                ));
-                continue;
-            }
+        let transport = match protocol.as_str() {
+            "TCP" => Some(Transport::Tcp),
+            "UDP" => Some(Transport::Udp),
+            _ => None,
         };
-        ports.insert(Port { protocol, port: *port });
-    }
-    let keep = match service.annotations.get(names::KEEP_ADDRESS_ANNOTATION).map(String::as_str) {
-        Some("true") => true,
-        None | Some("false") => false,
-        Some(other) => {
-            limits.push(Problem::new(
-                "InvalidAnnotation",
-                format!(
-                    "annotation {}: {other:?} is neither \"true\" nor \"false\"",
-                    names::KEEP_ADDRESS_ANNOTATION
-                ),
-            ));
-            false
+        let error = transport.is_none().then(|| format!("{}/{UNSUPPORTED_PROTOCOL}", names::DOMAIN));
+        port_statuses.push(PortStatus { protocol: protocol.clone(), port: *port, error });
+        match transport {
+            Some(protocol) => {
+                ports.insert(Port { protocol, port: *port });
+            }
+            None => limits.push(Problem::new(
+                UNSUPPORTED_PROTOCOL,
+                format!("port {port}/{protocol} is not served: gateways forward TCP and UDP"),
+            )),
         }
-    };
+    }
+    let keep = switch(service, names::KEEP_ADDRESS_ANNOTATION, &[], &mut limits).unwrap_or(false);
+    // As CCE has it: whose policy is Local wants what the gateway does, from inside as well.
+    let pass_through = [names::PASS_THROUGH_ANNOTATION, names::CCE_PASS_THROUGH_ANNOTATION]
+        .into_iter()
+        .find_map(|name| switch(service, name, &["onlyLocal"], &mut limits))
+        .unwrap_or(service.local_policy);
     limits.extend(service.annotations.keys().filter(|name| is_unknown(name)).map(|name| {
         let message = format!("annotation {name} means nothing to lb-svc: correct or remove it");
         Problem::new("UnknownAnnotation", message)
@@ -151,15 +155,32 @@ fn read(service: &Service, provider: &str) -> Result<Request, Problem> {
         address,
         cluster_ips: v4,
         ports: ports.into_iter().collect(),
+        port_statuses,
+        pass_through,
         keep,
         limits,
     })
 }
 
+/// What an annotation says that is "true" or "false", or another word for
+/// "true". `None` if it is not there, or neither.
+fn switch(service: &Service, name: &str, also: &[&str], limits: &mut Vec<Problem>) -> Option<bool> {
+    match service.annotations.get(name)?.as_str() {
+        "true" => Some(true),
+        "false" => Some(false),
+        other if also.contains(&other) => Some(true),
+        other => {
+            let message = format!("annotation {name}: {other:?} is neither \"true\" nor \"false\"");
+            limits.push(Problem::new("InvalidAnnotation", message));
+            None
+        }
+    }
+}
+
 /// Whether an annotation has our domain and no meaning on a Service.
 fn is_unknown(name: &str) -> bool {
     let ours = name.strip_prefix(names::DOMAIN).is_some_and(|rest| rest.starts_with('/'));
-    ours && name != names::KEEP_ADDRESS_ANNOTATION
+    ours && ![names::KEEP_ADDRESS_ANNOTATION, names::PASS_THROUGH_ANNOTATION].contains(&name)
         && !Setting::ALL.iter().any(|known| known.annotation() == name)
 }
 

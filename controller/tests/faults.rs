@@ -131,7 +131,7 @@ impl World {
     }
 
     fn ingress(&self) -> Vec<String> {
-        self.observe(None).service.unwrap().ingress
+        self.observe(None).service.unwrap().ingress.into_iter().map(|entry| entry.ip).collect()
     }
 
     fn condition(&self, kind: &str) -> Option<Condition> {
@@ -245,7 +245,7 @@ impl World {
             }),
             Action::Release(id) => self.state.ledger.remove(&id.name, &id.uid),
             Action::SetStatus { ingress, conditions } => {
-                let ingress: Vec<Value> = ingress.iter().map(|ip| json!({ "ip": ip })).collect();
+                let ingress: Vec<Value> = ingress.iter().map(convert::ingress_entry).collect();
                 let condition = |c: &Condition| {
                     json!({
                         "type": c.kind, "status": if c.status { "True" } else { "False" }, "reason": c.reason,

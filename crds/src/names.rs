@@ -18,6 +18,12 @@ pub const PROVIDER_ANNOTATION: &str = "ovn.kubernetes.io/attachmentprovider";
 /// Service of that namespace and name.
 pub const KEEP_ADDRESS_ANNOTATION: &str = "lb-svc.kubeovn.io/keep-address";
 
+/// On a Service, `"true"` or `"onlyLocal"`: clients inside the cluster go to its
+/// gateway too, instead of being served by their node (`ipMode: Proxy`).
+pub const PASS_THROUGH_ANNOTATION: &str = "lb-svc.kubeovn.io/pass-through";
+/// The same, as CCE has it.
+pub const CCE_PASS_THROUGH_ANNOTATION: &str = "kubernetes.io/elb.pass-through";
+
 /// On a Service, a setting of its gateway's pod: the container's
 /// [resources](https://kubernetes.io/docs/concepts/configuration/manage-resources-containers/).
 pub const RESOURCES_ANNOTATION: &str = "lb-svc.kubeovn.io/resources";

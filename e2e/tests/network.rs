@@ -4,8 +4,15 @@
 
 use std::net::IpAddr;
 
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{Pod, Service};
+use kube::ResourceExt;
+use kube::api::ListParams;
 use lb_svc_crds::names::GATEWAY_PORT;
-use lb_svc_e2e::{Lab, QUICK, client, expect, scene, until};
+use lb_svc_e2e::objects::{backends, elsewhere, port, service};
+use lb_svc_e2e::{Lab, QUICK, SLOW, client, expect, scene, serves, until};
+use serde_json::json;
+use tokio::process::Command;
 
 /// A client two routers away, the second behind a link with an MTU of 1300.
 #[tokio::test]
@@ -63,6 +70,61 @@ async fn local_the_gateway_is_no_router_into_the_cluster() {
         }
         let nodes = Lab::kubectl(&["get", "nodes", "-o", "name"]).await.unwrap();
         expect(nodes.lines().count() >= 2, nodes).unwrap();
+    })
+    .await;
+}
+
+/// A node serves the address by itself, unless it is told that it is another's to serve.
+#[tokio::test]
+async fn local_clients_inside_the_cluster_go_through_the_gateway_on_request() {
+    scene("pass-through", async |scene| {
+        let mut workload = backends("web", 1, &["tcp/80"]);
+        workload["spec"]["template"]["spec"]["nodeSelector"] = json!({ "kubernetes.io/hostname": "n1" });
+        scene.create::<Deployment>(workload).await;
+        let mut object = service("web", &json!([port("TCP", 80, 80), port("SCTP", 81, 81)]));
+        // Not on the node that asks: macvlan is not reached from there.
+        elsewhere(&mut object, 1);
+        scene.create::<Service>(object).await;
+        let ip = scene.address("web").await;
+        serves(ip).await;
+
+        let ingress = async || {
+            let status = scene.service("web").await.status.unwrap_or_default();
+            status.load_balancer.unwrap_or_default().ingress.unwrap_or_default().remove(0)
+        };
+        let told = ingress().await;
+        let ports = told.ports.unwrap_or_default();
+        let ports: Vec<_> = ports.iter().map(|p| (p.protocol.as_str(), p.port, p.error.as_deref())).collect();
+        let unserved = Some("lb-svc.kubeovn.io/UnsupportedProtocol");
+        assert_eq!(ports, [("TCP", 80, None), ("SCTP", 81, unserved)]);
+        assert_eq!(told.ip_mode.as_deref(), Some("VIP"));
+
+        // Whom the backend sees tells which way a client inside came.
+        let gateway = scene.gateway("web").await.status.and_then(|status| status.pod_ip).unwrap();
+        let pods = scene.api::<Pod>().list(&ListParams::default().labels("app=web")).await.unwrap();
+        let pid = Lab::processes(&pods.items[0].uid().unwrap())[0];
+        let namespace = format!("--net=/proc/{pid}/ns/net");
+        let seen = async || {
+            let url = format!("http://{ip}/");
+            let curl = ["curl", "-sS", "--max-time", "2", &url];
+            let output = Command::new("nsenter").arg(&namespace).args(curl).output().await.unwrap();
+            let answer = String::from_utf8_lossy(&output.stdout).into_owned();
+            match answer.split_whitespace().nth(2) {
+                Some(client) => Ok(client.rsplit_once(':').unwrap().0.to_owned()),
+                None => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
+            }
+        };
+        assert_ne!(seen().await.unwrap(), gateway, "its node serves it");
+        for (value, through) in [("true", true), ("false", false)] {
+            let annotations = json!({ "lb-svc.kubeovn.io/pass-through": value });
+            scene.patch_service("web", json!({ "metadata": { "annotations": annotations } })).await;
+            until(&format!("pass-through {value}"), SLOW, async || {
+                let seen = seen().await?;
+                expect((seen == gateway) == through, seen)
+            })
+            .await;
+        }
+        serves(ip).await;
     })
     .await;
 }
