@@ -100,8 +100,8 @@ pub struct Service {
     pub affinity: bool,
     /// Whether `spec.externalTrafficPolicy` is Local.
     pub local_policy: bool,
-    /// Whether there are `spec.loadBalancerSourceRanges`.
-    pub source_ranges: bool,
+    /// `spec.loadBalancerSourceRanges`, as written.
+    pub source_ranges: Vec<String>,
     /// `status.loadBalancer.ingress`.
     pub ingress: Vec<Ingress>,
     /// Our conditions in its status.

@@ -14,7 +14,7 @@ use jiff::{SignedDuration, Timestamp};
 use lb_svc_crds::Requested;
 use lb_svc_crds::gateway::{
     ADVERTISEMENT_INTERVAL_MS, Address, CONFIG_VERSION, Election, Frontend, GatewayConfig, GatewayStatus,
-    Target,
+    LIMITED_VERSION, Target,
 };
 use lb_svc_crds::names::{self, Provider};
 
@@ -574,13 +574,14 @@ impl<'a> Planner<'a> {
             })?);
         }
         let mut config = GatewayConfig {
-            version: CONFIG_VERSION,
+            version: if request.clients.is_some() { LIMITED_VERSION } else { CONFIG_VERSION },
             attachment: request.provider.multus_name(),
             frontends: vec![Frontend {
                 service: self.key.to_string(),
                 addresses: addresses.iter().map(|address| address.address).collect(),
                 target: Target::ClusterIp { addresses: request.cluster_ips.clone() },
                 ports: request.ports.clone(),
+                clients: request.clients.clone(),
             }],
             addresses,
             election: Some(Election {

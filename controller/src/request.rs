@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use lb_svc_crds::gateway::{Port, Transport};
 use lb_svc_crds::names::{self, Provider};
 
@@ -29,6 +30,8 @@ pub struct Request {
     pub port_statuses: Vec<PortStatus>,
     /// Whether clients inside the cluster are to go to the gateway as well.
     pub pass_through: bool,
+    /// The networks whose hosts it is to serve; `None`: everybody.
+    pub clients: Option<Vec<IpNet>>,
     /// Whether its address is kept when it is deleted.
     pub keep: bool,
     /// What of it cannot be served, while the rest is.
@@ -95,13 +98,8 @@ fn read(service: &Service, provider: &str) -> Result<Request, Problem> {
         ));
     }
     // What hides the client, or would have to know it, is said rather than
-    // passed over: a range that is not enforced is worse than none.
+    // passed over.
     let unserved = [
-        (
-            service.source_ranges,
-            "SourceRangesNotEnforced",
-            "spec.loadBalancerSourceRanges are not enforced: anyone on the network is served",
-        ),
         (
             service.affinity,
             "AffinityNotKept",
@@ -157,9 +155,26 @@ fn read(service: &Service, provider: &str) -> Result<Request, Problem> {
         ports: ports.into_iter().collect(),
         port_statuses,
         pass_through,
+        clients: clients(service)?,
         keep,
         limits,
     })
+}
+
+/// Whom the Service is limited to.
+fn clients(service: &Service) -> Result<Option<Vec<IpNet>>, Problem> {
+    let parse = |text: &String| {
+        text.trim().parse().map_err(|_| {
+            let message =
+                format!("spec.loadBalancerSourceRanges: {text:?} is not a network, as 192.0.2.0/24 is");
+            Problem::new("InvalidSourceRange", message)
+        })
+    };
+    let mut networks = service.source_ranges.iter().map(parse).collect::<Result<Vec<IpNet>, _>>()?;
+    networks.sort_unstable();
+    networks.dedup();
+    let everybody = |network: &IpNet| network.addr().is_ipv4() && network.prefix_len() == 0;
+    Ok((!networks.is_empty() && !networks.iter().any(everybody)).then_some(networks))
 }
 
 /// What an annotation says that is "true" or "false", or another word for
@@ -204,7 +219,7 @@ pub(crate) mod tests {
             ports: vec![("TCP".into(), 80)],
             affinity: false,
             local_policy: false,
-            source_ranges: false,
+            source_ranges: Vec::new(),
             ingress: Vec::new(),
             conditions: Vec::new(),
             since: Default::default(),
@@ -254,11 +269,24 @@ pub(crate) mod tests {
         let reasons: Vec<&str> = request.limits.iter().map(|limit| limit.reason.as_str()).collect();
         assert_eq!(reasons, ["UnsupportedFamily", "UnsupportedProtocol"]);
         service.ports.pop();
-        service.source_ranges = true;
         service.local_policy = true;
         let limits = super::request(&service).unwrap().unwrap().limits;
-        assert!(limits.iter().any(|limit| limit.reason == "SourceRangesNotEnforced"));
         assert!(limits.iter().any(|limit| limit.reason == "ClientAddressHidden"));
+    }
+
+    #[test]
+    fn who_may_connect_is_read_and_ordered() {
+        let of = |ranges: &[&str]| {
+            let mut service = service();
+            service.source_ranges = ranges.iter().map(ToString::to_string).collect();
+            super::request(&service).unwrap().map(|request| request.clients)
+        };
+        let networks = |texts: &[&str]| Some(texts.iter().map(|text| text.parse().unwrap()).collect());
+        assert_eq!(of(&[]).unwrap(), None);
+        assert_eq!(of(&["192.0.2.0/24", " 10.0.0.0/8 "]).unwrap(), networks(&["10.0.0.0/8", "192.0.2.0/24"]));
+        assert_eq!(of(&["192.0.2.0/24", "0.0.0.0/0"]).unwrap(), None, "that is everybody");
+        assert_eq!(of(&["::/0"]).unwrap(), networks(&["::/0"]), "nobody of IPv4");
+        assert_eq!(of(&["192.0.2.0"]).unwrap_err().reason, "InvalidSourceRange");
     }
 
     #[test]

@@ -14,9 +14,13 @@ use serde::{Deserialize, Serialize};
 /// Version of [`GatewayConfig`] that this build writes.
 pub const CONFIG_VERSION: u32 = 1;
 
+/// The version where clients are limited: a gateway that would pass over
+/// [`Frontend::clients`] is not to take it.
+pub const LIMITED_VERSION: u32 = 3;
+
 /// The oldest and the newest version of [`GatewayConfig`] that this build of
 /// the gateway carries out.
-pub const CONFIG_VERSIONS: std::ops::RangeInclusive<u32> = 1..=2;
+pub const CONFIG_VERSIONS: std::ops::RangeInclusive<u32> = 1..=4;
 
 /// See [`Election::interval_ms`].
 pub const ADVERTISEMENT_INTERVAL_MS: u16 = 50;
@@ -25,7 +29,7 @@ pub const ADVERTISEMENT_INTERVAL_MS: u16 = 50;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct GatewayConfig {
-    /// See [`CONFIG_VERSION`].
+    /// [`CONFIG_VERSION`], or [`LIMITED_VERSION`].
     pub version: u32,
     /// The attachment, `<namespace>/<nad>`, by which Multus's network-status
     /// names the interface.
@@ -84,6 +88,10 @@ pub struct Frontend {
     pub target: Target,
     /// The ports served.
     pub ports: Vec<Port>,
+    /// The networks whose hosts may connect; absent, everybody may. Not before
+    /// [`LIMITED_VERSION`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clients: Option<Vec<IpNet>>,
 }
 
 /// Where a frontend's connections go.

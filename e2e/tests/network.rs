@@ -11,7 +11,7 @@ use kube::api::ListParams;
 use lb_svc_crds::names::GATEWAY_PORT;
 use lb_svc_e2e::objects::{backends, elsewhere, port, service};
 use lb_svc_e2e::{Lab, QUICK, SLOW, client, expect, scene, serves, until};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::process::Command;
 
 /// A client two routers away, the second behind a link with an MTU of 1300.
@@ -125,6 +125,39 @@ async fn local_clients_inside_the_cluster_go_through_the_gateway_on_request() {
             .await;
         }
         serves(ip).await;
+    })
+    .await;
+}
+
+/// `spec.loadBalancerSourceRanges` goes by the client's own address, whatever the backends see.
+#[tokio::test]
+async fn local_source_ranges_hold_at_once() {
+    scene("ranges", async |scene| {
+        let ip = scene.served("web", 1).await;
+        let url = format!("http://{ip}/");
+        let far = async || {
+            let curl = ["far", "curl", "-sS", "--max-time", "2", &url];
+            Lab::cluster(&curl).await.map_err(|error| error.to_string())
+        };
+        let limit = async |ranges: Value| {
+            scene.patch_service("web", json!({ "spec": { "loadBalancerSourceRanges": ranges } })).await;
+        };
+        let refused = async || match client::get(ip, 80).await {
+            Ok(answer) => Err(answer),
+            Err(_) => Ok(()),
+        };
+        until("the far client is served", QUICK, far).await;
+        limit(json!(["172.20.0.0/24"])).await;
+        until("the near client is refused", SLOW, refused).await;
+        far().await.unwrap();
+        limit(json!(["172.20.0.0/24", "172.18.0.0/16"])).await;
+        until("the near client is served again", SLOW, async || client::get(ip, 80).await).await;
+        far().await.unwrap();
+        limit(json!(["172.18.0.0/16"])).await;
+        until("the far client is refused", SLOW, async || far().await.map_or(Ok(()), Err)).await;
+        limit(Value::Null).await;
+        until("the far client is served again", SLOW, far).await;
+        client::get(ip, 80).await.unwrap();
     })
     .await;
 }

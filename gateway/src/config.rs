@@ -1,13 +1,16 @@
 //! The gateway's configuration: the mounted file, checked, and reduced to what
 //! the IPv4 data path carries out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net};
 use lb_svc_crds::gateway::{self as wire, CONFIG_VERSIONS, GatewayConfig, Target, Transport};
 use serde::Deserialize;
+
+use crate::ranges::Ranges;
 
 /// A configuration that can be carried out as it stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +21,8 @@ pub struct Config {
     pub addresses: Vec<Address>,
     /// Where each served port leads.
     pub forwards: Forwards,
+    /// Who may connect there.
+    pub ranges: Ranges,
     /// The election, if the gateway has more pods than this one.
     pub election: Option<Election>,
     /// What the file asks for and this build leaves out, for people.
@@ -167,7 +172,16 @@ fn check(wire: GatewayConfig) -> Result<Config, Invalid> {
         }
     }
     let mut forwards = Forwards::new();
+    let mut ranges = Ranges::new();
     for frontend in &wire.frontends {
+        // A host of IPv6 is none of these.
+        let clients = frontend.clients.as_ref().map(|networks| {
+            let of_ipv4 = networks.iter().filter_map(|network| match network {
+                IpNet::V4(network) => Some(network.trunc()),
+                IpNet::V6(_) => None,
+            });
+            Arc::new(of_ipv4.collect::<BTreeSet<_>>())
+        });
         let Target::ClusterIp { addresses: targets } = &frontend.target;
         let target = targets.iter().find_map(|ip| match ip {
             IpAddr::V4(v4) => Some(*v4),
@@ -193,11 +207,14 @@ fn check(wire: GatewayConfig) -> Result<Config, Invalid> {
                 if forwards.insert(served, target).is_some_and(|old| old != target) {
                     return Err(Invalid::PortTwice { served, service: frontend.service.clone() });
                 }
+                if let Some(clients) = &clients {
+                    ranges.insert(served, Arc::clone(clients));
+                }
             }
         }
     }
     let election = wire.election.as_ref().map(check_election).transpose()?;
-    Ok(Config { attachment: wire.attachment, addresses, forwards, election, notes })
+    Ok(Config { attachment: wire.attachment, addresses, forwards, ranges, election, notes })
 }
 
 fn check_election(wire: &wire::Election) -> Result<Election, Invalid> {
@@ -271,10 +288,10 @@ mod tests {
 
     #[test]
     fn the_next_version_is_carried_out_and_the_one_after_is_named() {
-        assert!(with("\"version\": 1", "\"version\": 2").is_ok());
+        assert!(with("\"version\": 1", "\"version\": 4").is_ok());
         // Even though nothing else of it could be read.
-        assert_eq!(parse(br#"{"version": 3, "addresses": "elsewhere"}"#), Err(Invalid::Version(3)));
-        assert_eq!(Invalid::Version(3).to_string(), "its version is 3, and this build carries out 1 to 2");
+        assert_eq!(parse(br#"{"version": 5, "addresses": "elsewhere"}"#), Err(Invalid::Version(5)));
+        assert_eq!(Invalid::Version(5).to_string(), "its version is 5, and this build carries out 1 to 4");
     }
 
     #[test]
@@ -313,6 +330,21 @@ mod tests {
         )
         .unwrap();
         assert_eq!(both.forwards.len(), 2);
+    }
+
+    #[test]
+    fn who_may_connect_is_of_the_same_family() {
+        let limited = |clients: &str| {
+            let ports = "\"ports\": [";
+            with(ports, &format!("\"clients\": {clients}, {ports}")).unwrap().ranges
+        };
+        let networks = |ranges: Ranges| -> Vec<String> {
+            ranges.values().flat_map(|networks| networks.iter().map(ToString::to_string)).collect()
+        };
+        assert_eq!(networks(limited(r#"["10.1.2.3/8", "fd00::/8"]"#)), ["10.0.0.0/8"]);
+        let nobody = limited(r#"["fd00::/8"]"#);
+        assert_eq!((nobody.len(), networks(nobody).len()), (1, 0), "limited, to nobody of IPv4");
+        assert_eq!(parse(GOOD.as_bytes()).unwrap().ranges, Ranges::new());
     }
 
     #[test]

@@ -16,10 +16,13 @@ use rtnetlink::packet_core::{NLA_F_NESTED, NlaBuffer, NlasIterator};
 use rtnetlink::sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket, protocols};
 
 use crate::config::{Forwards, Served};
+use crate::ranges::{self, Ranges};
 
 /// A connection as far as it matters here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Entry {
+    /// The client.
+    from: Ipv4Addr,
     /// Where the client connected to.
     to: Served,
     /// Who answers: address and port.
@@ -28,21 +31,23 @@ struct Entry {
     name: Vec<u8>,
 }
 
-/// Whether the entry does other than the NAT would do today. `ours` are the
-/// addresses the gateway has or had; nobody else's connections are judged.
-fn stale(entry: &Entry, forwards: &Forwards, ours: &BTreeSet<Ipv4Addr>) -> bool {
+/// Whether the entry does other than the NAT would do today, or is of a client
+/// that may not connect any more. `ours` are the addresses the gateway has or
+/// had; nobody else's connections are judged.
+fn stale(entry: &Entry, forwards: &Forwards, ranges: &Ranges, ours: &BTreeSet<Ipv4Addr>) -> bool {
     let today = forwards.get(&entry.to).copied();
-    ours.contains(&entry.to.address) && entry.answers != (today.unwrap_or(entry.to.address), entry.to.port)
+    let leads_elsewhere = entry.answers != (today.unwrap_or(entry.to.address), entry.to.port);
+    ours.contains(&entry.to.address) && (leads_elsewhere || !ranges::admit(ranges, &entry.to, entry.from))
 }
 
 /// Cuts every stale entry, and returns how many there were.
-pub async fn cut(forwards: &Forwards, ours: &BTreeSet<Ipv4Addr>) -> io::Result<u64> {
+pub async fn cut(forwards: &Forwards, ranges: &Ranges, ours: &BTreeSet<Ipv4Addr>) -> io::Result<u64> {
     let mut stale_entries = Vec::new();
     let mut socket = Socket::open()?;
     socket
         .request(IPCTNL_MSG_CT_GET, NLM_F_DUMP, &[], |payload| {
             if let Some(entry) = parse(payload)
-                && stale(&entry, forwards, ours)
+                && stale(&entry, forwards, ranges, ours)
             {
                 stale_entries.push(entry.name);
             }
@@ -111,8 +116,8 @@ fn parse(attributes: &[u8]) -> Option<Entry> {
     let transport = [Transport::Tcp, Transport::Udp]
         .into_iter()
         .find(|transport| transport.number() == original.protocol)?;
-    let (address, port) = original.destination?;
-    Some(Entry { to: Served { address, transport, port }, answers: reply.source?, name })
+    let ((from, _), (address, port)) = (original.source?, original.destination?);
+    Some(Entry { from, to: Served { address, transport, port }, answers: reply.source?, name })
 }
 
 fn tuple(bytes: &[u8]) -> Option<Tuple> {
@@ -229,12 +234,15 @@ fn split(bytes: &[u8]) -> Option<(u16, u32, &[u8], &[u8])> {
 mod tests {
     use super::*;
 
+    use std::sync::Arc;
+
     const VIP: Ipv4Addr = Ipv4Addr::new(172, 18, 0, 18);
     const OLD: Ipv4Addr = Ipv4Addr::new(172, 18, 0, 17);
     const CLUSTER_IP: Ipv4Addr = Ipv4Addr::new(10, 109, 201, 193);
 
     fn entry(address: Ipv4Addr, transport: Transport, port: u16, answers: (Ipv4Addr, u16)) -> Entry {
-        Entry { to: Served { address, transport, port }, answers, name: Vec::new() }
+        let from = Ipv4Addr::new(192, 0, 2, 7);
+        Entry { from, to: Served { address, transport, port }, answers, name: Vec::new() }
     }
 
     #[test]
@@ -256,7 +264,13 @@ mod tests {
             ("somebody else's", entry(other, Udp, 53, (CLUSTER_IP, 53)), false),
         ];
         for (name, entry, expected) in cases {
-            assert_eq!(stale(&entry, &forwards, &ours), expected, "{name}");
+            assert_eq!(stale(&entry, &forwards, &Ranges::new(), &ours), expected, "{name}");
+        }
+        let entry = entry(VIP, Udp, 53, (CLUSTER_IP, 53));
+        for (network, expected) in [("192.0.2.0/24", false), ("198.51.100.0/24", true)] {
+            let networks = Arc::new(BTreeSet::from([network.parse().unwrap()]));
+            let ranges = Ranges::from([(served, networks)]);
+            assert_eq!(stale(&entry, &forwards, &ranges, &ours), expected, "limited to {network}");
         }
     }
 

@@ -10,6 +10,7 @@ use crate::config::{Config, Forwards};
 use crate::fault::Fault;
 use crate::kernel::{Address, Hop, Kernel, Link, Route, Rule, Setting, TABLE};
 use crate::nat;
+use crate::ranges::Ranges;
 
 /// Before the rules by interface: what the pod itself answers from one of the
 /// addresses.
@@ -36,6 +37,8 @@ pub struct Desired {
     pub addresses: Vec<Address>,
     /// Packet filter and NAT.
     pub nat: nat::Desired,
+    /// Who may connect.
+    pub ranges: Ranges,
 }
 
 /// The desired state, and what of the configuration it has to leave out. The
@@ -107,6 +110,7 @@ pub fn desired(
             addresses: config.addresses.iter().map(|a| a.address).collect(),
             forwards,
         },
+        ranges: config.ranges.clone(),
     };
     (desired, faults)
 }
@@ -143,9 +147,12 @@ fn in_order<T: PartialEq>(values: impl Iterator<Item = T>) -> Vec<T> {
 
 impl Desired {
     /// Whether all that was served `before` still is, by this pod or another of
-    /// the gateway's, and leads where it did.
+    /// the gateway's, and leads where it did, for the same clients.
     pub fn keeps(&self, before: &Self) -> bool {
-        let same = |(served, target)| self.nat.forwards.get(served) == Some(target);
+        let same = |(served, target)| {
+            self.nat.forwards.get(served) == Some(target)
+                && self.ranges.get(served) == before.ranges.get(served)
+        };
         before.nat.forwards.iter().all(same)
     }
 
@@ -267,6 +274,9 @@ pub(crate) mod tests {
         let mut elsewhere = more.clone();
         *elsewhere.nat.forwards.values_mut().next().unwrap() = "10.0.0.9".parse().unwrap();
         assert!(!elsewhere.keeps(&more));
+        let mut limited = more.clone();
+        limited.ranges.insert(*limited.nat.forwards.keys().next().unwrap(), Default::default());
+        assert!(!limited.keeps(&more));
         let mut standby = more.clone();
         standby.addresses.clear();
         assert!(standby.keeps(&more), "another pod serves on");

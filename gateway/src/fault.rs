@@ -73,6 +73,9 @@ pub enum Fault {
     /// The NAT rules could not be written or read.
     #[error("the NAT rules could not be programmed: {0}")]
     NatFailed(String),
+    /// The table of who may connect could not be written or read.
+    #[error("spec.loadBalancerSourceRanges cannot be programmed, and nothing is changed without them: {0}")]
+    RangesFailed(String),
     /// The lease's table could not be written or read.
     #[error(
         "the lease on the addresses cannot be programmed, and without it a gateway of several pods does not serve (it needs Linux 5.16 with CONFIG_NETFILTER_EGRESS, and nft): {0}"
@@ -143,6 +146,7 @@ impl Fault {
             Self::IptablesVariant(_) => "IptablesVariant",
             Self::KernelModuleMissing(_) => "KernelModuleMissing",
             Self::NatFailed(_) => "NatFailed",
+            Self::RangesFailed(_) => "RangesFailed",
             Self::LeaseFailed(_) => "LeaseFailed",
             Self::KeyInvalid { .. } => "KeyInvalid",
             Self::ElectionFailed(_) => "ElectionFailed",

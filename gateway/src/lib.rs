@@ -4,7 +4,8 @@
 //! What it is to do comes as mounted files ([`config`], [`interfaces`]); it
 //! holds no credentials. From them and the pod's own routes [`desired`] says
 //! what the kernel is to hold, [`plan`] compares that with what it does hold
-//! ([`kernel`]), and [`netlink`], [`nat`] and [`conntrack`] carry it out.
+//! ([`kernel`]), and [`netlink`], [`nat`], [`ranges`] and [`conntrack`] carry it
+//! out.
 //! [`watch`] says when to look again, [`probe`] asks the LAN and [`arp`] tells it,
 //! [`path`] asks the cluster, [`http`] tells the cluster, and [`run`] is the
 //! loop around it all. Where a gateway has several pods, [`election`] says which
@@ -32,6 +33,7 @@ pub mod path;
 pub mod plan;
 pub mod probe;
 pub mod pulse;
+pub mod ranges;
 pub mod reach;
 pub mod run;
 pub mod tool;

@@ -35,7 +35,7 @@ use crate::fault::Fault;
 use crate::http::{self, Published};
 use crate::interfaces::{self, Network};
 use crate::kernel::{Hop, Kernel, Link, MAIN};
-use crate::lease::{Guard, Lease};
+use crate::lease::{self, Lease};
 use crate::member::{self, Member, Terms, View};
 use crate::metrics::{Digest, Kind, Metrics, Outcome, Reason};
 use crate::nat::{self, Backend};
@@ -44,6 +44,7 @@ use crate::path::{self, Paths};
 use crate::plan::{Op, plan};
 use crate::probe::{Ear, Probes, Verdict};
 use crate::pulse::{Pulse, Way};
+use crate::ranges::Gate;
 use crate::watch::{Changed, Watch};
 
 /// How events that come together are taken together.
@@ -106,6 +107,7 @@ pub async fn run(settings: Settings) {
         pod_ip,
         capabilities: caps::missing(),
         netlink: None,
+        gate: Gate::default(),
         backend: Backend::Iptables(nat::iptables::Iptables::default()),
         files: Files::default(),
         nat_suspect: true,
@@ -162,6 +164,7 @@ struct Gateway {
     pod_ip: cell::Sender<Option<Ipv4Addr>>,
     capabilities: Vec<Fault>,
     netlink: Option<Netlink>,
+    gate: Gate,
     backend: Backend,
     files: Files,
     /// The kernel's NAT may not be what was left there.
@@ -397,8 +400,9 @@ impl Gateway {
         let mut nat_applied = false;
         let mut left = Vec::new();
         for _ in 0..ROUNDS {
-            // First the filter and the NAT: nothing is forwarded unfiltered,
+            // First the filters and the NAT: nothing is forwarded unfiltered,
             // nothing answered for before it is served.
+            nat_applied |= self.gate.ensure(&desired.ranges, self.nat_suspect).await?;
             let outcome = self.backend.ensure(&desired.nat, self.nat_suspect).await?;
             self.nat_suspect = false;
             nat_applied |= outcome == nat::Outcome::Applied;
@@ -455,7 +459,7 @@ impl Gateway {
             return Ok(false);
         }
         let addresses: Vec<Ipv4Addr> = config.addresses.iter().map(|a| a.address).collect();
-        let guard = Guard {
+        let guard = lease::Guard {
             lan: lan.name.clone(),
             addresses: addresses.clone(),
             time: election::lease(election.interval),
@@ -565,7 +569,7 @@ impl Gateway {
         let Some((config, _)) = &self.files.config else {
             return;
         };
-        match conntrack::cut(&config.forwards, &self.ours).await {
+        match conntrack::cut(&config.forwards, &config.ranges, &self.ours).await {
             Ok(0) => {}
             Ok(count) => {
                 self.metrics.cut.inc_by(count);

@@ -730,3 +730,63 @@ fn a_cluster_that_serves_sockets_only_is_noticed() {
     wait("the other", || (!lab.pod.run("ss -tan state syn-sent").contains("10.109.201.195")).then_some(()));
     assert!(gateway.status().unwrap().faults.is_empty());
 }
+
+#[test]
+fn clients_out_of_range_are_refused_and_cut() {
+    let lab = Lab::new();
+    let everybody = config(&[("TCP", 80), ("TCP", 81), ("UDP", 53)]);
+    let limited = |networks: &[&str]| {
+        let mut config = everybody.clone();
+        (config["version"], config["frontends"][0]["clients"]) = (json!(3), json!(networks));
+        config
+    };
+    let gateway = lab.serving(&everybody);
+    let (tcp, udp) = (format!("{VIP}:80"), format!("{VIP}:53"));
+    let mut streams = [&lab.client, &lab.far].map(|host| host.connect(&tcp).unwrap());
+    let sockets = [&lab.client, &lab.far].map(lab::Netns::udp);
+    for (stream, socket) in streams.iter_mut().zip(&sockets) {
+        ask(stream).unwrap();
+        exchange(socket, &udp).unwrap();
+    }
+
+    let digest = lab.configure(&limited(&["192.168.99.0/24", "198.51.100.0/24"]));
+    gateway.carried_out(&digest);
+    let [near, far] = &mut streams;
+    assert_eq!(lab.client.tcp(&tcp).unwrap_err().kind(), ErrorKind::TimedOut);
+    ask(near).unwrap_err();
+    assert_eq!(exchange(&sockets[0], &udp), None);
+    ask(far).unwrap();
+    lab.far.tcp(&tcp).unwrap();
+    exchange(&sockets[1], &udp).unwrap();
+    let cut = gateway.metric("lb_svc_gateway_conntrack_cut_total");
+    assert!(cut >= 2, "{cut}");
+
+    // Whoever takes the limit away, it is back.
+    for damage in ["delete table ip lb-svc-ranges", "flush chain ip lb-svc-ranges arriving"] {
+        let whole = lab.pod.run("nft -s list table ip lb-svc-ranges");
+        lab.pod.run(&format!("nft {damage}"));
+        wait(damage, || {
+            let (there, now) = lab.pod.attempt("nft -s list table ip lb-svc-ranges");
+            (there && now == whole).then_some(())
+        });
+        assert_eq!(lab.client.tcp(&tcp).unwrap_err().kind(), ErrorKind::TimedOut);
+    }
+
+    // A process that starts finds it, and takes it over.
+    gateway.kill();
+    lab.client.tcp(&tcp).unwrap_err();
+    let gateway = lab.serving(&limited(&["172.18.0.0/16"]));
+    lab.client.tcp(&tcp).unwrap();
+    lab.far.tcp(&tcp).unwrap_err();
+    let digest = lab.configure(&limited(&[]));
+    gateway.carried_out(&digest);
+    lab.client.tcp(&tcp).unwrap_err();
+
+    let digest = lab.configure(&everybody);
+    gateway.carried_out(&digest);
+    for host in [&lab.client, &lab.far] {
+        host.tcp(&tcp).unwrap();
+    }
+    let (there, _) = lab.pod.attempt("nft list table ip lb-svc-ranges");
+    assert!(!there, "no limit, no table");
+}
