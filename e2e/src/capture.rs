@@ -1,5 +1,6 @@
 //! What speaks for an address on the LAN, as the client hears it.
 
+use std::collections::BTreeSet;
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -65,7 +66,13 @@ impl Capture {
         self.stop.store(true, Ordering::Relaxed);
         let all = self.thread.join().unwrap_or_default();
         let first = all.iter().position(|spoken| spoken.mac == new && spoken.announcement);
-        let first = first.unwrap_or_else(|| panic!("{new} announced nothing: {all:?}"));
+        let first = first.unwrap_or_else(|| {
+            let heard: BTreeSet<_> = all.iter().map(|spoken| (&spoken.mac, spoken.announcement)).collect();
+            panic!(
+                "{new} announced nothing, of {} frames from (and whether they announce) {heard:?}",
+                all.len()
+            )
+        });
         let late = all.into_iter().skip(first).filter(|spoken| spoken.mac == old && spoken.at >= from);
         late.map(|spoken| spoken.what).collect()
     }

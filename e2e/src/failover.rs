@@ -157,6 +157,12 @@ impl Pair {
         .await
     }
 
+    /// The hardware address that a pod says it has on the LAN.
+    async fn mac(&self, pod: &Pod) -> String {
+        let status = self.scene.status(pod).await.unwrap_or_else(|error| panic!("{error:#}"));
+        status.interface.map(|interface| interface.mac).unwrap_or_default()
+    }
+
     /// Has the event happen to the active pod while the address is probed, and
     /// puts right what it broke, still under the probes: the end of an outage
     /// must not be another one.
@@ -165,7 +171,7 @@ impl Pair {
     /// If it does not come to an end.
     pub async fn suffer(&self, event: Event) -> Seen {
         let (active, standby) = self.settled().await;
-        let [old, new] = [mac(&active), mac(&standby)];
+        let (old, new) = (self.mac(&active).await, self.mac(&standby).await);
         let capture = Capture::begin(self.ip);
         let watch = Watch::begin(self.ip, TCP, UDP);
         tokio::time::sleep(QUIET).await;
@@ -206,11 +212,6 @@ impl Pair {
         };
         Seen { outage, late }
     }
-}
-
-fn mac(pod: &Pod) -> String {
-    let key = format!("{}.kubernetes.io/mac_address", crate::objects::PROVIDER);
-    pod.annotations().get(&key).cloned().unwrap_or_default()
 }
 
 fn node(pod: &Pod) -> String {

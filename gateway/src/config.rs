@@ -23,6 +23,8 @@ pub struct Config {
     pub forwards: Forwards,
     /// Who may connect there.
     pub ranges: Ranges,
+    /// Whose it is.
+    pub services: Services,
     /// The election, if the gateway has more pods than this one.
     pub election: Option<Election>,
     /// What the file asks for and this build leaves out, for people.
@@ -64,6 +66,9 @@ pub struct Served {
 
 /// The ClusterIP behind everything served.
 pub type Forwards = BTreeMap<Served, Ipv4Addr>;
+
+/// The Service behind everything served, `<namespace>/<name>`.
+pub type Services = BTreeMap<Served, Arc<str>>;
 
 /// Why a configuration cannot be carried out.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -173,7 +178,9 @@ fn check(wire: GatewayConfig) -> Result<Config, Invalid> {
     }
     let mut forwards = Forwards::new();
     let mut ranges = Ranges::new();
+    let mut services = Services::new();
     for frontend in &wire.frontends {
+        let service: Arc<str> = frontend.service.as_str().into();
         // A host of IPv6 is none of these.
         let clients = frontend.clients.as_ref().map(|networks| {
             let of_ipv4 = networks.iter().filter_map(|network| match network {
@@ -207,6 +214,7 @@ fn check(wire: GatewayConfig) -> Result<Config, Invalid> {
                 if forwards.insert(served, target).is_some_and(|old| old != target) {
                     return Err(Invalid::PortTwice { served, service: frontend.service.clone() });
                 }
+                services.insert(served, Arc::clone(&service));
                 if let Some(clients) = &clients {
                     ranges.insert(served, Arc::clone(clients));
                 }
@@ -214,7 +222,7 @@ fn check(wire: GatewayConfig) -> Result<Config, Invalid> {
         }
     }
     let election = wire.election.as_ref().map(check_election).transpose()?;
-    Ok(Config { attachment: wire.attachment, addresses, forwards, ranges, election, notes })
+    Ok(Config { attachment: wire.attachment, addresses, forwards, ranges, services, election, notes })
 }
 
 fn check_election(wire: &wire::Election) -> Result<Election, Invalid> {

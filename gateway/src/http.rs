@@ -20,6 +20,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tracing::{info, warn};
 
+use crate::traffic::Meter;
+
 /// More than the kubelet, the controller and a monitoring system ever open.
 const CONNECTIONS: usize = 64;
 /// A whole request and its answer.
@@ -27,10 +29,14 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// Between attempts to listen.
 const RETRY: Duration = Duration::from_millis(500);
 
+const METRICS: &str = "/metrics";
+
 /// What the server says. Written by the loop, read by the server.
 pub struct Published {
     state: Mutex<State>,
     registry: Registry,
+    /// What it reads is in the registry.
+    pub meter: Meter,
 }
 
 #[derive(Default)]
@@ -41,8 +47,8 @@ struct State {
 
 impl Published {
     /// Nothing known yet.
-    pub fn new(registry: Registry) -> Self {
-        Self { state: Mutex::default(), registry }
+    pub fn new(registry: Registry, meter: Meter) -> Self {
+        Self { state: Mutex::default(), registry, meter }
     }
 
     /// Says this from now on.
@@ -73,7 +79,7 @@ impl Published {
                 Ok(json) => reply(StatusCode::OK, "application/json", json),
                 Err(error) => reply(StatusCode::INTERNAL_SERVER_ERROR, text, error.to_string()),
             },
-            "/metrics" => {
+            METRICS => {
                 let mut body = String::new();
                 match prometheus_client::encoding::text::encode(&mut body, &self.registry) {
                     Ok(()) => reply(
@@ -154,9 +160,12 @@ async fn serve_on(address: SocketAddr, published: &Arc<Published>) {
 }
 
 async fn connection(stream: TcpStream, published: &Published) {
-    let service = service_fn(|request: Request<Incoming>| {
-        let response = published.answer(request.method(), request.uri().path());
-        async move { Ok::<_, Infallible>(response) }
+    let service = service_fn(|request: Request<Incoming>| async move {
+        let path = request.uri().path();
+        if path == METRICS {
+            published.meter.read().await;
+        }
+        Ok::<_, Infallible>(published.answer(request.method(), path))
     });
     let serving = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -172,10 +181,11 @@ async fn connection(stream: TcpStream, published: &Published) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::Metrics;
 
     #[test]
     fn readiness_names_its_reasons() {
-        let published = Published::new(Registry::default());
+        let published = Published::new(Registry::default(), Meter::new(Metrics::default()));
         let get = |path| published.answer(&Method::GET, path).status();
         assert_eq!(get("/readyz"), StatusCode::SERVICE_UNAVAILABLE);
         published.set(GatewayStatus::default(), true);

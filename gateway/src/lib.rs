@@ -5,7 +5,7 @@
 //! holds no credentials. From them and the pod's own routes [`desired`] says
 //! what the kernel is to hold, [`plan`] compares that with what it does hold
 //! ([`kernel`]), and [`netlink`], [`nat`], [`ranges`] and [`conntrack`] carry it
-//! out.
+//! out; [`traffic`] has it counted.
 //! [`watch`] says when to look again, [`probe`] asks the LAN and [`arp`] tells it,
 //! [`path`] asks the cluster, [`http`] tells the cluster, and [`run`] is the
 //! loop around it all. Where a gateway has several pods, [`election`] says which
@@ -37,4 +37,5 @@ pub mod ranges;
 pub mod reach;
 pub mod run;
 pub mod tool;
+pub mod traffic;
 pub mod watch;

@@ -10,6 +10,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::config::Served;
 use crate::election::Counters;
 
 /// What a repair put right.
@@ -38,6 +39,41 @@ pub struct Digest {
 pub struct Outcome {
     /// kept, changed or failed; free or conflict.
     pub outcome: &'static str,
+}
+
+/// A port that is served.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ServedPort {
+    /// The Service, `<namespace>/<name>`.
+    pub service: String,
+    /// The address.
+    pub address: String,
+    /// tcp or udp.
+    pub protocol: &'static str,
+    /// The port.
+    pub port: String,
+}
+
+impl ServedPort {
+    /// That of `service` at `served`.
+    pub fn new(service: &str, served: &Served) -> Self {
+        Self {
+            service: service.to_owned(),
+            address: served.address.to_string(),
+            protocol: served.transport.name(),
+            port: served.port.to_string(),
+        }
+    }
+}
+
+/// What passes by a port that is served.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Flow {
+    /// The port.
+    #[prometheus(flatten)]
+    pub port: ServedPort,
+    /// in: from clients; out: to them.
+    pub direction: &'static str,
 }
 
 /// All of them; a clone counts to the same.
@@ -73,6 +109,12 @@ pub struct Metrics {
     pub probes: Family<Outcome, Counter>,
     /// Stale connections cut.
     pub cut: Counter<u64, AtomicU64>,
+    /// Connections that clients opened, as the kernel counts them.
+    pub connections: Family<ServedPort, Counter>,
+    /// Packets of clients' connections.
+    pub packets: Family<Flow, Counter>,
+    /// Bytes of them, IP headers included.
+    pub bytes: Family<Flow, Counter>,
 }
 
 impl Metrics {
@@ -111,6 +153,9 @@ impl Metrics {
         r.register("announcements", "Gratuitous ARP frames sent", metrics.announcements.clone());
         r.register("probes", "Addresses that the LAN was asked for", metrics.probes.clone());
         r.register("conntrack_cut", "Stale connections cut", metrics.cut.clone());
+        r.register("connections", "Connections that clients opened", metrics.connections.clone());
+        r.register("packets", "Packets of clients' connections", metrics.packets.clone());
+        r.register("bytes", "Bytes of clients' connections, with their IP headers", metrics.bytes.clone());
         (metrics, registry)
     }
 

@@ -52,6 +52,8 @@ impl Gate {
                 }
                 held
             }
+            // An image without nft will do where nothing is asked of it.
+            None if wanted.is_empty() => list().await.unwrap_or_default(),
             None => list().await?,
         };
         let changes = !(held.is_empty() && wanted.is_empty());

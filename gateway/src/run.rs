@@ -45,6 +45,7 @@ use crate::plan::{Op, plan};
 use crate::probe::{Ear, Probes, Verdict};
 use crate::pulse::{Pulse, Way};
 use crate::ranges::Gate;
+use crate::traffic::{Meter, Traffic};
 use crate::watch::{Changed, Watch};
 
 /// How events that come together are taken together.
@@ -95,7 +96,7 @@ pub struct Settings {
 /// Runs for ever.
 pub async fn run(settings: Settings) {
     let (metrics, registry) = Metrics::new(env!("CARGO_PKG_VERSION"));
-    let published = Arc::new(Published::new(registry));
+    let published = Arc::new(Published::new(registry, Meter::new(metrics.clone())));
     let (pod_ip, listen_on) = cell::channel(None);
     tokio::spawn(http::serve(Arc::clone(&published), listen_on, settings.port));
     let watch = Watch::open(&[&settings.config_dir, &settings.pod_info_dir]);
@@ -108,6 +109,8 @@ pub async fn run(settings: Settings) {
         capabilities: caps::missing(),
         netlink: None,
         gate: Gate::default(),
+        traffic: Traffic::default(),
+        uncounted: None,
         backend: Backend::Iptables(nat::iptables::Iptables::default()),
         files: Files::default(),
         nat_suspect: true,
@@ -165,6 +168,9 @@ struct Gateway {
     capabilities: Vec<Fault>,
     netlink: Option<Netlink>,
     gate: Gate,
+    traffic: Traffic,
+    /// Why traffic is not counted, if so.
+    uncounted: Option<String>,
     backend: Backend,
     files: Files,
     /// The kernel's NAT may not be what was left there.
@@ -207,12 +213,14 @@ impl Gateway {
         let mut changed = Changed { files: true, network: true, nat: true };
         loop {
             self.nat_suspect |= changed.nat;
+            let suspect = self.nat_suspect;
             if changed.files {
                 self.read_files();
             }
             let faults = self.converge().await;
             self.judge(&faults);
             self.publish(&faults);
+            self.count_traffic(suspect).await;
             changed = self.sleep(faults.iter().any(Fault::is_retried)).await;
         }
     }
@@ -579,6 +587,19 @@ impl Gateway {
                 "stale connections cannot be cut, clients may have to connect anew (is nf_conntrack_netlink loaded?): {error}"
             ),
         }
+    }
+
+    /// Has the kernel count what is served. Nobody waits for that.
+    async fn count_traffic(&mut self, suspect: bool) {
+        let (Some((config, _)), Some(_)) = (&self.files.config, &self.verified) else {
+            return;
+        };
+        self.published.meter.set(config.services.clone());
+        let said = self.traffic.ensure(&config.services, suspect).await.err().map(|error| error.to_string());
+        if let Some(error) = said.as_ref().filter(|_| said != self.uncounted) {
+            warn!("traffic is not counted: {error}");
+        }
+        self.uncounted = said;
     }
 
     fn announce(&mut self) {

@@ -790,3 +790,58 @@ fn clients_out_of_range_are_refused_and_cut() {
     let (there, _) = lab.pod.attempt("nft list table ip lb-svc-ranges");
     assert!(!there, "no limit, no table");
 }
+
+#[test]
+fn what_passes_is_counted_by_port() {
+    let lab = Lab::new();
+    let gateway = lab.serving(&config(&[("TCP", 80), ("UDP", 53)]));
+    let labels = |protocol: &str, port: u16| {
+        format!("service=\"default/test-service\",address=\"{VIP}\",protocol=\"{protocol}\",port=\"{port}\"")
+    };
+    let connections = |gateway: &lab::Gateway, protocol, port| {
+        gateway.metric(&format!("lb_svc_gateway_connections_total{{{}}}", labels(protocol, port)))
+    };
+    let flow = |gateway: &lab::Gateway, what: &str, protocol, port, direction: &str| {
+        let labels = labels(protocol, port);
+        gateway.metric(&format!("lb_svc_gateway_{what}_total{{{labels},direction=\"{direction}\"}}"))
+    };
+    wait("the counters", || lab.pod.attempt("nft list table ip lb-svc-traffic").0.then_some(()));
+    for _ in 0..5 {
+        lab.client.tcp(&format!("{VIP}:80")).unwrap();
+    }
+    let socket = lab.far.udp();
+    for _ in 0..3 {
+        exchange(&socket, &format!("{VIP}:53")).unwrap();
+    }
+    assert_eq!(connections(&gateway, "tcp", 80), 5);
+    assert_eq!(connections(&gateway, "udp", 53), 1, "one flow");
+    for direction in ["in", "out"] {
+        assert_eq!(flow(&gateway, "packets", "udp", 53, direction), 3, "{direction}");
+        assert!(flow(&gateway, "packets", "tcp", 80, direction) >= 5 * 3, "{direction}");
+    }
+    // IP and UDP headers, and "hello".
+    assert_eq!(flow(&gateway, "bytes", "udp", 53, "in"), 3 * (20 + 8 + 5));
+
+    // What changes beside it, and who starts anew, does not begin at nothing.
+    let digest = lab.configure(&config(&[("TCP", 80), ("TCP", 81)]));
+    gateway.carried_out(&digest);
+    lab.client.tcp(&format!("{VIP}:81")).unwrap();
+    wait("port 81 to be counted", || {
+        lab.client.tcp(&format!("{VIP}:81")).unwrap();
+        (connections(&gateway, "tcp", 81) > 0).then_some(())
+    });
+    assert_eq!(connections(&gateway, "tcp", 80), 5);
+    let stale = || lab.pod.run("nft list counters table ip lb-svc-traffic").contains("udp-53");
+    wait("the port that went to go", || (!stale()).then_some(()));
+    gateway.kill();
+    lab.client.tcp(&format!("{VIP}:80")).unwrap();
+    let gateway = lab.serving(&config(&[("TCP", 80)]));
+    assert_eq!(connections(&gateway, "tcp", 80), 6);
+
+    // Whoever takes the counters away, they are back.
+    lab.pod.run("nft delete table ip lb-svc-traffic");
+    wait("it to be counted again", || {
+        lab.client.tcp(&format!("{VIP}:80")).unwrap();
+        (connections(&gateway, "tcp", 80) > 0).then_some(())
+    });
+}
