@@ -182,10 +182,14 @@ async fn connection(stream: TcpStream, published: &Published) {
 mod tests {
     use super::*;
     use crate::metrics::Metrics;
+    use crate::traffic::Wanted;
 
     #[test]
     fn readiness_names_its_reasons() {
-        let published = Published::new(Registry::default(), Meter::new(Metrics::default()));
+        let published = Published::new(
+            Registry::default(),
+            Meter::new(Metrics::default(), watch::channel(Wanted::default()).1),
+        );
         let get = |path| published.answer(&Method::GET, path).status();
         assert_eq!(get("/readyz"), StatusCode::SERVICE_UNAVAILABLE);
         published.set(GatewayStatus::default(), true);

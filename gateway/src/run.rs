@@ -45,7 +45,7 @@ use crate::plan::{Op, plan};
 use crate::probe::{Ear, Probes, Verdict};
 use crate::pulse::{Pulse, Way};
 use crate::ranges::Gate;
-use crate::traffic::{Meter, Traffic};
+use crate::traffic;
 use crate::watch::{Changed, Watch};
 
 /// How events that come together are taken together.
@@ -96,7 +96,10 @@ pub struct Settings {
 /// Runs for ever.
 pub async fn run(settings: Settings) {
     let (metrics, registry) = Metrics::new(env!("CARGO_PKG_VERSION"));
-    let published = Arc::new(Published::new(registry, Meter::new(metrics.clone())));
+    let (traffic, wanted) = cell::channel(traffic::Wanted::default());
+    let meter = traffic::Meter::new(metrics.clone(), wanted.clone());
+    tokio::spawn(traffic::keep(wanted));
+    let published = Arc::new(Published::new(registry, meter));
     let (pod_ip, listen_on) = cell::channel(None);
     tokio::spawn(http::serve(Arc::clone(&published), listen_on, settings.port));
     let watch = Watch::open(&[&settings.config_dir, &settings.pod_info_dir]);
@@ -109,8 +112,7 @@ pub async fn run(settings: Settings) {
         capabilities: caps::missing(),
         netlink: None,
         gate: Gate::default(),
-        traffic: Traffic::default(),
-        uncounted: None,
+        traffic,
         backend: Backend::Iptables(nat::iptables::Iptables::default()),
         files: Files::default(),
         nat_suspect: true,
@@ -168,9 +170,8 @@ struct Gateway {
     capabilities: Vec<Fault>,
     netlink: Option<Netlink>,
     gate: Gate,
-    traffic: Traffic,
-    /// Why traffic is not counted, if so.
-    uncounted: Option<String>,
+    /// What is to be counted.
+    traffic: cell::Sender<traffic::Wanted>,
     backend: Backend,
     files: Files,
     /// The kernel's NAT may not be what was left there.
@@ -220,7 +221,7 @@ impl Gateway {
             let faults = self.converge().await;
             self.judge(&faults);
             self.publish(&faults);
-            self.count_traffic(suspect).await;
+            self.count_traffic(suspect);
             changed = self.sleep(faults.iter().any(Fault::is_retried)).await;
         }
     }
@@ -589,17 +590,19 @@ impl Gateway {
         }
     }
 
-    /// Has the kernel count what is served. Nobody waits for that.
-    async fn count_traffic(&mut self, suspect: bool) {
+    /// Says what is to be counted, once it is served.
+    fn count_traffic(&self, suspect: bool) {
         let (Some((config, _)), Some(_)) = (&self.files.config, &self.verified) else {
             return;
         };
-        self.published.meter.set(config.services.clone());
-        let said = self.traffic.ensure(&config.services, suspect).await.err().map(|error| error.to_string());
-        if let Some(error) = said.as_ref().filter(|_| said != self.uncounted) {
-            warn!("traffic is not counted: {error}");
-        }
-        self.uncounted = said;
+        self.traffic.send_if_modified(|wanted| {
+            let changed = suspect || wanted.services != config.services;
+            if changed {
+                wanted.services.clone_from(&config.services);
+                wanted.suspicion += u64::from(suspect);
+            }
+            changed
+        });
     }
 
     fn announce(&mut self) {

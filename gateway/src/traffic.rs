@@ -7,7 +7,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::sync::{Mutex, PoisonError};
+
+use tokio::sync::watch as cell;
+use tracing::warn;
 
 use crate::config::{Served, Services};
 use crate::metrics::{Flow, Metrics, ServedPort};
@@ -19,20 +21,44 @@ const TABLE: &str = "ip lb-svc-traffic";
 /// its connections; what comes from clients; what goes to them.
 const KINDS: [&str; 3] = ["opened", "received", "sent"];
 
+/// What is to be counted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// What is served.
+    pub services: Services,
+    /// Another each time that the kernel may not hold what was left there.
+    pub suspicion: u64,
+}
+
+/// Has the kernel count what is `wanted`, for as long as somebody wants. Nobody
+/// waits for it: it takes programs their time, and there are addresses to be
+/// announced meanwhile.
+pub async fn keep(mut wanted: cell::Receiver<Wanted>) {
+    let mut table = Table::default();
+    let mut suspicion = 0;
+    let mut told = None;
+    while wanted.changed().await.is_ok() {
+        let now = wanted.borrow_and_update().clone();
+        let suspect = std::mem::replace(&mut suspicion, now.suspicion) != now.suspicion;
+        let failed = table.ensure(&now.services, suspect).await.err().map(|error| error.to_string());
+        if let Some(error) = failed.as_ref().filter(|_| failed != told) {
+            warn!("traffic is not counted: {error}");
+        }
+        told = failed;
+    }
+}
+
 /// The table in the kernel.
 #[derive(Default)]
-pub struct Traffic {
+struct Table {
     /// The script last carried out, and how the kernel was seen to hold it.
     known: Option<(String, String)>,
 }
 
-impl Traffic {
-    /// Has the kernel count what is served, and nothing else. With `suspect`
-    /// what it holds is read first; without, it is taken to be as it was left.
-    ///
-    /// # Errors
-    /// When the kernel or the program refuses.
-    pub async fn ensure(&mut self, services: &Services, suspect: bool) -> Result<(), RunError> {
+impl Table {
+    /// Has the kernel count these, and nothing else. With `suspect` what it
+    /// holds is read first; without, it is taken to be as it was left.
+    async fn ensure(&mut self, services: &Services, suspect: bool) -> Result<(), RunError> {
         let wanted = script(services);
         let held = match self.known.take().filter(|(carried_out, _)| *carried_out == wanted) {
             Some((_, held)) if !suspect => held,
@@ -120,18 +146,13 @@ async fn list() -> Result<String, RunError> {
 /// Reads the counters for whoever asks.
 pub struct Meter {
     metrics: Metrics,
-    services: Mutex<Services>,
+    wanted: cell::Receiver<Wanted>,
 }
 
 impl Meter {
-    /// Shows what it reads in `metrics`.
-    pub fn new(metrics: Metrics) -> Self {
-        Self { metrics, services: Mutex::default() }
-    }
-
-    /// These are served from now on.
-    pub fn set(&self, services: Services) {
-        *self.services.lock().unwrap_or_else(PoisonError::into_inner) = services;
+    /// Shows in `metrics` what it reads of what is `wanted`.
+    pub fn new(metrics: Metrics, wanted: cell::Receiver<Wanted>) -> Self {
+        Self { metrics, wanted }
     }
 
     /// Brings the metrics up to date. Where the kernel does not say, they stay
@@ -140,12 +161,11 @@ impl Meter {
         let text = tool::run("nft", &["list", "counters", "table", "ip", "lb-svc-traffic"], "").await;
         let Ok(text) = text else { return };
         let counted = parse(&text);
-        let services = self.services.lock().unwrap_or_else(PoisonError::into_inner);
         let Metrics { connections, packets, bytes, .. } = &self.metrics;
         connections.clear();
         packets.clear();
         bytes.clear();
-        for (served, service) in services.iter() {
+        for (served, service) in &self.wanted.borrow().services {
             let port = ServedPort::new(service, served);
             let of = |kind| counted.get(name(kind, served).as_str()).copied().unwrap_or_default();
             connections.get_or_create(&port).inc_by(of("opened").0);
