@@ -53,6 +53,7 @@ unit:
 netns: deps
 	@cargo test $(locked) -p lb-svc-gateway --test netns --test failover --no-run
 	$(runner)='unshare --net --mount' cargo test $(locked) -p lb-svc-gateway --test netns --test failover
+	LB_SVC_NAT_BACKEND=nftables $(runner)='unshare --net --mount' cargo test $(locked) -p lb-svc-gateway --test netns
 
 # Built here, run as a host outside the cluster: the fresh cluster's first
 # address is what the first test is about.

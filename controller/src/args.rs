@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::Parser;
+use lb_svc_crds::gateway::NatBackend;
 
 /// LoadBalancer Services on any layer-2 network: claims their addresses and
 /// runs a gateway for each.
@@ -23,6 +24,11 @@ pub struct Args {
     /// The gateway's image, unless the configuration names another.
     #[arg(long, env = "GATEWAY_IMAGE", default_value = "localhost/lb-svc-gateway:dev")]
     pub gateway_image: String,
+
+    /// What programs the NAT of gateways whose Service does not say: iptables
+    /// or nftables.
+    #[arg(long, default_value = "iptables")]
+    pub nat_backend: NatBackend,
 
     /// The namespace for all gateways; without it each is in its Service's. The
     /// controller then needs its rights over ConfigMaps, Deployments and pods

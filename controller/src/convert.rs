@@ -105,6 +105,7 @@ pub fn service(object: &core::Service) -> Option<Service> {
             .collect(),
         affinity: spec.session_affinity.as_deref() == Some("ClientIP"),
         local_policy: spec.external_traffic_policy.as_deref() == Some("Local"),
+        internal_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
         source_ranges: spec.load_balancer_source_ranges.unwrap_or_default(),
         ingress: ingress.into_iter().map(self::ingress).collect(),
         conditions,

@@ -100,6 +100,8 @@ pub struct Service {
     pub affinity: bool,
     /// Whether `spec.externalTrafficPolicy` is Local.
     pub local_policy: bool,
+    /// Whether `spec.internalTrafficPolicy` is Local.
+    pub internal_local: bool,
     /// `spec.loadBalancerSourceRanges`, as written.
     pub source_ranges: Vec<String>,
     /// `status.loadBalancer.ingress`.

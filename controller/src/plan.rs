@@ -583,6 +583,7 @@ impl<'a> Planner<'a> {
                 ports: request.ports.clone(),
                 clients: request.clients.clone(),
             }],
+            nat_backend: request.nat_backend.unwrap_or(self.observed.configuration.nat_backend),
             addresses,
             election: Some(Election {
                 gateway: self.service.owner.uid.clone(),

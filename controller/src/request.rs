@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use lb_svc_crds::gateway::{Port, Transport};
+use lb_svc_crds::gateway::{NatBackend, Port, Transport};
 use lb_svc_crds::names::{self, Provider};
 
 use crate::domain::{PortStatus, Service};
@@ -32,6 +32,8 @@ pub struct Request {
     pub pass_through: bool,
     /// The networks whose hosts it is to serve; `None`: everybody.
     pub clients: Option<Vec<IpNet>>,
+    /// What is to program its gateway's NAT, if it says.
+    pub nat_backend: Option<NatBackend>,
     /// Whether its address is kept when it is deleted.
     pub keep: bool,
     /// What of it cannot be served, while the rest is.
@@ -110,6 +112,11 @@ fn read(service: &Service, provider: &str) -> Result<Request, Problem> {
             "ClientAddressHidden",
             "spec.externalTrafficPolicy Local does not keep the client's address: backends see the gateway's",
         ),
+        (
+            service.internal_local,
+            "LocalBackendsOnly",
+            "spec.internalTrafficPolicy Local keeps the gateway, too, to the backends of its own node: without one there nobody is served",
+        ),
     ];
     limits.extend(
         unserved
@@ -143,6 +150,13 @@ fn read(service: &Service, provider: &str) -> Result<Request, Problem> {
         .into_iter()
         .find_map(|name| switch(service, name, &["onlyLocal"], &mut limits))
         .unwrap_or(service.local_policy);
+    let nat_backend = service.annotations.get(names::NAT_BACKEND_ANNOTATION).and_then(|text| {
+        let fault = |why| {
+            let message = format!("annotation {}: {why}", names::NAT_BACKEND_ANNOTATION);
+            limits.push(Problem::new("InvalidAnnotation", message));
+        };
+        text.parse().map_err(fault).ok()
+    });
     limits.extend(service.annotations.keys().filter(|name| is_unknown(name)).map(|name| {
         let message = format!("annotation {name} means nothing to lb-svc: correct or remove it");
         Problem::new("UnknownAnnotation", message)
@@ -156,6 +170,7 @@ fn read(service: &Service, provider: &str) -> Result<Request, Problem> {
         port_statuses,
         pass_through,
         clients: clients(service)?,
+        nat_backend,
         keep,
         limits,
     })
@@ -195,8 +210,9 @@ fn switch(service: &Service, name: &str, also: &[&str], limits: &mut Vec<Problem
 /// Whether an annotation has our domain and no meaning on a Service.
 fn is_unknown(name: &str) -> bool {
     let ours = name.strip_prefix(names::DOMAIN).is_some_and(|rest| rest.starts_with('/'));
-    ours && ![names::KEEP_ADDRESS_ANNOTATION, names::PASS_THROUGH_ANNOTATION].contains(&name)
-        && !Setting::ALL.iter().any(|known| known.annotation() == name)
+    let known =
+        [names::KEEP_ADDRESS_ANNOTATION, names::PASS_THROUGH_ANNOTATION, names::NAT_BACKEND_ANNOTATION];
+    ours && !known.contains(&name) && !Setting::ALL.iter().any(|known| known.annotation() == name)
 }
 
 #[cfg(test)]
@@ -219,6 +235,7 @@ pub(crate) mod tests {
             ports: vec![("TCP".into(), 80)],
             affinity: false,
             local_policy: false,
+            internal_local: false,
             source_ranges: Vec::new(),
             ingress: Vec::new(),
             conditions: Vec::new(),
@@ -272,6 +289,19 @@ pub(crate) mod tests {
         service.local_policy = true;
         let limits = super::request(&service).unwrap().unwrap().limits;
         assert!(limits.iter().any(|limit| limit.reason == "ClientAddressHidden"));
+    }
+
+    #[test]
+    fn the_nat_is_programmed_as_it_says_or_as_all_are() {
+        let of = |value: &str| {
+            let mut service = service();
+            service.annotations.insert(names::NAT_BACKEND_ANNOTATION.to_owned(), value.to_owned());
+            let request = super::request(&service).unwrap().unwrap();
+            (request.nat_backend, request.limits.first().map(|limit| limit.reason.clone()))
+        };
+        assert_eq!(of("nftables"), (Some(NatBackend::Nftables), None));
+        assert_eq!(of("iptables"), (Some(NatBackend::Iptables), None));
+        assert_eq!(of("ipvs"), (None, Some("InvalidAnnotation".to_owned())));
     }
 
     #[test]

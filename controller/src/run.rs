@@ -86,6 +86,7 @@ async fn lead(
         Some(file) => Configuration::load(file, &args.gateway_image)?,
         None => Configuration::new(&args.gateway_image),
     };
+    let configuration = Configuration { nat_backend: args.nat_backend, ..configuration };
     let mut config = Config::infer().await.context("no way to reach an API server")?;
     config.connect_timeout = Some(CONNECT_TIMEOUT);
     config.read_timeout = Some(Duration::from_secs(u64::from(watch::WATCH_SECONDS)) + CONNECT_TIMEOUT);

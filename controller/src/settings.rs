@@ -6,6 +6,7 @@ use std::path::Path;
 
 use anyhow::Context;
 use k8s_openapi::api::core::v1::{Affinity, LocalObjectReference, ResourceRequirements, Toleration};
+use lb_svc_crds::gateway::NatBackend;
 use lb_svc_crds::names;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -234,6 +235,8 @@ pub struct Configuration {
     pub gateway: Settings,
     /// What a Service may set for its own gateway instead.
     pub service_may_set: BTreeSet<Setting>,
+    /// What programs the NAT where a Service does not say; not of the file.
+    pub nat_backend: NatBackend,
 }
 
 /// The file's form.
@@ -264,6 +267,7 @@ impl Configuration {
         Self {
             gateway: Settings::from_iter([(Setting::Image, Value::from(image))]),
             service_may_set: Setting::FOR_SERVICES.into(),
+            nat_backend: NatBackend::default(),
         }
     }
 

@@ -117,8 +117,12 @@ fn every_metric_is_documented() {
 fn every_annotation_of_a_service_is_documented() {
     let operations = operations();
     let settings = Setting::ALL.map(Setting::annotation);
-    let others =
-        [names::KEEP_ADDRESS_ANNOTATION, names::PASS_THROUGH_ANNOTATION, names::CCE_PASS_THROUGH_ANNOTATION];
+    let others = [
+        names::KEEP_ADDRESS_ANNOTATION,
+        names::PASS_THROUGH_ANNOTATION,
+        names::CCE_PASS_THROUGH_ANNOTATION,
+        names::NAT_BACKEND_ANNOTATION,
+    ];
     for name in settings.into_iter().chain(others) {
         let (_, short) = name.split_once('/').unwrap();
         assert!(operations.contains(name) || operations.contains(&format!("| `{short}` |")), "{name}");

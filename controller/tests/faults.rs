@@ -340,6 +340,7 @@ fn fault_27_what_is_asked_and_not_kept_is_said() {
     };
     assert_eq!(told("/spec/sessionAffinity", json!("ClientIP")), "AffinityNotKept");
     assert_eq!(told("/spec/externalTrafficPolicy", json!("Local")), "ClientAddressHidden");
+    assert_eq!(told("/spec/internalTrafficPolicy", json!("Local")), "LocalBackendsOnly");
     let sctp = json!([{ "port": 80 }, { "port": 81, "protocol": "SCTP" }]);
     assert_eq!(told("/spec/ports", sctp), "UnsupportedProtocol");
 }

@@ -38,10 +38,46 @@ pub struct GatewayConfig {
     pub addresses: Vec<Address>,
     /// What to serve on them.
     pub frontends: Vec<Frontend>,
+    /// How connections are led to their targets. Earlier gateways know
+    /// iptables only.
+    #[serde(default, skip_serializing_if = "NatBackend::is_default")]
+    pub nat_backend: NatBackend,
     /// How those of the gateway's pods that have a key agree on which of them
     /// owns the addresses. A pod without one is alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub election: Option<Election>,
+}
+
+/// What programs a gateway's NAT.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum NatBackend {
+    /// iptables, of the nf_tables variant: a rule for each port, as people know
+    /// to read them.
+    #[default]
+    Iptables,
+    /// nftables: an element of a map for each port.
+    Nftables,
+}
+
+impl NatBackend {
+    // serde hands over a reference.
+    #[allow(clippy::trivially_copy_pass_by_ref)]
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl std::str::FromStr for NatBackend {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "iptables" => Ok(Self::Iptables),
+            "nftables" => Ok(Self::Nftables),
+            other => Err(format!("{other:?} is neither \"iptables\" nor \"nftables\"")),
+        }
+    }
 }
 
 /// The election among a gateway's pods. Its key is mounted beside the

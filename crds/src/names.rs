@@ -18,6 +18,9 @@ pub const PROVIDER_ANNOTATION: &str = "ovn.kubernetes.io/attachmentprovider";
 /// Service of that namespace and name.
 pub const KEEP_ADDRESS_ANNOTATION: &str = "lb-svc.kubeovn.io/keep-address";
 
+/// On a Service: what programs its gateway's NAT, `iptables` or `nftables`.
+pub const NAT_BACKEND_ANNOTATION: &str = "lb-svc.kubeovn.io/nat-backend";
+
 /// On a Service, `"true"` or `"onlyLocal"`: clients inside the cluster go to its
 /// gateway too, instead of being served by their node (`ipMode: Proxy`).
 pub const PASS_THROUGH_ANNOTATION: &str = "lb-svc.kubeovn.io/pass-through";

@@ -224,14 +224,30 @@ spec: {{provider: {name}.{ns}, {subnet}}}
     /// # Errors
     /// When it does not answer.
     pub async fn status(&self, pod: &Pod) -> anyhow::Result<GatewayStatus> {
+        Ok(serde_json::from_str(&self.page(pod, "status").await?)?)
+    }
+
+    /// What a gateway pod counts: the value of the metric that begins so, 0
+    /// where there is none.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn metric(&self, pod: &Pod, begins: &str) -> anyhow::Result<u64> {
+        let text = self.page(pod, "metrics").await?;
+        let line = text.lines().find(|line| line.starts_with(begins));
+        Ok(line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or_default())
+    }
+
+    /// A page of a gateway pod's server.
+    async fn page(&self, pod: &Pod, page: &str) -> anyhow::Result<String> {
         let path = format!(
-            "/api/v1/namespaces/{}/pods/{}:{}/proxy/status",
+            "/api/v1/namespaces/{}/pods/{}:{}/proxy/{page}",
             self.namespace,
             pod.name_any(),
             names::GATEWAY_PORT
         );
         let request = http::Request::get(path).body(Vec::new())?;
-        Ok(tokio::time::timeout(client::ATTEMPT, self.lab.client.request(request)).await??)
+        Ok(tokio::time::timeout(client::ATTEMPT, self.lab.client.request_text(request)).await??)
     }
 
     /// The one ready gateway pod of a Service.

@@ -100,7 +100,9 @@ async fn local_clients_inside_the_cluster_go_through_the_gateway_on_request() {
         assert_eq!(told.ip_mode.as_deref(), Some("VIP"));
 
         // Whom the backend sees tells which way a client inside came.
-        let gateway = scene.gateway("web").await.status.and_then(|status| status.pod_ip).unwrap();
+        let pod = scene.gateway("web").await;
+        let gateway = pod.status.as_ref().and_then(|status| status.pod_ip.clone()).unwrap();
+        let opened = async || scene.metric(&pod, "lb_svc_gateway_connections_total{").await.unwrap();
         let pods = scene.api::<Pod>().list(&ListParams::default().labels("app=web")).await.unwrap();
         let pid = Lab::processes(&pods.items[0].uid().unwrap())[0];
         let namespace = format!("--net=/proc/{pid}/ns/net");
@@ -114,12 +116,17 @@ async fn local_clients_inside_the_cluster_go_through_the_gateway_on_request() {
                 None => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
             }
         };
+        let before = opened().await;
+        assert!(before > 0, "the client outside was counted");
         assert_ne!(seen().await.unwrap(), gateway, "its node serves it");
+        assert_eq!(opened().await, before);
         for (value, through) in [("true", true), ("false", false)] {
             let annotations = json!({ "lb-svc.kubeovn.io/pass-through": value });
             scene.patch_service("web", json!({ "metadata": { "annotations": annotations } })).await;
             until(&format!("pass-through {value}"), SLOW, async || {
+                let before = opened().await;
                 let seen = seen().await?;
+                assert_eq!(opened().await > before, seen == gateway, "counted if it came that way");
                 expect((seen == gateway) == through, seen)
             })
             .await;
@@ -158,6 +165,27 @@ async fn local_source_ranges_hold_at_once() {
         limit(Value::Null).await;
         until("the far client is served again", SLOW, far).await;
         client::get(ip, 80).await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_nat_is_programmed_by_either_back_end() {
+    scene("nat-backend", async |scene| {
+        let ip = scene.served("web", 2).await;
+        let (iptables, nftables) = ("LB-SVC-DNAT", "tcp-targets");
+        for (backend, shown, gone) in [("nftables", nftables, iptables), ("iptables", iptables, nftables)] {
+            let annotations = json!({ "lb-svc.kubeovn.io/nat-backend": backend });
+            scene.patch_service("web", json!({ "metadata": { "annotations": annotations } })).await;
+            until(backend, SLOW, async || {
+                client::get(ip, 80).await.map_err(|error| error.to_string())?;
+                let rules = scene.in_gateway("web", &["nft", "list", "ruleset"]).await;
+                expect(rules.contains(shown) && !rules.contains(gone), rules)
+            })
+            .await;
+            client::get(ip, 80).await.unwrap();
+            client::refused(ip, 81).await.unwrap();
+        }
     })
     .await;
 }

@@ -103,10 +103,15 @@ pub struct Schedule {
 
 impl Schedule {
     /// Announce these addresses by this interface; without one, none. A new
-    /// address, and every address of a new interface, is announced at once.
-    pub fn set(&mut self, now: Instant, port: Option<Port>, addresses: &[Ipv4Addr]) {
+    /// address is announced at once. When the interface is another, or its link
+    /// was away, all are announced anew, after `settle`: who was away may not be
+    /// the one any more that has them.
+    pub fn set(&mut self, now: Instant, port: Option<Port>, addresses: &[Ipv4Addr], settle: Duration) {
         if port != self.port {
-            self.next.clear();
+            self.next.values_mut().for_each(|next| *next = (now + settle, 0));
+            if port.is_none() {
+                self.next.clear();
+            }
             self.port = port;
         }
         self.next.retain(|address, _| addresses.contains(address));
@@ -241,7 +246,7 @@ mod tests {
         let start = Instant::now();
         let mut schedule = Schedule::default();
         assert_eq!(schedule.due(), None);
-        schedule.set(start, Some(PORT), &[VIP]);
+        schedule.set(start, Some(PORT), &[VIP], Duration::ZERO);
         assert_eq!(times(&mut schedule, start), [0, 100, 500, 1000, 2000, 62_000, 122_000]);
     }
 
@@ -249,24 +254,30 @@ mod tests {
     fn a_new_link_or_hardware_address_starts_over() {
         let start = Instant::now();
         let mut schedule = Schedule::default();
-        schedule.set(start, Some(PORT), &[VIP]);
+        schedule.set(start, Some(PORT), &[VIP], Duration::ZERO);
         schedule.take(start);
         // Nothing new: nothing at once.
-        schedule.set(start, Some(PORT), &[VIP]);
+        schedule.set(start, Some(PORT), &[VIP], Duration::ZERO);
         assert_eq!(schedule.due(), Some(start + BURST[0]));
         let away = Port { carrier_changes: 3, ..PORT };
         let other = Port { mac: [2; 6], ..PORT };
         for port in [away, other, Port { index: 4, ..other }] {
-            schedule.set(start, Some(port), &[VIP]);
+            schedule.set(start, Some(port), &[VIP], Duration::ZERO);
             assert_eq!(schedule.due(), Some(start));
             schedule.take(start);
         }
-        // Without carrier nobody would hear.
-        schedule.set(start, None, &[VIP]);
-        assert_eq!(schedule.due(), None);
-        schedule.set(start, Some(other), &[VIP]);
+        // Who has others to agree with listens first; a new address does not wait.
+        let settle = Duration::from_millis(300);
+        schedule.set(start, Some(PORT), &[VIP], settle);
+        assert_eq!(schedule.due(), Some(start + settle));
+        schedule.set(start, Some(PORT), &[VIP, Ipv4Addr::new(172, 18, 0, 19)], settle);
         assert_eq!(schedule.due(), Some(start));
-        schedule.set(start, Some(other), &[]);
+        // Without carrier nobody would hear.
+        schedule.set(start, None, &[VIP], Duration::ZERO);
+        assert_eq!(schedule.due(), None);
+        schedule.set(start, Some(other), &[VIP], Duration::ZERO);
+        assert_eq!(schedule.due(), Some(start));
+        schedule.set(start, Some(other), &[], Duration::ZERO);
         assert_eq!(schedule.due(), None);
     }
 }

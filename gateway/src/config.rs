@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net};
-use lb_svc_crds::gateway::{self as wire, CONFIG_VERSIONS, GatewayConfig, Target, Transport};
+use lb_svc_crds::gateway::{self as wire, CONFIG_VERSIONS, GatewayConfig, NatBackend, Target, Transport};
 use serde::Deserialize;
 
 use crate::ranges::Ranges;
@@ -21,6 +21,8 @@ pub struct Config {
     pub addresses: Vec<Address>,
     /// Where each served port leads.
     pub forwards: Forwards,
+    /// How they are led there.
+    pub nat: NatBackend,
     /// Who may connect there.
     pub ranges: Ranges,
     /// Whose it is.
@@ -222,7 +224,16 @@ fn check(wire: GatewayConfig) -> Result<Config, Invalid> {
         }
     }
     let election = wire.election.as_ref().map(check_election).transpose()?;
-    Ok(Config { attachment: wire.attachment, addresses, forwards, ranges, services, election, notes })
+    Ok(Config {
+        attachment: wire.attachment,
+        addresses,
+        forwards,
+        nat: wire.nat_backend,
+        ranges,
+        services,
+        election,
+        notes,
+    })
 }
 
 fn check_election(wire: &wire::Election) -> Result<Election, Invalid> {

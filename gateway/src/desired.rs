@@ -106,6 +106,7 @@ pub fn desired(
         rules,
         addresses: addresses.collect(),
         nat: nat::Desired {
+            backend: config.nat,
             lan: lan.name.clone(),
             addresses: config.addresses.iter().map(|a| a.address).collect(),
             forwards,

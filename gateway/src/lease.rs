@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use crate::election::{ETHERTYPE, Kind};
 use crate::fault::Fault;
-use crate::tool::{self, RunError};
+use crate::nft::Table;
 
 const TABLE: &str = "netdev lb-svc";
 
@@ -41,10 +41,12 @@ pub struct Guard {
 }
 
 /// The lease's table in the kernel.
-#[derive(Default)]
-pub struct Lease {
-    /// The script last carried out, and how the kernel was seen to hold it.
-    known: Option<(String, String)>,
+pub struct Lease(Table);
+
+impl Default for Lease {
+    fn default() -> Self {
+        Self(Table::lively("netdev", "lb-svc"))
+    }
 }
 
 impl Lease {
@@ -56,18 +58,12 @@ impl Lease {
     /// When the kernel or the program refuses.
     pub async fn ensure(&mut self, guard: &Guard, suspect: bool) -> Result<(), Fault> {
         let script = script(guard);
-        let known = self.known.take().filter(|(carried_out, _)| *carried_out == script);
-        let held = match known {
-            Some((_, held)) if !suspect || list().await? == held => held,
-            _ => {
-                if carry_out(&script).await.is_err() {
-                    // What is there is of another shape: another interface's.
-                    carry_out(&format!("delete table {TABLE}\n{script}")).await?;
-                }
-                list().await?
-            }
-        };
-        self.known = Some((script, held));
+        if self.0.ensure(&script, suspect, |_| script.clone()).await.is_err() {
+            // What is there is of another shape: another interface's.
+            let anew = format!("add table {TABLE}\ndelete table {TABLE}\n{script}");
+            let made = self.0.ensure(&script, true, |_| anew).await;
+            made.map_err(|error| Fault::LeaseFailed(error.to_string()))?;
+        }
         Ok(())
     }
 }
@@ -106,20 +102,6 @@ flush table {TABLE}
         }
     }
     text
-}
-
-/// The table without what changes by itself; empty if there is none.
-async fn list() -> Result<String, Fault> {
-    match tool::run("nft", &["-s", "-t", "list", "table", "netdev", "lb-svc"], "").await {
-        Ok(text) => Ok(text),
-        Err(RunError::Failed { .. }) => Ok(String::new()),
-        Err(error) => Err(Fault::LeaseFailed(error.to_string())),
-    }
-}
-
-async fn carry_out(script: &str) -> Result<(), Fault> {
-    let done = tool::run("nft", &["-f", "-"], script).await;
-    done.map(|_| ()).map_err(|error| Fault::LeaseFailed(error.to_string()))
 }
 
 #[cfg(test)]

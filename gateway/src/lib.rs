@@ -29,6 +29,7 @@ pub mod member;
 pub mod metrics;
 pub mod nat;
 pub mod netlink;
+pub mod nft;
 pub mod path;
 pub mod plan;
 pub mod probe;

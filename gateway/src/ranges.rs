@@ -15,7 +15,8 @@ use ipnet::Ipv4Net;
 
 use crate::config::Served;
 use crate::fault::Fault;
-use crate::tool::{self, RunError};
+use crate::nft::Table;
+use crate::tool::RunError;
 
 const TABLE: &str = "ip lb-svc-ranges";
 
@@ -29,10 +30,12 @@ pub fn admit(ranges: &Ranges, to: &Served, client: Ipv4Addr) -> bool {
 }
 
 /// The table in the kernel.
-#[derive(Default)]
-pub struct Gate {
-    /// The script last carried out, and how the kernel was seen to hold it.
-    known: Option<(String, String)>,
+pub struct Gate(Table);
+
+impl Default for Gate {
+    fn default() -> Self {
+        Self(Table::new("ip", "lb-svc-ranges"))
+    }
 }
 
 impl Gate {
@@ -44,25 +47,16 @@ impl Gate {
     /// When the kernel or the program refuses.
     pub async fn ensure(&mut self, ranges: &Ranges, suspect: bool) -> Result<bool, Fault> {
         let wanted = script(ranges);
-        let held = match self.known.take() {
-            Some((carried_out, held)) => {
-                if carried_out == wanted && (!suspect || list().await? == held) {
-                    self.known = Some((carried_out, held));
-                    return Ok(false);
-                }
-                held
-            }
-            // An image without nft will do where nothing is asked of it.
-            None if wanted.is_empty() => list().await.unwrap_or_default(),
-            None => list().await?,
-        };
-        let changes = !(held.is_empty() && wanted.is_empty());
-        if changes {
+        let make = |held: &str| match (held, wanted.as_str()) {
+            ("", "") => String::new(),
             // As one transaction: at no moment is anybody let in for it.
-            carry_out(&format!("add table {TABLE}\ndelete table {TABLE}\n{wanted}")).await?;
+            _ => format!("add table {TABLE}\ndelete table {TABLE}\n{wanted}"),
+        };
+        match self.0.ensure(&wanted, suspect, make).await {
+            // An image without nft will do where nothing is asked of it.
+            Err(RunError::Start { .. }) if ranges.is_empty() => Ok(false),
+            ensured => ensured.map_err(|error| Fault::RangesFailed(error.to_string())),
         }
-        self.known = Some((wanted, if changes { list().await? } else { held }));
-        Ok(changes)
     }
 }
 
@@ -101,20 +95,6 @@ add rule {TABLE} arriving ip daddr . meta l4proto . th dport vmap @limited
         let _ = writeln!(text, "add rule {TABLE} clients-{number} counter drop");
     }
     text + &elements
-}
-
-/// The table without what changes by itself; empty if there is none.
-async fn list() -> Result<String, Fault> {
-    match tool::run("nft", &["-s", "list", "table", "ip", "lb-svc-ranges"], "").await {
-        Ok(text) => Ok(text),
-        Err(RunError::Failed { .. }) => Ok(String::new()),
-        Err(error) => Err(Fault::RangesFailed(error.to_string())),
-    }
-}
-
-async fn carry_out(script: &str) -> Result<(), Fault> {
-    let done = tool::run("nft", &["-f", "-"], script).await;
-    done.map(|_| ()).map_err(|error| Fault::RangesFailed(error.to_string()))
 }
 
 #[cfg(test)]

@@ -38,7 +38,7 @@ use crate::kernel::{Hop, Kernel, Link, MAIN};
 use crate::lease::{self, Lease};
 use crate::member::{self, Member, Terms, View};
 use crate::metrics::{Digest, Kind, Metrics, Outcome, Reason};
-use crate::nat::{self, Backend};
+use crate::nat::{self, Backends};
 use crate::netlink::Netlink;
 use crate::path::{self, Paths};
 use crate::plan::{Op, plan};
@@ -113,7 +113,7 @@ pub async fn run(settings: Settings) {
         netlink: None,
         gate: Gate::default(),
         traffic,
-        backend: Backend::Iptables(nat::iptables::Iptables::default()),
+        nat: Backends::default(),
         files: Files::default(),
         nat_suspect: true,
         lease: Lease::default(),
@@ -172,7 +172,7 @@ struct Gateway {
     gate: Gate,
     /// What is to be counted.
     traffic: cell::Sender<traffic::Wanted>,
-    backend: Backend,
+    nat: Backends,
     files: Files,
     /// The kernel's NAT may not be what was left there.
     nat_suspect: bool,
@@ -373,7 +373,7 @@ impl Gateway {
         };
         self.report = Report::default();
         let (lan, foreign) = lan.inspect_err(|_| {
-            self.schedule.set(started, None, &[]);
+            self.schedule.set(started, None, &[], Duration::ZERO);
             self.ear = None;
         })?;
         let (lan, primary) = (lan.clone(), primary?.clone());
@@ -412,7 +412,7 @@ impl Gateway {
             // First the filters and the NAT: nothing is forwarded unfiltered,
             // nothing answered for before it is served.
             nat_applied |= self.gate.ensure(&desired.ranges, self.nat_suspect).await?;
-            let outcome = self.backend.ensure(&desired.nat, self.nat_suspect).await?;
+            let outcome = self.nat.ensure(&desired.nat, self.nat_suspect).await?;
             self.nat_suspect = false;
             nat_applied |= outcome == nat::Outcome::Applied;
             left = plan(&kernel, &desired);
@@ -448,7 +448,11 @@ impl Gateway {
             self.schedule.restart();
         }
         let port = kernel.link(lan.index).and_then(port);
-        self.schedule.set(Instant::now(), port, &self.report.addresses);
+        // A member whose link was away for a moment, unnoticed, may have been
+        // replaced meanwhile. It has heard so by then.
+        let settle = |member: &Member| 2 * election::lease(member.terms().election.interval);
+        let settle = self.member.as_ref().map_or(Duration::ZERO, settle);
+        self.schedule.set(Instant::now(), port, &self.report.addresses, settle);
         self.paths.set(Instant::now(), desired.forwards());
         self.verified = Some((desired, digest));
         Ok(faults)

@@ -13,7 +13,8 @@ use tracing::warn;
 
 use crate::config::{Served, Services};
 use crate::metrics::{Flow, Metrics, ServedPort};
-use crate::tool::{self, RunError};
+use crate::nft::Table;
+use crate::tool;
 
 const TABLE: &str = "ip lb-svc-traffic";
 
@@ -34,43 +35,19 @@ pub struct Wanted {
 /// waits for it: it takes programs their time, and there are addresses to be
 /// announced meanwhile.
 pub async fn keep(mut wanted: cell::Receiver<Wanted>) {
-    let mut table = Table::default();
+    let mut table = Table::new("ip", "lb-svc-traffic");
     let mut suspicion = 0;
     let mut told = None;
     while wanted.changed().await.is_ok() {
         let now = wanted.borrow_and_update().clone();
         let suspect = std::mem::replace(&mut suspicion, now.suspicion) != now.suspicion;
-        let failed = table.ensure(&now.services, suspect).await.err().map(|error| error.to_string());
+        let script = script(&now.services);
+        let make = |held: &str| script.clone() + &stale(held, &now.services);
+        let failed = table.ensure(&script, suspect, make).await.err().map(|error| error.to_string());
         if let Some(error) = failed.as_ref().filter(|_| failed != told) {
             warn!("traffic is not counted: {error}");
         }
         told = failed;
-    }
-}
-
-/// The table in the kernel.
-#[derive(Default)]
-struct Table {
-    /// The script last carried out, and how the kernel was seen to hold it.
-    known: Option<(String, String)>,
-}
-
-impl Table {
-    /// Has the kernel count these, and nothing else. With `suspect` what it
-    /// holds is read first; without, it is taken to be as it was left.
-    async fn ensure(&mut self, services: &Services, suspect: bool) -> Result<(), RunError> {
-        let wanted = script(services);
-        let held = match self.known.take().filter(|(carried_out, _)| *carried_out == wanted) {
-            Some((_, held)) if !suspect => held,
-            Some((_, held)) if list().await? == held => held,
-            _ => {
-                let stale = stale(&list().await?, services);
-                tool::run("nft", &["-f", "-"], &(wanted.clone() + &stale)).await?;
-                list().await?
-            }
-        };
-        self.known = Some((wanted, held));
-        Ok(())
     }
 }
 
@@ -133,14 +110,6 @@ fn stale(held: &str, services: &Services) -> String {
 /// The name of the counter that this line of a listing begins.
 fn counter(line: &str) -> Option<&str> {
     line.trim().strip_prefix("counter ")?.strip_suffix(" {")
-}
-
-/// The table without what changes by itself; empty if there is none.
-async fn list() -> Result<String, RunError> {
-    match tool::run("nft", &["-s", "list", "table", "ip", "lb-svc-traffic"], "").await {
-        Err(RunError::Failed { .. }) => Ok(String::new()),
-        result => result,
-    }
 }
 
 /// Reads the counters for whoever asks.

@@ -143,8 +143,7 @@ fn one_of_two_answers() {
     assert!(election.active.is_some() && election.peers.len() == 1, "{election:?}");
     assert_eq!((first.metric("lb_svc_gateway_active"), second.metric("lb_svc_gateway_active")), (1, 0));
     // All but the addresses is there long before.
-    let nat = |site: &Site| site.pod.run("iptables -t nat -S");
-    assert_eq!(nat(&lab), nat(&other));
+    assert_eq!(lab.nat(), other.nat());
     let rules = |site: &Site| site.pod.run("ip rule");
     assert_eq!(rules(&lab), rules(&other));
 }

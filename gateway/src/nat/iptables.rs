@@ -25,9 +25,10 @@ pub struct Iptables {
 }
 
 impl Iptables {
-    /// See [`super::Backend::ensure`].
-    pub async fn ensure(&mut self, desired: &Desired, suspect: bool) -> Result<Outcome, Fault> {
-        let wanted = render(desired);
+    /// See [`super::Backends::ensure`]; without anything desired, nothing of
+    /// ours is there.
+    pub async fn ensure(&mut self, desired: Option<&Desired>, suspect: bool) -> Result<Outcome, Fault> {
+        let wanted = desired.map(render).unwrap_or_default();
         let known = self.known.take();
         if !suspect && known.as_ref().is_some_and(|(applied, _)| *applied == wanted) {
             self.known = known;
@@ -35,7 +36,12 @@ impl Iptables {
         }
         let tools = match &self.tools {
             Some(tools) => tools,
-            None => self.tools.insert(Tools::find().await?),
+            None => match Tools::find().await {
+                Ok(tools) => self.tools.insert(tools),
+                // Who has no iptables has made nothing with it.
+                Err(_) if desired.is_none() => return Ok(Outcome::Kept),
+                Err(fault) => return Err(fault),
+            },
         };
         let held = match known {
             Some((_, Some(seen))) if !suspect => seen,
@@ -294,7 +300,7 @@ impl From<RunError> for Fault {
 mod tests {
     use super::*;
     use crate::config::{Forwards, Served};
-    use lb_svc_crds::gateway::Transport;
+    use lb_svc_crds::gateway::{NatBackend, Transport};
 
     fn desired(ports: &[(Transport, u16)]) -> Desired {
         let address = "172.18.0.18".parse().unwrap();
@@ -305,7 +311,8 @@ mod tests {
                 (served, "10.109.201.193".parse().unwrap())
             })
             .collect();
-        Desired { lan: "net1".to_owned(), addresses: vec![address], forwards }
+        let backend = NatBackend::Iptables;
+        Desired { backend, lan: "net1".to_owned(), addresses: vec![address], forwards }
     }
 
     const SCRIPT: &str = "\

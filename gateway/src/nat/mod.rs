@@ -2,8 +2,11 @@
 //! carry it out.
 
 pub mod iptables;
+pub mod nftables;
 
 use std::net::Ipv4Addr;
+
+use lb_svc_crds::gateway::NatBackend;
 
 use crate::config::Forwards;
 use crate::fault::Fault;
@@ -11,6 +14,8 @@ use crate::fault::Fault;
 /// What the NAT is to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Desired {
+    /// By which back end.
+    pub backend: NatBackend,
     /// The LAN interface's name.
     pub lan: String,
     /// The gateway's addresses on it.
@@ -28,19 +33,35 @@ pub enum Outcome {
     Applied,
 }
 
-/// A way to program the NAT.
-pub enum Backend {
-    /// `iptables-restore` of the nf_tables variant.
-    Iptables(iptables::Iptables),
+/// The ways to program the NAT, of which one at a time is in use.
+#[derive(Default)]
+pub struct Backends {
+    iptables: iptables::Iptables,
+    nftables: nftables::Nftables,
+    /// The one in use, once nothing of the other is left.
+    sole: Option<NatBackend>,
 }
 
-impl Backend {
+impl Backends {
     /// Makes the kernel's NAT what `desired` says, in one transaction a table.
     /// With `suspect`, what the kernel holds is read first; without, it is
     /// taken to be as it was left.
+    ///
+    /// # Errors
+    /// When the kernel or a program refuses.
     pub async fn ensure(&mut self, desired: &Desired, suspect: bool) -> Result<Outcome, Fault> {
-        match self {
-            Self::Iptables(iptables) => iptables.ensure(desired, suspect).await,
+        let outcome = match desired.backend {
+            NatBackend::Iptables => self.iptables.ensure(Some(desired), suspect).await?,
+            NatBackend::Nftables => self.nftables.ensure(Some(desired), suspect).await?,
+        };
+        // What the other has left goes only now: at no time is there neither.
+        if self.sole != Some(desired.backend) {
+            match desired.backend {
+                NatBackend::Iptables => self.nftables.ensure(None, true).await?,
+                NatBackend::Nftables => self.iptables.ensure(None, true).await?,
+            };
+            self.sole = Some(desired.backend);
         }
+        Ok(outcome)
     }
 }

@@ -407,6 +407,15 @@ impl Site {
         gateway
     }
 
+    /// The NAT, as the tools of its back end print it.
+    #[allow(dead_code, reason = "for the tests of failover")]
+    pub fn nat(&self) -> String {
+        self.pod.run(match nat_backend().as_str() {
+            "iptables" => "iptables -t nat -S",
+            _ => "nft -s list table ip lb-svc",
+        })
+    }
+
     /// Everything that the gateway owns in the kernel, as its tools print it.
     pub fn state(&self) -> String {
         let mut text = String::new();
@@ -420,8 +429,14 @@ impl Site {
                 let _ = writeln!(text, "{line}");
             }
         }
-        text
+        // Where it is another's, there is none.
+        text + &self.pod.attempt("nft -s list table ip lb-svc").1
     }
+}
+
+/// What programs the NAT: the tests pass with either.
+pub fn nat_backend() -> String {
+    std::env::var("LB_SVC_NAT_BACKEND").unwrap_or_else(|_| "iptables".to_owned())
 }
 
 /// A configuration with one address and some ports to one ClusterIP.
@@ -443,6 +458,7 @@ pub fn config_to(target: &str, ports: &[(&str, u16)]) -> Value {
             "target": {"kind": "clusterIp", "addresses": [target]},
             "ports": ports,
         }],
+        "natBackend": nat_backend(),
         "election": {"gateway": "6b1f3c52-0a43-4f0e-9d0b-3f1c2a9d8e77", "intervalMs": 50},
     })
 }
