@@ -173,7 +173,8 @@ impl Member {
         let mut seat = lock(&self.seat);
         if std::mem::replace(&mut seat.unplugged, !up) == up {
             info!("the LAN's link is {}", if up { "back" } else { "gone" });
-            seat.act(Election::refused);
+            // Back, it has missed what was said, however short that was.
+            seat.act(if up { Election::isolated } else { Election::refused });
         }
     }
 

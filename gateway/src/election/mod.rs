@@ -78,7 +78,7 @@
 //!    time of that very moment. `Became(Standby | Left)`: remove them; the lease
 //!    is gone already. A split that we stay in: announce again.
 //! 4. When the LAN's link goes, call `refused`; until it is back, neither `tick`
-//!    nor `receive`. The pause makes the member listen first.
+//!    nor `receive`; when it is, `isolated`, so that the member listens first.
 //! 5. When nothing of the LAN is in reach, call `isolated`, and again at least
 //!    once in each *A* until something is.
 //! 6. The kernel's lease has a timeout of [`lease`]`(A)`. Its set is empty when
