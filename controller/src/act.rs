@@ -150,6 +150,20 @@ pub enum Written<K> {
     Foreign,
 }
 
+/// The kinds of object that a gateway is made of.
+trait Piece:
+    kube::Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>
+    + Clone
+    + std::fmt::Debug
+    + serde::Serialize
+    + serde::de::DeserializeOwned
+{
+}
+
+impl Piece for ConfigMap {}
+impl Piece for Deployment {}
+impl Piece for PodDisruptionBudget {}
+
 /// Writes to the API server.
 #[derive(Clone)]
 pub struct Actor {
@@ -296,7 +310,7 @@ impl Actor {
         let owner = &service.owner;
         let mut status = json!({});
         if !ingress.is_empty() {
-            let ingress: Vec<Value> = ingress.iter().map(convert::ingress_entry).collect();
+            let ingress: Vec<_> = ingress.iter().map(convert::ingress_entry).collect();
             status["loadBalancer"] = json!({ "ingress": ingress });
         }
         if !conditions.is_empty() {
@@ -480,19 +494,12 @@ impl Actor {
     }
 
     /// Makes an object of a gateway, or applies what is `wanted` to the one seen.
-    async fn make_or_apply<K, T>(
+    async fn make_or_apply<K: Piece, T>(
         &self,
         place: &Place,
         mut wanted: Value,
         known: Option<&Child<T>>,
-    ) -> Result<Written<K>, Error>
-    where
-        K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>
-            + Clone
-            + std::fmt::Debug
-            + serde::Serialize
-            + serde::de::DeserializeOwned,
-    {
+    ) -> Result<Written<K>, Error> {
         let Some(known) = known else { return self.make(place, wanted).await };
         wanted["metadata"]["uid"] = json!(known.uid);
         let api: Api<K> = self.namespaced(&place.namespace);
@@ -502,14 +509,7 @@ impl Actor {
 
     /// Makes an object of a gateway by a plain POST, which cannot overwrite
     /// what is not ours.
-    async fn make<K>(&self, place: &Place, wanted: Value) -> Result<Written<K>, Error>
-    where
-        K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>
-            + Clone
-            + std::fmt::Debug
-            + serde::Serialize
-            + serde::de::DeserializeOwned,
-    {
+    async fn make<K: Piece>(&self, place: &Place, wanted: Value) -> Result<Written<K>, Error> {
         let api: Api<K> = self.namespaced(&place.namespace);
         match timed(api.create(&post(), &render::typed(wanted)?)).await {
             Ok(object) => Ok(Written::Ours(Box::new(object))),

@@ -11,7 +11,7 @@ use kube::{CustomResource, Resource, ResourceExt};
 use lb_svc_crds::names::{self, Provider};
 use lb_svc_crds::{IP, Subnet};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::domain::{
     Attachment, Child, Condition, DeploymentView, Ingress, Owner, Place, Pod, PortStatus, Service, ServiceRef,
@@ -125,18 +125,19 @@ fn ingress(object: core::LoadBalancerIngress) -> Ingress {
     }
 }
 
-/// An entry of `status.loadBalancer.ingress` (Kubernetes API,
-/// LoadBalancerIngress).
-pub fn ingress_entry(ingress: &Ingress) -> Value {
-    let ports = ingress.ports.iter().map(|port| {
-        let mut status = json!({ "port": port.port, "protocol": port.protocol });
-        if let Some(error) = &port.error {
-            status["error"] = json!(error);
-        }
-        status
-    });
-    let mode = if ingress.proxy { "Proxy" } else { "VIP" };
-    json!({ "ip": ingress.ip, "ipMode": mode, "ports": ports.collect::<Vec<_>>() })
+/// The same as an entry of `status.loadBalancer.ingress`.
+pub fn ingress_entry(ingress: &Ingress) -> core::LoadBalancerIngress {
+    let port = |port: &PortStatus| core::PortStatus {
+        error: port.error.clone(),
+        port: port.port.into(),
+        protocol: port.protocol.clone(),
+    };
+    core::LoadBalancerIngress {
+        ip: Some(ingress.ip.clone()),
+        ip_mode: Some(if ingress.proxy { "Proxy" } else { "VIP" }.to_owned()),
+        ports: Some(ingress.ports.iter().map(port).collect()),
+        ..core::LoadBalancerIngress::default()
+    }
 }
 
 /// Our conditions among `all`: those whose type begins with `prefix`.
@@ -376,6 +377,8 @@ pub fn claim(object: &IP) -> Result<Claim, NoClaim> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]

@@ -10,6 +10,10 @@ use lb_svc_crds::names::{self, Provider};
 use crate::domain::{PortStatus, Service};
 use crate::settings::Setting;
 
+/// Our annotations of a Service, beside those of [`Setting`].
+pub const ANNOTATIONS: [&str; 3] =
+    [names::KEEP_ADDRESS_ANNOTATION, names::PASS_THROUGH_ANNOTATION, names::NAT_BACKEND_ANNOTATION];
+
 /// A port that no gateway can serve.
 const UNSUPPORTED_PROTOCOL: &str = "UnsupportedProtocol";
 
@@ -210,9 +214,7 @@ fn switch(service: &Service, name: &str, also: &[&str], limits: &mut Vec<Problem
 /// Whether an annotation has our domain and no meaning on a Service.
 fn is_unknown(name: &str) -> bool {
     let ours = name.strip_prefix(names::DOMAIN).is_some_and(|rest| rest.starts_with('/'));
-    let known =
-        [names::KEEP_ADDRESS_ANNOTATION, names::PASS_THROUGH_ANNOTATION, names::NAT_BACKEND_ANNOTATION];
-    ours && !known.contains(&name) && !Setting::ALL.iter().any(|known| known.annotation() == name)
+    ours && !ANNOTATIONS.contains(&name) && !Setting::ALL.iter().any(|known| known.annotation() == name)
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use lb_svc_controller::metrics::Metrics;
+use lb_svc_controller::request::ANNOTATIONS;
 use lb_svc_controller::settings::Setting;
 use lb_svc_crds::names;
 use prometheus_client::encoding::text::encode;
@@ -117,12 +118,7 @@ fn every_metric_is_documented() {
 fn every_annotation_of_a_service_is_documented() {
     let operations = operations();
     let settings = Setting::ALL.map(Setting::annotation);
-    let others = [
-        names::KEEP_ADDRESS_ANNOTATION,
-        names::PASS_THROUGH_ANNOTATION,
-        names::CCE_PASS_THROUGH_ANNOTATION,
-        names::NAT_BACKEND_ANNOTATION,
-    ];
+    let others = ANNOTATIONS.into_iter().chain([names::CCE_PASS_THROUGH_ANNOTATION]);
     for name in settings.into_iter().chain(others) {
         let (_, short) = name.split_once('/').unwrap();
         assert!(operations.contains(name) || operations.contains(&format!("| `{short}` |")), "{name}");

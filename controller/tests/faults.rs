@@ -245,7 +245,7 @@ impl World {
             }),
             Action::Release(id) => self.state.ledger.remove(&id.name, &id.uid),
             Action::SetStatus { ingress, conditions } => {
-                let ingress: Vec<Value> = ingress.iter().map(convert::ingress_entry).collect();
+                let ingress: Vec<_> = ingress.iter().map(convert::ingress_entry).collect();
                 let condition = |c: &Condition| {
                     json!({
                         "type": c.kind, "status": if c.status { "True" } else { "False" }, "reason": c.reason,

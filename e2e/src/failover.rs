@@ -14,7 +14,7 @@ use lb_svc_crds::gateway::Role;
 use serde_json::{Value, json};
 
 use crate::capture::Capture;
-use crate::objects::{backends, elsewhere, port, service};
+use crate::objects::{backends, elsewhere, on_the_first_node, port, service};
 use crate::outage::{Outage, Watch};
 use crate::{Lab, SLOW, Scene, client, expect, until};
 
@@ -122,7 +122,7 @@ impl Pair {
     /// If it is not served by two gateways in time.
     pub async fn make(scene: &Arc<Scene>, name: &str) -> Self {
         let mut workload = backends(name, 1, &["tcp/80", "udp/53"]);
-        workload["spec"]["template"]["spec"]["nodeSelector"] = json!({ "kubernetes.io/hostname": "n1" });
+        on_the_first_node(&mut workload);
         scene.create::<Deployment>(workload).await;
         let mut object = service(name, &json!([port("TCP", TCP, TCP), port("UDP", UDP, UDP)]));
         elsewhere(&mut object, 2);

@@ -22,6 +22,11 @@ pub fn service(name: &str, ports: &Value) -> Value {
     })
 }
 
+/// Keeps a workload's pods to the first node.
+pub fn on_the_first_node(workload: &mut Value) {
+    workload["spec"]["template"]["spec"]["nodeSelector"] = json!({ "kubernetes.io/hostname": "n1" });
+}
+
 /// Gives a Service so many gateway pods, none of them on the first node.
 pub fn elsewhere(service: &mut Value, replicas: u32) {
     let affinity = json!({ "nodeAffinity": { "requiredDuringSchedulingIgnoredDuringExecution": {

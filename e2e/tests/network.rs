@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::ResourceExt;
 use kube::api::ListParams;
 use lb_svc_crds::names::GATEWAY_PORT;
-use lb_svc_e2e::objects::{backends, elsewhere, port, service};
+use lb_svc_e2e::objects::{backends, elsewhere, on_the_first_node, port, service};
 use lb_svc_e2e::{Lab, QUICK, SLOW, client, expect, scene, serves, until};
 use serde_json::{Value, json};
 use tokio::process::Command;
@@ -79,7 +79,7 @@ async fn local_the_gateway_is_no_router_into_the_cluster() {
 async fn local_clients_inside_the_cluster_go_through_the_gateway_on_request() {
     scene("pass-through", async |scene| {
         let mut workload = backends("web", 1, &["tcp/80"]);
-        workload["spec"]["template"]["spec"]["nodeSelector"] = json!({ "kubernetes.io/hostname": "n1" });
+        on_the_first_node(&mut workload);
         scene.create::<Deployment>(workload).await;
         let mut object = service("web", &json!([port("TCP", 80, 80), port("SCTP", 81, 81)]));
         // Not on the node that asks: macvlan is not reached from there.

@@ -108,9 +108,9 @@ impl Schedule {
     /// the one any more that has them.
     pub fn set(&mut self, now: Instant, port: Option<Port>, addresses: &[Ipv4Addr], settle: Duration) {
         if port != self.port {
-            self.next.values_mut().for_each(|next| *next = (now + settle, 0));
-            if port.is_none() {
-                self.next.clear();
+            match port {
+                Some(_) => self.next.values_mut().for_each(|next| *next = (now + settle, 0)),
+                None => self.next.clear(),
             }
             self.port = port;
         }

@@ -45,7 +45,7 @@ pub struct Lease(Table);
 
 impl Default for Lease {
     fn default() -> Self {
-        Self(Table::lively("netdev", "lb-svc"))
+        Self(Table::lively(TABLE))
     }
 }
 

@@ -4,7 +4,6 @@ use crate::tool::{self, RunError};
 
 /// A table of ours, and what is known of it.
 pub struct Table {
-    family: &'static str,
     name: &'static str,
     /// Whether the elements of its sets come and go by themselves.
     is_lively: bool,
@@ -13,14 +12,15 @@ pub struct Table {
 }
 
 impl Table {
-    /// The table `name` of `family`, which changes by our hand alone.
-    pub fn new(family: &'static str, name: &'static str) -> Self {
-        Self { family, name, is_lively: false, known: None }
+    /// The table of this name, `<family> <name>`, which changes by our hand
+    /// alone.
+    pub fn new(name: &'static str) -> Self {
+        Self { name, is_lively: false, known: None }
     }
 
     /// The same, with sets whose elements come and go by themselves.
-    pub fn lively(family: &'static str, name: &'static str) -> Self {
-        Self { is_lively: true, ..Self::new(family, name) }
+    pub fn lively(name: &'static str) -> Self {
+        Self { is_lively: true, ..Self::new(name) }
     }
 
     /// Makes the table what `wanted` says: has nft run, as one transaction, what
@@ -56,8 +56,8 @@ impl Table {
     /// not.
     async fn list(&self) -> Result<String, RunError> {
         let options: &[&str] = if self.is_lively { &["-s", "-t"] } else { &["-s"] };
-        let arguments = [options, &["list", "table", self.family, self.name]].concat();
-        match tool::run("nft", &arguments, "").await {
+        let list = format!("list table {}", self.name);
+        match tool::run("nft", &[options, &[&list]].concat(), "").await {
             Err(RunError::Failed { .. }) => Ok(String::new()),
             result => result,
         }

@@ -34,7 +34,7 @@ pub struct Gate(Table);
 
 impl Default for Gate {
     fn default() -> Self {
-        Self(Table::new("ip", "lb-svc-ranges"))
+        Self(Table::new(TABLE))
     }
 }
 

@@ -35,7 +35,7 @@ pub struct Wanted {
 /// waits for it: it takes programs their time, and there are addresses to be
 /// announced meanwhile.
 pub async fn keep(mut wanted: cell::Receiver<Wanted>) {
-    let mut table = Table::new("ip", "lb-svc-traffic");
+    let mut table = Table::new(TABLE);
     let mut suspicion = 0;
     let mut told = None;
     while wanted.changed().await.is_ok() {
@@ -127,8 +127,8 @@ impl Meter {
     /// Brings the metrics up to date. Where the kernel does not say, they stay
     /// as they are.
     pub async fn read(&self) {
-        let text = tool::run("nft", &["list", "counters", "table", "ip", "lb-svc-traffic"], "").await;
-        let Ok(text) = text else { return };
+        let list = format!("list counters table {TABLE}");
+        let Ok(text) = tool::run("nft", &[&list], "").await else { return };
         let counted = parse(&text);
         let Metrics { connections, packets, bytes, .. } = &self.metrics;
         connections.clear();

@@ -10,8 +10,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 use lab::{
-    ATTACHMENT, CLUSTER_IP, HEALED, Lab, OTHER_CLUSTER_IP, POD_IP, VIP, address, ask, config, config_to,
-    exchange, nat_backend, wait,
+    ATTACHMENT, CLUSTER_IP, HEALED, Lab, OTHER_CLUSTER_IP, POD_IP, VIP, address, ask, config, config_by,
+    config_to, exchange, nat_backend, wait,
 };
 use lb_svc_gateway::arp::{self, Frame};
 use nix::sys::socket::{MsgFlags, recv};
@@ -392,11 +392,7 @@ fn iptables_is_taken_by_its_variant_and_its_warnings_for_warnings() {
         fs::set_permissions(dir.join(name), Permissions::from_mode(0o755)).unwrap();
     };
     let path = format!("PATH={}/bin exec \"$@\"", lab.dir().display());
-    let config = |port| {
-        let mut config = config(&[("TCP", port)]);
-        config["natBackend"] = json!("iptables");
-        config
-    };
+    let config = |port| config_by("iptables", &[("TCP", port)]);
     let digest = lab.configure(&config(80));
     script("iptables-restore", "echo 'iptables-restore v1.8.9 (legacy)'");
     {
@@ -542,11 +538,7 @@ fn a_smaller_mtu_behind_the_gateway_is_respected() {
 fn a_thousand_ports_cost_about_one_restore() {
     let lab = Lab::new();
     let ports: Vec<(&str, u16)> = (1000..2000).map(|port| ("TCP", port)).collect();
-    let config = |ports: &[(&str, u16)]| {
-        let mut config = config(ports);
-        config["natBackend"] = json!("iptables");
-        config
-    };
+    let config = |ports: &[(&str, u16)]| config_by("iptables", ports);
     let gateway = lab.serving(&config(&[("TCP", 80)]));
     let mut bare: Vec<Duration> = Vec::new();
     let mut ours: Vec<Duration> = Vec::new();
@@ -770,11 +762,7 @@ fn a_cluster_that_serves_sockets_only_is_noticed() {
 #[test]
 fn the_nat_changes_hands_under_traffic() {
     let lab = Lab::new();
-    let by = |backend: &str| {
-        let mut config = config(&[("TCP", 80), ("UDP", 53)]);
-        config["natBackend"] = json!(backend);
-        config
-    };
+    let by = |backend| config_by(backend, &[("TCP", 80), ("UDP", 53)]);
     let gateway = lab.serving(&by("iptables"));
     let mut stream = lab.client.connect(&format!("{VIP}:80")).unwrap();
     let socket = lab.far.udp();

@@ -19,7 +19,7 @@ pub struct Nftables(Table);
 
 impl Default for Nftables {
     fn default() -> Self {
-        Self(Table::new("ip", "lb-svc"))
+        Self(Table::new(TABLE))
     }
 }
 

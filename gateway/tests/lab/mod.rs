@@ -444,6 +444,14 @@ pub fn config(ports: &[(&str, u16)]) -> Value {
     config_to(CLUSTER_IP, ports)
 }
 
+/// The same by this back end.
+#[allow(dead_code, reason = "for the tests of the NAT")]
+pub fn config_by(backend: &str, ports: &[(&str, u16)]) -> Value {
+    let mut config = config(ports);
+    config["natBackend"] = json!(backend);
+    config
+}
+
 /// The same to another ClusterIP.
 pub fn config_to(target: &str, ports: &[(&str, u16)]) -> Value {
     let ports: Vec<Value> =

@@ -9,7 +9,7 @@ use futures::future::try_join_all;
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Service;
-use lb_svc_e2e::objects::{backends, elsewhere, port, service};
+use lb_svc_e2e::objects::{backends, elsewhere, on_the_first_node, port, service};
 use lb_svc_e2e::outage::Watch;
 use lb_svc_e2e::{Lab, SLOW, Scene, client, scene};
 use serde_json::json;
@@ -41,7 +41,7 @@ pub async fn measure(many: usize, runs: usize) -> anyhow::Result<Vec<Row>> {
 
 async fn on(scene: &Arc<Scene>, many: usize, runs: usize) -> anyhow::Result<Vec<Row>> {
     let mut workload = backends("web", 1, &["tcp/80", "udp/53"]);
-    workload["spec"]["template"]["spec"]["nodeSelector"] = json!({ "kubernetes.io/hostname": "n1" });
+    on_the_first_node(&mut workload);
     scene.create::<Deployment>(workload).await;
     let names: Vec<String> = (0..many).map(|number| format!("web-{number:02}")).collect();
     for name in &names {

@@ -14,7 +14,7 @@ use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::ResourceExt;
 use kube::runtime::watcher::{Config, Event as Change, watcher};
 use lb_svc_e2e::failover::Event;
-use lb_svc_e2e::objects::{backends, port, service, web};
+use lb_svc_e2e::objects::{backends, on_the_first_node, port, service, web};
 use lb_svc_e2e::outage::{Outage, Watch};
 use lb_svc_e2e::{Lab, SLOW, client};
 use serde_json::{Value, json};
@@ -182,7 +182,7 @@ impl<'a> Announced<'a> {
             stage.create::<Pod>(stand_in(number)).await?;
         }
         let mut workload = backends("announced", 1, &["tcp/80", "udp/53"]);
-        workload["spec"]["template"]["spec"]["nodeSelector"] = json!({ "kubernetes.io/hostname": "n1" });
+        on_the_first_node(&mut workload);
         stage.create::<Deployment>(workload).await?;
         stage.ready("announced").await?;
         stage.ready("speaker").await?;

@@ -15,7 +15,7 @@ use kube::ResourceExt;
 use kube::api::{Patch, PatchParams};
 use lb_svc_crds::gateway::GatewayConfig;
 use lb_svc_crds::names;
-use lb_svc_e2e::objects::{PROVIDER, backends, elsewhere, port, service};
+use lb_svc_e2e::objects::{PROVIDER, backends, elsewhere, on_the_first_node, port, service};
 use lb_svc_e2e::outage::{Outage, Watch};
 use lb_svc_e2e::{SLOW, Scene, scene, serves, without_controller};
 use serde_json::json;
@@ -52,7 +52,7 @@ pub async fn measure(options: &Options) -> anyhow::Result<Vec<Row>> {
 
 async fn on(scene: &Arc<Scene>, options: &Options) -> anyhow::Result<Vec<Row>> {
     let mut workload = backends("web", 1, &["tcp/80", "udp/53"]);
-    workload["spec"]["template"]["spec"]["nodeSelector"] = json!({ "kubernetes.io/hostname": "n1" });
+    on_the_first_node(&mut workload);
     scene.create::<Deployment>(workload).await;
     let mut names = vec![("alone".to_owned(), 1)];
     names.extend(INTERVALS.map(|interval| (pair_name(interval), 2)));
