@@ -245,7 +245,8 @@ fn withdraw(observed: &Observed) -> Plan {
     }
     remove_children(observed, None, &mut actions);
     release_strays(observed, None, &mut actions);
-    let settled = observed.claims.is_empty();
+    // What our own write showed of others' was not told to the queue.
+    let settled = observed.claims.is_empty() && actions.is_empty();
     Plan { actions, settled, ..Plan::default() }
 }
 
@@ -344,7 +345,8 @@ impl<'a> Planner<'a> {
             Err(problem) => {
                 let ingress = self.kept_ingress();
                 self.report(ingress, Err(&problem), Err(&problem));
-                Plan { actions: self.actions, settled: true, ..Plan::default() }
+                let settled = self.actions.is_empty();
+                Plan { actions: self.actions, settled, ..Plan::default() }
             }
             Ok(request) => self.serve(&request),
         }
@@ -411,12 +413,16 @@ impl<'a> Planner<'a> {
             self.actions.push(Action::Keep(claim.id.clone(), request.keep));
         }
 
+        // Who asks for what he cannot have keeps what he has, whether or not
+        // his status has said so yet.
+        let shown = target
+            .or_else(|| serving.iter().find(|claim| self.is_in_status(claim)).or(serving.first()).copied());
         let programmed = digest.as_ref().is_some_and(|digest| {
             matches!(written, Ok(true))
                 && self.pods().any(|pod| pod.ready && follows(pod, digest))
-                && target.is_none_or(|claim| self.is_taken_up(claim))
+                && shown.is_none_or(|claim| self.is_taken_up(claim))
         });
-        let ingress = match target {
+        let ingress = match shown {
             Some(claim) if programmed => vec![Ingress {
                 ip: claim.address.to_string(),
                 proxy: request.pass_through,
@@ -1682,6 +1688,37 @@ mod tests {
         assert_eq!(ips(ingress), ["172.18.0.11"]);
         assert_eq!(reason(conditions, ADDRESS_ALLOCATED), "AddressInUse");
         assert!(planned.waiting);
+    }
+
+    #[test]
+    fn a_bad_edit_before_the_first_service_leaves_what_comes_into_service() {
+        let mut observed = claimed(&[claim("172.18.0.11", Requested::Dynamic)]);
+        let content = config_of(&plan(&key(), &observed)).unwrap().clone();
+        // Edited while the gateway was on its way.
+        observed.service.as_mut().unwrap().load_balancer_ip = "172.18.0.99".into();
+        observed.refusal = Some(Refusal::Taken("172.18.0.99".parse().unwrap(), "default/other".into()));
+        observed.config = Some(child("cm", content.clone()));
+        observed.deployment = Some(child("dep", DeploymentView::default()));
+        observed.pods = vec![pod("gw", &content, &["172.18.0.11"])];
+        let planned = plan(&key(), &observed);
+        let (ingress, conditions) = status(&planned).unwrap();
+        assert_eq!(ips(ingress), ["172.18.0.11"]);
+        assert_eq!(reason(conditions, ADDRESS_ALLOCATED), "AddressInUse");
+        assert_eq!(reason(conditions, GATEWAY_READY), "GatewayReady");
+    }
+
+    #[test]
+    fn what_its_own_write_may_have_shown_is_looked_at_again() {
+        let mut observed = carried_out(claimed(&[claim("172.18.0.11", Requested::Dynamic)]), "172.18.0.11");
+        observed.service.as_mut().unwrap().load_balancer = false;
+        (observed.config, observed.deployment) = (None, None);
+        observed.pods.clear();
+        observed.claims.clear();
+        let planned = plan(&key(), &observed);
+        assert!(status(&planned).is_some() && !planned.settled);
+        let service = observed.service.as_mut().unwrap();
+        (service.ingress, service.conditions) = (Vec::new(), Vec::new());
+        assert!(plan(&key(), &observed).settled);
     }
 
     #[test]
