@@ -10,7 +10,8 @@
 //! [`path`] asks the cluster, [`http`] tells the cluster, and [`run`] is the
 //! loop around it all. Where a gateway has several pods, [`election`] says which
 //! one of them is active, [`member`] takes part in it, [`pulse`] and [`reach`]
-//! say whether the pod is fit to, and [`lease`] has the kernel hold them to it.
+//! say whether the pod is fit to, [`lease`] has the kernel hold them to it, and
+//! [`turns`] has it let them in soon.
 //! The kernel's state outlives the process: a gateway that starts takes over
 //! what it finds.
 
@@ -39,4 +40,5 @@ pub mod reach;
 pub mod run;
 pub mod tool;
 pub mod traffic;
+pub mod turns;
 pub mod watch;

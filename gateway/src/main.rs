@@ -2,6 +2,7 @@
 
 use clap::Parser;
 use lb_svc_gateway::run::{Settings, run};
+use lb_svc_gateway::turns;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -14,6 +15,10 @@ fn main() -> std::io::Result<()> {
         .with_target(false)
         .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into()))
         .init();
+    // All that has to be in time is done on this thread.
+    if let Err(error) = turns::ask_for_short_turns() {
+        tracing::warn!("on a busy node this process may be late, for it gets no short turns: {error}");
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         // Process 1 of a container ends by no signal it does not ask for.
