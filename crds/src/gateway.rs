@@ -5,8 +5,8 @@
 //! the other: unknown fields are ignored, and a field that is new in a version
 //! has a default that means what the version before did.
 
-use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -18,9 +18,13 @@ pub const CONFIG_VERSION: u32 = 1;
 /// [`Frontend::clients`] is not to take it.
 pub const LIMITED_VERSION: u32 = 3;
 
+/// The version where frontends may lead straight to endpoints
+/// ([`Target::Endpoints`]), which a gateway before it cannot read.
+pub const DIRECT_VERSION: u32 = 5;
+
 /// The oldest and the newest version of [`GatewayConfig`] that this build of
 /// the gateway carries out.
-pub const CONFIG_VERSIONS: std::ops::RangeInclusive<u32> = 1..=4;
+pub const CONFIG_VERSIONS: std::ops::RangeInclusive<u32> = 1..=6;
 
 /// See [`Election::interval_ms`].
 pub const ADVERTISEMENT_INTERVAL_MS: u16 = 50;
@@ -29,7 +33,8 @@ pub const ADVERTISEMENT_INTERVAL_MS: u16 = 50;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct GatewayConfig {
-    /// [`CONFIG_VERSION`], or [`LIMITED_VERSION`].
+    /// The oldest of [`CONFIG_VERSION`], [`LIMITED_VERSION`] and
+    /// [`DIRECT_VERSION`] that knows all that is in it.
     pub version: u32,
     /// The attachment, `<namespace>/<nad>`, by which Multus's network-status
     /// names the interface.
@@ -61,8 +66,6 @@ pub enum NatBackend {
 }
 
 impl NatBackend {
-    // serde hands over a reference.
-    #[allow(clippy::trivially_copy_pass_by_ref)]
     fn is_default(&self) -> bool {
         *self == Self::default()
     }
@@ -122,7 +125,7 @@ pub struct Frontend {
     pub addresses: Vec<IpAddr>,
     /// Where their connections go.
     pub target: Target,
-    /// The ports served.
+    /// The ports served, whether or not there are endpoints for them.
     pub ports: Vec<Port>,
     /// The networks whose hosts may connect; absent, everybody may. Not before
     /// [`LIMITED_VERSION`].
@@ -140,6 +143,69 @@ pub enum Target {
         /// The ClusterIPs.
         addresses: Vec<IpAddr>,
     },
+    /// Straight to the Service's endpoints. Not before [`DIRECT_VERSION`].
+    #[serde(rename_all = "camelCase")]
+    Endpoints {
+        /// Who they are, by the ports they serve. A port that is in none of
+        /// them, or has no address there, is refused.
+        subsets: Vec<Subset>,
+        /// For how many seconds after its last connection a client is led to
+        /// the same endpoint (Kubernetes API:
+        /// `spec.sessionAffinityConfig.clientIP.timeoutSeconds`); absent, each
+        /// connection goes anywhere.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        affinity_seconds: Option<u32>,
+        /// How the gateway finds out which of them are well; absent, all are
+        /// taken to be.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        check: Option<HealthCheck>,
+    },
+}
+
+/// Endpoints that serve the same ports by the same numbers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Subset {
+    /// The frontend's ports that they serve.
+    pub ports: Vec<TargetPort>,
+    /// Where connections may go.
+    pub addresses: Vec<IpAddr>,
+    /// Where no new connection goes, while those of TCP that are there live
+    /// on: endpoints on their way out, or not ready.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub draining: Vec<IpAddr>,
+}
+
+/// A frontend's port, and the endpoints' own number for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TargetPort {
+    /// Transport protocol.
+    pub protocol: Transport,
+    /// The port clients connect to.
+    pub port: u16,
+    /// The endpoints' port.
+    pub target_port: u16,
+}
+
+/// How an endpoint is asked whether it is well. Endpoints of UDP ports are not
+/// asked.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HealthCheck {
+    /// Asked for by HTTP GET, an answer of 200 to 399 is good; absent, that it
+    /// accepts a TCP connection is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// Between two questions, in milliseconds.
+    pub interval_ms: u32,
+    /// For how long an answer is waited for, in milliseconds.
+    pub timeout_ms: u32,
+    /// So many good answers in a row make an endpoint well again. The first
+    /// one of all does so alone.
+    pub rise: u32,
+    /// So many failures in a row make it unwell.
+    pub fall: u32,
 }
 
 /// One port of a frontend.
@@ -200,6 +266,10 @@ pub struct GatewayStatus {
     /// The addresses that are withheld because another host in the LAN has
     /// them, with its hardware address.
     pub conflicts: BTreeMap<IpAddr, String>,
+    /// The endpoints that health checks have not found well, or not yet:
+    /// `<address>:<port>`. They get no new connections while there are others.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub unhealthy: BTreeSet<SocketAddr>,
     /// The LAN interface, once Multus reported it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub interface: Option<Interface>,
