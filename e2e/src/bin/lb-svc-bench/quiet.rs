@@ -119,10 +119,10 @@ async fn set(scene: &Arc<Scene>, interval: u16) -> anyhow::Result<()> {
     if serde_json::from_str::<GatewayConfig>(&text)? == config {
         return Ok(());
     }
+    let digest = names::digest(wanted.as_bytes());
     let patch = json!({ "data": { names::CONFIG_KEY: wanted } });
     configs.patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await?;
     for pod in scene.gateways(&service).await {
-        let before = scene.status(&pod).await?.digest;
         let mut attempt = 0;
         within("a gateway to have another interval", SLOW, async || {
             attempt += 1;
@@ -131,7 +131,7 @@ async fn set(scene: &Arc<Scene>, interval: u16) -> anyhow::Result<()> {
             let pods = scene.api::<Pod>();
             pods.patch(&pod.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await?;
             tokio::time::sleep(Duration::from_millis(250)).await;
-            Ok((scene.status(&pod).await?.digest != before).then_some(()))
+            Ok((scene.status(&pod).await?.digest.as_ref() == Some(&digest)).then_some(()))
         })
         .await?;
     }
