@@ -51,9 +51,9 @@ unit:
 	cargo test $(locked) -p lb-svc-controller --test conversation --test documented --test faults
 
 netns: deps
-	@cargo test $(locked) -p lb-svc-gateway --test netns --test failover --no-run
-	$(runner)='unshare --net --mount' cargo test $(locked) -p lb-svc-gateway --test netns --test failover
-	LB_SVC_NAT_BACKEND=nftables $(runner)='unshare --net --mount' cargo test $(locked) -p lb-svc-gateway --test netns
+	@cargo test $(locked) -p lb-svc-gateway --test netns --test direct --test failover --no-run
+	$(runner)='unshare --net --mount' cargo test $(locked) -p lb-svc-gateway --test netns --test direct --test failover
+	LB_SVC_NAT_BACKEND=nftables $(runner)='unshare --net --mount' cargo test $(locked) -p lb-svc-gateway --test netns --test direct
 
 # Built here, run as a host outside the cluster: the fresh cluster's first
 # address is what the first test is about.

@@ -2,12 +2,14 @@
 //! the IPv4 data path carries out.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net};
-use lb_svc_crds::gateway::{self as wire, CONFIG_VERSIONS, GatewayConfig, NatBackend, Target, Transport};
+use lb_svc_crds::gateway::{
+    self as wire, CONFIG_VERSIONS, GatewayConfig, HealthCheck, NatBackend, Transport,
+};
 use serde::Deserialize;
 
 use crate::ranges::Ranges;
@@ -62,12 +64,52 @@ pub struct Served {
     pub address: Ipv4Addr,
     /// The protocol.
     pub transport: Transport,
-    /// The port, the ClusterIP's as well.
+    /// The port.
     pub port: u16,
 }
 
-/// The ClusterIP behind everything served.
-pub type Forwards = BTreeMap<Served, Ipv4Addr>;
+/// Where everything served leads.
+pub type Forwards = BTreeMap<Served, Target>;
+
+/// Where the connections to a port lead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// To a ClusterIP, on the same port.
+    ClusterIp(Ipv4Addr),
+    /// To one of these.
+    Endpoints(Arc<Endpoints>),
+}
+
+/// The endpoints of a port.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Endpoints {
+    /// Those that new connections are spread over.
+    pub live: BTreeSet<SocketAddrV4>,
+    /// Those that get none, while their connections of TCP live on.
+    pub draining: BTreeSet<SocketAddrV4>,
+    /// For how many seconds a client stays with its endpoint, if it does.
+    pub affinity: Option<u32>,
+    /// How they are asked whether they are well, if they are.
+    pub check: Option<Arc<HealthCheck>>,
+}
+
+impl Target {
+    /// Its endpoints, if it has any of its own.
+    pub fn endpoints(&self) -> Option<&Endpoints> {
+        match self {
+            Self::ClusterIp(_) => None,
+            Self::Endpoints(endpoints) => Some(endpoints),
+        }
+    }
+}
+
+/// The ClusterIPs among where everything leads.
+pub fn cluster_ips(forwards: &Forwards) -> impl Iterator<Item = (&Served, Ipv4Addr)> {
+    forwards.iter().filter_map(|(served, target)| match target {
+        Target::ClusterIp(address) => Some((served, *address)),
+        Target::Endpoints(_) => None,
+    })
+}
 
 /// The Service behind everything served, `<namespace>/<name>`.
 pub type Services = BTreeMap<Served, Arc<str>>;
@@ -128,10 +170,13 @@ pub enum Invalid {
         interval_ms: u16,
     },
     /// Port 0.
-    #[error("{0} serves port 0")]
+    #[error("{0} has port 0")]
     PortZero(String),
+    /// A health check that cannot be made.
+    #[error("{0}: a health check's times and counts are above 0, and its path begins with /")]
+    Check(String),
     /// One port leading to two places.
-    #[error("{address}:{port}/{transport} leads to two ClusterIPs, of {service} and another", transport = .served.transport.name(), address = .served.address, port = .served.port)]
+    #[error("{address}:{port}/{transport} leads to two places, of {service} and another", transport = .served.transport.name(), address = .served.address, port = .served.port)]
     PortTwice {
         /// The port.
         served: Served,
@@ -191,30 +236,22 @@ fn check(wire: GatewayConfig) -> Result<Config, Invalid> {
             });
             Arc::new(of_ipv4.collect::<BTreeSet<_>>())
         });
-        let Target::ClusterIp { addresses: targets } = &frontend.target;
-        let target = targets.iter().find_map(|ip| match ip {
-            IpAddr::V4(v4) => Some(*v4),
-            IpAddr::V6(_) => None,
-        });
+        let targets = targets(frontend)?;
         for &ip in &frontend.addresses {
             if !wire.addresses.iter().any(|known| known.address == ip) {
                 return Err(Invalid::Foreign { service: frontend.service.clone(), address: ip });
             }
             let IpAddr::V4(address) = ip else { continue };
-            let Some(target) = target else {
-                notes.push(format!(
-                    "{} has no IPv4 ClusterIP and is not served on {address}",
-                    frontend.service
-                ));
-                continue;
-            };
-            for port in &frontend.ports {
-                if port.port == 0 {
-                    return Err(Invalid::PortZero(frontend.service.clone()));
-                }
+            if targets.is_empty() && !frontend.ports.is_empty() {
+                notes.push(format!("{service} has no IPv4 ClusterIP and is not served on {address}"));
+            }
+            for (port, target) in &targets {
                 let served = Served { address, transport: port.protocol, port: port.port };
-                if forwards.insert(served, target).is_some_and(|old| old != target) {
-                    return Err(Invalid::PortTwice { served, service: frontend.service.clone() });
+                match forwards.insert(served, target.clone()) {
+                    Some(before) if before != *target => {
+                        return Err(Invalid::PortTwice { served, service: frontend.service.clone() });
+                    }
+                    _ => {}
                 }
                 services.insert(served, Arc::clone(&service));
                 if let Some(clients) = &clients {
@@ -233,6 +270,63 @@ fn check(wire: GatewayConfig) -> Result<Config, Invalid> {
         services,
         election,
         notes,
+    })
+}
+
+/// Where each port of a frontend leads.
+fn targets(frontend: &wire::Frontend) -> Result<BTreeMap<wire::Port, Target>, Invalid> {
+    let zero = || Invalid::PortZero(frontend.service.clone());
+    if frontend.ports.iter().any(|port| port.port == 0) {
+        return Err(zero());
+    }
+    match &frontend.target {
+        wire::Target::ClusterIp { addresses } => {
+            let target = ipv4(addresses).next().map(Target::ClusterIp);
+            let ports = frontend.ports.iter().filter_map(|port| Some((port.clone(), target.clone()?)));
+            Ok(ports.collect())
+        }
+        wire::Target::Endpoints { subsets, affinity_seconds, check } => {
+            let makes_sense = |check: &HealthCheck| {
+                let counts = [check.interval_ms, check.timeout_ms, check.rise, check.fall];
+                counts.iter().all(|count| *count > 0)
+                    && check.path.as_ref().is_none_or(|path| path.starts_with('/'))
+            };
+            if !check.as_ref().is_none_or(makes_sense) {
+                return Err(Invalid::Check(frontend.service.clone()));
+            }
+            let none = Endpoints {
+                // What times out after nothing never does, to nftables.
+                affinity: affinity_seconds.map(|seconds| seconds.max(1)),
+                check: check.clone().map(Arc::new),
+                ..Endpoints::default()
+            };
+            let ports = frontend.ports.iter().map(|port| (port.clone(), none.clone()));
+            let mut ports: BTreeMap<wire::Port, Endpoints> = ports.collect();
+            for subset in subsets {
+                for to in &subset.ports {
+                    let port = wire::Port { protocol: to.protocol, port: to.port };
+                    let Some(endpoints) = ports.get_mut(&port) else { continue };
+                    if to.target_port == 0 {
+                        return Err(zero());
+                    }
+                    let at = |address| SocketAddrV4::new(address, to.target_port);
+                    endpoints.live.extend(ipv4(&subset.addresses).map(at));
+                    endpoints.draining.extend(ipv4(&subset.draining).map(at));
+                }
+            }
+            let target = |mut endpoints: Endpoints| {
+                endpoints.draining.retain(|endpoint| !endpoints.live.contains(endpoint));
+                Target::Endpoints(Arc::new(endpoints))
+            };
+            Ok(ports.into_iter().map(|(port, endpoints)| (port, target(endpoints))).collect())
+        }
+    }
+}
+
+fn ipv4(addresses: &[IpAddr]) -> impl Iterator<Item = Ipv4Addr> {
+    addresses.iter().filter_map(|ip| match ip {
+        IpAddr::V4(v4) => Some(*v4),
+        IpAddr::V6(_) => None,
     })
 }
 
@@ -299,7 +393,7 @@ mod tests {
     fn the_documented_configuration_is_understood() {
         let config = parse(GOOD.as_bytes()).unwrap();
         let served = Served { address: Ipv4Addr::new(172, 18, 0, 18), transport: Transport::Tcp, port: 80 };
-        assert_eq!(config.forwards[&served], Ipv4Addr::new(10, 109, 201, 193));
+        assert_eq!(config.forwards[&served], Target::ClusterIp(Ipv4Addr::new(10, 109, 201, 193)));
         assert_eq!(config.addresses[0].network.to_string(), "172.18.0.0/16");
         assert!(!config.addresses[0].probe, "earlier controllers ask for no probe");
         assert_eq!(config.notes, Vec::<String>::new());
@@ -307,10 +401,10 @@ mod tests {
 
     #[test]
     fn the_next_version_is_carried_out_and_the_one_after_is_named() {
-        assert!(with("\"version\": 1", "\"version\": 4").is_ok());
+        assert!(with("\"version\": 1", "\"version\": 6").is_ok());
         // Even though nothing else of it could be read.
-        assert_eq!(parse(br#"{"version": 5, "addresses": "elsewhere"}"#), Err(Invalid::Version(5)));
-        assert_eq!(Invalid::Version(5).to_string(), "its version is 5, and this build carries out 1 to 4");
+        assert_eq!(parse(br#"{"version": 7, "addresses": "elsewhere"}"#), Err(Invalid::Version(7)));
+        assert_eq!(Invalid::Version(7).to_string(), "its version is 7, and this build carries out 1 to 6");
     }
 
     #[test]
@@ -349,6 +443,44 @@ mod tests {
         )
         .unwrap();
         assert_eq!(both.forwards.len(), 2);
+    }
+
+    const DIRECT: &str = r#"{"kind": "endpoints", "subsets": [
+      {"ports": [{"protocol": "TCP", "port": 80, "targetPort": 8080}],
+       "addresses": ["10.16.1.2", "10.16.1.3", "fd00::1"], "draining": ["10.16.1.4", "10.16.1.3"]},
+      {"ports": [{"protocol": "TCP", "port": 80, "targetPort": 8081}, {"protocol": "TCP", "port": 81, "targetPort": 9}],
+       "addresses": ["10.16.1.5"]}
+    ], "affinitySeconds": 60}"#;
+
+    fn direct(from: &str, to: &str) -> Result<Config, Invalid> {
+        assert!(DIRECT.contains(from), "{from}");
+        with(r#"{"kind": "clusterIp", "addresses": ["10.109.201.193"]}"#, &DIRECT.replace(from, to))
+    }
+
+    #[test]
+    fn endpoints_are_gathered_by_port() {
+        let config = direct("60", "0").unwrap();
+        let Some(Target::Endpoints(endpoints)) = config.forwards.values().next() else { panic!("direct") };
+        let at = |text: &str| text.parse::<SocketAddrV4>().unwrap();
+        assert_eq!(config.forwards.len(), 1, "a port that is not served leads nowhere");
+        assert_eq!(endpoints.live, ["10.16.1.2:8080", "10.16.1.3:8080", "10.16.1.5:8081"].map(at).into());
+        assert_eq!(endpoints.draining, [at("10.16.1.4:8080")].into());
+        assert_eq!(endpoints.affinity, Some(1));
+        let empty = direct("\"port\": 80,", "\"port\": 82,").unwrap();
+        assert_eq!(empty.forwards.len(), 1, "a port without endpoints is served to nobody, not unknown");
+        assert!(empty.forwards.values().all(|target| target.endpoints().unwrap().live.is_empty()));
+    }
+
+    #[test]
+    fn what_endpoints_cannot_be_is_refused() {
+        assert_eq!(direct("9}", "0}").map(|_| ()), Ok(()), "of a port that is not served");
+        assert!(matches!(direct("8080", "0"), Err(Invalid::PortZero(_))));
+        let check = |check: &str| direct("60", &format!("60, \"check\": {check}"));
+        let good = r#"{"path": "/", "intervalMs": 5000, "timeoutMs": 1000, "rise": 2, "fall": 3}"#;
+        assert!(check(good).is_ok());
+        for (from, to) in [("5000", "0"), ("1000", "0"), ("2", "0"), ("3", "0"), ("\"/\"", "\"x\"")] {
+            assert!(matches!(check(&good.replace(from, to)), Err(Invalid::Check(_))), "{from}");
+        }
     }
 
     #[test]

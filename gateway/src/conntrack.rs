@@ -8,14 +8,14 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::net::Ipv4Addr;
-use std::time::Duration;
+use std::net::{Ipv4Addr, SocketAddrV4};
 
 use lb_svc_crds::gateway::Transport;
-use rtnetlink::packet_core::{NLA_F_NESTED, NlaBuffer, NlasIterator};
-use rtnetlink::sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket, protocols};
+use nix::libc;
+use rtnetlink::packet_core::NLA_F_NESTED;
 
-use crate::config::{Forwards, Served};
+use crate::config::{Forwards, Served, Target};
+use crate::nfnetlink::{IPV4, Question, Socket, attributes, push};
 use crate::ranges::{self, Ranges};
 
 /// A connection as far as it matters here.
@@ -25,8 +25,8 @@ struct Entry {
     from: Ipv4Addr,
     /// Where the client connected to.
     to: Served,
-    /// Who answers: address and port.
-    answers: (Ipv4Addr, u16),
+    /// Who answers.
+    answers: SocketAddrV4,
     /// The attributes that name the entry to the kernel, as they came.
     name: Vec<u8>,
 }
@@ -34,49 +34,62 @@ struct Entry {
 /// Whether the entry does other than the NAT would do today, or is of a client
 /// that may not connect any more. `ours` are the addresses the gateway has or
 /// had; nobody else's connections are judged.
+///
+/// A connection of TCP stays with an endpoint that gets no new ones, until that
+/// is gone; a flow of UDP has no end, and is led to another.
 fn stale(entry: &Entry, forwards: &Forwards, ranges: &Ranges, ours: &BTreeSet<Ipv4Addr>) -> bool {
-    let today = forwards.get(&entry.to).copied();
-    let leads_elsewhere = entry.answers != (today.unwrap_or(entry.to.address), entry.to.port);
-    ours.contains(&entry.to.address) && (leads_elsewhere || !ranges::admit(ranges, &entry.to, entry.from))
+    let Entry { to, answers, .. } = entry;
+    let refused = SocketAddrV4::new(to.address, to.port);
+    let leads_there = match forwards.get(to) {
+        None => *answers == refused,
+        Some(Target::ClusterIp(address)) => *answers == SocketAddrV4::new(*address, to.port),
+        Some(Target::Endpoints(endpoints)) => {
+            endpoints.live.contains(answers)
+                || endpoints.live.is_empty() && *answers == refused
+                || to.transport == Transport::Tcp && endpoints.draining.contains(answers)
+        }
+    };
+    ours.contains(&to.address) && (!leads_there || !ranges::admit(ranges, to, entry.from))
 }
 
 /// Cuts every stale entry, and returns how many there were.
+///
+/// # Errors
+/// When the kernel refuses to tell, or to cut.
 pub async fn cut(forwards: &Forwards, ranges: &Ranges, ours: &BTreeSet<Ipv4Addr>) -> io::Result<u64> {
     let mut stale_entries = Vec::new();
     let mut socket = Socket::open()?;
-    socket
-        .request(IPCTNL_MSG_CT_GET, NLM_F_DUMP, &[], |payload| {
+    let all = Question { subsystem: CTNETLINK, kind: IPCTNL_MSG_CT_GET, family: IPV4, attributes: &[] };
+    let listed = socket
+        .dump(all, |payload| {
             if let Some(entry) = parse(payload)
                 && stale(&entry, forwards, ranges, ours)
             {
                 stale_entries.push(entry.name);
             }
         })
-        .await?;
+        .await;
+    // Connections come and go all the time.
+    match listed {
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+        other => other?,
+    }
     let mut cut = 0;
     for name in stale_entries {
-        match socket.request(IPCTNL_MSG_CT_DELETE, NLM_F_ACK, &name, |_| {}).await {
+        match socket.ask(Question { kind: IPCTNL_MSG_CT_DELETE, attributes: &name, ..all }, |_| {}).await {
             Ok(()) => cut += 1,
             // Gone by itself, or replaced by a newer one of the same tuple.
-            Err(error) if error.raw_os_error() == Some(nix::libc::ENOENT) => {}
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
             Err(error) => return Err(error),
         }
     }
     Ok(cut)
 }
 
-// linux/netlink.h, linux/netfilter/nfnetlink.h, nfnetlink_conntrack.h
-const NLM_F_REQUEST: u16 = 1;
-const NLM_F_ACK: u16 = 4;
-const NLM_F_DUMP: u16 = 0x300;
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_DONE: u16 = 3;
-const NLMSG_HEADER: usize = 16;
-const NFGEN_HEADER: usize = 4;
-const NFNL_SUBSYS_CTNETLINK: u16 = 1;
+// linux/netfilter/nfnetlink.h, nfnetlink_conntrack.h
+const CTNETLINK: u16 = 1;
 const IPCTNL_MSG_CT_GET: u16 = 1;
 const IPCTNL_MSG_CT_DELETE: u16 = 2;
-const AF_INET: u8 = 2;
 const CTA_TUPLE_ORIG: u16 = 1;
 const CTA_TUPLE_REPLY: u16 = 2;
 const CTA_ID: u16 = 12;
@@ -92,142 +105,53 @@ const CTA_PROTO_DST_PORT: u16 = 3;
 /// One direction of a connection.
 #[derive(Default)]
 struct Tuple {
-    source: Option<(Ipv4Addr, u16)>,
-    destination: Option<(Ipv4Addr, u16)>,
+    source: Option<SocketAddrV4>,
+    destination: Option<SocketAddrV4>,
     protocol: u8,
 }
 
 /// Reads one conntrack message, `None` for what is neither TCP nor UDP.
-fn parse(attributes: &[u8]) -> Option<Entry> {
+fn parse(message: &[u8]) -> Option<Entry> {
     let (mut original, mut reply) = (Tuple::default(), Tuple::default());
     let mut name = Vec::new();
-    for attribute in NlasIterator::new(attributes) {
-        let attribute = attribute.ok()?;
-        match attribute.kind() {
+    for (kind, value) in attributes(message) {
+        match kind {
             CTA_TUPLE_ORIG => {
-                original = tuple(attribute.value())?;
-                push(&mut name, CTA_TUPLE_ORIG | NLA_F_NESTED, attribute.value());
+                original = tuple(value);
+                push(&mut name, CTA_TUPLE_ORIG | NLA_F_NESTED, value);
             }
-            CTA_TUPLE_REPLY => reply = tuple(attribute.value())?,
-            kind @ (CTA_ID | CTA_ZONE) => push(&mut name, kind, attribute.value()),
+            CTA_TUPLE_REPLY => reply = tuple(value),
+            CTA_ID | CTA_ZONE => push(&mut name, kind, value),
             _ => {}
         }
     }
     let transport = [Transport::Tcp, Transport::Udp]
         .into_iter()
         .find(|transport| transport.number() == original.protocol)?;
-    let ((from, _), (address, port)) = (original.source?, original.destination?);
-    Some(Entry { from, to: Served { address, transport, port }, answers: reply.source?, name })
+    let (from, to) = (original.source?, original.destination?);
+    let to = Served { address: *to.ip(), transport, port: to.port() };
+    Some(Entry { from: *from.ip(), to, answers: reply.source?, name })
 }
 
-fn tuple(bytes: &[u8]) -> Option<Tuple> {
-    let mut tuple = Tuple::default();
+fn tuple(bytes: &[u8]) -> Tuple {
+    let mut protocol = 0;
     let (mut addresses, mut ports) = ([None; 2], [None; 2]);
-    for part in NlasIterator::new(bytes) {
-        let part = part.ok()?;
-        for field in NlasIterator::new(part.value()) {
-            let field: NlaBuffer<&[u8]> = field.ok()?;
-            let address = || <[u8; 4]>::try_from(field.value()).ok().map(Ipv4Addr::from);
-            let port = || <[u8; 2]>::try_from(field.value()).ok().map(u16::from_be_bytes);
-            match (part.kind(), field.kind()) {
+    for (part, fields) in attributes(bytes) {
+        for (field, value) in attributes(fields) {
+            let address = || value.first_chunk().copied().map(<[u8; 4]>::into);
+            let port = || value.first_chunk().copied().map(u16::from_be_bytes);
+            match (part, field) {
                 (CTA_TUPLE_IP, CTA_IP_V4_SRC) => addresses[0] = address(),
                 (CTA_TUPLE_IP, CTA_IP_V4_DST) => addresses[1] = address(),
-                (CTA_TUPLE_PROTO, CTA_PROTO_NUM) => tuple.protocol = *field.value().first()?,
+                (CTA_TUPLE_PROTO, CTA_PROTO_NUM) => protocol = value.first().copied().unwrap_or_default(),
                 (CTA_TUPLE_PROTO, CTA_PROTO_SRC_PORT) => ports[0] = port(),
                 (CTA_TUPLE_PROTO, CTA_PROTO_DST_PORT) => ports[1] = port(),
                 _ => {}
             }
         }
     }
-    tuple.source = addresses[0].zip(ports[0]);
-    tuple.destination = addresses[1].zip(ports[1]);
-    Some(tuple)
-}
-
-/// Appends an attribute, padded.
-fn push(message: &mut Vec<u8>, kind: u16, value: &[u8]) {
-    let length = u16::try_from(4 + value.len()).unwrap_or(u16::MAX);
-    message.extend(length.to_ne_bytes());
-    message.extend(kind.to_ne_bytes());
-    message.extend(value);
-    message.resize(message.len().next_multiple_of(4), 0);
-}
-
-fn message(kind: u16, flags: u16, sequence: u32, attributes: &[u8]) -> Vec<u8> {
-    let length = NLMSG_HEADER + NFGEN_HEADER + attributes.len();
-    let mut bytes = Vec::with_capacity(length);
-    bytes.extend(u32::try_from(length).unwrap_or(u32::MAX).to_ne_bytes());
-    bytes.extend((NFNL_SUBSYS_CTNETLINK << 8 | kind).to_ne_bytes());
-    bytes.extend((NLM_F_REQUEST | flags).to_ne_bytes());
-    bytes.extend(sequence.to_ne_bytes());
-    bytes.extend(0u32.to_ne_bytes());
-    bytes.extend([AF_INET, 0, 0, 0]);
-    bytes.extend(attributes);
-    bytes
-}
-
-struct Socket {
-    socket: TokioSocket,
-    sequence: u32,
-    buffer: Vec<u8>,
-}
-
-impl Socket {
-    /// The kernel answers at once; a request that takes longer is lost.
-    const TIMEOUT: Duration = Duration::from_secs(5);
-
-    fn open() -> io::Result<Self> {
-        let mut socket = TokioSocket::new(protocols::NETLINK_NETFILTER)?;
-        socket.socket_mut().bind_auto()?;
-        socket.socket_ref().connect(&SocketAddr::new(0, 0))?;
-        Ok(Self { socket, sequence: 0, buffer: Vec::with_capacity(64 * 1024) })
-    }
-
-    /// Sends a request and hands the attributes of every answer to `each`,
-    /// until the kernel says that this was all.
-    async fn request(
-        &mut self,
-        kind: u16,
-        flags: u16,
-        attributes: &[u8],
-        mut each: impl FnMut(&[u8]),
-    ) -> io::Result<()> {
-        self.sequence += 1;
-        self.socket.send(&message(kind, flags, self.sequence, attributes)).await?;
-        loop {
-            self.buffer.clear();
-            tokio::time::timeout(Self::TIMEOUT, self.socket.recv(&mut self.buffer)).await??;
-            let mut rest = self.buffer.as_slice();
-            while let Some((kind, sequence, payload, next)) = split(rest) {
-                rest = next;
-                if sequence != self.sequence {
-                    continue;
-                }
-                match kind {
-                    NLMSG_DONE => return Ok(()),
-                    NLMSG_ERROR => {
-                        let code = payload.first_chunk().map_or(0, |code| i32::from_ne_bytes(*code));
-                        return match code {
-                            0 => Ok(()),
-                            code => Err(io::Error::from_raw_os_error(-code)),
-                        };
-                    }
-                    _ => each(payload.get(NFGEN_HEADER..).unwrap_or_default()),
-                }
-            }
-        }
-    }
-}
-
-/// The first message of a datagram: kind, sequence number, payload; and the
-/// rest.
-fn split(bytes: &[u8]) -> Option<(u16, u32, &[u8], &[u8])> {
-    let length = u32::from_ne_bytes(*bytes.first_chunk()?) as usize;
-    let payload = bytes.get(NLMSG_HEADER..length)?;
-    let kind = u16::from_ne_bytes([bytes[4], bytes[5]]);
-    let sequence = u32::from_ne_bytes([bytes[8], bytes[9], bytes[10], bytes[11]]);
-    let next = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
-    Some((kind, sequence, payload, next))
+    let end = |at: usize| Some(SocketAddrV4::new(addresses[at]?, ports[at]?));
+    Tuple { source: end(0), destination: end(1), protocol }
 }
 
 #[cfg(test)]
@@ -236,12 +160,15 @@ mod tests {
 
     use std::sync::Arc;
 
+    use crate::config::Endpoints;
+
     const VIP: Ipv4Addr = Ipv4Addr::new(172, 18, 0, 18);
     const OLD: Ipv4Addr = Ipv4Addr::new(172, 18, 0, 17);
     const CLUSTER_IP: Ipv4Addr = Ipv4Addr::new(10, 109, 201, 193);
 
     fn entry(address: Ipv4Addr, transport: Transport, port: u16, answers: (Ipv4Addr, u16)) -> Entry {
         let from = Ipv4Addr::new(192, 0, 2, 7);
+        let answers = SocketAddrV4::new(answers.0, answers.1);
         Entry { from, to: Served { address, transport, port }, answers, name: Vec::new() }
     }
 
@@ -249,7 +176,7 @@ mod tests {
     fn an_entry_is_stale_when_todays_nat_would_do_otherwise() {
         use Transport::{Tcp, Udp};
         let served = Served { address: VIP, transport: Udp, port: 53 };
-        let forwards: Forwards = [(served, CLUSTER_IP)].into();
+        let forwards: Forwards = [(served, Target::ClusterIp(CLUSTER_IP))].into();
         let ours = BTreeSet::from([VIP, OLD]);
         let other = Ipv4Addr::new(10, 0, 0, 1);
         let cases = [
@@ -271,6 +198,32 @@ mod tests {
             let networks = Arc::new(BTreeSet::from([network.parse().unwrap()]));
             let ranges = Ranges::from([(served, networks)]);
             assert_eq!(stale(&entry, &forwards, &ranges, &ours), expected, "limited to {network}");
+        }
+    }
+
+    #[test]
+    fn who_is_with_an_endpoint_that_drains_stays_if_he_comes_to_an_end() {
+        use Transport::{Tcp, Udp};
+        let pod = |last| Ipv4Addr::new(10, 16, 0, last);
+        let endpoints = |live: &[u8], draining: &[u8]| {
+            let at = |last: &u8| SocketAddrV4::new(pod(*last), 8080);
+            let (live, draining) = (live.iter().map(at).collect(), draining.iter().map(at).collect());
+            Target::Endpoints(Arc::new(Endpoints { live, draining, ..Endpoints::default() }))
+        };
+        let served = |transport| Served { address: VIP, transport, port: 80 };
+        let ours = BTreeSet::from([VIP]);
+        let judge = |target: &Target, transport, answers| {
+            let forwards: Forwards = [(served(transport), target.clone())].into();
+            stale(&entry(VIP, transport, 80, answers), &forwards, &Ranges::new(), &ours)
+        };
+        let some = endpoints(&[1], &[2]);
+        for (transport, expected) in [(Tcp, false), (Udp, true)] {
+            assert!(!judge(&some, transport, (pod(1), 8080)));
+            assert_eq!(judge(&some, transport, (pod(2), 8080)), expected);
+            assert!(judge(&some, transport, (pod(3), 8080)), "it is gone");
+            assert!(judge(&some, transport, (pod(1), 80)), "another port of it");
+            assert!(judge(&some, transport, (VIP, 80)), "refused, and served now");
+            assert!(!judge(&endpoints(&[], &[]), transport, (VIP, 80)), "refused still");
         }
     }
 
@@ -306,7 +259,7 @@ mod tests {
         push(&mut bytes, CTA_ID, &[1, 2, 3, 4]);
         let parsed = parse(&bytes).unwrap();
         assert_eq!(parsed.to, Served { address: VIP, transport: Transport::Udp, port: 53 });
-        assert_eq!(parsed.answers, (CLUSTER_IP, 53));
+        assert_eq!(parsed.answers, SocketAddrV4::new(CLUSTER_IP, 53));
         let mut name = Vec::new();
         push(&mut name, original.0, &original.1);
         push(&mut name, CTA_ID, &[1, 2, 3, 4]);

@@ -6,12 +6,15 @@ use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 
-use crate::config::{Config, Forwards};
+use crate::config::{Config, Forwards, Target, cluster_ips};
 use crate::fault::Fault;
-use crate::kernel::{Address, Hop, Kernel, Link, Route, Rule, Setting, TABLE};
+use crate::kernel::{Address, Hop, Kernel, Link, MAIN, Route, Rule, Setting, TABLE};
 use crate::nat;
 use crate::ranges::Ranges;
 
+/// Where frontends lead to endpoints: what comes from the LAN and is not the
+/// pod's own goes to one of them, whose next hops only the pod's own table has.
+pub const PRIORITY_DIRECT: u32 = 32762;
 /// Before the rules by interface: what the pod itself answers from one of the
 /// addresses.
 const PRIORITY_FROM: u32 = 32763;
@@ -41,10 +44,12 @@ pub struct Desired {
     pub ranges: Ranges,
 }
 
-/// The desired state, and what of the configuration it has to leave out. The
-/// interface does not get the addresses that are `withheld`.
+/// The desired state, with the configuration's `forwards` as they are now, and
+/// what of it has to be left out. The interface does not get the addresses that
+/// are `withheld`.
 pub fn desired(
     config: &Config,
+    mut forwards: Forwards,
     kernel: &Kernel,
     lan: &Link,
     primary: &Link,
@@ -56,14 +61,13 @@ pub fn desired(
     for network in in_order(config.addresses.iter().map(|address| address.network)) {
         routes.push(Route::unicast(TABLE, network, Hop::Direct { oif: lan.index }));
     }
-    let mut forwards = config.forwards.clone();
-    for target in in_order(config.forwards.values().copied()) {
+    for target in in_order(cluster_ips(&config.forwards).map(|(_, target)| target)) {
         match kernel.route_to(target).map(|route| route.hop) {
             Some(hop @ (Hop::Direct { .. } | Hop::Via { .. })) => {
                 routes.push(Route::unicast(TABLE, Ipv4Net::from(target), hop));
             }
             Some(Hop::Other) | None => {
-                forwards.retain(|_, to| *to != target);
+                forwards.retain(|_, to| *to != Target::ClusterIp(target));
                 faults.push(Fault::ClusterIpUnreachable(target));
             }
         }
@@ -75,17 +79,21 @@ pub fn desired(
         routes.push(Route::unicast(TABLE, Ipv4Net::default(), hop));
     }
 
-    let rule = |priority, source, iif: Option<&Link>| Rule {
+    let rule = |priority, table, source, iif: Option<&Link>| Rule {
         priority,
-        table: TABLE,
+        table,
         source,
         iif: iif.map(|link| link.name.clone()),
         plain: true,
     };
-    let mut rules: Vec<Rule> =
-        config.addresses.iter().map(|a| rule(PRIORITY_FROM, Some(Ipv4Net::from(a.address)), None)).collect();
-    rules.push(rule(PRIORITY_PRIMARY, None, Some(primary)));
-    rules.push(rule(PRIORITY_LAN, None, Some(lan)));
+    let mut rules = Vec::new();
+    if forwards.values().any(|target| target.endpoints().is_some()) {
+        rules.push(rule(PRIORITY_DIRECT, MAIN, None, Some(lan)));
+    }
+    let from = |address| rule(PRIORITY_FROM, TABLE, Some(Ipv4Net::from(address)), None);
+    rules.extend(config.addresses.iter().map(|a| from(a.address)));
+    rules.push(rule(PRIORITY_PRIMARY, TABLE, None, Some(primary)));
+    rules.push(rule(PRIORITY_LAN, TABLE, None, Some(lan)));
 
     let free = config.addresses.iter().filter(|address| !withheld.contains(&address.address));
     let addresses = free.map(|address| Address {
@@ -148,10 +156,19 @@ fn in_order<T: PartialEq>(values: impl Iterator<Item = T>) -> Vec<T> {
 
 impl Desired {
     /// Whether all that was served `before` still is, by this pod or another of
-    /// the gateway's, and leads where it did, for the same clients.
+    /// the gateway's, and leads where it did, or to more, for the same clients.
     pub fn keeps(&self, before: &Self) -> bool {
+        let leads_there = |now: &Target, then: &Target| match (now, then) {
+            // Where nobody was, clients may wait who were refused.
+            (Target::Endpoints(now), Target::Endpoints(then)) => {
+                now.live.is_superset(&then.live)
+                    && now.draining.is_superset(&then.draining)
+                    && (!then.live.is_empty() || now.live.is_empty())
+            }
+            _ => now == then,
+        };
         let same = |(served, target)| {
-            self.nat.forwards.get(served) == Some(target)
+            self.nat.forwards.get(served).is_some_and(|now| leads_there(now, target))
                 && self.ranges.get(served) == before.ranges.get(served)
         };
         before.nat.forwards.iter().all(same)
@@ -165,9 +182,10 @@ impl Desired {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use std::sync::Arc;
+
     use super::*;
-    use crate::config;
-    use crate::kernel::MAIN;
+    use crate::config::{self, Endpoints};
 
     pub(crate) fn kernel() -> Kernel {
         let link = |index, name: &str| Link { index, name: name.to_owned(), ..Link::default() };
@@ -202,7 +220,17 @@ pub(crate) mod tests {
     }
 
     pub(crate) fn made(kernel: &Kernel) -> (Desired, Vec<Fault>) {
-        desired(&config(), kernel, &kernel.links[1], &kernel.links[0], BTreeSet::new(), &BTreeSet::new())
+        let config = config();
+        let forwards = config.forwards.clone();
+        desired(
+            &config,
+            forwards,
+            kernel,
+            &kernel.links[1],
+            &kernel.links[0],
+            BTreeSet::new(),
+            &BTreeSet::new(),
+        )
     }
 
     #[test]
@@ -210,8 +238,10 @@ pub(crate) mod tests {
         let kernel = kernel();
         let (whole, _) = made(&kernel);
         let withheld = [Ipv4Addr::new(172, 18, 0, 18)].into();
+        let (config, links) = (config(), &kernel.links);
+        let forwards = config.forwards.clone();
         let (mut desired, faults) =
-            desired(&config(), &kernel, &kernel.links[1], &kernel.links[0], BTreeSet::new(), &withheld);
+            desired(&config, forwards, &kernel, &links[1], &links[0], BTreeSet::new(), &withheld);
         assert_eq!(faults, []);
         desired.addresses.insert(0, whole.addresses[0].clone());
         assert_eq!(desired, whole);
@@ -273,14 +303,42 @@ pub(crate) mod tests {
         assert!(more.keeps(&less) && more.keeps(&more));
         assert!(!less.keeps(&more));
         let mut elsewhere = more.clone();
-        *elsewhere.nat.forwards.values_mut().next().unwrap() = "10.0.0.9".parse().unwrap();
+        *elsewhere.nat.forwards.values_mut().next().unwrap() = Target::ClusterIp("10.0.0.9".parse().unwrap());
         assert!(!elsewhere.keeps(&more));
+        let direct = |live: &[&str], draining: &[&str]| {
+            let at = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
+            let endpoints = Endpoints { live: at(live), draining: at(draining), ..Endpoints::default() };
+            let mut direct = more.clone();
+            *direct.nat.forwards.values_mut().next().unwrap() = Target::Endpoints(Arc::new(endpoints));
+            direct
+        };
+        let (one, two) = (direct(&["10.0.0.1:80"], &[]), direct(&["10.0.0.1:80", "10.0.0.2:80"], &[]));
+        assert!(two.keeps(&one) && !one.keeps(&two) && !one.keeps(&more));
+        assert!(!direct(&["10.0.0.1:80"], &["10.0.0.2:80"]).keeps(&two), "UDP does not drain");
+        assert!(!one.keeps(&direct(&["10.0.0.1:80"], &["10.0.0.2:80"])), "it is gone");
+        assert!(!one.keeps(&direct(&[], &[])), "who was refused may be waiting");
         let mut limited = more.clone();
         limited.ranges.insert(*limited.nat.forwards.keys().next().unwrap(), Default::default());
         assert!(!limited.keeps(&more));
         let mut standby = more.clone();
         standby.addresses.clear();
         assert!(standby.keeps(&more), "another pod serves on");
+    }
+
+    #[test]
+    fn endpoints_are_reached_as_the_pod_itself_reaches_them() {
+        let kernel = kernel();
+        let (whole, _) = made(&kernel);
+        let config = config();
+        let mut forwards = config.forwards.clone();
+        *forwards.values_mut().next().unwrap() = Target::Endpoints(Arc::default());
+        let links = &kernel.links;
+        let none = BTreeSet::new();
+        let (desired, _) = desired(&config, forwards, &kernel, &links[1], &links[0], BTreeSet::new(), &none);
+        assert_eq!(desired.rules[1..], whole.rules);
+        let rule = &desired.rules[0];
+        assert_eq!((rule.priority, rule.table, rule.iif.as_deref()), (32762, MAIN, Some("net1")));
+        assert_eq!(desired.routes, whole.routes, "table 100 is as it was");
     }
 
     #[test]

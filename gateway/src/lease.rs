@@ -41,11 +41,11 @@ pub struct Guard {
 }
 
 /// The lease's table in the kernel.
-pub struct Lease(Table);
+pub struct Lease(Table<Guard>);
 
 impl Default for Lease {
     fn default() -> Self {
-        Self(Table::lively(TABLE))
+        Self(Table::new(TABLE))
     }
 }
 
@@ -58,10 +58,10 @@ impl Lease {
     /// When the kernel or the program refuses.
     pub async fn ensure(&mut self, guard: &Guard, suspect: bool) -> Result<(), Fault> {
         let script = script(guard);
-        if self.0.ensure(&script, suspect, |_| script.clone()).await.is_err() {
+        if self.0.ensure(guard.clone(), suspect, |_| script.clone()).await.is_err() {
             // What is there is of another shape: another interface's.
             let anew = format!("add table {TABLE}\ndelete table {TABLE}\n{script}");
-            let made = self.0.ensure(&script, true, |_| anew).await;
+            let made = self.0.ensure(guard.clone(), true, |_| anew).await;
             made.map_err(|error| Fault::LeaseFailed(error.to_string()))?;
         }
         Ok(())

@@ -1,5 +1,5 @@
 //! The gateway: owns LoadBalancer addresses on a pod's second interface and
-//! forwards what they serve to ClusterIPs.
+//! forwards what they serve, to ClusterIPs or to endpoints.
 //!
 //! What it is to do comes as mounted files ([`config`], [`interfaces`]); it
 //! holds no credentials. From them and the pod's own routes [`desired`] says
@@ -7,7 +7,7 @@
 //! ([`kernel`]), and [`netlink`], [`nat`], [`ranges`] and [`conntrack`] carry it
 //! out; [`traffic`] has it counted.
 //! [`watch`] says when to look again, [`probe`] asks the LAN and [`arp`] tells it,
-//! [`path`] asks the cluster, [`http`] tells the cluster, and [`run`] is the
+//! [`path`] and [`health`] ask the cluster, [`http`] tells the cluster, and [`run`] is the
 //! loop around it all. Where a gateway has several pods, [`election`] says which
 //! one of them is active, [`member`] takes part in it, [`pulse`] and [`reach`]
 //! say whether the pod is fit to, [`lease`] has the kernel hold them to it, and
@@ -22,6 +22,7 @@ pub mod conntrack;
 pub mod desired;
 pub mod election;
 pub mod fault;
+pub mod health;
 pub mod http;
 pub mod interfaces;
 pub mod kernel;
@@ -30,6 +31,7 @@ pub mod member;
 pub mod metrics;
 pub mod nat;
 pub mod netlink;
+pub mod nfnetlink;
 pub mod nft;
 pub mod path;
 pub mod plan;

@@ -76,6 +76,16 @@ pub struct Flow {
     pub direction: &'static str,
 }
 
+/// Endpoints of a port that is served.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct EndpointState {
+    /// The port.
+    #[prometheus(flatten)]
+    pub port: ServedPort,
+    /// live: they get new connections; draining: they do not.
+    pub state: &'static str,
+}
+
 /// All of them; a clone counts to the same.
 #[derive(Clone, Default)]
 pub struct Metrics {
@@ -95,6 +105,8 @@ pub struct Metrics {
     pub addresses: Gauge,
     /// Ports served.
     pub ports: Gauge,
+    /// Endpoints, of ports that lead straight to them.
+    pub endpoints: Family<EndpointState, Gauge>,
     /// Comparisons of the kernel with the configuration.
     pub converges: Family<Outcome, Counter>,
     /// Changes made by others and undone.
@@ -115,6 +127,8 @@ pub struct Metrics {
     pub packets: Family<Flow, Counter>,
     /// Bytes of them, IP headers included.
     pub bytes: Family<Flow, Counter>,
+    /// Packets of clients that the Service is not for.
+    pub dropped: Family<ServedPort, Counter>,
 }
 
 impl Metrics {
@@ -138,6 +152,7 @@ impl Metrics {
         );
         r.register("addresses", "Addresses programmed", metrics.addresses.clone());
         r.register("ports", "Ports served", metrics.ports.clone());
+        r.register("endpoints", "Endpoints that ports lead straight to", metrics.endpoints.clone());
         r.register(
             "converges",
             "Comparisons of the kernel with the configuration",
@@ -156,6 +171,11 @@ impl Metrics {
         r.register("connections", "Connections that clients opened", metrics.connections.clone());
         r.register("packets", "Packets of clients' connections", metrics.packets.clone());
         r.register("bytes", "Bytes of clients' connections, with their IP headers", metrics.bytes.clone());
+        r.register(
+            "dropped_packets",
+            "Packets of clients outside spec.loadBalancerSourceRanges",
+            metrics.dropped.clone(),
+        );
         (metrics, registry)
     }
 

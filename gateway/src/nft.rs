@@ -1,65 +1,289 @@
-//! nftables tables of our own, by nft(8).
+//! nftables tables of our own: programmed by nft(8), read by netlink.
 
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io;
+
+use crate::nfnetlink::{IPV4, Question, Socket, attributes, push};
 use crate::tool::{self, RunError};
 
-/// A table of ours, and what is known of it.
-pub struct Table {
-    name: &'static str,
-    /// Whether the elements of its sets come and go by themselves.
-    is_lively: bool,
-    /// What it was last made from, and how the kernel was seen to hold it then.
-    known: Option<(String, String)>,
+/// How often a table is read that changes while it is.
+const READS: usize = 5;
+
+/// Why a table is not what it should be.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// nft, or the kernel by it, refuses.
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// The kernel does not tell.
+    #[error("the kernel does not say what its nftables are: {0}")]
+    Read(#[from] io::Error),
 }
 
-impl Table {
-    /// The table of this name, `<family> <name>`, which changes by our hand
-    /// alone.
-    pub fn new(name: &'static str) -> Self {
-        Self { name, is_lively: false, known: None }
-    }
+/// What a table is before it is changed.
+#[derive(Clone, Copy, Debug)]
+pub enum Before<'a, T> {
+    /// What was made of this, and nothing else.
+    Left(&'a T),
+    /// Nothing, what another process left, or what others made of it.
+    Found(&'a Held),
+}
 
-    /// The same, with sets whose elements come and go by themselves.
-    pub fn lively(name: &'static str) -> Self {
-        Self { is_lively: true, ..Self::new(name) }
+/// A table of ours, and what is known of it.
+pub struct Table<T> {
+    name: &'static str,
+    /// What it was last made from, and how the kernel was seen to hold it then.
+    known: Option<(T, Held)>,
+}
+
+impl<T: PartialEq> Table<T> {
+    /// The table of this name, `<family> <name>`.
+    pub fn new(name: &'static str) -> Self {
+        Self { name, known: None }
     }
 
     /// Makes the table what `wanted` says: has nft run, as one transaction, what
-    /// `script` makes of how the kernel holds it now. With `suspect` that is
-    /// looked at; without, it is taken to be as it was left. Returns whether
-    /// anything was run.
+    /// `script` makes of what it is. With `suspect` that is looked at; without,
+    /// it is taken to be as it was left. Returns whether anything was run.
     ///
     /// # Errors
     /// When nft or the kernel refuses; nothing is changed then.
     pub async fn ensure(
         &mut self,
-        wanted: &str,
+        wanted: T,
         suspect: bool,
-        script: impl FnOnce(&str) -> String,
-    ) -> Result<bool, RunError> {
+        script: impl FnOnce(Before<'_, T>) -> String,
+    ) -> Result<bool, Error> {
         let known = self.known.take();
-        let held = match &known {
+        let now = match &known {
             Some((_, held)) if !suspect => held.clone(),
-            _ => self.list().await?,
+            _ => self.read().await?,
         };
-        let is_as_left = known.is_some_and(|(from, as_left)| from == wanted && as_left == held);
-        let script = if is_as_left { String::new() } else { script(&held) };
-        let runs = !script.is_empty();
-        if runs {
-            tool::run("nft", &["-f", "-"], &script).await?;
+        let script = match known.filter(|(_, held)| *held == now) {
+            Some((from, held)) if from == wanted => {
+                self.known = Some((from, held));
+                return Ok(false);
+            }
+            Some((from, _)) => script(Before::Left(&from)),
+            None => script(Before::Found(&now)),
+        };
+        if script.is_empty() {
+            self.known = Some((wanted, now));
+            return Ok(false);
         }
-        let held = if runs { self.list().await? } else { held };
-        self.known = Some((wanted.to_owned(), held));
-        Ok(runs)
+        let before = generation().await?;
+        tool::run("nft", &["-f", "-"], &script).await?;
+        let held = self.read().await?;
+        // If others changed anything in between, what was read may be theirs.
+        let ours = generation().await? == before.wrapping_add(1);
+        self.known = ours.then_some((wanted, held));
+        Ok(true)
     }
 
-    /// How the kernel holds it, without what counts by itself; empty if it does
-    /// not.
-    async fn list(&self) -> Result<String, RunError> {
-        let options: &[&str] = if self.is_lively { &["-s", "-t"] } else { &["-s"] };
-        let list = format!("list table {}", self.name);
-        match tool::run("nft", &[options, &[&list]].concat(), "").await {
-            Err(RunError::Failed { .. }) => Ok(String::new()),
-            result => result,
+    async fn read(&self) -> io::Result<Held> {
+        let mut tries = READS;
+        loop {
+            tries -= 1;
+            match read(self.name).await {
+                // It was changed meanwhile, or what was to be read next is gone.
+                Err(error)
+                    if tries > 0
+                        && matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::NotFound) => {}
+                result => return result,
+            }
         }
     }
+}
+
+/// How the kernel holds a table, but for what changes by itself: the values of
+/// counters, and elements that come and go.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    /// What has to be removed by its name.
+    pub names: Names,
+    /// Of everything that it holds, in whatever order it is told.
+    sum: u64,
+}
+
+/// The names of what is in a table.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Names {
+    /// Its chains.
+    pub chains: Vec<String>,
+    /// Its named counters.
+    pub counters: Vec<String>,
+}
+
+impl Held {
+    /// Whether there is nothing.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    fn add(&mut self, what: impl Hash) {
+        let mut hasher = DefaultHasher::new();
+        what.hash(&mut hasher);
+        self.sum = self.sum.wrapping_add(hasher.finish());
+    }
+}
+
+/// The number of the transactions that there were.
+async fn generation() -> io::Result<u32> {
+    let question = Question { subsystem: NFTABLES, kind: NFT_MSG_GETGEN, family: IPV4, attributes: &[] };
+    let mut id = 0;
+    Socket::open()?.ask(question, |message| id = number(message, NFTA_GEN_ID)).await?;
+    Ok(id)
+}
+
+/// Packets and bytes of the named counters of the table `<family> <name>`.
+///
+/// # Errors
+/// When the kernel does not tell.
+pub async fn counters(table: &str) -> io::Result<BTreeMap<String, (u64, u64)>> {
+    read_counters(&mut Socket::open()?, table).await
+}
+
+// linux/netfilter/nf_tables.h, nfnetlink.h
+const NFTABLES: u16 = 10;
+const NFPROTO_NETDEV: u8 = 5;
+const NFT_MSG_GETCHAIN: u16 = 4;
+const NFT_MSG_GETRULE: u16 = 7;
+const NFT_MSG_GETSET: u16 = 10;
+const NFT_MSG_GETSETELEM: u16 = 13;
+const NFT_MSG_GETGEN: u16 = 16;
+const NFT_MSG_GETOBJ: u16 = 19;
+const NFTA_GEN_ID: u16 = 1;
+const NFTA_CHAIN_TABLE: u16 = 1;
+const NFTA_CHAIN_NAME: u16 = 3;
+const NFTA_CHAIN_HOOK: u16 = 4;
+const NFTA_CHAIN_POLICY: u16 = 5;
+const NFTA_CHAIN_TYPE: u16 = 7;
+const NFTA_RULE_TABLE: u16 = 1;
+const NFTA_RULE_CHAIN: u16 = 2;
+const NFTA_RULE_HANDLE: u16 = 3;
+const NFTA_RULE_EXPRESSIONS: u16 = 4;
+const NFTA_EXPR_NAME: u16 = 1;
+const NFTA_SET_TABLE: u16 = 1;
+const NFTA_SET_NAME: u16 = 2;
+const NFTA_SET_FLAGS: u16 = 3;
+const NFTA_SET_KEY_TYPE: u16 = 4;
+const NFTA_SET_DATA_TYPE: u16 = 6;
+const NFT_SET_TIMEOUT: u32 = 0x10;
+const NFT_SET_EVAL: u32 = 0x20;
+const NFTA_SET_ELEM_LIST_TABLE: u16 = 1;
+const NFTA_SET_ELEM_LIST_SET: u16 = 2;
+const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
+const NFTA_OBJ_TABLE: u16 = 1;
+const NFTA_OBJ_NAME: u16 = 2;
+const NFTA_OBJ_TYPE: u16 = 3;
+const NFTA_OBJ_DATA: u16 = 4;
+const NFT_OBJECT_COUNTER: u32 = 1;
+const NFTA_COUNTER_BYTES: u16 = 1;
+const NFTA_COUNTER_PACKETS: u16 = 2;
+
+/// The family's number, and the table's own name.
+fn parse(name: &str) -> (u8, &str) {
+    match name.split_once(' ') {
+        Some(("netdev", name)) => (NFPROTO_NETDEV, name),
+        Some((_, name)) => (IPV4, name),
+        None => (IPV4, name),
+    }
+}
+
+fn value(message: &[u8], wanted: u16) -> &[u8] {
+    attributes(message).find(|(kind, _)| *kind == wanted).map(|(_, value)| value).unwrap_or_default()
+}
+
+fn text(message: &[u8], kind: u16) -> String {
+    String::from_utf8_lossy(value(message, kind)).trim_end_matches('\0').to_owned()
+}
+
+fn number(message: &[u8], kind: u16) -> u32 {
+    value(message, kind).first_chunk().map_or(0, |bytes| u32::from_be_bytes(*bytes))
+}
+
+fn push_text(message: &mut Vec<u8>, kind: u16, text: &str) {
+    push(message, kind, &[text.as_bytes(), b"\0"].concat());
+}
+
+async fn read(name: &str) -> io::Result<Held> {
+    let (family, table) = parse(name);
+    let mut socket = Socket::open()?;
+    let mut held = Held::default();
+    let all = |kind| Question { subsystem: NFTABLES, kind, family, attributes: &[] };
+
+    let chain = |message: &[u8]| {
+        if text(message, NFTA_CHAIN_TABLE) == table {
+            let name = text(message, NFTA_CHAIN_NAME);
+            let hook = [NFTA_CHAIN_HOOK, NFTA_CHAIN_POLICY, NFTA_CHAIN_TYPE].map(|kind| value(message, kind));
+            held.add(("chain", &name, hook));
+            held.names.chains.push(name);
+        }
+    };
+    socket.dump(all(NFT_MSG_GETCHAIN), chain).await?;
+
+    let mut of_table = Vec::new();
+    push_text(&mut of_table, NFTA_RULE_TABLE, table);
+    let rule = |message: &[u8]| {
+        let expressions =
+            attributes(value(message, NFTA_RULE_EXPRESSIONS)).map(|(_, expression)| {
+                match text(expression, NFTA_EXPR_NAME).as_str() {
+                    "counter" => &[],
+                    _ => expression,
+                }
+            });
+        let expressions: Vec<&[u8]> = expressions.collect();
+        let place = [NFTA_RULE_CHAIN, NFTA_RULE_HANDLE].map(|kind| value(message, kind));
+        held.add(("rule", place, expressions));
+    };
+    socket.dump(Question { attributes: &of_table, ..all(NFT_MSG_GETRULE) }, rule).await?;
+
+    let mut steady = Vec::new();
+    let set = |message: &[u8]| {
+        if text(message, NFTA_SET_TABLE) == table {
+            let name = text(message, NFTA_SET_NAME);
+            let shape =
+                [NFTA_SET_FLAGS, NFTA_SET_KEY_TYPE, NFTA_SET_DATA_TYPE].map(|kind| value(message, kind));
+            held.add(("set", &name, shape));
+            if number(message, NFTA_SET_FLAGS) & (NFT_SET_TIMEOUT | NFT_SET_EVAL) == 0 {
+                steady.push(name);
+            }
+        }
+    };
+    socket.dump(all(NFT_MSG_GETSET), set).await?;
+    for set in steady {
+        let mut of_set = Vec::new();
+        push_text(&mut of_set, NFTA_SET_ELEM_LIST_TABLE, table);
+        push_text(&mut of_set, NFTA_SET_ELEM_LIST_SET, &set);
+        let elements = |message: &[u8]| {
+            let list = attributes(value(message, NFTA_SET_ELEM_LIST_ELEMENTS));
+            list.for_each(|(_, element)| held.add(("element", &set, element)));
+        };
+        socket.dump(Question { attributes: &of_set, ..all(NFT_MSG_GETSETELEM) }, elements).await?;
+    }
+
+    for name in read_counters(&mut socket, name).await?.into_keys() {
+        held.add(("counter", &name));
+        held.names.counters.push(name);
+    }
+    Ok(held)
+}
+
+async fn read_counters(socket: &mut Socket, name: &str) -> io::Result<BTreeMap<String, (u64, u64)>> {
+    let (family, table) = parse(name);
+    let mut of_table = Vec::new();
+    push_text(&mut of_table, NFTA_OBJ_TABLE, table);
+    let mut counters = BTreeMap::new();
+    let counter = |message: &[u8]| {
+        if text(message, NFTA_OBJ_TABLE) == table && number(message, NFTA_OBJ_TYPE) == NFT_OBJECT_COUNTER {
+            let data = value(message, NFTA_OBJ_DATA);
+            let count = |kind| value(data, kind).first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
+            let counts = (count(NFTA_COUNTER_PACKETS), count(NFTA_COUNTER_BYTES));
+            counters.insert(text(message, NFTA_OBJ_NAME), counts);
+        }
+    };
+    let question = Question { subsystem: NFTABLES, kind: NFT_MSG_GETOBJ, family, attributes: &of_table };
+    socket.dump(question, counter).await?;
+    Ok(counters)
 }

@@ -17,7 +17,7 @@ use nix::sys::socket::{MsgFlags, SockaddrIn, sendto};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpStream, UdpSocket, unix::pipe::Receiver};
 
-use crate::config::Forwards;
+use crate::config::{Forwards, cluster_ips};
 use lb_svc_crds::gateway::Transport;
 
 /// How long an answer may take; and so often is asked.
@@ -53,8 +53,8 @@ impl Paths {
     /// These are the ClusterIPs to know about. Only those that serve TCP can be
     /// asked.
     pub fn set(&mut self, now: Instant, forwards: &Forwards) {
-        let tcp = forwards.iter().filter(|(served, _)| served.transport == Transport::Tcp);
-        let wanted: BTreeMap<Ipv4Addr, u16> = tcp.map(|(served, target)| (*target, served.port)).collect();
+        let tcp = cluster_ips(forwards).filter(|(served, _)| served.transport == Transport::Tcp);
+        let wanted: BTreeMap<Ipv4Addr, u16> = tcp.map(|(served, target)| (target, served.port)).collect();
         self.0
             .retain(|target, path| wanted.get(target) == Some(&path.port) || path.verdict == Verdict::Proven);
         self.0.retain(|target, _| wanted.contains_key(target));
@@ -188,11 +188,14 @@ fn is_answer(packet: &[u8], from: SocketAddrV4, to: SocketAddrV4) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Served;
+    use crate::config::{Served, Target};
 
     fn forwards(ports: &[(Transport, u16, &str)]) -> Forwards {
         let served = |transport, port| Served { address: Ipv4Addr::new(172, 18, 0, 18), transport, port };
-        ports.iter().map(|(transport, port, to)| (served(*transport, *port), to.parse().unwrap())).collect()
+        ports
+            .iter()
+            .map(|(transport, port, to)| (served(*transport, *port), Target::ClusterIp(to.parse().unwrap())))
+            .collect()
     }
 
     fn at(text: &str) -> SocketAddrV4 {

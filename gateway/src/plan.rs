@@ -1,13 +1,13 @@
 //! The steps from what the kernel holds to what it is to hold.
 //!
 //! Exactly these are the gateway's: everything in table 100, every rule that
-//! looks table 100 up, and the global IPv4 addresses of the LAN interface but
+//! looks table 100 up, the LAN interface's at [`PRIORITY_DIRECT`], and the global IPv4 addresses of the LAN interface but
 //! those its network's own IPAM gave. Nothing else is touched.
 
 use std::fmt;
 
-use crate::desired::Desired;
-use crate::kernel::{Address, Hop, Kernel, Route, Rule, Setting, TABLE};
+use crate::desired::{Desired, PRIORITY_DIRECT};
+use crate::kernel::{Address, Hop, Kernel, MAIN, Route, Rule, Setting, TABLE};
 
 /// One change of the kernel's state.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,7 +76,7 @@ pub fn plan(observed: &Kernel, desired: &Desired) -> Vec<Op> {
         ops.push(Op::ReplaceRoute(route));
     }
 
-    let rules: Vec<&Rule> = observed.rules.iter().filter(|r| r.table == TABLE).collect();
+    let rules: Vec<&Rule> = observed.rules.iter().filter(|rule| is_ours(rule, desired)).collect();
     let (stale_rules, missing) = compare(&rules, &desired.rules);
     ops.extend(missing.into_iter().map(Op::AddRule));
 
@@ -105,6 +105,12 @@ pub fn plan(observed: &Kernel, desired: &Desired) -> Vec<Op> {
     ops.extend(stale_rules.into_iter().map(Op::RemoveRule));
     ops.extend(stale_routes.into_iter().map(Op::RemoveRoute));
     ops
+}
+
+fn is_ours(rule: &Rule, desired: &Desired) -> bool {
+    let Rule { priority, table, source, iif, plain } = rule;
+    let of_lan = iif.as_ref() == Some(&desired.nat.lan) && source.is_none() && *plain;
+    *table == TABLE || *priority == PRIORITY_DIRECT && *table == MAIN && of_lan
 }
 
 /// What is there and not wanted, and what is wanted and not there. Of what is
@@ -318,7 +324,7 @@ mod tests {
             let ours: Vec<&Route> = after.routes.iter().filter(|r| r.table == TABLE).collect();
             prop_assert_eq!(ours.len(), desired.routes.len());
             prop_assert!(desired.routes.iter().all(|wanted| ours.contains(&wanted)));
-            let ours: Vec<&Rule> = after.rules.iter().filter(|r| r.table == TABLE).collect();
+            let ours: Vec<&Rule> = after.rules.iter().filter(|rule| is_ours(rule, &desired)).collect();
             prop_assert_eq!(ours.len(), desired.rules.len());
             prop_assert!(desired.rules.iter().all(|wanted| ours.contains(&wanted)));
             prop_assert!(desired.addresses.iter().all(|wanted| after.addresses.contains(wanted)));
@@ -327,7 +333,7 @@ mod tests {
             let others = |kernel: &Kernel| {
                 let mut kernel = kernel.clone();
                 kernel.routes.retain(|route| route.table != TABLE);
-                kernel.rules.retain(|rule| rule.table != TABLE);
+                kernel.rules.retain(|rule| !is_ours(rule, &desired));
                 kernel.addresses.retain(|a| {
                     a.interface != desired.lan || !a.global || desired.foreign_addresses.contains(&a.address)
                 });

@@ -32,12 +32,13 @@ use crate::conntrack;
 use crate::desired::{Desired, desired};
 use crate::election;
 use crate::fault::Fault;
+use crate::health::{self, Health, Question};
 use crate::http::{self, Published};
 use crate::interfaces::{self, Network};
 use crate::kernel::{Hop, Kernel, Link, MAIN};
 use crate::lease::{self, Lease};
 use crate::member::{self, Member, Terms, View};
-use crate::metrics::{Digest, Kind, Metrics, Outcome, Reason};
+use crate::metrics::{Digest, EndpointState, Kind, Metrics, Outcome, Reason, ServedPort};
 use crate::nat::{self, Backends};
 use crate::netlink::Netlink;
 use crate::path::{self, Paths};
@@ -68,6 +69,8 @@ const SECOND_CUT: Duration = Duration::from_secs(1);
 const SOUND: NonZeroU8 = NonZeroU8::new(200).unwrap();
 const IMPAIRED: NonZeroU8 = NonZeroU8::new(150).unwrap();
 const UNSOUND: NonZeroU8 = NonZeroU8::new(50).unwrap();
+/// So many endpoints are asked at once whether they are well.
+const ASKED_AT_ONCE: usize = 256;
 /// Rounds of observing and changing before it is said that it does not help.
 const ROUNDS: usize = 3;
 
@@ -132,6 +135,8 @@ pub async fn run(settings: Settings) {
         sender: arp::Sender::default(),
         paths: Paths::default(),
         looks: JoinSet::new(),
+        health: Health::default(),
+        checks: JoinSet::new(),
         report: Report::default(),
         faults: BTreeMap::new(),
         fights: 0,
@@ -203,6 +208,9 @@ struct Gateway {
     paths: Paths,
     /// At the paths, each for itself: none is waited for.
     looks: JoinSet<(SocketAddrV4, std::io::Result<path::Verdict>)>,
+    health: Health,
+    /// At the endpoints, likewise.
+    checks: JoinSet<(Question, std::io::Result<()>)>,
     report: Report,
     faults: BTreeMap<&'static str, String>,
     fights: u32,
@@ -243,7 +251,16 @@ impl Gateway {
             for at in self.paths.take(Instant::now()) {
                 self.looks.spawn(async move { (at, path::look(at).await) });
             }
-            let due = [self.schedule.due(), self.probes.due(), self.paths.due(), self.cut_again];
+            let room = ASKED_AT_ONCE - self.checks.len();
+            for question in self.health.take(Instant::now(), room) {
+                self.checks.spawn(async move {
+                    let answer = health::ask(&question).await;
+                    (question, answer)
+                });
+            }
+            // Who waits for room is asked when an answer has made some.
+            let health = self.health.due().filter(|_| self.checks.len() < ASKED_AT_ONCE);
+            let due = [self.schedule.due(), self.probes.due(), self.paths.due(), health, self.cut_again];
             let due = due.into_iter().flatten().fold(until, Instant::min);
             tokio::select! {
                 changed = self.watch.wait() => {
@@ -259,6 +276,11 @@ impl Gateway {
                 () = Ear::heard(self.ear.as_ref().map(|(_, ear)| ear)), if self.probes.is_listening() => {}
                 Some(Ok((at, seen))) = self.looks.join_next() => {
                     if self.looked(at, seen) {
+                        return Changed { network: true, ..Changed::default() };
+                    }
+                }
+                Some(Ok((question, answer))) = self.checks.join_next() => {
+                    if self.answered(&question, answer) {
                         return Changed { network: true, ..Changed::default() };
                     }
                 }
@@ -392,7 +414,9 @@ impl Gateway {
         if !active {
             absent.extend(config.addresses.iter().map(|a| a.address));
         }
-        let (desired, mut faults) = desired(&config, &kernel, &lan, &primary, foreign, &absent);
+        self.health.set(started, &config.forwards);
+        let forwards = self.health.apply(config.forwards.clone());
+        let (desired, mut faults) = desired(&config, forwards, &kernel, &lan, &primary, foreign, &absent);
         faults.extend(unheard);
         faults.extend(self.paths.missing().map(Fault::ClusterIpSocketsOnly));
         faults.extend(self.probes.conflicts().map(|(address, mac)| Fault::AddressConflict { address, mac }));
@@ -582,7 +606,8 @@ impl Gateway {
         let Some((config, _)) = &self.files.config else {
             return;
         };
-        match conntrack::cut(&config.forwards, &config.ranges, &self.ours).await {
+        let forwards = self.health.apply(config.forwards.clone());
+        match conntrack::cut(&forwards, &config.ranges, &self.ours).await {
             Ok(0) => {}
             Ok(count) => {
                 self.metrics.cut.inc_by(count);
@@ -700,6 +725,17 @@ impl Gateway {
         self.paths.found(Instant::now(), at, verdict)
     }
 
+    /// Notes what an endpoint answered. Returns whether that is news.
+    fn answered(&mut self, question: &Question, answer: std::io::Result<()>) -> bool {
+        let news = self.health.found(Instant::now(), question, answer.is_ok());
+        match answer {
+            _ if !news => {}
+            Ok(()) => info!("endpoint {} is well", question.endpoint),
+            Err(error) => warn!("endpoint {} is not well: {error}", question.endpoint),
+        }
+        news
+    }
+
     fn lacks(&self, capability: &'static str) -> bool {
         let missing = Fault::CapabilityMissing(capability);
         self.capabilities.contains(&missing)
@@ -736,6 +772,23 @@ impl Gateway {
         info!(config = %digest.get(..12).unwrap_or(digest), took_ms = took.as_millis(), "{verb}: {}", steps.join(", "));
     }
 
+    /// How many endpoints there are behind what is served.
+    fn count_endpoints(&self) {
+        let endpoints = &self.metrics.endpoints;
+        endpoints.clear();
+        let (Some((config, _)), Some((desired, _))) = (&self.files.config, &self.verified) else { return };
+        for (served, target) in desired.forwards() {
+            let (Some(service), Some(now)) = (config.services.get(served), target.endpoints()) else {
+                continue;
+            };
+            let port = ServedPort::new(service, served);
+            for (state, count) in [("live", now.live.len()), ("draining", now.draining.len())] {
+                let key = EndpointState { port: port.clone(), state };
+                endpoints.get_or_create(&key).set(i64::try_from(count).unwrap_or(i64::MAX));
+            }
+        }
+    }
+
     fn publish(&mut self, faults: &[Fault]) {
         let mut by_reason: BTreeMap<&'static str, String> = BTreeMap::new();
         for fault in faults {
@@ -767,6 +820,7 @@ impl Gateway {
         metrics.addresses.set(count(self.report.addresses.len()));
         let ports = self.verified.as_ref().map_or(0, |(d, _)| d.forwards().len());
         metrics.ports.set(count(ports));
+        self.count_endpoints();
         metrics.faults.clear();
         for reason in self.faults.keys() {
             metrics.faults.get_or_create(&Reason { reason }).set(1);
@@ -781,6 +835,7 @@ impl Gateway {
             seen: self.files.seen.clone(),
             addresses: self.report.addresses.iter().copied().map(IpAddr::V4).collect(),
             conflicts: self.probes.conflicts().map(|(a, mac)| (IpAddr::V4(a), arp::show(mac))).collect(),
+            unhealthy: self.health.unhealthy(),
             interface: self.report.interface.clone(),
             election: (!self.alone).then(|| self.view.status.clone()),
             faults: self.faults.iter().map(|(k, v)| ((*k).to_owned(), v.clone())).collect(),

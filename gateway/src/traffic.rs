@@ -5,16 +5,16 @@
 //! its counters live on through every change of what is served, and through
 //! restarts of the process.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use tokio::sync::watch as cell;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use crate::config::{Served, Services};
 use crate::metrics::{Flow, Metrics, ServedPort};
-use crate::nft::Table;
-use crate::tool;
+use crate::nft::{self, Before, Table};
+use crate::ranges;
 
 const TABLE: &str = "ip lb-svc-traffic";
 
@@ -41,9 +41,15 @@ pub async fn keep(mut wanted: cell::Receiver<Wanted>) {
     while wanted.changed().await.is_ok() {
         let now = wanted.borrow_and_update().clone();
         let suspect = std::mem::replace(&mut suspicion, now.suspicion) != now.suspicion;
-        let script = script(&now.services);
-        let make = |held: &str| script.clone() + &stale(held, &now.services);
-        let failed = table.ensure(&script, suspect, make).await.err().map(|error| error.to_string());
+        let make = |before: Before<'_, Services>| {
+            let counters = match before {
+                Before::Left(services) => names(services).collect(),
+                Before::Found(held) => held.names.counters.clone(),
+            };
+            script(&now.services) + &stale(&counters, &now.services)
+        };
+        let failed = table.ensure(now.services.clone(), suspect, make).await;
+        let failed = failed.err().map(|error| error.to_string());
         if let Some(error) = failed.as_ref().filter(|_| failed != told) {
             warn!("traffic is not counted: {error}");
         }
@@ -54,6 +60,11 @@ pub async fn keep(mut wanted: cell::Receiver<Wanted>) {
 fn name(kind: &str, served: &Served) -> String {
     let Served { address, transport, port } = served;
     format!("{kind}-{address}-{}-{port}", transport.name())
+}
+
+/// The names of all counters.
+fn names(services: &Services) -> impl Iterator<Item = String> {
+    KINDS.iter().flat_map(move |kind| services.keys().map(move |served| name(kind, served)))
 }
 
 // Connections are counted where the NAT is decided, which is once for each;
@@ -96,20 +107,11 @@ add rule {TABLE} leaving counter name ip saddr . meta l4proto . th sport map @se
     text
 }
 
-/// What removes the counters of `held` that nothing is counted with any more.
-fn stale(held: &str, services: &Services) -> String {
-    let wanted: BTreeSet<String> =
-        KINDS.iter().flat_map(|kind| services.keys().map(move |served| name(kind, served))).collect();
-    let names = held.lines().filter_map(counter);
-    names
-        .filter(|name| !wanted.contains(*name))
-        .map(|name| format!("delete counter {TABLE} {name}\n"))
-        .collect()
-}
-
-/// The name of the counter that this line of a listing begins.
-fn counter(line: &str) -> Option<&str> {
-    line.trim().strip_prefix("counter ")?.strip_suffix(" {")
+/// What removes those of the `counters` that nothing is counted with any more.
+fn stale(counters: &[String], services: &Services) -> String {
+    let wanted: BTreeSet<String> = names(services).collect();
+    let stale = counters.iter().filter(|name| !wanted.contains(*name));
+    stale.map(|name| format!("delete counter {TABLE} {name}\n")).collect()
 }
 
 /// Reads the counters for whoever asks.
@@ -127,16 +129,19 @@ impl Meter {
     /// Brings the metrics up to date. Where the kernel does not say, they stay
     /// as they are.
     pub async fn read(&self) {
-        let list = format!("list counters table {TABLE}");
-        let Ok(text) = tool::run("nft", &[&list], "").await else { return };
-        let counted = parse(&text);
-        let Metrics { connections, packets, bytes, .. } = &self.metrics;
+        let counted = async { Ok((nft::counters(TABLE).await?, nft::counters(ranges::TABLE).await?)) };
+        let (counted, refused) = match counted.await {
+            Ok(counted) => counted,
+            Err::<_, std::io::Error>(error) => return debug!("counters are not read: {error}"),
+        };
+        let Metrics { connections, packets, bytes, dropped, .. } = &self.metrics;
         connections.clear();
         packets.clear();
         bytes.clear();
+        dropped.clear();
         for (served, service) in &self.wanted.borrow().services {
             let port = ServedPort::new(service, served);
-            let of = |kind| counted.get(name(kind, served).as_str()).copied().unwrap_or_default();
+            let of = |kind| counted.get(&name(kind, served)).copied().unwrap_or_default();
             connections.get_or_create(&port).inc_by(of("opened").0);
             for (kind, direction) in [("received", "in"), ("sent", "out")] {
                 let flow = Flow { port: port.clone(), direction };
@@ -144,25 +149,11 @@ impl Meter {
                 packets.get_or_create(&flow).inc_by(count);
                 bytes.get_or_create(&flow).inc_by(size);
             }
+            if let Some((count, _)) = refused.get(&ranges::counter(served)) {
+                dropped.get_or_create(&port).inc_by(*count);
+            }
         }
     }
-}
-
-/// Packets and bytes by counter.
-fn parse(listing: &str) -> BTreeMap<&str, (u64, u64)> {
-    let mut counted = BTreeMap::new();
-    let mut current = None;
-    for line in listing.lines() {
-        if let Some(name) = counter(line) {
-            current = Some(name);
-            continue;
-        }
-        let words: Vec<&str> = line.split_whitespace().collect();
-        if let (Some(name), ["packets", packets, "bytes", bytes]) = (current, &words[..]) {
-            counted.insert(name, (packets.parse().unwrap_or(0), bytes.parse().unwrap_or(0)));
-        }
-    }
-    counted
 }
 
 #[cfg(test)]
@@ -170,37 +161,18 @@ mod tests {
     use super::*;
     use lb_svc_crds::gateway::Transport;
 
-    const LISTING: &str = "table ip lb-svc-traffic {
-\tcounter opened-172.18.0.18-tcp-80 {
-\t\tpackets 3 bytes 180
-\t}
-
-\tcounter sent-172.18.0.18-udp-53 {
-\t\tpackets 12 bytes 3400
-\t}
-
-\tmap opened {
-\t\telements = { 172.18.0.18 . tcp . 80 : \"opened-172.18.0.18-tcp-80\" }
-\t}
-}
-";
-
     fn services() -> Services {
         let served = Served { address: "172.18.0.18".parse().unwrap(), transport: Transport::Tcp, port: 80 };
         [(served, "default/web".into())].into()
     }
 
     #[test]
-    fn the_counters_are_read() {
-        let counted = parse(LISTING);
-        assert_eq!(counted["opened-172.18.0.18-tcp-80"], (3, 180));
-        assert_eq!(counted["sent-172.18.0.18-udp-53"], (12, 3400));
-        assert_eq!(counted.len(), 2);
-    }
-
-    #[test]
     fn only_what_is_served_is_counted() {
-        assert_eq!(stale(LISTING, &services()), "delete counter ip lb-svc-traffic sent-172.18.0.18-udp-53\n");
+        let counters = ["opened-172.18.0.18-tcp-80", "sent-172.18.0.18-udp-53"].map(String::from);
+        assert_eq!(
+            stale(&counters, &services()),
+            "delete counter ip lb-svc-traffic sent-172.18.0.18-udp-53\n"
+        );
         let script = script(&services());
         for kind in KINDS {
             let name = format!("{kind}-172.18.0.18-tcp-80");

@@ -52,14 +52,14 @@ fn the_pod_shows_what_is_documented_and_serves_it() {
                 "-A LB-SVC-DNAT -d {VIP}/32 -p {protocol} -m {protocol} --dport {port} -j DNAT --to-destination {CLUSTER_IP}:{port}\n"
             )
         } else {
-            format!("{VIP} . {port} : {CLUSTER_IP} . {port}")
+            format!("{VIP} . {protocol} . {port} : {CLUSTER_IP} . {port}")
         };
         assert!(nat.contains(&line), "{line}: {nat}");
     }
     let line = if by_iptables {
         format!("-A LB-SVC-SNAT -d {CLUSTER_IP}/32 -j MASQUERADE\n")
     } else {
-        format!("ct status dnat ip daddr {CLUSTER_IP} masquerade\n")
+        "oifname != \"net1\" ct status dnat masquerade\n".to_owned()
     };
     assert!(nat.contains(&line), "{nat}");
 
@@ -156,7 +156,7 @@ fn drift_is_healed() {
             "nft delete table ip lb-svc",
             "nft flush table ip lb-svc",
             "nft flush chain ip lb-svc arriving",
-            "nft flush map ip lb-svc tcp-targets",
+            "nft flush map ip lb-svc targets",
             "nft add rule ip lb-svc forwarded accept",
         ],
     };
@@ -209,7 +209,7 @@ fn a_restart_takes_over_what_is_there() {
     assert_eq!(lab.state(), good);
     ask(&mut stream).unwrap();
     let changed = "lb_svc_gateway_converges_total{outcome=\"changed\"}";
-    // How nft lists a table cannot be told beforehand: it is written once more.
+    // How the kernel holds a table cannot be told beforehand: it is written once more.
     let again = u64::from(nat_backend() == "nftables");
     assert_eq!(gateway.metric(changed), again, "adopted, not done again");
 
@@ -678,9 +678,10 @@ fn a_free_address_is_asked_for_once_and_then_announced() {
         frames.into_iter().map(|(sender, _)| sender).collect::<Vec<_>>()
     };
     let frames = about_vip(&lab.mac());
-    assert!(frames.len() >= 4, "{frames:?}");
-    assert_eq!(frames[..4], ["0.0.0.0", "0.0.0.0", "0.0.0.0", VIP]);
-    assert!(frames[3..].iter().all(|sender| sender == VIP), "{frames:?}");
+    // Three, but where the gateway came late to one of them.
+    let asked = frames.iter().take_while(|sender| *sender == "0.0.0.0").count();
+    assert!((1..=3).contains(&asked) && frames.len() > asked, "{frames:?}");
+    assert!(frames[asked..].iter().all(|sender| sender == VIP), "{frames:?}");
 
     // The next process finds it in service; what is swept away it puts back.
     let good = lab.state();
@@ -708,7 +709,7 @@ fn nothing_is_announced_blindly() {
         assert!(gateway.fault("CapabilityMissing").contains("NET_RAW"));
         let target = match nat_backend().as_str() {
             "iptables" => format!("-j DNAT --to-destination {CLUSTER_IP}:80"),
-            _ => format!("{VIP} . 80 : {CLUSTER_IP} . 80"),
+            _ => format!("{VIP} . tcp . 80 : {CLUSTER_IP} . 80"),
         };
         wait("the rest", || lab.state().contains(&target).then_some(()));
         std::thread::sleep(Duration::from_millis(300));
@@ -818,6 +819,17 @@ fn clients_out_of_range_are_refused_and_cut() {
     exchange(&sockets[1], &udp).unwrap();
     let cut = gateway.metric("lb_svc_gateway_conntrack_cut_total");
     assert!(cut >= 2, "{cut}");
+    let dropped = |gateway: &lab::Gateway, protocol: &str, port: u16| {
+        let labels = format!("service=\"default/test-service\",address=\"{VIP}\",protocol=\"{protocol}\"");
+        gateway.metric(&format!("lb_svc_gateway_dropped_packets_total{{{labels},port=\"{port}\"}}"))
+    };
+    assert!(dropped(&gateway, "tcp", 80) >= 2, "a connection and a segment");
+    assert_eq!(dropped(&gateway, "udp", 53), 1);
+    assert_eq!(dropped(&gateway, "tcp", 81), 0);
+    // Another limit leaves it at what it was.
+    let digest = lab.configure(&limited(&["192.168.99.0/24"]));
+    gateway.carried_out(&digest);
+    assert_eq!(dropped(&gateway, "udp", 53), 1);
 
     // Whoever takes the limit away, it is back.
     for damage in ["delete table ip lb-svc-ranges", "flush chain ip lb-svc-ranges arriving"] {

@@ -8,8 +8,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::net::{Ipv4Addr, SocketAddrV4};
 
 use super::{Desired, Outcome};
+use crate::config::{Endpoints, Served, Target, cluster_ips};
 use crate::fault::Fault;
 use crate::tool::{self, RunError};
 
@@ -109,15 +111,28 @@ impl Rules {
 fn render(desired: &Desired) -> Rules {
     let lan = &desired.lan;
     let mut dnat = Vec::new();
+    let mut spread = BTreeMap::new();
     for (served, target) in &desired.forwards {
         let (address, port) = (served.address, served.port);
         let protocol = served.transport.name();
-        dnat.push(format!(
-            "-d {address}/32 -p {protocol} -m {protocol} --dport {port} -j DNAT --to-destination {target}:{port}"
-        ));
+        let to = format!("-d {address}/32 -p {protocol} -m {protocol} --dport {port} -j");
+        match target {
+            Target::ClusterIp(target) => dnat.push(format!("{to} DNAT --to-destination {target}:{port}")),
+            // Refused, as what is not served.
+            Target::Endpoints(endpoints) if endpoints.live.is_empty() => {}
+            Target::Endpoints(endpoints) => {
+                let chain = spread_chain(served);
+                dnat.push(format!("{to} {chain}"));
+                spread.insert(chain, spread_rules(served, endpoints));
+            }
+        }
     }
-    let targets: BTreeSet<_> = desired.forwards.values().collect();
-    let snat = targets.iter().map(|target| format!("-d {target}/32 -j MASQUERADE")).collect();
+    let targets: BTreeSet<Ipv4Addr> = cluster_ips(&desired.forwards).map(|(_, target)| target).collect();
+    let mut snat: Vec<String> =
+        targets.iter().map(|target| format!("-d {target}/32 -j MASQUERADE")).collect();
+    if !spread.is_empty() {
+        snat.push(format!("! -o {lan} -j MASQUERADE"));
+    }
 
     // A gateway is no router: only what was DNATed passes between the LAN and
     // the pods, and the errors that belong to it.
@@ -144,14 +159,15 @@ fn render(desired: &Desired) -> Rules {
 
     let key = |table: &str, chain: &str| (table.to_owned(), chain.to_owned());
     let jump = |rule: &str| vec![(0, rule.to_owned())];
+    let chains = [
+        (key("filter", "LB-SVC-FORWARD"), forward),
+        (key("filter", "LB-SVC-INPUT"), input),
+        (key("nat", "LB-SVC-DNAT"), dnat),
+        (key("nat", "LB-SVC-SNAT"), snat),
+    ];
+    let spread = spread.into_iter().map(|(chain, rules)| (key("nat", &chain), rules));
     Rules {
-        chains: [
-            (key("filter", "LB-SVC-FORWARD"), forward),
-            (key("filter", "LB-SVC-INPUT"), input),
-            (key("nat", "LB-SVC-DNAT"), dnat),
-            (key("nat", "LB-SVC-SNAT"), snat),
-        ]
-        .into(),
+        chains: chains.into_iter().chain(spread).collect(),
         jumps: [
             (key("filter", "FORWARD"), jump("-j LB-SVC-FORWARD")),
             (key("filter", "INPUT"), jump("-j LB-SVC-INPUT")),
@@ -160,6 +176,28 @@ fn render(desired: &Desired) -> Rules {
         ]
         .into(),
     }
+}
+
+/// The chain that spreads the connections to a port; iptables takes names of up
+/// to 28 characters.
+fn spread_chain(served: &Served) -> String {
+    let Served { address, transport, port } = served;
+    format!("{OURS}{:08X}-{}-{port}", u32::from(*address), transport.name().to_uppercase())
+}
+
+/// The first of `n` endpoints gets one in `n` of the connections, the next one
+/// of `n - 1` of those that are left, and so on.
+fn spread_rules(served: &Served, endpoints: &Endpoints) -> Vec<String> {
+    let protocol = served.transport.name();
+    let rule = |(at, endpoint): (usize, &SocketAddrV4)| {
+        let left = endpoints.live.len() - at;
+        let chance = match left {
+            1 => String::new(),
+            left => format!(" -m statistic --mode random --probability {:.11}", 1.0 / left as f64),
+        };
+        format!("-p {protocol} -m {protocol}{chance} -j DNAT --to-destination {endpoint}")
+    };
+    endpoints.live.iter().enumerate().map(rule).collect()
 }
 
 /// The input of `iptables-restore --noflush` that turns `held` into `wanted`.
@@ -298,8 +336,10 @@ impl From<RunError> for Fault {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
-    use crate::config::{Forwards, Served};
+    use crate::config::Forwards;
     use lb_svc_crds::gateway::{NatBackend, Transport};
 
     fn desired(ports: &[(Transport, u16)]) -> Desired {
@@ -308,7 +348,7 @@ mod tests {
             .iter()
             .map(|&(transport, port)| {
                 let served = Served { address, transport, port };
-                (served, "10.109.201.193".parse().unwrap())
+                (served, Target::ClusterIp("10.109.201.193".parse().unwrap()))
             })
             .collect();
         let backend = NatBackend::Iptables;
@@ -349,6 +389,29 @@ COMMIT
         use Transport::{Tcp, Udp};
         let wanted = render(&desired(&[(Tcp, 8080), (Tcp, 80), (Udp, 80)]));
         assert_eq!(script(&wanted, &Rules::default()), SCRIPT);
+    }
+
+    #[test]
+    fn endpoints_have_a_chain_in_which_each_gets_its_share() {
+        let mut desired = desired(&[(Transport::Tcp, 80), (Transport::Udp, 53)]);
+        let at = |number: u8| SocketAddrV4::new([10, 16, 0, number].into(), 8080);
+        let target = |numbers: &[u8]| {
+            let live = numbers.iter().copied().map(at).collect();
+            Target::Endpoints(Arc::new(Endpoints { live, ..Endpoints::default() }))
+        };
+        for (target, port) in desired.forwards.values_mut().zip([target(&[1, 2, 3]), target(&[])]) {
+            *target = port;
+        }
+        let text = script(&render(&desired), &Rules::default());
+        let expected = "\
+-A LB-SVC-AC120012-TCP-80 -p tcp -m tcp -m statistic --mode random --probability 0.33333333333 -j DNAT --to-destination 10.16.0.1:8080
+-A LB-SVC-AC120012-TCP-80 -p tcp -m tcp -m statistic --mode random --probability 0.50000000000 -j DNAT --to-destination 10.16.0.2:8080
+-A LB-SVC-AC120012-TCP-80 -p tcp -m tcp -j DNAT --to-destination 10.16.0.3:8080
+-A LB-SVC-DNAT -d 172.18.0.18/32 -p tcp -m tcp --dport 80 -j LB-SVC-AC120012-TCP-80
+-A LB-SVC-SNAT ! -o net1 -j MASQUERADE
+";
+        assert!(text.contains(expected), "{text}");
+        assert!(!text.contains("--dport 53"), "nobody is there: {text}");
     }
 
     #[test]

@@ -1,25 +1,48 @@
-//! NAT by nftables: one table, in which a map leads each port to its target.
+//! NAT by nftables: one table, in which maps lead each port to its target.
 //!
-//! However many ports there are, a connection costs one look into the map, and
-//! a change of them is a change of its elements, which the kernel makes at one
-//! moment: no connection sees half of it.
+//! ```text
+//!   arriving: address, port ── targets ──▶ ClusterIP
+//!             address, port ── spread ───▶ spread-N            any of N slots
+//!                                            slot ── slots ──▶ endpoint
+//!                                          sticky-N-T          as `clients` says; else by the
+//!                                            slot ── picks ──▶ client's address any of N slots
+//!                                            pick ── holders ▶ endpoint
+//! ```
+//!
+//! However many ports and endpoints there are, a connection costs a few looks
+//! into maps, and a change of them is a change of elements, which the kernel
+//! makes at one moment: no connection sees half of it. A pick stands for an
+//! endpoint as long as there is any, whatever else comes and goes; what clients
+//! are with is never written from here, and so outlives every change and every
+//! process.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::net::SocketAddrV4;
 
 use super::{Desired, Outcome};
+use crate::config::{Endpoints, Forwards, Served, Target};
 use crate::fault::Fault;
-use crate::nft::Table;
-use lb_svc_crds::gateway::Transport;
+use crate::nft::{Before, Table};
 
 const TABLE: &str = "ip lb-svc";
+/// How many clients may be with an endpoint; who comes then is spread as
+/// anybody, until others time out. Each takes the kernel about 100 bytes.
+const CLIENTS: u32 = 131_072;
+/// What hashing a client's address begins with: the same in all pods, so that
+/// they lead him to the same endpoint.
+const SEED: &str = "0x1b5c";
+const KEY: &str = "ip daddr . meta l4proto . th dport";
 
 /// The back end.
-pub struct Nftables(Table);
+pub struct Nftables {
+    table: Table<Rules>,
+    slots: Slots,
+}
 
 impl Default for Nftables {
     fn default() -> Self {
-        Self(Table::new(TABLE))
+        Self { table: Table::new(TABLE), slots: Slots::default() }
     }
 }
 
@@ -27,13 +50,23 @@ impl Nftables {
     /// See [`super::Backends::ensure`]; without anything desired, there is no
     /// table.
     pub async fn ensure(&mut self, desired: Option<&Desired>, suspect: bool) -> Result<Outcome, Fault> {
-        let wanted = desired.map(script).unwrap_or_default();
-        let make = |held: &str| match (desired, held) {
-            (Some(_), _) => wanted.clone(),
-            (None, "") => String::new(),
-            (None, _) => format!("delete table {TABLE}"),
+        let wanted = match desired {
+            Some(desired) => {
+                self.slots.set(&desired.forwards);
+                rules(desired, &self.slots)
+            }
+            None => Rules::default(),
         };
-        match self.0.ensure(&wanted, suspect, make).await {
+        let made = wanted.clone();
+        let make = |before: Before<'_, Rules>| match (desired, before) {
+            (None, Before::Found(held)) if held.is_empty() => String::new(),
+            (None, Before::Left(before)) if *before == Rules::default() => String::new(),
+            (None, _) => format!("delete table {TABLE}\n"),
+            (Some(_), Before::Left(before)) if before.base == made.base => changes(before, &made),
+            (Some(_), Before::Left(before)) => anew(&made, before.chains.keys()),
+            (Some(_), Before::Found(held)) => anew(&made, &held.names.chains),
+        };
+        match self.table.ensure(wanted, suspect, make).await {
             Ok(true) => Ok(Outcome::Applied),
             Ok(false) => Ok(Outcome::Kept),
             // Who has no nft has made nothing with it.
@@ -43,20 +76,65 @@ impl Nftables {
     }
 }
 
-// The rules are those of the other back end, see there for why.
-fn script(desired: &Desired) -> String {
+/// The endpoints of each port in the order of their slots. One that goes leaves
+/// its slot to the last, one that comes takes the next: whatever changes, a few
+/// elements do.
+#[derive(Debug, Default)]
+struct Slots(BTreeMap<Served, Vec<SocketAddrV4>>);
+
+impl Slots {
+    fn set(&mut self, forwards: &Forwards) {
+        let direct = forwards.iter().filter_map(|(served, target)| Some((served, target.endpoints()?)));
+        let direct: BTreeMap<&Served, &Endpoints> = direct.collect();
+        self.0.retain(|served, _| direct.contains_key(served));
+        for (served, endpoints) in direct {
+            let slots = self.0.entry(*served).or_default();
+            let mut at = 0;
+            while let Some(endpoint) = slots.get(at) {
+                if endpoints.live.contains(endpoint) {
+                    at += 1;
+                } else {
+                    slots.swap_remove(at);
+                }
+            }
+            let known: BTreeSet<SocketAddrV4> = slots.iter().copied().collect();
+            slots.extend(endpoints.live.difference(&known));
+        }
+    }
+}
+
+/// What the table is to be.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Rules {
+    /// The maps, the chains at the kernel's hooks, and their rules.
+    base: String,
+    /// The other chains, by name.
+    chains: BTreeMap<String, Vec<String>>,
+    /// The maps' elements: by map and key.
+    elements: BTreeMap<(&'static str, String), String>,
+}
+
+// The rules of the filter are those of the other back end, see there for why.
+fn rules(desired: &Desired, slots: &Slots) -> Rules {
     let lan = &desired.lan;
-    let mut text = format!(
+    let mut base = format!(
         "add table {TABLE}
-add map {TABLE} tcp-targets {{ type ipv4_addr . inet_service : ipv4_addr . inet_service; }}
-add map {TABLE} udp-targets {{ type ipv4_addr . inet_service : ipv4_addr . inet_service; }}
+add map {TABLE} targets {{ type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service; }}
+add map {TABLE} spread {{ type ipv4_addr . inet_proto . inet_service : verdict; }}
+add map {TABLE} slots {{ type ipv4_addr . inet_proto . inet_service . mark : ipv4_addr . inet_service; }}
+add map {TABLE} picks {{ type ipv4_addr . inet_proto . inet_service . mark : mark; }}
+add map {TABLE} holders {{ type ipv4_addr . inet_proto . inet_service . mark : ipv4_addr . inet_service; }}
+add map {TABLE} clients {{ type ipv4_addr . inet_proto . inet_service . ipv4_addr : mark; flags dynamic, timeout; size {CLIENTS}; }}
 add chain {TABLE} arriving {{ type nat hook prerouting priority -100; policy accept; }}
 add chain {TABLE} leaving {{ type nat hook postrouting priority 100; policy accept; }}
 add chain {TABLE} forwarded {{ type filter hook forward priority 0; policy accept; }}
 add chain {TABLE} own {{ type filter hook input priority 0; policy accept; }}
 flush table {TABLE}
-flush map {TABLE} tcp-targets
-flush map {TABLE} udp-targets
+flush map {TABLE} targets
+flush map {TABLE} spread
+flush map {TABLE} slots
+flush map {TABLE} picks
+flush map {TABLE} holders
 add rule {TABLE} forwarded tcp flags & (syn | rst) == syn tcp option maxseg size set rt mtu
 add rule {TABLE} forwarded ct status dnat accept
 add rule {TABLE} forwarded ct state related accept
@@ -67,59 +145,292 @@ add rule {TABLE} own ct state invalid drop
     );
     for address in &desired.addresses {
         let to = format!("add rule {TABLE} own iifname \"{lan}\" ip daddr {address}");
-        let _ = writeln!(text, "{to} ip protocol icmp accept");
-        let _ = writeln!(text, "{to} meta l4proto tcp reject with tcp reset");
-        let _ = writeln!(text, "{to} meta l4proto udp reject with icmp port-unreachable");
+        let _ = writeln!(base, "{to} ip protocol icmp accept");
+        let _ = writeln!(base, "{to} meta l4proto tcp reject with tcp reset");
+        let _ = writeln!(base, "{to} meta l4proto udp reject with icmp port-unreachable");
     }
-    let _ = writeln!(text, "add rule {TABLE} own iifname \"{lan}\" drop");
-    for transport in [Transport::Tcp, Transport::Udp].map(Transport::name) {
-        let _ = writeln!(
-            text,
-            "add rule {TABLE} arriving meta l4proto {transport} dnat ip to ip daddr . {transport} dport map @{transport}-targets"
-        );
+    let _ = writeln!(base, "add rule {TABLE} own iifname \"{lan}\" drop");
+    for rule in dnat(KEY, "targets") {
+        let _ = writeln!(base, "add rule {TABLE} arriving {rule}");
     }
-    let targets: BTreeSet<String> = desired.forwards.values().map(ToString::to_string).collect();
-    if !targets.is_empty() {
-        let targets = targets.into_iter().collect::<Vec<_>>().join(", ");
-        let _ = writeln!(text, "add rule {TABLE} leaving ct status dnat ip daddr {{ {targets} }} masquerade");
-    }
+    let _ = writeln!(base, "add rule {TABLE} arriving {KEY} vmap @spread");
+    let _ = writeln!(base, "add rule {TABLE} leaving oifname != \"{lan}\" ct status dnat masquerade");
+
+    let mut rules = Rules { base, ..Rules::default() };
     for (served, target) in &desired.forwards {
-        let (address, transport, port) = (served.address, served.transport.name(), served.port);
-        let _ = writeln!(
-            text,
-            "add element {TABLE} {transport}-targets {{ {address} . {port} : {target} . {port} }}"
-        );
+        let key = format!("{} . {} . {}", served.address, served.transport.name(), served.port);
+        let to = |endpoint: &SocketAddrV4| format!("{} . {}", endpoint.ip(), endpoint.port());
+        match target {
+            Target::ClusterIp(address) => {
+                rules.elements.insert(("targets", key), format!("{address} . {}", served.port));
+            }
+            Target::Endpoints(endpoints) => {
+                let slots = slots.0.get(served).map(Vec::as_slice).unwrap_or_default();
+                // Refused, as what is not served.
+                if slots.is_empty() {
+                    continue;
+                }
+                let chain = match endpoints.affinity {
+                    None => {
+                        for (slot, endpoint) in slots.iter().enumerate() {
+                            rules.elements.insert(("slots", format!("{key} . {slot}")), to(endpoint));
+                        }
+                        let chain = format!("spread-{}", slots.len());
+                        rules.chains.entry(chain.clone()).or_insert_with(|| spread(slots.len()));
+                        chain
+                    }
+                    Some(seconds) => {
+                        let picks = picks(slots);
+                        for (slot, endpoint) in slots.iter().enumerate() {
+                            let pick = picks[endpoint].to_string();
+                            rules.elements.insert(("holders", format!("{key} . {pick}")), to(endpoint));
+                            rules.elements.insert(("picks", format!("{key} . {slot}")), pick);
+                        }
+                        let chain = format!("sticky-{}-{seconds}", slots.len());
+                        rules.chains.entry(chain.clone()).or_insert_with(|| sticky(slots.len(), seconds));
+                        chain
+                    }
+                };
+                rules.elements.insert(("spread", key), format!("goto {chain}"));
+            }
+        }
+    }
+    rules
+}
+
+/// Leads a connection where the map says; what it does not know goes on to the
+/// next rule.
+fn dnat(key: &str, map: &str) -> [String; 2] {
+    ["tcp", "udp"].map(|transport| format!("meta l4proto {transport} dnat ip to {key} map @{map}"))
+}
+
+/// A connection that comes between two changes, and finds its slot taken away,
+/// is not to be refused: its client asks again.
+const MISSED: &str = "drop";
+
+fn spread(slots: usize) -> Vec<String> {
+    let mut rules = vec![format!("meta mark set numgen random mod {slots}")];
+    rules.extend(dnat(&format!("{KEY} . meta mark"), "slots"));
+    rules.push(MISSED.to_owned());
+    rules
+}
+
+// What updates an element leaves its value as it is, so that a client whose
+// endpoint is gone has to be forgotten first.
+fn sticky(slots: usize, seconds: u32) -> Vec<String> {
+    let client = format!("{KEY} . ip saddr");
+    let to_holder = dnat(&format!("{KEY} . meta mark"), "holders");
+    let remember = format!("update @clients {{ {client} timeout {seconds}s : meta mark }}");
+    let mut rules = vec![
+        "meta mark set 0".to_owned(),
+        format!("meta mark set {client} map @clients"),
+        format!("meta mark != 0 {remember}"),
+    ];
+    rules.extend(to_holder.clone());
+    rules.extend([
+        format!("meta mark != 0 delete @clients {{ {client} : meta mark }}"),
+        format!("meta mark set jhash ip saddr mod {slots} seed {SEED}"),
+        format!("meta mark set {KEY} . meta mark map @picks"),
+        remember,
+    ]);
+    rules.extend(to_holder);
+    rules.push(MISSED.to_owned());
+    rules
+}
+
+/// What each endpoint is remembered by: its address, as a number, in every pod
+/// and every process. Of several ports at one address, the next numbers that
+/// are nobody's.
+fn picks(slots: &[SocketAddrV4]) -> BTreeMap<SocketAddrV4, u32> {
+    let endpoints: BTreeSet<SocketAddrV4> = slots.iter().copied().collect();
+    let mut taken: BTreeSet<u32> = BTreeSet::new();
+    let mut picks = BTreeMap::new();
+    let own = |endpoint: &SocketAddrV4| u32::from(*endpoint.ip());
+    let (mut first, mut others) = (Vec::new(), Vec::new());
+    for endpoint in endpoints {
+        if taken.insert(own(&endpoint)) { first.push(endpoint) } else { others.push(endpoint) }
+    }
+    picks.extend(first.iter().map(|endpoint| (*endpoint, own(endpoint))));
+    for endpoint in others {
+        let mut pick = own(&endpoint);
+        while pick == 0 || !taken.insert(pick) {
+            pick = pick.wrapping_add(1);
+        }
+        picks.insert(endpoint, pick);
+    }
+    picks
+}
+
+/// So many elements are written by one line: parsing one is what takes nft its
+/// time.
+const BATCH: usize = 256;
+
+fn write_elements<'a>(
+    text: &mut String,
+    verb: &str,
+    elements: impl Iterator<Item = (&'a (&'static str, String), &'a String)>,
+) {
+    let mut by_map: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for ((map, key), value) in elements {
+        by_map.entry(map).or_default().push(format!("{key} : {value}"));
+    }
+    for (map, elements) in by_map {
+        for batch in elements.chunks(BATCH) {
+            let _ = writeln!(text, "{verb} element {TABLE} {map} {{ {} }}", batch.join(", "));
+        }
+    }
+}
+
+fn write_chain(text: &mut String, name: &str, rules: &[String]) {
+    let _ = writeln!(text, "add chain {TABLE} {name}");
+    for rule in rules {
+        let _ = writeln!(text, "add rule {TABLE} {name} {rule}");
+    }
+}
+
+/// Makes the table of whatever is there, of which `chains` are known.
+fn anew<'a>(wanted: &Rules, chains: impl IntoIterator<Item = &'a String>) -> String {
+    const HOOKED: [&str; 4] = ["arriving", "leaving", "forwarded", "own"];
+    let mut text = wanted.base.clone();
+    for (name, rules) in &wanted.chains {
+        write_chain(&mut text, name, rules);
+    }
+    write_elements(&mut text, "add", wanted.elements.iter());
+    for chain in chains {
+        if !HOOKED.contains(&chain.as_str()) && !wanted.chains.contains_key(chain) {
+            let _ = writeln!(text, "delete chain {TABLE} {chain}");
+        }
+    }
+    text
+}
+
+/// Makes `wanted` of `before`, where the base is the same.
+fn changes(before: &Rules, wanted: &Rules) -> String {
+    let mut text = String::new();
+    for (name, rules) in &wanted.chains {
+        if !before.chains.contains_key(name) {
+            write_chain(&mut text, name, rules);
+        }
+    }
+    let differs = |of: &Rules, element: &(&(&'static str, String), &String)| {
+        of.elements.get(element.0) != Some(element.1)
+    };
+    write_elements(&mut text, "delete", before.elements.iter().filter(|element| differs(wanted, element)));
+    write_elements(&mut text, "add", wanted.elements.iter().filter(|element| differs(before, element)));
+    for name in before.chains.keys().filter(|name| !wanted.chains.contains_key(*name)) {
+        let _ = writeln!(text, "flush chain {TABLE} {name}\ndelete chain {TABLE} {name}");
     }
     text
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
-    use crate::config::Served;
-    use lb_svc_crds::gateway::NatBackend;
+    use lb_svc_crds::gateway::{NatBackend, Transport};
+
+    fn served(port: u16) -> Served {
+        Served { address: "172.18.0.18".parse().unwrap(), transport: Transport::Tcp, port }
+    }
+
+    fn pods(numbers: &[u8]) -> BTreeSet<SocketAddrV4> {
+        numbers.iter().map(|number| SocketAddrV4::new([10, 16, 0, *number].into(), 8080)).collect()
+    }
+
+    fn direct(numbers: &[u8], affinity: Option<u32>) -> Target {
+        let live = pods(numbers);
+        Target::Endpoints(Arc::new(Endpoints { live, affinity, ..Endpoints::default() }))
+    }
+
+    fn desired(forwards: &[(u16, Target)]) -> Desired {
+        Desired {
+            backend: NatBackend::Nftables,
+            lan: "net1".to_owned(),
+            addresses: vec!["172.18.0.18".parse().unwrap()],
+            forwards: forwards.iter().map(|(port, target)| (served(*port), target.clone())).collect(),
+        }
+    }
+
+    fn made(forwards: &[(u16, Target)]) -> Rules {
+        let desired = desired(forwards);
+        let mut slots = Slots::default();
+        slots.set(&desired.forwards);
+        rules(&desired, &slots)
+    }
 
     #[test]
     fn each_port_is_an_element() {
-        let address = "172.18.0.18".parse().unwrap();
-        let served = |transport, port| Served { address, transport, port };
-        let desired = Desired {
-            backend: NatBackend::Nftables,
-            lan: "net1".to_owned(),
-            addresses: vec![address],
-            forwards: [
-                (served(Transport::Tcp, 80), "10.109.201.193".parse().unwrap()),
-                (served(Transport::Udp, 53), "10.109.201.194".parse().unwrap()),
-            ]
-            .into(),
-        };
-        let script = script(&desired);
+        let rules =
+            made(&[(80, Target::ClusterIp("10.109.201.193".parse().unwrap())), (81, direct(&[1, 2], None))]);
+        let text = anew(&rules, &[]);
         for line in [
-            "add rule ip lb-svc leaving ct status dnat ip daddr { 10.109.201.193, 10.109.201.194 } masquerade\n",
-            "add element ip lb-svc tcp-targets { 172.18.0.18 . 80 : 10.109.201.193 . 80 }\n",
-            "add element ip lb-svc udp-targets { 172.18.0.18 . 53 : 10.109.201.194 . 53 }\n",
+            "add element ip lb-svc targets { 172.18.0.18 . tcp . 80 : 10.109.201.193 . 80 }\n",
+            "add element ip lb-svc spread { 172.18.0.18 . tcp . 81 : goto spread-2 }\n",
+            "add element ip lb-svc slots { 172.18.0.18 . tcp . 81 . 0 : 10.16.0.1 . 8080, 172.18.0.18 . tcp . 81 . 1 : 10.16.0.2 . 8080 }\n",
+            "add rule ip lb-svc spread-2 meta mark set numgen random mod 2\n",
         ] {
-            assert!(script.contains(line), "{line}{script}");
+            assert!(text.contains(line), "{line}{text}");
         }
+    }
+
+    #[test]
+    fn a_port_without_endpoints_is_refused() {
+        let rules = made(&[(81, direct(&[], None))]);
+        assert!(rules.elements.is_empty() && rules.chains.is_empty());
+    }
+
+    #[test]
+    fn who_goes_leaves_his_slot_to_the_last() {
+        let mut slots = Slots::default();
+        let mut set = |numbers: &[u8]| -> Vec<u8> {
+            slots.set(&[(served(80), direct(numbers, None))].into());
+            slots.0[&served(80)].iter().map(|endpoint| endpoint.ip().octets()[3]).collect()
+        };
+        assert_eq!(set(&[1, 2, 3, 4]), [1, 2, 3, 4]);
+        assert_eq!(set(&[1, 3, 4]), [1, 4, 3]);
+        assert_eq!(set(&[1, 2, 3, 4, 5]), [1, 4, 3, 2, 5]);
+        assert_eq!(set(&[5]), [5]);
+        assert_eq!(set(&[]), [] as [u8; 0]);
+    }
+
+    #[test]
+    fn a_change_is_a_few_elements() {
+        let mut slots = Slots::default();
+        let mut make = |numbers: &[u8]| {
+            let desired = desired(&[(80, direct(numbers, None))]);
+            slots.set(&desired.forwards);
+            rules(&desired, &slots)
+        };
+        let (three, two) = (make(&[1, 2, 3]), make(&[2, 3]));
+        let text = changes(&three, &two);
+        let expected = "\
+add chain ip lb-svc spread-2
+add rule ip lb-svc spread-2 meta mark set numgen random mod 2
+add rule ip lb-svc spread-2 meta l4proto tcp dnat ip to ip daddr . meta l4proto . th dport . meta mark map @slots
+add rule ip lb-svc spread-2 meta l4proto udp dnat ip to ip daddr . meta l4proto . th dport . meta mark map @slots
+add rule ip lb-svc spread-2 drop
+delete element ip lb-svc slots { 172.18.0.18 . tcp . 80 . 0 : 10.16.0.1 . 8080, 172.18.0.18 . tcp . 80 . 2 : 10.16.0.3 . 8080 }
+delete element ip lb-svc spread { 172.18.0.18 . tcp . 80 : goto spread-3 }
+add element ip lb-svc slots { 172.18.0.18 . tcp . 80 . 0 : 10.16.0.3 . 8080 }
+add element ip lb-svc spread { 172.18.0.18 . tcp . 80 : goto spread-2 }
+flush chain ip lb-svc spread-3
+delete chain ip lb-svc spread-3
+";
+        assert_eq!(text, expected);
+        assert_eq!(changes(&two, &two), "");
+    }
+
+    #[test]
+    fn whoever_is_there_is_remembered_by_the_same_number() {
+        let at = |text: &str| text.parse::<SocketAddrV4>().unwrap();
+        let picks = picks(&[at("10.0.0.2:80"), at("10.0.0.1:81"), at("10.0.0.1:80")]);
+        assert_eq!(picks[&at("10.0.0.1:80")], 0x0a00_0001);
+        assert_eq!(picks[&at("10.0.0.2:80")], 0x0a00_0002, "his own number is nobody else's");
+        assert_eq!(picks[&at("10.0.0.1:81")], 0x0a00_0003);
+        let rules = made(&[(80, direct(&[1, 2], Some(60)))]);
+        let elements = |map| rules.elements.keys().filter(move |(of, _)| *of == map).count();
+        assert_eq!((elements("picks"), elements("holders"), elements("spread")), (2, 2, 1));
+        assert!(rules.chains.contains_key("sticky-2-60"));
     }
 }

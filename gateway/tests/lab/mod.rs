@@ -11,8 +11,9 @@
 //! Each namespace lives in a process that dies with the test, whatever way it
 //! ends; so nothing is left behind, and tests do not see each other.
 
-// All of this is a test, though not by its attributes.
-#![allow(clippy::unwrap_used)]
+// All of this is a test, though not by its attributes; and each of the programs
+// that share it uses what it needs.
+#![allow(clippy::unwrap_used, dead_code)]
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
@@ -219,6 +220,9 @@ impl Drop for Servers {
     }
 }
 
+/// A pod that is served.
+pub struct Endpoint(Servers);
+
 /// The LAN with its hosts, and a pod on it.
 pub struct Lab {
     pub lan: Netns,
@@ -263,7 +267,6 @@ impl Lab {
     }
 
     /// Another pod on the LAN, on a node of its own.
-    #[allow(dead_code, reason = "for the tests of failover")]
     pub fn another(&self, number: usize) -> Site {
         Site::new(&self.lan, number)
     }
@@ -322,6 +325,18 @@ impl Site {
         links[0]["address"].as_str().unwrap().to_owned()
     }
 
+    /// An endpoint in the cluster that serves TCP and UDP on these ports, each
+    /// until it is dropped.
+    pub fn endpoint(&self, ip: &str, ports: &[u16]) -> Endpoint {
+        self.node.attempt(&format!("ip addr add {ip}/32 dev lo"));
+        let servers = Servers(Arc::default());
+        for port in ports {
+            servers.tcp(&self.node, &format!("{ip}:{port}"));
+            servers.udp(&self.node, &format!("{ip}:{port}"));
+        }
+        Endpoint(servers)
+    }
+
     /// Serves TCP somewhere else as well.
     pub fn serve_tcp(&self, netns: &Netns, at: &str) {
         self.servers.tcp(netns, at);
@@ -364,7 +379,6 @@ impl Site {
     }
 
     /// Mounts the election's key.
-    #[allow(dead_code, reason = "for the tests of failover")]
     pub fn key(&self, byte: u8) {
         let volume = self.dir.path().join("key");
         fs::create_dir_all(&volume).unwrap();
@@ -408,7 +422,6 @@ impl Site {
     }
 
     /// The NAT, as the tools of its back end print it.
-    #[allow(dead_code, reason = "for the tests of failover")]
     pub fn nat(&self) -> String {
         self.pod.run(match nat_backend().as_str() {
             "iptables" => "iptables -t nat -S",
@@ -445,7 +458,6 @@ pub fn config(ports: &[(&str, u16)]) -> Value {
 }
 
 /// The same by this back end.
-#[allow(dead_code, reason = "for the tests of the NAT")]
 pub fn config_by(backend: &str, ports: &[(&str, u16)]) -> Value {
     let mut config = config(ports);
     config["natBackend"] = json!(backend);
@@ -469,6 +481,14 @@ pub fn config_to(target: &str, ports: &[(&str, u16)]) -> Value {
         "natBackend": nat_backend(),
         "election": {"gateway": "6b1f3c52-0a43-4f0e-9d0b-3f1c2a9d8e77", "intervalMs": 50},
     })
+}
+
+/// A configuration with one address, whose ports lead straight to endpoints.
+pub fn config_direct(ports: &[(&str, u16)], subsets: &Value) -> Value {
+    let mut config = config(ports);
+    config["version"] = json!(5);
+    config["frontends"][0]["target"] = json!({"kind": "endpoints", "subsets": subsets});
+    config
 }
 
 /// An address of the LAN's Subnet.
@@ -536,7 +556,6 @@ impl Gateway<'_> {
     }
 
     /// Stops it where it is, or lets it go on.
-    #[allow(dead_code, reason = "for the measurement, which is a program of its own")]
     pub fn pause(&self, pause: bool) {
         self.signal(if pause { Signal::SIGSTOP } else { Signal::SIGCONT });
     }
