@@ -16,8 +16,8 @@ use crate::domain::Answer;
 /// A gateway that is well answers within a millisecond; one that does not is
 /// asked again later.
 const TIMEOUT: Duration = Duration::from_millis(500);
-/// No status is longer.
-const BODY_MAX: usize = 256 * 1024;
+/// No status is longer: it may name every endpoint.
+const BODY_MAX: usize = 1024 * 1024;
 
 /// An HTTP client for gateways.
 #[derive(Clone, Debug)]

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{self as core, ConfigMap, Node};
+use k8s_openapi::api::discovery::v1::{self as discovery, EndpointSlice};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
 use kube::{CustomResource, Resource, ResourceExt};
@@ -14,10 +15,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::domain::{
-    Attachment, Child, Condition, DeploymentView, Ingress, Owner, Place, Pod, PortStatus, Service, ServiceRef,
+    Attachment, Child, Condition, DeploymentView, Ingress, Owner, Place, Pod, PortStatus, Service,
+    ServicePort, ServiceRef,
 };
+use crate::endpoints::{Endpoint, Slice, SlicePort};
 use crate::ipam::{Claim, ClaimId};
 use crate::render;
+use crate::request::transport;
 use crate::state::{self, SubnetView};
 
 /// Multus's kind, as far as it concerns us.
@@ -65,6 +69,13 @@ pub fn service_ref(object: &core::Service) -> ServiceRef {
     ServiceRef::new(&object.namespace().unwrap_or_default(), &object.name_any())
 }
 
+/// The annotations of a Service that concern us and are not of our domain.
+const OTHERS: [&str; 3] =
+    [names::PROVIDER_ANNOTATION, names::CCE_PASS_THROUGH_ANNOTATION, names::TKE_DIRECT_ACCESS_ANNOTATION];
+/// For how long a client stays with its backend unless the Service says
+/// (Kubernetes API).
+const AFFINITY_SECONDS: u32 = 10_800;
+
 /// A Service, if it is or was any of our business.
 pub fn service(object: &core::Service) -> Option<Service> {
     let spec = object.spec.clone().unwrap_or_default();
@@ -74,8 +85,7 @@ pub fn service(object: &core::Service) -> Option<Service> {
         .annotations()
         .iter()
         .filter(|(key, _)| {
-            *key == names::PROVIDER_ANNOTATION
-                || *key == names::CCE_PASS_THROUGH_ANNOTATION
+            OTHERS.contains(&key.as_str())
                 || key.starts_with(names::DOMAIN)
                 || key.ends_with(".kubernetes.io/logical_switch")
         })
@@ -95,21 +105,26 @@ pub fn service(object: &core::Service) -> Option<Service> {
         annotations,
         load_balancer_ip: spec.load_balancer_ip.unwrap_or_default(),
         cluster_ips: spec.cluster_ips.unwrap_or_default(),
-        ports: spec
-            .ports
-            .unwrap_or_default()
-            .into_iter()
-            .filter_map(|port| {
-                Some((port.protocol.unwrap_or_else(|| "TCP".to_owned()), u16::try_from(port.port).ok()?))
-            })
-            .collect(),
-        affinity: spec.session_affinity.as_deref() == Some("ClientIP"),
+        ports: spec.ports.unwrap_or_default().into_iter().filter_map(port).collect(),
+        selector: spec.selector.unwrap_or_default(),
+        affinity: (spec.session_affinity.as_deref() == Some("ClientIP")).then(|| {
+            let said = spec.session_affinity_config.and_then(|config| config.client_ip?.timeout_seconds);
+            said.and_then(|seconds| u32::try_from(seconds).ok()).unwrap_or(AFFINITY_SECONDS)
+        }),
         local_policy: spec.external_traffic_policy.as_deref() == Some("Local"),
         internal_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
         source_ranges: spec.load_balancer_source_ranges.unwrap_or_default(),
         ingress: ingress.into_iter().map(self::ingress).collect(),
         conditions,
         since,
+    })
+}
+
+fn port(object: core::ServicePort) -> Option<ServicePort> {
+    Some(ServicePort {
+        name: object.name.unwrap_or_default(),
+        protocol: object.protocol.unwrap_or_else(|| "TCP".to_owned()),
+        port: u16::try_from(object.port).ok()?,
     })
 }
 
@@ -287,6 +302,37 @@ pub fn pod(object: &core::Pod) -> Pod {
     }
 }
 
+/// On EndpointSlices: the Service they are of (Kubernetes API).
+pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
+
+/// The Service that an EndpointSlice is of, and what it says.
+pub fn slice(object: &EndpointSlice) -> Option<(String, Slice)> {
+    let service = object.labels().get(SERVICE_NAME_LABEL)?;
+    let port = |port: &discovery::EndpointPort| {
+        Some(SlicePort {
+            name: port.name.clone().unwrap_or_default(),
+            protocol: transport(port.protocol.as_deref().unwrap_or("TCP"))?,
+            port: u16::try_from(port.port?).ok().filter(|port| *port != 0)?,
+        })
+    };
+    // All that an endpoint has more than one address for is the same to us; and
+    // what is not said is meant well, except that it ends.
+    let endpoint = |endpoint: &discovery::Endpoint| {
+        let conditions = endpoint.conditions.clone().unwrap_or_default();
+        Some(Endpoint {
+            address: endpoint.addresses.first()?.parse().ok()?,
+            ready: conditions.ready.unwrap_or(true),
+            serving: conditions.serving.unwrap_or(true),
+            terminating: conditions.terminating.unwrap_or(false),
+        })
+    };
+    let slice = Slice {
+        ports: object.ports.iter().flatten().filter_map(port).collect(),
+        endpoints: object.endpoints.iter().filter_map(endpoint).collect(),
+    };
+    Some((service.clone(), slice))
+}
+
 /// The hardware address of the attachment's interface in Multus's report.
 fn attached_mac(network_status: &str, attachment: &str) -> Option<String> {
     let networks: Vec<Value> = serde_json::from_str(network_status).ok()?;
@@ -423,6 +469,54 @@ mod tests {
         assert_eq!(of(ready("True")), (true, None));
         assert_eq!(of(ready("False")), (false, Some("2026-01-01T00:00:07Z".into())));
         assert_eq!(of(json!([])), (false, Some("2026-01-01T00:00:00Z".into())));
+    }
+
+    #[test]
+    fn affinity_lasts_as_long_as_the_service_says() {
+        let of = |spec: Value| {
+            let annotations = json!({ names::PROVIDER_ANNOTATION: "lan.kube-system" });
+            let object = json!({ "metadata": { "annotations": annotations }, "spec": spec });
+            service(&serde_json::from_value(object).unwrap()).unwrap().affinity
+        };
+        assert_eq!(of(json!({ "sessionAffinity": "None" })), None);
+        assert_eq!(of(json!({ "sessionAffinity": "ClientIP" })), Some(10_800));
+        let config = json!({ "clientIP": { "timeoutSeconds": 60 } });
+        assert_eq!(of(json!({ "sessionAffinity": "ClientIP", "sessionAffinityConfig": config })), Some(60));
+    }
+
+    #[test]
+    fn a_slice_is_read_as_kube_proxy_reads_it() {
+        let of = |ports: Value, endpoints: Value| {
+            let metadata = json!({ "labels": { SERVICE_NAME_LABEL: "web" } });
+            let object = json!({
+                "metadata": metadata, "addressType": "IPv4", "ports": ports, "endpoints": endpoints,
+            });
+            slice(&serde_json::from_value(object).unwrap()).unwrap().1
+        };
+        let read = of(
+            json!([
+                { "name": "web", "port": 8080, "protocol": "TCP" }, { "port": 53 }, { "name": "all" },
+                { "name": "sctp", "port": 9, "protocol": "SCTP" },
+            ]),
+            json!([
+                { "addresses": ["10.0.0.1", "10.0.0.9"] },
+                {
+                    "addresses": ["10.0.0.2"],
+                    "conditions": { "ready": false, "serving": false, "terminating": true },
+                },
+                { "addresses": ["10.0.0.3"] },
+                { "addresses": ["host.example"] },
+            ]),
+        );
+        let ports: Vec<_> = read.ports.iter().map(|port| (port.name.as_str(), port.port)).collect();
+        assert_eq!(ports, [("web", 8080), ("", 53)]);
+        let one = |last, ready| Endpoint {
+            address: Ipv4Addr::new(10, 0, 0, last),
+            ready,
+            serving: ready,
+            terminating: !ready,
+        };
+        assert_eq!(read.endpoints, [one(1, true), one(2, false), one(3, true)]);
     }
 
     #[test]

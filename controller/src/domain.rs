@@ -94,10 +94,13 @@ pub struct Service {
     pub load_balancer_ip: String,
     /// `spec.clusterIPs`, as written.
     pub cluster_ips: Vec<String>,
-    /// `spec.ports`: protocol and port.
-    pub ports: Vec<(String, u16)>,
-    /// Whether `spec.sessionAffinity` is ClientIP.
-    pub affinity: bool,
+    /// `spec.ports`.
+    pub ports: Vec<ServicePort>,
+    /// `spec.selector`.
+    pub selector: BTreeMap<String, String>,
+    /// For how many seconds a client stays with its backend, where
+    /// `spec.sessionAffinity` is ClientIP.
+    pub affinity: Option<u32>,
     /// Whether `spec.externalTrafficPolicy` is Local.
     pub local_policy: bool,
     /// Whether `spec.internalTrafficPolicy` is Local.
@@ -110,6 +113,17 @@ pub struct Service {
     pub conditions: Vec<Condition>,
     /// When each of them last changed its status.
     pub since: BTreeMap<String, Timestamp>,
+}
+
+/// A port of a Service.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServicePort {
+    /// Its name; may be empty where it is the only one.
+    pub name: String,
+    /// Its protocol, as written.
+    pub protocol: String,
+    /// Its number.
+    pub port: u16,
 }
 
 /// An entry of a Service's `status.loadBalancer.ingress`.

@@ -10,8 +10,9 @@
 //!  API server ◀──────────────── act (render) ◀───────────────┘ act
 //! ```
 //!
-//! [`domain`], [`ipam`], [`request`], [`plan`], [`active`] and [`subnets`] hold
-//! the decisions: no Kubernetes types, no IO. [`settings`] and [`render`] know
+//! [`domain`], [`ipam`], [`request`], [`health`], [`endpoints`], [`plan`],
+//! [`active`], [`direct`] and [`subnets`] hold the decisions: no
+//! Kubernetes types, no IO. [`settings`] and [`render`] know
 //! what Kubernetes objects look like. [`act`] is the only module that writes.
 
 pub mod act;
@@ -20,7 +21,10 @@ mod admin;
 mod args;
 mod ask;
 pub mod convert;
+pub mod direct;
 pub mod domain;
+pub mod endpoints;
+pub mod health;
 pub mod ipam;
 pub mod keys;
 pub mod metrics;

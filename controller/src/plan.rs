@@ -13,20 +13,23 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use lb_svc_crds::Requested;
 use lb_svc_crds::gateway::{
-    ADVERTISEMENT_INTERVAL_MS, Address, CONFIG_VERSION, Election, Frontend, GatewayConfig, GatewayStatus,
-    LIMITED_VERSION, Target,
+    ADVERTISEMENT_INTERVAL_MS, Address, CONFIG_VERSION, DIRECT_VERSION, Election, Frontend, GatewayConfig,
+    GatewayStatus, LIMITED_VERSION, Port, Subset, Target,
 };
 use lb_svc_crds::names::{self, Provider};
 
 use serde_json::Value;
 
 use crate::active::{self, News, Seen};
+use crate::direct::{Course, Led, Look, Sight};
 use crate::domain::{
-    Answer, Attachment, Child, Condition, DeploymentView, Ingress, Place, Pod, Service, ServiceRef,
+    Answer, Attachment, Child, Condition, DeploymentView, Ingress, Place, Pod, Service, ServicePort,
+    ServiceRef,
 };
+use crate::endpoints::{self, Slice};
 use crate::ipam::{BEING_FREED, Claim, ClaimId, Network, Refusal, Wish};
 use crate::render::{self, Origin, Template};
-use crate::request::{Problem, Request, request};
+use crate::request::{Cause, Problem, Request, request, transport};
 use crate::settings::{Configuration, Setting, Settings};
 
 /// The Service holds an address.
@@ -86,6 +89,11 @@ pub struct Observed {
     pub budget: Option<Child<Value>>,
     /// The gateway's pods, whosever they were.
     pub pods: Vec<Pod>,
+    /// The Service's EndpointSlices.
+    pub slices: Vec<Arc<Slice>>,
+    /// What this process last saw of the gateway, where it leads straight to
+    /// endpoints.
+    pub course: Option<Course>,
     /// What this process last saw of their election, if it has looked.
     pub election: Option<Seen>,
     /// How long ago this process last made the key.
@@ -213,6 +221,8 @@ pub struct Plan {
     /// Whether the gateway is to be rolled as one of many, when others are
     /// done.
     pub queued: bool,
+    /// What is seen of the gateway, where it leads straight to endpoints.
+    pub direct: Option<Sight>,
 }
 
 /// Plans for the gateway of `service`.
@@ -316,6 +326,10 @@ struct Planner<'a> {
     moves: bool,
     /// What is seen of the election among the gateway's pods.
     election: Option<Seen>,
+    /// What is seen of the gateway, where it leads straight to endpoints.
+    direct: Option<Sight>,
+    /// Why it does.
+    cause: Option<Cause>,
 }
 
 impl<'a> Planner<'a> {
@@ -332,6 +346,8 @@ impl<'a> Planner<'a> {
             queued: false,
             moves: false,
             election: None,
+            direct: None,
+            cause: None,
         }
     }
 
@@ -341,12 +357,14 @@ impl<'a> Planner<'a> {
         remove_children(self.observed, uid.filter(|_| !self.moves), &mut self.actions);
         release_strays(self.observed, uid, &mut self.actions);
         match request {
-            // The last good state serves on: nothing but the status changes.
+            // The last good state serves on: nothing but endpoints and the
+            // status change.
             Err(problem) => {
+                let follows = self.keep_up();
                 let ingress = self.kept_ingress();
                 self.report(ingress, Err(&problem), Err(&problem));
-                let settled = self.actions.is_empty();
-                Plan { actions: self.actions, settled, ..Plan::default() }
+                let settled = self.actions.is_empty() && follows && !self.is_changing();
+                Plan { settled, ..self.plan() }
             }
             Ok(request) => self.serve(&request),
         }
@@ -384,18 +402,15 @@ impl<'a> Planner<'a> {
             remove_children(self.observed, None, &mut self.actions);
         }
         let serving = self.serving(request, target);
-        let (digest, written) = match self.config(request, &serving) {
-            Ok(Some(Content { text, before })) => {
-                let known = self.observed.config.as_ref().map(|config| &config.content);
-                let written = known == Some(&text) || known == Some(&before);
-                let digest = Digests([&text, &before].map(|text| names::digest(text.as_bytes())));
-                if known != Some(&text) {
-                    self.actions.push(Action::WriteConfig(text));
-                }
-                (Some(digest), Ok(written))
+        self.cause = request.direct.as_ref().map(|direct| direct.cause);
+        let config = self.config(request, &serving);
+        let (digest, written, led) = match config.and_then(|config| config.map(Content::of).transpose()) {
+            Ok(Some(content)) => {
+                let (digest, written) = self.write(&content);
+                (Some(digest), Ok(written), content.led)
             }
-            Ok(None) => (None, Ok(false)),
-            Err(problem) => (None, Err(problem)),
+            Ok(None) => (None, Ok(false), None),
+            Err(problem) => (None, Err(problem), None),
         };
         self.limits.clone_from(&request.limits);
         let deployed = match &written {
@@ -417,13 +432,15 @@ impl<'a> Planner<'a> {
         // his status has said so yet.
         let shown = target
             .or_else(|| serving.iter().find(|claim| self.is_in_status(claim)).or(serving.first()).copied());
-        let programmed = digest.as_ref().is_some_and(|digest| {
-            matches!(written, Ok(true))
-                && self.pods().any(|pod| pod.ready && follows(pod, digest))
-                && shown.is_none_or(|claim| self.is_taken_up(claim))
-        });
+        let taken_up = shown.is_none_or(|claim| self.is_taken_up(claim));
+        let follows = matches!(written, Ok(true)) && digest.as_ref().is_some_and(|d| self.follows(d));
+        self.direct = led.map(|led| self.look(&led, follows));
+        let programmed = follows && taken_up;
+        // Of endpoints that come and go it may be behind a little.
+        let keeps_up = self.direct.as_ref().is_some_and(|direct| direct.serves);
+        let served = programmed || keeps_up && taken_up && self.pods().any(|pod| pod.ready);
         let ingress = match shown {
-            Some(claim) if programmed => vec![Ingress {
+            Some(claim) if served => vec![Ingress {
                 ip: claim.address.to_string(),
                 proxy: request.pass_through,
                 ports: request.port_statuses.clone(),
@@ -432,7 +449,7 @@ impl<'a> Planner<'a> {
         };
         let ready = match deployed {
             Err(problem) => Err(problem),
-            Ok(()) if programmed => Ok(()),
+            Ok(()) if served => Ok(()),
             Ok(()) => Err(self.obstacle(&serving)),
         };
         if let (Some(claim), None) = (target, self.wish(request).address)
@@ -443,19 +460,97 @@ impl<'a> Planner<'a> {
         if let (Some(digest), true) = (&digest, programmed) {
             self.release_extras(&serving, digest);
         }
-        if programmed {
+        if served {
             self.limits.extend(self.refused());
             self.limits.extend(self.lacking());
+            self.limits.splice(..0, self.failing());
         }
         let waiting = allocated.is_err();
         self.report(ingress, allocated.as_ref().copied(), ready.as_ref().copied());
         let writes = self.actions.iter().any(|action| !matches!(action, Action::WriteDeployment(_)));
-        Plan { settled: (programmed || waiting) && !writes, waiting, ..self.plan() }
+        let settled = (programmed || waiting) && !writes && !self.is_changing();
+        Plan { settled, waiting, ..self.plan() }
+    }
+
+    /// Whether more is to be seen of the gateway's endpoints soon.
+    fn is_changing(&self) -> bool {
+        self.direct.as_ref().is_some_and(|direct| direct.may_fail)
     }
 
     /// What is planned so far, with more to come.
     fn plan(self) -> Plan {
-        Plan { actions: self.actions, rolls: self.rolls, queued: self.queued, ..Plan::default() }
+        let Self { actions, rolls, queued, direct, .. } = self;
+        Plan { actions, rolls, queued, direct, ..Plan::default() }
+    }
+
+    /// Writes the ConfigMap, unless it is so; returns whether it was.
+    fn write(&mut self, content: &Content) -> (Digests, bool) {
+        let Content { text, before, .. } = content;
+        let known = self.observed.config.as_ref().map(|config| &config.content);
+        let written = known == Some(text) || known == Some(before);
+        if known != Some(text) {
+            self.actions.push(Action::WriteConfig(text.clone()));
+        }
+        (Digests([text, before].map(|text| names::digest(text.as_bytes()))), written)
+    }
+
+    /// Whether a ready pod carries out the configuration.
+    fn follows(&self, digest: &Digests) -> bool {
+        self.pods().any(|pod| pod.ready && follows(pod, digest))
+    }
+
+    /// Looks at a gateway that leads straight to endpoints.
+    fn look(&self, led: &Led, follows: bool) -> Sight {
+        let pods: Vec<&Pod> = self.pods().filter(|pod| pod.ready).collect();
+        let Observed { now, course, .. } = self.observed;
+        let look = Look { led, pods: &pods, follows, now: *now };
+        look.see(course.as_ref())
+    }
+
+    /// Has the gateway that serves the last good state on follow its endpoints:
+    /// they come and go all the same. Returns whether it does.
+    fn keep_up(&mut self) -> bool {
+        let known = self.observed.config.as_ref().filter(|_| self.name_is_free().is_ok());
+        let Some(mut config) = known.and_then(|known| serde_json::from_str(&known.content).ok()) else {
+            return true;
+        };
+        let GatewayConfig { frontends, addresses, .. } = &mut config;
+        let mut is_direct = false;
+        for Frontend { ports, target, .. } in frontends {
+            if let Target::Endpoints { subsets, .. } = target {
+                (*subsets, is_direct) = (self.subsets(ports), true);
+            }
+        }
+        if !is_direct {
+            return true;
+        }
+        let is_served = |claim: &&Claim| addresses.iter().any(|known| known.address == claim.address);
+        let serving: Vec<&Claim> = self.mine.iter().copied().filter(is_served).collect();
+        let (Some(claim), Ok(content)) = (serving.first(), Content::of(config)) else { return true };
+        let (digest, written) = self.write(&content);
+        self.annotate(&claim.provider, &serving, &digest);
+        let follows = written && self.follows(&digest);
+        self.direct = content.led.as_ref().map(|led| self.look(led, follows));
+        follows
+    }
+
+    /// The endpoints that the Service's ports lead to, as far as they are among
+    /// `ports`.
+    fn subsets(&self, ports: &[Port]) -> Vec<Subset> {
+        let is_served = |ServicePort { protocol, port, .. }: &&ServicePort| {
+            transport(protocol).is_some_and(|protocol| ports.contains(&Port { protocol, port: *port }))
+        };
+        let ports: Vec<ServicePort> = self.service.ports.iter().filter(is_served).cloned().collect();
+        endpoints::subsets(&ports, &self.observed.slices)
+    }
+
+    /// Says that checks find no endpoint healthy.
+    fn failing(&self) -> Option<Problem> {
+        let failing = &self.direct.as_ref()?.failing;
+        let ports: Vec<String> = failing.iter().map(|port| port.port.to_string()).collect();
+        let message =
+            format!("all endpoints of port {} fail their health check: all are used", ports.join(", "));
+        (!failing.is_empty()).then(|| Problem::new("AllUnhealthy", message))
     }
 
     /// The gateway's living pods.
@@ -544,7 +639,7 @@ impl<'a> Planner<'a> {
     }
 
     /// The gateway's configuration; `None` without an address to serve.
-    fn config(&self, request: &Request, serving: &[&Claim]) -> Result<Option<Content>, Problem> {
+    fn config(&self, request: &Request, serving: &[&Claim]) -> Result<Option<GatewayConfig>, Problem> {
         self.name_is_free()?;
         if serving.is_empty() {
             return Ok(None);
@@ -579,13 +674,25 @@ impl<'a> Planner<'a> {
                 )
             })?);
         }
-        let mut config = GatewayConfig {
-            version: if request.clients.is_some() { LIMITED_VERSION } else { CONFIG_VERSION },
+        let target = match &request.direct {
+            None => Target::ClusterIp { addresses: request.cluster_ips.clone() },
+            Some(direct) => Target::Endpoints {
+                subsets: self.subsets(&request.ports),
+                affinity_seconds: direct.affinity_seconds,
+                check: direct.check.clone(),
+            },
+        };
+        Ok(Some(GatewayConfig {
+            version: match (&target, &request.clients) {
+                (Target::Endpoints { .. }, _) => DIRECT_VERSION,
+                (_, Some(_)) => LIMITED_VERSION,
+                (_, None) => CONFIG_VERSION,
+            },
             attachment: request.provider.multus_name(),
             frontends: vec![Frontend {
                 service: self.key.to_string(),
                 addresses: addresses.iter().map(|address| address.address).collect(),
-                target: Target::ClusterIp { addresses: request.cluster_ips.clone() },
+                target,
                 ports: request.ports.clone(),
                 clients: request.clients.clone(),
             }],
@@ -595,20 +702,7 @@ impl<'a> Planner<'a> {
                 gateway: self.service.owner.uid.clone(),
                 interval_ms: ADVERTISEMENT_INTERVAL_MS,
             }),
-        };
-        let text = render(&config);
-        if let Some(address) = config.addresses.first_mut() {
-            address.probe = true;
-        }
-        let before = render(&config);
-        if before.len() > CONFIG_MAX {
-            let message = format!(
-                "the gateway's configuration is {} bytes, a ConfigMap holds {CONFIG_MAX}: use fewer ports",
-                before.len()
-            );
-            return Err(Problem::new("ConfigTooLarge", message));
-        }
-        Ok(Some(Content { text, before }))
+        }))
     }
 
     /// Says of a live address that its Subnet would not give it out now.
@@ -932,6 +1026,12 @@ impl<'a> Planner<'a> {
         format!(" by {}; {standbys}", place(active))
     }
 
+    /// How it serves, where that is not by the ClusterIP.
+    fn how(&self) -> String {
+        let cause = self.cause.map(|cause| format!("; connections go straight to its endpoints, {cause}"));
+        cause.unwrap_or_default()
+    }
+
     /// Why there are fewer pods than are asked for, while others serve.
     fn lacking(&self) -> Option<Problem> {
         let deployment = &self.observed.deployment.as_ref()?.content;
@@ -1073,7 +1173,7 @@ impl<'a> Planner<'a> {
                     GATEWAY_READY,
                     true,
                     "GatewayReady",
-                    format!("{} is served{}", ips(&ingress).join(", "), self.by_whom()),
+                    format!("{} is served{}{}", ips(&ingress).join(", "), self.by_whom(), self.how()),
                 ),
                 Err(problem) => condition(GATEWAY_READY, false, &problem.reason, problem.message.clone()),
             },
@@ -1132,6 +1232,34 @@ struct Content {
     /// The same, before the first address had been in service: the LAN is to
     /// be asked for it. A gateway that carried that out carries out this.
     before: String,
+    /// Where it leads connections, if that is straight to endpoints.
+    led: Option<Led>,
+}
+
+impl Content {
+    fn of(mut config: GatewayConfig) -> Result<Self, Problem> {
+        let text = render(&config);
+        if let Some(address) = config.addresses.first_mut() {
+            address.probe = true;
+        }
+        let before = render(&config);
+        if before.len() > CONFIG_MAX {
+            let message = format!(
+                "the gateway's configuration is {} bytes, a ConfigMap holds {CONFIG_MAX}: use fewer ports, or fewer endpoints",
+                before.len()
+            );
+            return Err(Problem::new("ConfigTooLarge", message));
+        }
+        let led = config.frontends.iter_mut().find_map(|frontend| {
+            let Target::Endpoints { subsets, check, .. } = &mut frontend.target else { return None };
+            Some((frontend.ports.clone(), std::mem::take(subsets), check.clone()))
+        });
+        let led = led.map(|(ports, subsets, check)| {
+            let rest = names::digest(render(&config).as_bytes());
+            Led { ports, subsets, check, rest }
+        });
+        Ok(Self { text, before, led })
+    }
 }
 
 /// The digests of a [`Content`], the wanted one first.
@@ -1190,11 +1318,11 @@ fn told(pod: &Pod) -> (&str, u32) {
 
 #[cfg(test)]
 mod tests {
-    use lb_svc_crds::gateway::Role;
+    use lb_svc_crds::gateway::{NatBackend, Role, TargetPort, Transport};
 
     use super::*;
     use crate::domain::{Owner, PortStatus};
-    use crate::request::tests::service;
+    use crate::request::tests::{port, service};
 
     fn key() -> ServiceRef {
         ServiceRef::new("default", "test-service")
@@ -1573,10 +1701,191 @@ mod tests {
         assert_eq!(plan(&key(), &gone).actions, [Action::Release(kept.id)]);
     }
 
+    /// A slice of the Service's one port; endpoints as [`endpoints::tests`] has
+    /// them.
+    fn slice(endpoints: &[(u8, &str)]) -> Arc<Slice> {
+        Arc::new(endpoints::tests::slice(&[("", Transport::Tcp, 8080)], endpoints))
+    }
+
+    /// One that leads straight to two endpoints, and does.
+    fn direct() -> Observed {
+        let mut observed = claimed(&[claim("172.18.0.11", Requested::Dynamic)]);
+        annotate(&mut observed, names::DIRECT_ACCESS_ANNOTATION, "true");
+        observed.slices = vec![slice(&[(1, "ready"), (2, "ready")])];
+        seen(carried_out(observed, "172.18.0.11"))
+    }
+
+    /// The same, with what a look at it leaves.
+    fn seen(mut observed: Observed) -> Observed {
+        observed.course = plan(&key(), &observed).direct.map(|direct| direct.course);
+        observed
+    }
+
+    /// Where a plan's ConfigMap leads.
+    fn led(plan: &Plan) -> GatewayConfig {
+        serde_json::from_str(config_of(plan).expect("a ConfigMap")).unwrap()
+    }
+
+    fn addresses(config: &GatewayConfig) -> Vec<String> {
+        let Target::Endpoints { subsets, .. } = &config.frontends[0].target else { panic!("not direct") };
+        subsets.iter().flat_map(|subset| &subset.addresses).map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn endpoints_are_followed_and_the_gateway_serves_meanwhile() {
+        let mut observed = direct();
+        let planned = plan(&key(), &observed);
+        assert_eq!((&planned.actions[..], planned.settled), (&[][..], true));
+        let text = &observed.config.as_ref().unwrap().content;
+        let config: GatewayConfig = serde_json::from_str(text).unwrap();
+        assert_eq!((config.version, config.frontends[0].ports.len()), (DIRECT_VERSION, 1));
+        let condition = observed.service.as_ref().unwrap().conditions.iter();
+        let message = &condition.clone().find(|condition| condition.kind == GATEWAY_READY).unwrap().message;
+        assert!(message.ends_with("connections go straight to its endpoints, as asked for"), "{message}");
+
+        observed.slices = vec![slice(&[(1, "ready"), (2, "leaving"), (3, "ready")])];
+        let planned = plan(&key(), &observed);
+        let config = led(&planned);
+        assert_eq!(addresses(&config), ["10.0.0.1", "10.0.0.3"]);
+        let Target::Endpoints { subsets, affinity_seconds, check } = &config.frontends[0].target else {
+            panic!("not direct")
+        };
+        let target = TargetPort { protocol: Transport::Tcp, port: 80, target_port: 8080 };
+        assert_eq!((&subsets[0].ports, affinity_seconds, check), (&vec![target], &None, &None));
+        assert_eq!(subsets[0].draining.len(), 1);
+        let digest = names::digest(config_of(&planned).unwrap().as_bytes());
+        let nudged = planned.actions.iter().any(|action| match action {
+            Action::Annotate { annotations, nudge: Some(0), .. } => {
+                annotations[names::CONFIG_ANNOTATION] == format!("{digest}.0")
+            }
+            _ => false,
+        });
+        assert!(nudged, "{:?}", planned.actions);
+        assert_eq!(status(&planned), None, "nothing to be said of it");
+        assert!(!planned.settled);
+
+        // A gateway that does not follow at all is one that does not serve.
+        observed.config.as_mut().unwrap().content = config_of(&planned).unwrap().clone();
+        observed = seen(observed);
+        assert_eq!(status(&plan(&key(), &observed)), None);
+        observed.now += SignedDuration::from_secs(10);
+        let planned = plan(&key(), &observed);
+        assert_eq!(reason(status(&planned).unwrap().1, GATEWAY_READY), STARTING);
+
+        // Another port is more than an endpoint.
+        let mut observed = direct();
+        observed.service.as_mut().unwrap().ports.push(port("TCP", 443));
+        assert_eq!(reason(status(&plan(&key(), &observed)).unwrap().1, GATEWAY_READY), STARTING);
+    }
+
+    #[test]
+    fn without_endpoints_the_address_is_served_all_the_same() {
+        let mut observed = direct();
+        observed.slices.clear();
+        let done = carried_out(Observed { pods: Vec::new(), ..observed }, "172.18.0.11");
+        assert_eq!(ips(&done.service.as_ref().unwrap().ingress), ["172.18.0.11"]);
+        let config: GatewayConfig = serde_json::from_str(&done.config.unwrap().content).unwrap();
+        assert!(addresses(&config).is_empty());
+        assert_eq!(config.frontends[0].ports.len(), 1);
+    }
+
+    #[test]
+    fn what_a_service_asks_of_its_endpoints_is_in_the_configuration() {
+        let mut observed = direct();
+        let service = observed.service.as_mut().unwrap();
+        service.affinity = Some(60);
+        service.source_ranges = vec!["192.0.2.0/24".into()];
+        annotate(&mut observed, names::HEALTH_CHECK_ANNOTATION, "tcp");
+        let config = led(&plan(&key(), &observed));
+        assert_eq!((config.version, config.nat_backend), (DIRECT_VERSION, NatBackend::Nftables));
+        assert!(config.frontends[0].clients.is_some());
+        let Target::Endpoints { affinity_seconds, check, .. } = &config.frontends[0].target else {
+            panic!("not direct")
+        };
+        assert_eq!((*affinity_seconds, check.is_some()), (Some(60), true));
+
+        // And back to the ClusterIP.
+        let mut plain = direct();
+        annotate(&mut plain, names::DIRECT_ACCESS_ANNOTATION, "false");
+        let config = led(&plan(&key(), &plain));
+        assert_eq!(config.version, CONFIG_VERSION);
+        assert!(matches!(config.frontends[0].target, Target::ClusterIp { .. }));
+    }
+
+    #[test]
+    fn endpoints_are_followed_whatever_else_is_wrong() {
+        let mut observed = direct();
+        let service = observed.service.as_mut().unwrap();
+        service.source_ranges = vec!["nonsense".into()];
+        service.ports.push(port("TCP", 443));
+        let observed = settle(observed);
+        assert!(plan(&key(), &observed).settled);
+        let mut changed = observed.clone();
+        changed.slices = vec![slice(&[(3, "ready")])];
+        let planned = plan(&key(), &changed);
+        let config = led(&planned);
+        assert_eq!((addresses(&config), config.frontends[0].ports.len()), (vec!["10.0.0.3".into()], 1));
+        assert!(config.frontends[0].clients.is_none(), "the rest stays as it was");
+        assert!(
+            planned.actions.iter().any(|action| matches!(action, Action::Annotate { nudge: Some(0), .. }))
+        );
+        // Until it does, it is told again.
+        changed.config.as_mut().unwrap().content = config_of(&planned).unwrap().clone();
+        let changed = settle(changed);
+        let planned = plan(&key(), &changed);
+        assert!(!planned.settled);
+
+        // What goes to the ClusterIP is left alone.
+        let mut plain = served();
+        plain.slices = changed.slices;
+        plain.service.as_mut().unwrap().source_ranges = vec!["nonsense".into()];
+        assert_eq!(config_of(&plan(&key(), &plain)), None);
+    }
+
+    #[test]
+    fn more_endpoints_than_a_config_map_holds_keep_the_last_good_state() {
+        let mut observed = direct();
+        let many = |n: u8| {
+            let mut slice = Slice::clone(&slice(&[(1, "ready")]));
+            let one = slice.endpoints[0];
+            slice.endpoints = (0..u16::MAX)
+                .map(|k| endpoints::Endpoint { address: (u32::from(k) + (u32::from(n) << 24)).into(), ..one })
+                .collect();
+            Arc::new(slice)
+        };
+        observed.slices = vec![many(10), many(11)];
+        let planned = plan(&key(), &observed);
+        assert_eq!(config_of(&planned), None);
+        let (ingress, conditions) = status(&planned).unwrap();
+        assert_eq!((ingress.len(), reason(conditions, GATEWAY_READY)), (1, "ConfigTooLarge"));
+    }
+
+    #[test]
+    fn a_check_that_fails_everywhere_is_said_first() {
+        let mut observed = direct();
+        observed.service.as_mut().unwrap().local_policy = true;
+        annotate(&mut observed, names::HEALTH_CHECK_ANNOTATION, "tcp");
+        observed.config = None;
+        let mut observed = seen(carried_out(Observed { pods: Vec::new(), ..observed }, "172.18.0.11"));
+        let Answer::Said(said) = &mut observed.pods[0].answer else { panic!("it answers") };
+        said.unhealthy = ["10.0.0.1:8080", "10.0.0.2:8080"].map(|socket| socket.parse().unwrap()).into();
+        let planned = plan(&key(), &observed);
+        assert!(status(&planned).is_none() && !planned.settled, "it may just not have asked yet");
+        observed = seen(observed);
+        observed.now += SignedDuration::from_secs(3);
+        let planned = plan(&key(), &observed);
+        let (ingress, conditions) = status(&planned).unwrap();
+        assert_eq!((ingress.len(), reason(conditions, GATEWAY_READY)), (1, "GatewayReady"));
+        let limited = conditions.iter().find(|condition| condition.kind == LIMITED).unwrap();
+        assert_eq!(limited.reason, "AllUnhealthy");
+        assert!(limited.message.starts_with("all endpoints of port 80 fail"), "{}", limited.message);
+        assert!(limited.message.contains("externalTrafficPolicy"), "beside what else there is");
+    }
+
     #[test]
     fn the_status_has_every_port_and_who_serves_the_cluster() {
         let mut observed = claimed(&[claim("172.18.0.11", Requested::Dynamic)]);
-        observed.service.as_mut().unwrap().ports.push(("SCTP".into(), 81));
+        observed.service.as_mut().unwrap().ports.push(port("SCTP", 81));
         let observed = carried_out(observed, "172.18.0.11");
         let entry = |observed: &Observed| observed.service.as_ref().unwrap().ingress[0].clone();
         let port = |protocol: &str, port, error: Option<&str>| PortStatus {
@@ -1680,7 +1989,7 @@ mod tests {
         // Another's address: refused, the old one serves, ports still follow.
         let service = observed.service.as_mut().unwrap();
         service.load_balancer_ip = "172.18.0.99".into();
-        service.ports.push(("TCP".into(), 443));
+        service.ports.push(port("TCP", 443));
         observed.refusal = Some(Refusal::Taken("172.18.0.99".parse().unwrap(), "default/other".into()));
         let planned = plan(&key(), &observed);
         assert!(config_of(&planned).unwrap().contains("443"));
@@ -1854,7 +2163,7 @@ mod tests {
     #[test]
     fn a_pod_that_does_not_follow_is_told_again() {
         let mut observed = carried_out(claimed(&[claim("172.18.0.11", Requested::Dynamic)]), "172.18.0.11");
-        observed.service.as_mut().unwrap().ports.push(("UDP".into(), 53));
+        observed.service.as_mut().unwrap().ports.push(port("UDP", 53));
         let content = config_of(&plan(&key(), &observed)).unwrap().clone();
         let digest = names::digest(content.as_bytes());
         observed.config.as_mut().unwrap().content = content;
@@ -2110,7 +2419,7 @@ mod tests {
     fn until_its_turn_comes_a_gateway_is_served_where_it_is() {
         let mut observed = apart(served());
         observed.rolling = ROLLS_AT_ONCE;
-        observed.service.as_mut().unwrap().ports.push(("TCP".into(), 443));
+        observed.service.as_mut().unwrap().ports.push(port("TCP", 443));
         let planned = plan(&key(), &observed);
         assert!(config_of(&planned).unwrap().contains("443"));
         assert!(planned.queued && !planned.rolls);
@@ -2518,8 +2827,7 @@ mod tests {
     #[test]
     fn a_configuration_too_large_is_a_condition() {
         let mut observed = claimed(&[claim("172.18.0.11", Requested::Dynamic)]);
-        observed.service.as_mut().unwrap().ports =
-            (1..=20_000).map(|port| ("TCP".to_owned(), port)).collect();
+        observed.service.as_mut().unwrap().ports = (1..=20_000).map(|number| port("TCP", number)).collect();
         let planned = plan(&key(), &observed);
         assert_eq!(config_of(&planned), None);
         assert_eq!(reason(status(&planned).unwrap().1, GATEWAY_READY), "ConfigTooLarge");

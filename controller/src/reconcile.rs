@@ -13,6 +13,7 @@ use tokio::sync::OnceCell;
 use crate::act::{Actor, Claimed, Error, Written};
 use crate::active::Seen;
 use crate::ask::Asker;
+use crate::direct::Course;
 use crate::domain::{Answer, Owner, Place, Pod, ServiceRef};
 use crate::ipam::{ClaimId, Refusal, Wish};
 use crate::keys::Master;
@@ -26,9 +27,9 @@ use crate::watch::{Watched, learn};
 
 /// How often a settled gateway is asked how it fares.
 const SETTLED: Duration = Duration::from_secs(60);
-/// The same for one with several pods: they change among themselves who
-/// answers.
-const SETTLED_SEVERAL: Duration = Duration::from_secs(10);
+/// The same for one of which more changes than Kubernetes shows: who of several
+/// pods answers, which endpoints are healthy.
+const SETTLED_ALIVE: Duration = Duration::from_secs(10);
 /// How soon one that is not settled is looked at again, and at most.
 const UNSETTLED: (Duration, Duration) = (Duration::from_millis(25), Duration::from_secs(5));
 /// How soon a failed write is tried again, and at most.
@@ -56,6 +57,8 @@ struct Memory {
     keyed: Option<Instant>,
     /// The election among its pods, where it has several.
     election: Option<Seen>,
+    /// How it fares, where it leads straight to endpoints.
+    course: Option<Course>,
 }
 
 /// Everything a run needs.
@@ -174,6 +177,9 @@ impl Reconciler {
         done?;
         state.set_waiting(service, plan.waiting);
         drop(state);
+        if let Some(direct) = &plan.direct {
+            lock(&self.memory).entry(key.clone()).or_default().course = Some(direct.course.clone());
+        }
         Ok(self.next(key, &observed, &plan))
     }
 
@@ -197,9 +203,11 @@ impl Reconciler {
         if observed.service.is_none() && observed.claims.is_empty() && observed.pods.is_empty() {
             return None;
         }
+        let direct = plan.direct.as_ref();
         if plan.settled {
-            let several = observed.pods.iter().any(|pod| pod.member);
-            return Some(if several { about(SETTLED_SEVERAL) } else { SETTLED });
+            let alive =
+                observed.pods.iter().any(|pod| pod.member) || direct.is_some_and(|direct| direct.checks);
+            return Some(if alive { about(SETTLED_ALIVE) } else { SETTLED });
         }
         let mut memory = lock(&self.memory);
         let memory = memory.entry(key.clone()).or_default();
@@ -297,6 +305,7 @@ impl Reconciler {
             observed.warned = memory.warned.map(|at| now.duration_since(at));
             observed.keyed = memory.keyed.map(|at| now.duration_since(at));
             observed.election.clone_from(&memory.election);
+            observed.course.clone_from(&memory.course);
             observed.nudges =
                 memory.nudges.iter().map(|(uid, at)| (uid.clone(), now.duration_since(*at))).collect();
         }

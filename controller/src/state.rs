@@ -4,14 +4,17 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use lb_svc_crds::SubnetSpec;
 use lb_svc_crds::names::Provider;
 use serde_json::Value;
 
 use crate::domain::{Attachment, Child, Condition, DeploymentView, Place, Pod, Service, ServiceRef};
+use crate::endpoints::{Slice, Slices};
 use crate::ipam::{Claim, Ledger};
 use crate::plan::{Observed, ROLLS_AT_ONCE};
 use crate::render::PROGRESS;
+use crate::request::is_direct;
 use crate::versions::Versions;
 
 /// A Deployment as it is kept: what is compared is text here, which takes a
@@ -54,7 +57,7 @@ pub struct Subnet {
     /// Its uid.
     pub uid: String,
     /// When it was created.
-    pub created: Option<jiff::Timestamp>,
+    pub created: Option<Timestamp>,
     /// Conditions carry it.
     pub generation: Option<i64>,
     /// Whether its deletion has begun.
@@ -66,7 +69,7 @@ pub struct Subnet {
     /// Its status, without the conditions' times.
     pub status: SubnetView,
     /// When each condition last changed its status.
-    pub since: BTreeMap<String, jiff::Timestamp>,
+    pub since: BTreeMap<String, Timestamp>,
 }
 
 /// A Subnet's status.
@@ -136,6 +139,9 @@ pub struct State {
     reserved: HashMap<ServiceRef, Instant>,
     /// The gateways that are to be rolled when others are done.
     queued: BTreeSet<ServiceRef>,
+    /// The Services that ask to be served straight from their endpoints.
+    direct: HashSet<ServiceRef>,
+    slices: Slices,
     /// How new what is seen is.
     pub versions: Versions,
     /// Addresses.
@@ -222,11 +228,12 @@ impl State {
                 .flat_map(|parts| parts.pods.values())
                 .map(|pod| self.on_node(pod))
                 .collect(),
+            slices: self.slices.of(service).cloned().collect(),
             is_seen: self.sees(&place.namespace),
             namespace: place.namespace,
             home,
             rolling: self.under_way(now).filter(|other| *other != service).count(),
-            now: jiff::Timestamp::now(),
+            now: Timestamp::now(),
             ..Observed::default()
         }
     }
@@ -343,6 +350,11 @@ impl State {
 
     /// A Service is so; `None` if it is gone.
     pub fn set_service(&mut self, name: ServiceRef, service: Option<Service>) -> Vec<Key> {
+        if service.as_ref().is_some_and(is_direct) {
+            self.direct.insert(name.clone());
+        } else {
+            self.direct.remove(&name);
+        }
         let changed = match service {
             Some(service) => {
                 let known = self.services.insert(name.clone(), service.clone());
@@ -403,6 +415,13 @@ impl State {
         };
         self.tidy(&place);
         concerns(changed, Key::Gateway(place.service))
+    }
+
+    /// An EndpointSlice is of the Service of this name, and so; `None` if it is
+    /// gone.
+    pub fn set_slice(&mut self, name: &ObjectName, slice: Option<(String, Slice)>) -> Vec<Key> {
+        let changed = self.slices.set(name, slice).into_iter();
+        changed.filter(|service| self.direct.contains(service)).map(Key::Gateway).collect()
     }
 
     /// Whether a gateway's interface has this hardware address.
@@ -536,6 +555,11 @@ impl State {
             parts.pods.keys().map(|name| (place.clone(), name.clone())).collect::<Vec<_>>()
         };
         self.gateways.iter().flat_map(of).collect()
+    }
+
+    /// The EndpointSlices' names.
+    pub fn known_slices(&self) -> Vec<ObjectName> {
+        self.slices.names()
     }
 
     /// The Subnets' names.

@@ -9,6 +9,7 @@ use futures::StreamExt;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::Api;
 use kube::core::DeserializeGuard;
@@ -19,13 +20,16 @@ use lb_svc_crds::{IP, Subnet, names};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
-use crate::convert::{self, NetworkAttachmentDefinition};
+use crate::convert::{self, NetworkAttachmentDefinition, SERVICE_NAME_LABEL};
 use crate::domain::{Place, ServiceRef};
 use crate::queue::Queue;
 use crate::state::{Key, ObjectName, Part, State};
 
 /// How long one watch request lasts before it is made anew.
 pub(crate) const WATCH_SECONDS: u32 = 30;
+/// On EndpointSlices of Services without a ClusterIP, which are never ours
+/// (Kubernetes API).
+const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
 /// Objects of an answer to a list: what a whole one takes while it is read
 /// would stay with the process.
 const PAGE: u32 = 100;
@@ -34,6 +38,12 @@ const PAGE: u32 = 100;
 pub(crate) trait Watched:
     Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned + Send + 'static
 {
+    /// Whether the object is any business of ours. One that is not leaves no
+    /// trace, for there may be very many.
+    fn matters(&self) -> bool {
+        true
+    }
+
     /// The object is so.
     fn set(state: &mut State, object: Self) -> Vec<Key>;
     /// The object is gone.
@@ -59,6 +69,7 @@ pub fn start(
     // the client gives up reading a little later (see `run`).
     let all = || watcher::Config::default().timeout(WATCH_SECONDS).page_size(PAGE);
     let ours = || all().labels(&format!("{}={}", names::MANAGED_BY_LABEL, names::MANAGED_BY));
+    let of_services = format!("{},!{}", SERVICE_NAME_LABEL, HEADLESS_LABEL);
     let start = Start { client, state, queue };
     vec![
         start.one::<Service>(all()),
@@ -66,6 +77,7 @@ pub fn start(
         start.gateways::<Deployment>(ours(), gateway_namespace),
         start.gateways::<PodDisruptionBudget>(ours(), gateway_namespace),
         start.gateways::<Pod>(ours(), gateway_namespace),
+        start.one::<EndpointSlice>(all().labels(&of_services)),
         start.one::<Node>(all()),
         start.one::<NetworkAttachmentDefinition>(all()),
         start.one::<Subnet>(all()),
@@ -171,7 +183,13 @@ fn feed<K: Watched>(
             .inspect_err(|error| tracing::warn!(kind = %K::kind(&()), name, "not readable, and ignored: {}", error.error))
             .ok()
     };
+    let foreign = |guard: &DeserializeGuard<K>| guard.0.as_ref().is_ok_and(|object| !object.matters());
     match event {
+        Event::InitApply(guard) if foreign(&guard) => Vec::new(),
+        // It may have been ours.
+        Event::Apply(guard) | Event::Delete(guard) if foreign(&guard) => {
+            read(guard).map_or_else(Vec::new, |object| K::gone(state, &object))
+        }
         Event::Init => {
             listed.clear();
             state.versions.forget::<K>();
@@ -298,6 +316,29 @@ impl Watched for Pod {
     }
 }
 
+fn object_name(object: &impl ResourceExt) -> ObjectName {
+    (object.namespace().unwrap_or_default(), object.name_any())
+}
+
+impl Watched for EndpointSlice {
+    fn matters(&self) -> bool {
+        self.address_type == "IPv4"
+    }
+
+    fn set(state: &mut State, object: Self) -> Vec<Key> {
+        state.set_slice(&object_name(&object), convert::slice(&object))
+    }
+
+    fn gone(state: &mut State, object: &Self) -> Vec<Key> {
+        state.set_slice(&object_name(object), None)
+    }
+
+    fn listed(state: &mut State, names: &BTreeSet<ObjectName>) -> Vec<Key> {
+        let gone = state.known_slices().into_iter().filter(|slice| !names.contains(slice));
+        gone.flat_map(|slice| state.set_slice(&slice, None)).collect()
+    }
+}
+
 impl Watched for Node {
     fn set(state: &mut State, object: Self) -> Vec<Key> {
         state.set_node(&object.name_any(), Some(convert::node(&object)))
@@ -381,7 +422,7 @@ impl Watched for IP {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
@@ -443,6 +484,56 @@ mod tests {
         assert_eq!(seen(&state), None);
         PodDisruptionBudget::set(&mut state, budget.clone());
         assert_eq!(PodDisruptionBudget::gone(&mut state, &budget), concerned);
+    }
+
+    fn feed_all<K: Watched>(state: &mut State, event: Event<Value>) -> Vec<Key> {
+        let guard = |object| serde_json::from_value(object).unwrap();
+        let event = match event {
+            Event::Init => Event::Init,
+            Event::InitApply(object) => Event::InitApply(guard(object)),
+            Event::InitDone => Event::InitDone,
+            Event::Apply(object) => Event::Apply(guard(object)),
+            Event::Delete(object) => Event::Delete(guard(object)),
+        };
+        feed::<K>(state, event, &mut BTreeSet::new())
+    }
+
+    #[test]
+    fn endpoint_slices_concern_the_gateway_of_a_service_that_is_served_directly() {
+        let web = ServiceRef::new("default", "web");
+        let slice = |kind: &str, address: &str| {
+            json!({
+                "metadata": {
+                    "namespace": "default", "name": "web-1", "uid": "s-1", "resourceVersion": "1",
+                    "labels": { "kubernetes.io/service-name": "web" },
+                },
+                "addressType": kind,
+                "ports": [{ "port": 80 }],
+                "endpoints": [{ "addresses": [address] }],
+            })
+        };
+        let mut state = State::default();
+        let count = |state: &State| state.observe(&web, Instant::now()).slices.len();
+        let apply = |address| Event::Apply(slice("IPv4", address));
+        show(&mut state, Event::Apply, service("7", ""));
+        assert_eq!(feed_all::<EndpointSlice>(&mut state, apply("10.0.0.1")), [], "it may become so later");
+        assert_eq!(count(&state), 1);
+        let mut direct = service("8", "");
+        let annotations = direct.metadata.annotations.as_mut().unwrap();
+        annotations.insert(names::DIRECT_ACCESS_ANNOTATION.into(), "true".into());
+        show(&mut state, Event::Apply, direct);
+        let concerned = [Key::Gateway(web.clone())];
+        assert_eq!(feed_all::<EndpointSlice>(&mut state, apply("10.0.0.2")), concerned);
+        assert_eq!(feed_all::<EndpointSlice>(&mut state, apply("10.0.0.2")), []);
+        assert_eq!(feed_all::<EndpointSlice>(&mut state, Event::Apply(slice("IPv6", "fd00::1"))), concerned);
+        assert_eq!(count(&state), 0, "nor is the other family's kept");
+        feed_all::<EndpointSlice>(&mut state, apply("10.0.0.1"));
+        assert_eq!(feed_all::<EndpointSlice>(&mut state, Event::InitDone), concerned);
+        assert_eq!(count(&state), 0);
+        // What cannot be read is passed over.
+        let mut bad = slice("IPv4", "10.0.0.1");
+        bad["endpoints"] = json!("none");
+        assert_eq!(feed_all::<EndpointSlice>(&mut state, Event::Apply(bad)), []);
     }
 
     #[test]

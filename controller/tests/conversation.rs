@@ -4,19 +4,27 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::pin::pin;
+use std::time::Instant;
 
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Client;
 use kube::client::Body;
 use lb_svc_controller::act::{Actor, Claimed, Written};
 use lb_svc_controller::convert;
-use lb_svc_controller::domain::{Attachment, Child, DeploymentView, Owner, Place, ServiceRef};
+use lb_svc_controller::domain::{Attachment, Child, DeploymentView, Owner, Place, Pod, ServiceRef};
 use lb_svc_controller::ipam::{Candidate, ClaimId, Wish};
 use lb_svc_controller::keys::Master;
+use lb_svc_controller::plan::{Action, plan};
 use lb_svc_controller::render::{self, Template};
 use lb_svc_controller::settings::{Configuration, Settings};
+use lb_svc_controller::state::{Key, State};
+use lb_svc_crds::SubnetSpec;
+use lb_svc_crds::gateway::DIRECT_VERSION;
+use lb_svc_crds::names;
 use serde_json::{Value, json};
 use tower_test::mock;
 
@@ -405,6 +413,96 @@ async fn apart_from_its_service_a_gateway_has_no_owner_and_the_claim_says_where_
                 "labels": { "lb-svc.kubeovn.io/gateway-namespace": label },
             })
         );
+    }
+}
+
+/// What the watches show of the Service and of its endpoints.
+fn direct_service() -> Service {
+    let object = json!({
+        "metadata": {
+            "namespace": "default", "name": "web", "uid": "uid-1", "resourceVersion": "1",
+            "annotations": {
+                names::PROVIDER_ANNOTATION: "lan.kube-system", names::DIRECT_ACCESS_ANNOTATION: "true",
+            },
+        },
+        "spec": {
+            "type": "LoadBalancer", "clusterIPs": ["10.109.201.193"], "loadBalancerIP": "172.18.0.11",
+            "ports": [{ "name": "http", "port": 80, "protocol": "TCP" }],
+        },
+    });
+    serde_json::from_value(object).unwrap()
+}
+
+fn endpoint_slice(addresses: &[&str]) -> EndpointSlice {
+    let object = json!({
+        "metadata": { "labels": { convert::SERVICE_NAME_LABEL: "web" } },
+        "addressType": "IPv4",
+        "ports": [{ "name": "http", "port": 8080, "protocol": "TCP" }],
+        "endpoints": addresses.iter().map(|address| json!({ "addresses": [address] })).collect::<Value>(),
+    });
+    serde_json::from_value(object).unwrap()
+}
+
+#[tokio::test]
+async fn changed_endpoints_are_written_to_the_gateway_and_its_pods_are_told() {
+    let (actor, mut handle) = actor();
+    let (owner, place, slice) = (owner(), beside(), ("default".to_owned(), "web-1".to_owned()));
+    let mut state = State::default();
+    let spec = SubnetSpec {
+        provider: "lan.kube-system".into(),
+        cidr_block: "172.18.0.0/16".into(),
+        ..SubnetSpec::default()
+    };
+    state.set_subnet("lan", Some(convert::subnet(&lb_svc_crds::Subnet::new("lan", spec))));
+    state.set_claim(convert::claim(&serde_json::from_value(claim_of("uid-1")).unwrap()).unwrap());
+    state.set_service(owner.service.clone(), convert::service(&direct_service()));
+    let pod = Pod {
+        name: "gw".into(),
+        uid: "g-1".into(),
+        made_for: "uid-1".into(),
+        ready: true,
+        mac: Some("ba:85:f7:02:9f:42".into()),
+        ..Pod::default()
+    };
+    state.set_pod(place.clone(), "gw", Some(pod));
+    state.set_config(place.clone(), Some(child("cm-1", String::new())));
+
+    for addresses in [&["10.0.0.1"][..], &["10.0.0.1", "10.0.0.2"]] {
+        let keys = state.set_slice(&slice, convert::slice(&endpoint_slice(addresses)));
+        assert_eq!(keys, [Key::Gateway(owner.service.clone())]);
+        let observed = state.observe(&owner.service, Instant::now());
+        let planned = plan(&owner.service, &observed).actions;
+        let written = planned.iter().position(|action| matches!(action, Action::WriteConfig(_))).unwrap();
+        let Action::WriteConfig(content) = &planned[written] else { unreachable!() };
+        let (done, asked) = tokio::join!(
+            actor.write_config(&owner, &place, content, observed.config.as_ref()),
+            answer(&mut handle, StatusCode::OK, json!({ "metadata": { "name": "lb-svc-web" } }))
+        );
+        assert!(matches!(done.unwrap(), Written::Ours(_)));
+        let text = asked.body["data"]["config.json"].as_str().unwrap();
+        let config: Value = serde_json::from_str(text).unwrap();
+        assert_eq!(config["version"], DIRECT_VERSION);
+        let target = &config["frontends"][0]["target"];
+        assert_eq!(
+            target["subsets"],
+            json!([{
+                "ports": [{ "protocol": "TCP", "port": 80, "targetPort": 8080 }],
+                "addresses": addresses,
+            }])
+        );
+
+        let told = planned[written..].iter().find_map(|action| match action {
+            Action::Annotate { annotations, nudge: Some(_), .. } => Some(annotations),
+            _ => None,
+        });
+        let (_, asked) = tokio::join!(
+            actor.annotate("default", "gw", "g-1", told.expect("after it a nudge")),
+            answer(&mut handle, StatusCode::OK, json!({ "metadata": { "name": "gw" } }))
+        );
+        assert!(asked.line.starts_with("PATCH /api/v1/namespaces/default/pods/gw?"), "{}", asked.line);
+        let digest = names::digest(text.as_bytes());
+        assert_eq!(asked.body["metadata"]["annotations"][names::CONFIG_ANNOTATION], format!("{digest}.0"));
+        state.set_config(place.clone(), Some(child("cm-1", text.to_owned())));
     }
 }
 

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use lb_svc_controller::health;
 use lb_svc_controller::metrics::Metrics;
 use lb_svc_controller::request::ANNOTATIONS;
 use lb_svc_controller::settings::Setting;
@@ -118,7 +119,8 @@ fn every_metric_is_documented() {
 fn every_annotation_of_a_service_is_documented() {
     let operations = operations();
     let settings = Setting::ALL.map(Setting::annotation);
-    let others = ANNOTATIONS.into_iter().chain([names::CCE_PASS_THROUGH_ANNOTATION]);
+    let others = [names::CCE_PASS_THROUGH_ANNOTATION, names::TKE_DIRECT_ACCESS_ANNOTATION];
+    let others = ANNOTATIONS.into_iter().chain(health::ANNOTATIONS).chain(others);
     for name in settings.into_iter().chain(others) {
         let (_, short) = name.split_once('/').unwrap();
         assert!(operations.contains(name) || operations.contains(&format!("| `{short}` |")), "{name}");

@@ -331,16 +331,23 @@ fn fault_26_ports_are_the_services_whatever_they_were() {
 
 #[test]
 fn fault_27_what_is_asked_and_not_kept_is_said() {
-    let told = |pointer: &str, value: Value| {
+    let said = |direct: Option<&str>, pointer: &str, value: Value| {
         let mut world = World::new();
+        direct.inspect(|value| world.annotate(names::DIRECT_ACCESS_ANNOTATION, value));
         world.edit(pointer, value);
         world.settle();
         assert_eq!(world.ingress().len(), 1, "the rest is served");
-        world.condition(LIMITED).expect("a condition").reason
+        world.condition(LIMITED).map(|condition| condition.reason)
     };
-    assert_eq!(told("/spec/sessionAffinity", json!("ClientIP")), "AffinityNotKept");
+    let told = |pointer: &str, value: Value| said(None, pointer, value).expect("a condition");
+    for (pointer, value, reason) in [
+        ("/spec/sessionAffinity", "ClientIP", "AffinityNotKept"),
+        ("/spec/internalTrafficPolicy", "Local", "LocalBackendsOnly"),
+    ] {
+        assert_eq!(said(Some("false"), pointer, json!(value)).expect("a condition"), reason);
+        assert_eq!(said(None, pointer, json!(value)), None, "straight to its endpoints that is kept");
+    }
     assert_eq!(told("/spec/externalTrafficPolicy", json!("Local")), "ClientAddressHidden");
-    assert_eq!(told("/spec/internalTrafficPolicy", json!("Local")), "LocalBackendsOnly");
     let sctp = json!([{ "port": 80 }, { "port": 81, "protocol": "SCTP" }]);
     assert_eq!(told("/spec/ports", sctp), "UnsupportedProtocol");
 }

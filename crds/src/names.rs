@@ -27,6 +27,26 @@ pub const PASS_THROUGH_ANNOTATION: &str = "lb-svc.kubeovn.io/pass-through";
 /// The same, as CCE has it.
 pub const CCE_PASS_THROUGH_ANNOTATION: &str = "kubernetes.io/elb.pass-through";
 
+/// On a Service, `"true"`: its gateway leads connections straight to its
+/// endpoints, past the ClusterIP; `"false"`: never, whatever else it asks.
+pub const DIRECT_ACCESS_ANNOTATION: &str = "lb-svc.kubeovn.io/direct-access";
+/// The same, as TKE has it.
+pub const TKE_DIRECT_ACCESS_ANNOTATION: &str = "service.cloud.tencent.com/direct-access";
+
+/// On a Service served directly, `tcp` or `http`: its gateway asks the
+/// endpoints whether they are well.
+pub const HEALTH_CHECK_ANNOTATION: &str = "lb-svc.kubeovn.io/health-check";
+/// On a Service: what is asked for by HTTP.
+pub const HEALTH_CHECK_PATH_ANNOTATION: &str = "lb-svc.kubeovn.io/health-check-path";
+/// On a Service: the time between two questions, such as `5s`.
+pub const HEALTH_CHECK_INTERVAL_ANNOTATION: &str = "lb-svc.kubeovn.io/health-check-interval";
+/// On a Service: for how long an answer is waited for, such as `500ms`.
+pub const HEALTH_CHECK_TIMEOUT_ANNOTATION: &str = "lb-svc.kubeovn.io/health-check-timeout";
+/// On a Service: so many good answers in a row make an endpoint well.
+pub const HEALTH_CHECK_RISE_ANNOTATION: &str = "lb-svc.kubeovn.io/health-check-rise";
+/// On a Service: so many failures in a row make it unwell.
+pub const HEALTH_CHECK_FALL_ANNOTATION: &str = "lb-svc.kubeovn.io/health-check-fall";
+
 /// On a Service, a setting of its gateway's pod: the container's
 /// [resources](https://kubernetes.io/docs/concepts/configuration/manage-resources-containers/).
 pub const RESOURCES_ANNOTATION: &str = "lb-svc.kubeovn.io/resources";
