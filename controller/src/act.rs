@@ -16,12 +16,12 @@ use kube::api::{
 use lb_svc_crds::{IP, Subnet, names};
 use serde_json::{Value, json};
 
-use crate::convert;
+use crate::convert::{self, GatedPod};
 use crate::domain::{Child, Condition, DeploymentView, Ingress, Owner, Place};
 use crate::ipam::{Candidate, Claim, ClaimId, Wish};
 use crate::keys::Master;
 use crate::render;
-use crate::state;
+use crate::state::{self, ObjectName};
 
 /// The name under which the controller owns fields it writes.
 pub const MANAGER: &str = "lb-svc-controller";
@@ -574,6 +574,34 @@ impl Actor {
         let pods: Api<Pod> = self.namespaced(namespace);
         let patch = json!({ "metadata": { "uid": uid, "annotations": annotations } });
         timed_opt(pods.patch(pod, &merge(), &Patch::Merge(patch))).await
+    }
+
+    // === backends ===
+
+    /// Sets the condition of our readiness gate on a pod.
+    ///
+    /// # Errors
+    /// The pod is unchanged then, unless it is gone.
+    pub async fn set_gate(
+        &self,
+        (namespace, pod): &ObjectName,
+        uid: &str,
+        status: bool,
+        reason: &str,
+        message: &str,
+    ) -> Result<Option<GatedPod>, Error> {
+        let condition = Condition {
+            kind: names::READINESS_GATE.to_owned(),
+            status,
+            reason: reason.to_owned(),
+            message: message.to_owned(),
+        };
+        let known = Known { conditions: &[], since: &BTreeMap::new() };
+        let conditions = known.stamp(&[condition], None);
+        // Of the conditions, those of the same type are merged.
+        let patch = json!({ "metadata": { "uid": uid }, "status": { "conditions": conditions } });
+        let pods: Api<GatedPod> = self.namespaced(namespace);
+        timed_opt(pods.patch_status(pod, &merge(), &Patch::Strategic(patch))).await
     }
 
     // === Subnets ===

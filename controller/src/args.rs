@@ -31,8 +31,8 @@ pub struct Args {
     pub nat_backend: NatBackend,
 
     /// The namespace for all gateways; without it each is in its Service's. The
-    /// controller then needs its rights over ConfigMaps, Deployments and pods
-    /// in that namespace only.
+    /// controller then needs its rights over ConfigMaps and Deployments, and to
+    /// annotate pods, in that namespace only.
     #[arg(long, value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub gateway_namespace: Option<String>,
 

@@ -1,12 +1,15 @@
 //! How a gateway fares that leads connections straight to endpoints.
 
-use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use lb_svc_crds::gateway::{GatewayStatus, HealthCheck, Port, Subset, TargetPort, Transport};
 
-use crate::domain::{Answer, Pod};
+use crate::domain::{Answer, Pod, PodId};
+use crate::endpoints::Slice;
+use crate::gate::Verdict;
 
 /// For so long a gateway may be behind with its endpoints and still be said to
 /// serve: they come and go, and its configuration with each of them.
@@ -14,6 +17,9 @@ const BEHIND: SignedDuration = SignedDuration::from_secs(10);
 /// How much longer than its time limit a check has to have failed everywhere
 /// before that is said: no endpoint is healthy before it has been asked.
 const ASKED: SignedDuration = SignedDuration::from_secs(1);
+
+/// How many configurations are remembered that lead to pods which wait.
+const RECENT: usize = 32;
 
 /// Where a gateway is to lead connections.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,17 +46,29 @@ pub struct Course {
     behind: Option<Timestamp>,
     /// Since when all endpoints of some port have failed their check.
     failing: Option<Timestamp>,
+    /// The last configurations, by digest, with the pods that they lead to of
+    /// those that wait for our readiness gate.
+    recent: VecDeque<(String, BTreeSet<PodId>)>,
 }
 
 /// A look at a gateway.
 pub struct Look<'a> {
     /// Where it is to lead connections.
     pub led: &'a Led,
+    /// The digest of its configuration.
+    pub digest: &'a str,
     /// Its ready pods.
     pub pods: &'a [&'a Pod],
     /// Whether the gateway carries out its whole configuration, as far as can
     /// be told.
     pub follows: bool,
+    /// Whether a pod says that it does.
+    pub carries: &'a dyn Fn(&GatewayStatus) -> bool,
+    /// The Service's slices.
+    pub slices: &'a [Arc<Slice>],
+    /// The pods that are ready but for our readiness gate, and whether they
+    /// have passed it.
+    pub fit: &'a BTreeMap<PodId, bool>,
     /// Now.
     pub now: Timestamp,
 }
@@ -68,13 +86,18 @@ pub struct Sight {
     pub failing: Vec<Port>,
     /// Whether that has yet to show.
     pub may_fail: bool,
+    /// Whether pods wait for our readiness gate.
+    pub holds: bool,
+    /// What the gateway makes of those.
+    pub verdicts: BTreeMap<PodId, Verdict>,
 }
 
 impl Look<'_> {
     /// What is seen, by who saw `before`.
     pub fn see(&self, before: Option<&Course>) -> Sight {
+        let waiting = self.waiting();
         let failing = self.failing();
-        let course = self.course(before, !failing.is_empty());
+        let course = self.course(before, &waiting, !failing.is_empty());
         let is_recent = |since: Timestamp| self.now.duration_since(since) < BEHIND;
         let patience = self.led.check.as_ref().map(|check| {
             let limit = SignedDuration::from_millis(check.timeout_ms.into());
@@ -87,11 +110,13 @@ impl Look<'_> {
             checks: self.led.check.is_some(),
             failing: failing.into_iter().filter(|_| fails == Some(true)).collect(),
             may_fail: fails == Some(false),
+            holds: !waiting.is_empty(),
+            verdicts: self.verdicts(&waiting, &course.recent),
             course,
         }
     }
 
-    fn course(&self, before: Option<&Course>, fails: bool) -> Course {
+    fn course(&self, before: Option<&Course>, waiting: &BTreeMap<PodId, IpAddr>, fails: bool) -> Course {
         let digests = self.pods.iter().filter_map(|pod| status(pod)?.digest.clone()).collect();
         let known = before.filter(|before| before.rest.as_ref() == Some(&self.led.rest));
         let behind = match known {
@@ -102,7 +127,15 @@ impl Look<'_> {
         };
         let rest = (self.follows || known.is_some()).then(|| self.led.rest.clone());
         let failing = fails.then(|| before.and_then(|before| before.failing).unwrap_or(self.now));
-        Course { rest, digests, behind, failing }
+        let mut recent = VecDeque::new();
+        if !waiting.is_empty() {
+            recent = before.map(|before| before.recent.clone()).unwrap_or_default();
+            recent.retain(|(digest, _)| digest != self.digest);
+            recent.truncate(RECENT - 1);
+            let led = waiting.iter().filter(|(_, address)| self.leading(**address).next().is_some());
+            recent.push_front((self.digest.to_owned(), led.map(|(pod, _)| *pod).collect()));
+        }
+        Course { rest, digests, behind, failing, recent }
     }
 
     /// The ports all whose endpoints a pod finds unhealthy.
@@ -122,6 +155,55 @@ impl Look<'_> {
         let checked = self.led.ports.iter().filter(|port| port.protocol == Transport::Tcp);
         checked.filter(|port| self.pods.iter().any(|pod| finds(pod, port))).cloned().collect()
     }
+
+    /// The pods among the endpoints that wait for our readiness gate.
+    fn waiting(&self) -> BTreeMap<PodId, IpAddr> {
+        let endpoints = self.slices.iter().flat_map(|slice| &slice.endpoints);
+        let pods = endpoints.filter_map(|endpoint| Some((endpoint.pod?, endpoint.address.into())));
+        pods.filter(|(pod, _)| self.fit.get(pod) == Some(&false)).collect()
+    }
+
+    /// Where connections are to go to `address`.
+    fn leading(&self, address: IpAddr) -> impl Iterator<Item = &Subset> {
+        self.led.subsets.iter().filter(move |subset| subset.addresses.contains(&address))
+    }
+
+    fn verdicts(
+        &self,
+        waiting: &BTreeMap<PodId, IpAddr>,
+        recent: &VecDeque<(String, BTreeSet<PodId>)>,
+    ) -> BTreeMap<PodId, Verdict> {
+        // A pod that cannot be asked may not have heard of it. One that is
+        // behind, in the middle of a roll-out, may.
+        let leads = |pod: &Pod, to: PodId| {
+            let Some(status) = status(pod) else { return false };
+            let knew = |(digest, led): &(String, BTreeSet<PodId>)| {
+                status.digest.as_ref() == Some(digest) && led.contains(&to)
+            };
+            (self.carries)(status) || recent.iter().any(knew)
+        };
+        let verdict = |to: PodId, address: IpAddr| {
+            let mut subsets = self.leading(address).peekable();
+            subsets.peek()?;
+            let ports = subsets.flat_map(|subset| &subset.ports);
+            let checked = ports.filter(|port| port.protocol == Transport::Tcp);
+            let sockets: Vec<_> = checked.map(|port| SocketAddr::new(address, port.target_port)).collect();
+            let unhealthy = self.pods.iter().find_map(|pod| {
+                let unhealthy = &status(pod)?.unhealthy;
+                Some((pod, sockets.iter().find(|socket| unhealthy.contains(socket))?))
+            });
+            match unhealthy {
+                Some((pod, socket)) => {
+                    Some(Verdict::Unhealthy(format!("{socket} fails the check of gateway pod {}", pod.name)))
+                }
+                None => {
+                    let all = !self.pods.is_empty() && self.pods.iter().all(|pod| leads(pod, to));
+                    all.then_some(Verdict::Taken)
+                }
+            }
+        };
+        waiting.iter().filter_map(|(pod, address)| Some((*pod, verdict(*pod, *address)?))).collect()
+    }
 }
 
 fn status(pod: &Pod) -> Option<&GatewayStatus> {
@@ -134,6 +216,7 @@ fn status(pod: &Pod) -> Option<&GatewayStatus> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::endpoints::tests::slice;
 
     fn gateway(name: &str, digest: &str, unhealthy: &[&str]) -> Pod {
         let unhealthy = unhealthy.iter().map(|socket| socket.parse().unwrap()).collect();
@@ -141,7 +224,8 @@ mod tests {
         Pod { name: name.into(), ready: true, answer: Answer::Said(Box::new(status)), ..Pod::default() }
     }
 
-    /// Two endpoints on port 80, and on port 53 by UDP.
+    /// Two endpoints on port 80, of which the second waits for the gate, and
+    /// port 53 by UDP.
     fn led() -> Led {
         let target = |protocol, port, target_port| TargetPort { protocol, port, target_port };
         let subset = Subset {
@@ -159,8 +243,13 @@ mod tests {
         }
     }
 
+    fn second() -> PodId {
+        PodId::of("uid-2")
+    }
+
     struct Scene {
         led: Led,
+        digest: &'static str,
         pods: Vec<Pod>,
         follows: bool,
         start: Timestamp,
@@ -169,16 +258,29 @@ mod tests {
 
     impl Scene {
         fn new(pods: Vec<Pod>) -> Self {
-            Self { led: led(), pods, follows: true, start: Timestamp::UNIX_EPOCH, course: None }
+            Self {
+                led: led(),
+                digest: "now",
+                pods,
+                follows: true,
+                start: Timestamp::UNIX_EPOCH,
+                course: None,
+            }
         }
 
         /// What is seen after so many seconds, and remembered.
         fn see(&mut self, seconds: i64) -> Sight {
+            let slices = [Arc::new(slice(&[], &[(1, "ready"), (2, "unready"), (3, "unready")]))];
+            let fit = [(PodId::of("uid-1"), true), (second(), false), (PodId::of("uid-4"), false)].into();
             let pods: Vec<&Pod> = self.pods.iter().collect();
             let look = Look {
                 led: &self.led,
+                digest: self.digest,
                 pods: &pods,
                 follows: self.follows,
+                carries: &|status| status.digest.as_deref() == Some(self.digest),
+                slices: &slices,
+                fit: &fit,
                 now: self.start + SignedDuration::from_secs(seconds),
             };
             let sight = look.see(self.course.as_ref());
@@ -226,5 +328,46 @@ mod tests {
         scene.led.subsets.clear();
         assert_eq!(seen(scene.see(61)), (vec![], false), "nobody cannot fail");
         assert!(scene.see(62).checks);
+    }
+
+    #[test]
+    fn a_pod_is_taken_when_every_gateway_pod_says_so() {
+        let verdict = |pods: &[Pod]| {
+            let sight = Scene::new(pods.to_vec()).see(0);
+            assert!(sight.holds);
+            sight.verdicts.get(&second()).cloned()
+        };
+        let taken = Some(Verdict::Taken);
+        let now = |name: &str| gateway(name, "now", &[]);
+        assert_eq!(verdict(&[now("a"), now("b")]), taken);
+        assert_eq!(verdict(&[]), None);
+        assert_eq!(verdict(&[now("a"), gateway("b", "earlier", &[])]), None);
+        let silent = Pod { answer: Answer::Silence, ..now("b") };
+        assert_eq!(verdict(&[now("a"), silent]), None, "it may not know");
+        // Others' failures, and of what is not checked, are none of its own.
+        assert_eq!(verdict(&[gateway("a", "now", &["10.0.0.1:8080", "10.0.0.2:53"])]), taken);
+        let fails = |digest| match verdict(&[now("a"), gateway("b", digest, &["10.0.0.2:8080"])]) {
+            Some(Verdict::Unhealthy(message)) => message,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(fails("now"), "10.0.0.2:8080 fails the check of gateway pod b");
+        assert_eq!(fails("earlier"), fails("now"));
+
+        // In a roll-out it may have heard of this one, but not of the last.
+        let mut scene = Scene::new(vec![now("a")]);
+        scene.see(0);
+        scene.digest = "later";
+        assert_eq!(scene.see(1).verdicts.get(&second()).cloned(), taken);
+        for n in 0..2 * RECENT {
+            scene.digest = format!("{n}").leak();
+            scene.see(2);
+        }
+        assert_eq!(scene.see(3).verdicts.get(&second()), None);
+        assert_eq!(scene.course.unwrap().recent.len(), RECENT);
+
+        let mut scene = Scene::new(vec![now("a")]);
+        scene.led.subsets[0].addresses.pop();
+        let sight = scene.see(0);
+        assert!(sight.holds && sight.verdicts.is_empty(), "it leads nowhere yet");
     }
 }

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use jiff::Timestamp;
 use lb_svc_crds::gateway::GatewayStatus;
 use lb_svc_crds::names;
+use sha2::{Digest, Sha256};
 
 /// A Service, or the gateway that serves it: both are known by this.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -246,6 +247,37 @@ pub struct Pod {
     pub waiting: Option<(String, String)>,
     /// What it answered at `/status`.
     pub answer: Answer,
+}
+
+/// A pod's uid, in little room: there may be one for each endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PodId([u8; 16]);
+
+impl PodId {
+    /// The pod with this uid.
+    pub fn of(uid: &str) -> Self {
+        let digest: [u8; 32] = Sha256::digest(uid).into();
+        let mut id = [0; 16];
+        id.copy_from_slice(&digest[..16]);
+        Self(id)
+    }
+}
+
+/// A pod that has our readiness gate, as last seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backend {
+    /// Its uid.
+    pub uid: String,
+    /// The same in short.
+    pub id: PodId,
+    /// What Services select it by.
+    pub labels: BTreeMap<String, String>,
+    /// Whether it is ready but for our gate, and not on its way out.
+    pub fit: bool,
+    /// When it passed our gate, if it has.
+    pub passed: Option<Timestamp>,
+    /// Whether its condition says what keeps it from that.
+    pub told: bool,
 }
 
 /// What a gateway said when asked for its status.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use lb_svc_crds::gateway::{Subset, TargetPort, Transport};
 
-use crate::domain::{ServicePort, ServiceRef};
+use crate::domain::{PodId, ServicePort, ServiceRef};
 use crate::request::transport;
 use crate::state::ObjectName;
 
@@ -43,6 +43,8 @@ pub struct Endpoint {
     pub serving: bool,
     /// Whether it is on its way out.
     pub terminating: bool,
+    /// The pod it is, if it is one.
+    pub pod: Option<PodId>,
 }
 
 /// How much is to be said for an endpoint.
@@ -57,10 +59,13 @@ enum Standing {
 }
 
 impl Endpoint {
-    fn standing(&self) -> Standing {
+    /// Of a pod that waits for its readiness gate only, `is_fit`: its slice
+    /// calls it ready when it has passed.
+    fn standing(&self, is_fit: impl Fn(PodId) -> bool) -> Standing {
         match self {
             Self { ready: true, .. } => Standing::Ready,
             Self { serving: true, terminating: true, .. } => Standing::Leaving,
+            Self { terminating: false, pod: Some(pod), .. } if is_fit(*pod) => Standing::Ready,
             _ => Standing::Out,
         }
     }
@@ -71,11 +76,12 @@ type Members = Vec<usize>;
 /// Where connections go, and where only those go that are there.
 type Addresses = (Vec<IpAddr>, Vec<IpAddr>);
 
-/// The endpoints that `ports` lead to.
+/// The endpoints that `ports` lead to. A pod that `is_fit` is ready, whatever
+/// its slice says.
 ///
 /// A port without any endpoint is in no subset; one whose endpoints serve it
 /// by different numbers is in several.
-pub fn subsets(ports: &[ServicePort], slices: &[Arc<Slice>]) -> Vec<Subset> {
+pub fn subsets(ports: &[ServicePort], slices: &[Arc<Slice>], is_fit: impl Fn(PodId) -> bool) -> Vec<Subset> {
     let mut numbers: HashMap<(&str, Transport), BTreeMap<u16, Members>> = HashMap::new();
     for (n, slice) in slices.iter().enumerate() {
         for SlicePort { name, protocol, port } in &slice.ports {
@@ -92,7 +98,7 @@ pub fn subsets(ports: &[ServicePort], slices: &[Arc<Slice>]) -> Vec<Subset> {
     }
     let mut subsets: BTreeMap<Addresses, Vec<Vec<TargetPort>>> = BTreeMap::new();
     for (members, ports) in alike {
-        for (n, addresses) in choose(slices, &members).into_iter().enumerate() {
+        for (n, addresses) in choose(slices, &members, &is_fit).into_iter().enumerate() {
             if addresses == Addresses::default() {
                 continue;
             }
@@ -121,13 +127,13 @@ pub fn subsets(ports: &[ServicePort], slices: &[Arc<Slice>]) -> Vec<Subset> {
 /// The endpoints of one port, which the slices of each of `members` serve by
 /// another number: all that are ready, or else those that still serve on their
 /// way out.
-fn choose(slices: &[Arc<Slice>], members: &[&Members]) -> Vec<Addresses> {
+fn choose(slices: &[Arc<Slice>], members: &[&Members], is_fit: &impl Fn(PodId) -> bool) -> Vec<Addresses> {
     let standings = members.iter().map(|members| {
         let mut standings: BTreeMap<Ipv4Addr, Standing> = BTreeMap::new();
         for endpoint in members.iter().flat_map(|n| &slices[*n].endpoints) {
             // It may be in two slices while it moves from one to the other.
             let standing = standings.entry(endpoint.address).or_insert(Standing::Out);
-            *standing = endpoint.standing().max(*standing);
+            *standing = endpoint.standing(is_fit).max(*standing);
         }
         standings
     });
@@ -188,6 +194,11 @@ impl Slices {
         self.of.get(service).into_iter().flat_map(BTreeMap::values)
     }
 
+    /// Whether a pod is in those of a Service.
+    pub fn have(&self, service: &ServiceRef, pod: PodId) -> bool {
+        self.of(service).any(|slice| slice.endpoints.iter().any(|endpoint| endpoint.pod == Some(pod)))
+    }
+
     /// The names of all that are known.
     pub fn names(&self) -> Vec<ObjectName> {
         self.owners.keys().cloned().collect()
@@ -210,7 +221,8 @@ pub(crate) mod tests {
             "gone" => (false, false, true),
             other => panic!("{other}"),
         };
-        Endpoint { address: Ipv4Addr::new(10, 0, 0, last), ready, serving, terminating }
+        let pod = Some(PodId::of(&format!("uid-{last}")));
+        Endpoint { address: Ipv4Addr::new(10, 0, 0, last), ready, serving, terminating, pod }
     }
 
     pub(crate) fn slice(ports: &[(&str, Transport, u16)], endpoints: &[(u8, &str)]) -> Slice {
@@ -246,7 +258,7 @@ pub(crate) mod tests {
 
     fn of(ports: &[ServicePort], slices: &[Slice]) -> Vec<String> {
         let slices: Vec<Arc<Slice>> = slices.iter().cloned().map(Arc::new).collect();
-        shown(&subsets(ports, &slices))
+        shown(&subsets(ports, &slices, |_| false))
     }
 
     use Transport::{Tcp, Udp};
@@ -303,6 +315,15 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn who_waits_for_the_gate_only_is_ready() {
+        let slices = [slice(&[("", Tcp, 80)], &[(1, "ready"), (2, "unready"), (3, "unready"), (4, "gone")])];
+        let slices = slices.map(Arc::new);
+        let fit = [2, 4].map(|last| PodId::of(&format!("uid-{last}")));
+        let subsets = subsets(&[port("TCP", 80)], &slices, |pod| fit.contains(&pod));
+        assert_eq!(shown(&subsets), ["80>80/tcp: 1 2 - 3 4"], "unless it is on its way out");
+    }
+
+    #[test]
     fn many_ports_with_many_endpoints_take_no_time() {
         let names: Vec<String> = (0..1000).map(|n| format!("p{n}")).collect();
         let numbers: Vec<_> = names.iter().zip(1..).map(|(name, n)| (name.as_str(), Tcp, n)).collect();
@@ -316,7 +337,7 @@ pub(crate) mod tests {
         let slices: Vec<_> = slices.collect();
         let ports: Vec<_> = names.iter().zip(1..).map(|(name, n)| named(name, "TCP", n)).collect();
         let start = std::time::Instant::now();
-        let subsets = subsets(&ports, &slices);
+        let subsets = subsets(&ports, &slices, |_| false);
         assert!(start.elapsed() < std::time::Duration::from_secs(2), "{:?}", start.elapsed());
         assert_eq!((subsets.len(), subsets[0].ports.len(), subsets[0].addresses.len()), (1, 1000, 5000));
     }
@@ -333,6 +354,7 @@ pub(crate) mod tests {
         assert_eq!(slices.set(&name("web-1"), of_web(one())), [], "no news");
         assert_eq!(slices.set(&name("web-2"), of_web(Slice::default())), concerned);
         assert_eq!(slices.of(&web).count(), 2);
+        assert!(slices.have(&web, PodId::of("uid-1")) && !slices.have(&web, PodId::of("uid-2")));
         // It is made another Service's.
         let moved = slices.set(&name("web-1"), Some(("dns".to_owned(), one())));
         assert_eq!(moved, [web.clone(), dns.clone()]);
@@ -357,7 +379,7 @@ pub(crate) mod tests {
         fn nobody_is_lost_or_said_twice(slices in slices(), shuffle: prop::sample::Index) {
             let ports = [named("a", "TCP", 1), named("b", "TCP", 2), named("c", "UDP", 1)];
             let mut slices: Vec<Arc<Slice>> = slices.into_iter().map(Arc::new).collect();
-            let all = subsets(&ports, &slices);
+            let all = subsets(&ports, &slices, |_| false);
             for port in &ports {
                 let protocol = transport(&port.protocol).unwrap();
                 let mut said: BTreeMap<(u16, Ipv4Addr), Standing> = BTreeMap::new();
@@ -365,7 +387,7 @@ pub(crate) mod tests {
                     let numbers = slice.ports.iter().filter(|p| p.name == port.name && p.protocol == protocol);
                     for (number, endpoint) in numbers.flat_map(|p| slice.endpoints.iter().map(|e| (p.port, e))) {
                         let known = said.entry((number, endpoint.address)).or_insert(Standing::Out);
-                        *known = endpoint.standing().max(*known);
+                        *known = endpoint.standing(|_| false).max(*known);
                     }
                 }
                 let best = said.values().max().copied().filter(|best| *best > Standing::Out);
@@ -392,7 +414,7 @@ pub(crate) mod tests {
             if !slices.is_empty() {
                 let n = shuffle.index(slices.len());
                 slices.rotate_left(n);
-                prop_assert_eq!(subsets(&ports, &slices), all);
+                prop_assert_eq!(subsets(&ports, &slices, |_| false), all);
             }
         }
     }

@@ -11,7 +11,7 @@
 //! ```
 //!
 //! [`domain`], [`ipam`], [`request`], [`health`], [`endpoints`], [`plan`],
-//! [`active`], [`direct`] and [`subnets`] hold the decisions: no
+//! [`active`], [`direct`], [`gate`] and [`subnets`] hold the decisions: no
 //! Kubernetes types, no IO. [`settings`] and [`render`] know
 //! what Kubernetes objects look like. [`act`] is the only module that writes.
 
@@ -24,6 +24,7 @@ pub mod convert;
 pub mod direct;
 pub mod domain;
 pub mod endpoints;
+pub mod gate;
 pub mod health;
 pub mod ipam;
 pub mod keys;

@@ -16,6 +16,11 @@ struct Outcome {
     outcome: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Reason {
+    reason: &'static str,
+}
+
 /// Counters of what the process did; gauges are read from the state when
 /// asked for, so they cannot drift.
 #[derive(Debug, Default)]
@@ -23,6 +28,7 @@ pub struct Metrics {
     runs: Family<Outcome, Counter>,
     nudges: Counter,
     renudges: Counter,
+    gates: Family<Reason, Counter>,
 }
 
 impl Metrics {
@@ -36,12 +42,18 @@ impl Metrics {
             "Gateway pods told again, as they had not read it",
             self.renudges.clone(),
         );
+        registry.register("gates", "Pods that passed their readiness gate", self.gates.clone());
         registry.register_collector(Box::new(Gauges(Arc::clone(state))));
     }
 
     /// A run ended; with an error of this category, or well.
     pub fn run(&self, error: Option<&'static str>) {
         self.runs.get_or_create(&Outcome { outcome: error.unwrap_or("ok") }).inc();
+    }
+
+    /// A pod passed its readiness gate, for this reason.
+    pub fn pass(&self, reason: &'static str) {
+        self.gates.get_or_create(&Reason { reason }).inc();
     }
 
     /// A pod was told of its configuration, for the `attempt`th time after the
@@ -59,13 +71,14 @@ struct Gauges(Arc<Mutex<State>>);
 
 impl Collector for Gauges {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let (claims, waiting) = {
+        let (claims, waiting, pods) = {
             let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            (state.ledger.claims().count(), state.waiting())
+            (state.ledger.claims().count(), state.waiting(), state.waiting_backends())
         };
         for (name, help, value) in [
             ("claims", "Addresses held", claims),
             ("services_waiting", "Services that wait for an address", waiting),
+            ("pods_waiting", "Pods that wait for nothing but their readiness gate", pods),
         ] {
             let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
             gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;

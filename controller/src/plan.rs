@@ -23,7 +23,7 @@ use serde_json::Value;
 use crate::active::{self, News, Seen};
 use crate::direct::{Course, Led, Look, Sight};
 use crate::domain::{
-    Answer, Attachment, Child, Condition, DeploymentView, Ingress, Place, Pod, Service, ServicePort,
+    Answer, Attachment, Child, Condition, DeploymentView, Ingress, Place, Pod, PodId, Service, ServicePort,
     ServiceRef,
 };
 use crate::endpoints::{self, Slice};
@@ -91,6 +91,9 @@ pub struct Observed {
     pub pods: Vec<Pod>,
     /// The Service's EndpointSlices.
     pub slices: Vec<Arc<Slice>>,
+    /// The pods of its namespace that are ready but for our readiness gate, and
+    /// whether they have passed it.
+    pub fit: BTreeMap<PodId, bool>,
     /// What this process last saw of the gateway, where it leads straight to
     /// endpoints.
     pub course: Option<Course>,
@@ -434,7 +437,7 @@ impl<'a> Planner<'a> {
             .or_else(|| serving.iter().find(|claim| self.is_in_status(claim)).or(serving.first()).copied());
         let taken_up = shown.is_none_or(|claim| self.is_taken_up(claim));
         let follows = matches!(written, Ok(true)) && digest.as_ref().is_some_and(|d| self.follows(d));
-        self.direct = led.map(|led| self.look(&led, follows));
+        self.direct = led.zip(digest.as_ref()).map(|(led, digest)| self.look(&led, digest, follows));
         let programmed = follows && taken_up;
         // Of endpoints that come and go it may be behind a little.
         let keeps_up = self.direct.as_ref().is_some_and(|direct| direct.serves);
@@ -474,7 +477,7 @@ impl<'a> Planner<'a> {
 
     /// Whether more is to be seen of the gateway's endpoints soon.
     fn is_changing(&self) -> bool {
-        self.direct.as_ref().is_some_and(|direct| direct.may_fail)
+        self.direct.as_ref().is_some_and(|direct| direct.may_fail || direct.holds)
     }
 
     /// What is planned so far, with more to come.
@@ -500,10 +503,12 @@ impl<'a> Planner<'a> {
     }
 
     /// Looks at a gateway that leads straight to endpoints.
-    fn look(&self, led: &Led, follows: bool) -> Sight {
+    fn look(&self, led: &Led, digest: &Digests, follows: bool) -> Sight {
         let pods: Vec<&Pod> = self.pods().filter(|pod| pod.ready).collect();
-        let Observed { now, course, .. } = self.observed;
-        let look = Look { led, pods: &pods, follows, now: *now };
+        let carries = |status: &GatewayStatus| status.digest.as_deref().is_some_and(|known| digest.is(known));
+        let Observed { slices, fit, now, course, .. } = self.observed;
+        let digest = digest.wanted();
+        let look = Look { led, digest, pods: &pods, follows, carries: &carries, slices, fit, now: *now };
         look.see(course.as_ref())
     }
 
@@ -530,7 +535,7 @@ impl<'a> Planner<'a> {
         let (digest, written) = self.write(&content);
         self.annotate(&claim.provider, &serving, &digest);
         let follows = written && self.follows(&digest);
-        self.direct = content.led.as_ref().map(|led| self.look(led, follows));
+        self.direct = content.led.as_ref().map(|led| self.look(led, &digest, follows));
         follows
     }
 
@@ -541,7 +546,7 @@ impl<'a> Planner<'a> {
             transport(protocol).is_some_and(|protocol| ports.contains(&Port { protocol, port: *port }))
         };
         let ports: Vec<ServicePort> = self.service.ports.iter().filter(is_served).cloned().collect();
-        endpoints::subsets(&ports, &self.observed.slices)
+        endpoints::subsets(&ports, &self.observed.slices, |pod| self.observed.fit.contains_key(&pod))
     }
 
     /// Says that checks find no endpoint healthy.
@@ -1321,7 +1326,8 @@ mod tests {
     use lb_svc_crds::gateway::{NatBackend, Role, TargetPort, Transport};
 
     use super::*;
-    use crate::domain::{Owner, PortStatus};
+    use crate::domain::{Owner, PodId, PortStatus};
+    use crate::gate::Verdict;
     use crate::request::tests::{port, service};
 
     fn key() -> ServiceRef {
@@ -1880,6 +1886,31 @@ mod tests {
         assert_eq!(limited.reason, "AllUnhealthy");
         assert!(limited.message.starts_with("all endpoints of port 80 fail"), "{}", limited.message);
         assert!(limited.message.contains("externalTrafficPolicy"), "beside what else there is");
+    }
+
+    #[test]
+    fn a_pod_that_waits_for_its_gate_is_led_to_and_judged() {
+        let mut observed = direct();
+        let waiting = PodId::of("uid-3");
+        observed.slices = vec![slice(&[(1, "ready"), (2, "ready"), (3, "unready")])];
+        assert_eq!(addresses(&led(&plan(&key(), &observed))), ["10.0.0.1", "10.0.0.2"]);
+        observed.fit = [(waiting, false)].into();
+        let planned = plan(&key(), &observed);
+        let config = led(&planned);
+        assert_eq!(addresses(&config), ["10.0.0.1", "10.0.0.2", "10.0.0.3"]);
+        assert!(planned.direct.unwrap().verdicts.is_empty(), "it is on its way");
+
+        let content = config_of(&plan(&key(), &observed)).unwrap().clone();
+        observed.config.as_mut().unwrap().content = content.clone();
+        observed.pods = vec![pod("gw", &content, &["172.18.0.11"])];
+        let observed = settle(observed);
+        let planned = plan(&key(), &observed);
+        let direct = planned.direct.unwrap();
+        assert_eq!(direct.verdicts, [(waiting, Verdict::Taken)].into());
+        assert!(!planned.settled, "it is about to pass");
+        let passed = Observed { fit: [(waiting, true)].into(), ..observed };
+        let planned = plan(&key(), &passed);
+        assert!(planned.settled && planned.actions.is_empty() && planned.direct.unwrap().verdicts.is_empty());
     }
 
     #[test]

@@ -40,7 +40,7 @@ impl Queue {
     /// Looks at `key` soon.
     pub fn push(&self, key: Key) {
         let delay = match key {
-            Key::Gateway(_) => Duration::ZERO,
+            Key::Gateway(_) | Key::Backend(_) => Duration::ZERO,
             Key::Subnet(_) => SUBNET_DELAY,
         };
         self.push_after(key, delay);

@@ -15,13 +15,14 @@ use crate::active::Seen;
 use crate::ask::Asker;
 use crate::direct::Course;
 use crate::domain::{Answer, Owner, Place, Pod, ServiceRef};
+use crate::gate::{Decision, UNHEALTHY, Wait};
 use crate::ipam::{ClaimId, Refusal, Wish};
 use crate::keys::Master;
 use crate::metrics::Metrics;
 use crate::plan::{Action, Observed, Plan, STARTS_WITHIN, plan};
 use crate::queue::Queue;
 use crate::settings::Configuration;
-use crate::state::{Key, Part, State};
+use crate::state::{Key, ObjectName, Part, State};
 use crate::subnets;
 use crate::watch::{Watched, learn};
 
@@ -30,6 +31,8 @@ const SETTLED: Duration = Duration::from_secs(60);
 /// The same for one of which more changes than Kubernetes shows: who of several
 /// pods answers, which endpoints are healthy.
 const SETTLED_ALIVE: Duration = Duration::from_secs(10);
+/// How often one is asked at least that holds pods up at our readiness gate.
+const HOLDS: Duration = Duration::from_secs(1);
 /// How soon one that is not settled is looked at again, and at most.
 const UNSETTLED: (Duration, Duration) = (Duration::from_millis(25), Duration::from_secs(5));
 /// How soon a failed write is tried again, and at most.
@@ -59,6 +62,8 @@ struct Memory {
     election: Option<Seen>,
     /// How it fares, where it leads straight to endpoints.
     course: Option<Course>,
+    /// Its wait for our readiness gate.
+    wait: Option<Wait>,
 }
 
 /// Everything a run needs.
@@ -116,6 +121,7 @@ impl Reconciler {
         let outcome = match &key {
             Key::Gateway(service) => self.gateway(&key, service).await,
             Key::Subnet(name) => self.subnet(name).await,
+            Key::Backend(name) => self.backend(&key, name).await,
         };
         let mut memory = lock(&self.memory);
         match outcome {
@@ -174,6 +180,8 @@ impl Reconciler {
         // that moves has none for a while.
         let moves = plan.rolls && observed.is_away();
         self.queue.extend(state.set_rolling(service, moves, plan.queued, Instant::now()));
+        let verdicts = plan.direct.as_ref().map(|direct| direct.verdicts.clone()).unwrap_or_default();
+        self.queue.extend(state.set_verdicts(service, verdicts));
         done?;
         state.set_waiting(service, plan.waiting);
         drop(state);
@@ -181,6 +189,37 @@ impl Reconciler {
             lock(&self.memory).entry(key.clone()).or_default().course = Some(direct.course.clone());
         }
         Ok(self.next(key, &observed, &plan))
+    }
+
+    /// Lets a pod pass our readiness gate when its time has come.
+    async fn backend(&self, key: &Key, name: &ObjectName) -> Result<Option<Duration>, Error> {
+        let seen = {
+            let state = lock(&self.state);
+            state.waiting_backend(name).map(|(backend, said)| (backend.clone(), said))
+        };
+        let Some((backend, said)) = seen else { return Ok(None) };
+        let decision = {
+            let now = Instant::now();
+            let mut memory = lock(&self.memory);
+            let wait = &mut memory.entry(key.clone()).or_default().wait;
+            wait.get_or_insert_with(|| Wait::new(now)).decide(&said, now)
+        };
+        let (namespace, pod) = name;
+        match decision {
+            Decision::Pass { reason, message } => {
+                self.learn(self.actor.set_gate(name, &backend.uid, true, reason, &message).await?);
+                tracing::info!(namespace, pod, reason, "passes its readiness gate: {message}");
+                self.metrics.pass(reason);
+                Ok(None)
+            }
+            Decision::Wait(again, said) => {
+                if let Some(message) = said.filter(|_| !backend.told) {
+                    self.learn(self.actor.set_gate(name, &backend.uid, false, UNHEALTHY, &message).await?);
+                    tracing::warn!(namespace, pod, "waits at its readiness gate: {message}");
+                }
+                Ok(Some(again))
+            }
+        }
     }
 
     /// Says on the Service that the API server refuses what it needs.
@@ -216,7 +255,9 @@ impl Reconciler {
             .iter()
             .any(|action| matches!(action, Action::WriteConfig(_) | Action::Annotate { .. }));
         memory.looks = if wrote { 0 } else { memory.looks + 1 };
-        Some(pause(UNSETTLED, memory.looks))
+        let (first, last) = UNSETTLED;
+        let last = if direct.is_some_and(|direct| direct.holds) { last.min(HOLDS) } else { last };
+        Some(pause((first, last), memory.looks))
     }
 
     /// Asks the gateway's pods how they fare, all at once.
@@ -518,7 +559,138 @@ impl Reconciler {
 
 #[cfg(test)]
 mod tests {
+    use http::{Request, Response};
+    use http_body_util::BodyExt;
+    use kube::Client;
+    use kube::client::Body;
+    use lb_svc_crds::names;
+    use tower_test::mock;
+
     use super::*;
+    use crate::direct::Sight;
+    use crate::domain::{Backend, PodId};
+    use crate::gate::Verdict;
+    use crate::queue;
+
+    type Handle = mock::Handle<Request<Body>, Response<Body>>;
+
+    /// A pod that waits for its readiness gate, selected by a Service that is
+    /// served directly.
+    struct Scene {
+        reconciler: Reconciler,
+        handle: Handle,
+        service: ServiceRef,
+        key: Key,
+    }
+
+    impl Scene {
+        fn new() -> Self {
+            let (service, handle) = mock::pair::<Request<Body>, Response<Body>>();
+            let actor = Actor::new(Client::new(service, "default"), "controller-1".into());
+            let mut state = State::default();
+            let mut web = crate::request::tests::service();
+            web.annotations.insert(names::DIRECT_ACCESS_ANNOTATION.into(), "true".into());
+            web.selector = [("app".into(), "web".into())].into();
+            let (service, pod) = (web.owner.service.clone(), ("default".to_owned(), "web-0".to_owned()));
+            let backend = Backend {
+                uid: "p-1".into(),
+                id: PodId::of("p-1"),
+                labels: web.selector.clone(),
+                fit: true,
+                passed: None,
+                told: false,
+            };
+            state.set_service(service.clone(), Some(web));
+            state.set_backend(pod.clone(), Some(backend));
+            let reconciler = Reconciler::new(
+                Arc::new(Mutex::new(state)),
+                Configuration::new("gateway:1"),
+                actor,
+                Asker::default(),
+                Arc::default(),
+                queue::queue().0,
+                "lb-svc-system".into(),
+            );
+            Self { reconciler, handle, service, key: Key::Backend(pod) }
+        }
+
+        fn say(&self, verdict: Verdict) {
+            lock(&self.reconciler.state).set_verdicts(&self.service, [(PodId::of("p-1"), verdict)].into());
+        }
+
+        /// A run in which nothing is written.
+        async fn run(&self) -> Option<Duration> {
+            self.reconciler.run(self.key.clone()).await
+        }
+
+        /// A run that writes the pod's condition: that, and when to look again.
+        async fn write(&mut self) -> (Value, Option<Duration>) {
+            let handle = &mut self.handle;
+            let answer = async {
+                let (request, send) = handle.next_request().await.expect("a write");
+                let line = format!("{} {}", request.method(), request.uri().path());
+                assert_eq!(line, "PATCH /api/v1/namespaces/default/pods/web-0/status");
+                let bytes = request.into_body().collect().await.unwrap().to_bytes();
+                let mut pod: Value = serde_json::from_slice(&bytes).unwrap();
+                let condition = pod["status"]["conditions"][0].clone();
+                let ready = json!({ "type": "ContainersReady", "status": "True" });
+                pod["status"]["conditions"].as_array_mut().unwrap().push(ready);
+                pod["metadata"] = json!({
+                    "namespace": "default", "name": "web-0", "uid": "p-1", "resourceVersion": "2",
+                    "labels": { "app": "web" },
+                });
+                pod["spec"] = json!({ "readinessGates": [{ "conditionType": names::READINESS_GATE }] });
+                send.send_response(Response::new(Body::from(pod.to_string().into_bytes())));
+                condition
+            };
+            let (again, condition) = tokio::join!(self.reconciler.run(self.key.clone()), answer);
+            (condition, again)
+        }
+    }
+
+    #[tokio::test]
+    async fn a_pod_passes_its_gate_once_its_gateways_have_taken_it_up() {
+        let mut scene = Scene::new();
+        assert_eq!(scene.run().await, Some(Duration::from_secs(1)));
+        scene.say(Verdict::Taken);
+        let (condition, again) = scene.write().await;
+        assert_eq!((&condition["status"], &condition["reason"]), (&json!("True"), &json!("Served")));
+        assert_eq!(again, None);
+        // What was written is known, before the watch shows it.
+        assert_eq!(scene.run().await, None);
+        assert_eq!(lock(&scene.reconciler.state).waiting_backends(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_holds_a_pod_up_is_said_on_it_once() {
+        let mut scene = Scene::new();
+        scene.say(Verdict::Unhealthy("it fails".to_owned()));
+        assert_eq!(scene.run().await, Some(Duration::from_secs(1)), "it gets a while");
+        let long_ago = Instant::now().checked_sub(Duration::from_secs(10)).unwrap();
+        lock(&scene.reconciler.memory).get_mut(&scene.key).unwrap().wait = Some(Wait::new(long_ago));
+        let (condition, again) = scene.write().await;
+        assert_eq!((&condition["status"], &condition["message"]), (&json!("False"), &json!("it fails")));
+        assert_eq!(again, Some(Duration::from_secs(1)));
+        assert_eq!(scene.run().await, Some(Duration::from_secs(1)));
+        scene.say(Verdict::Taken);
+        assert_eq!(scene.write().await.0["status"], "True");
+    }
+
+    #[tokio::test]
+    async fn a_gateway_that_others_wait_for_is_asked_more_often() {
+        let scene = Scene::new();
+        let key = Key::Gateway(scene.service.clone());
+        let observed = lock(&scene.reconciler.state).observe(&scene.service, Instant::now());
+        let next = |settled: bool, sight: Sight| {
+            let plan = Plan { settled, direct: Some(sight), ..Plan::default() };
+            let pauses = (0..20).filter_map(|_| scene.reconciler.next(&key, &observed, &plan));
+            pauses.last().unwrap()
+        };
+        assert_eq!(next(false, Sight::default()), UNSETTLED.1);
+        assert_eq!(next(false, Sight { holds: true, ..Sight::default() }), HOLDS);
+        assert_eq!(next(true, Sight::default()), SETTLED);
+        assert!(next(true, Sight { checks: true, ..Sight::default() }) < SETTLED / 2);
+    }
 
     #[test]
     fn not_all_look_at_once() {

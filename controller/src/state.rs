@@ -4,13 +4,16 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use lb_svc_crds::SubnetSpec;
 use lb_svc_crds::names::Provider;
 use serde_json::Value;
 
-use crate::domain::{Attachment, Child, Condition, DeploymentView, Place, Pod, Service, ServiceRef};
+use crate::domain::{
+    Attachment, Backend, Child, Condition, DeploymentView, Place, Pod, PodId, Service, ServiceRef,
+};
 use crate::endpoints::{Slice, Slices};
+use crate::gate::{Said, Verdict};
 use crate::ipam::{Claim, Ledger};
 use crate::plan::{Observed, ROLLS_AT_ONCE};
 use crate::render::PROGRESS;
@@ -46,6 +49,8 @@ pub enum Key {
     Gateway(ServiceRef),
     /// The Subnet of this name.
     Subnet(String),
+    /// The pod of this name that waits for our readiness gate.
+    Backend(ObjectName),
 }
 
 /// Namespace and name of an object; the namespace is empty for a cluster's.
@@ -117,6 +122,11 @@ pub enum Part {
 /// shows, for it bears no label of ours.
 const FOREIGN_FOR: Duration = Duration::from_secs(30);
 
+/// A pod that has passed our gate is in its slice as ready after this at the
+/// latest. From then on that is believed: of a pod whose node is dead nothing
+/// else changes.
+const PASSES_WITHIN: SignedDuration = SignedDuration::from_secs(30);
+
 /// The cluster as last seen. Synchronous, no IO: callers hold its lock for as
 /// long as a lookup takes.
 #[derive(Debug, Default)]
@@ -140,8 +150,12 @@ pub struct State {
     /// The gateways that are to be rolled when others are done.
     queued: BTreeSet<ServiceRef>,
     /// The Services that ask to be served straight from their endpoints.
-    direct: HashSet<ServiceRef>,
+    direct: BTreeSet<ServiceRef>,
     slices: Slices,
+    /// The pods with our readiness gate.
+    backends: BTreeMap<ObjectName, Backend>,
+    /// What gateways make of those that wait.
+    verdicts: HashMap<ServiceRef, BTreeMap<PodId, Verdict>>,
     /// How new what is seen is.
     pub versions: Versions,
     /// Addresses.
@@ -193,6 +207,7 @@ impl State {
 
     /// Everything that concerns the gateway of `service`.
     pub fn observe(&self, service: &ServiceRef, now: Instant) -> Observed {
+        let wall = Timestamp::now();
         let claims = self.ledger.claims_of(service);
         let networks = claims
             .iter()
@@ -229,11 +244,12 @@ impl State {
                 .map(|pod| self.on_node(pod))
                 .collect(),
             slices: self.slices.of(service).cloned().collect(),
+            fit: self.fit(&service.namespace, wall),
             is_seen: self.sees(&place.namespace),
             namespace: place.namespace,
             home,
             rolling: self.under_way(now).filter(|other| *other != service).count(),
-            now: Timestamp::now(),
+            now: wall,
             ..Observed::default()
         }
     }
@@ -244,6 +260,67 @@ impl State {
         let pods = self.gateways.get(&place).into_iter().flat_map(|parts| parts.pods.values());
         let pods = pods.map(|pod| self.on_node(pod)).collect();
         (place.namespace, pods)
+    }
+
+    fn backends_in<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = (&'a ObjectName, &'a Backend)> {
+        let first = (namespace.to_owned(), String::new());
+        self.backends.range(first..).take_while(move |((of, _), _)| of == namespace)
+    }
+
+    /// The pods in a namespace that are ready but for our gate, and whether they
+    /// have passed it.
+    fn fit(&self, namespace: &str, now: Timestamp) -> BTreeMap<PodId, bool> {
+        let is_new = |passed: Timestamp| now.duration_since(passed) < PASSES_WITHIN;
+        let backends = self.backends_in(namespace).map(|(_, backend)| backend);
+        let fit = backends.filter(|backend| backend.fit && backend.passed.is_none_or(is_new));
+        fit.map(|backend| (backend.id, backend.passed.is_some())).collect()
+    }
+
+    fn direct_in<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = &'a ServiceRef> {
+        let first = ServiceRef::new(namespace, "");
+        self.direct.range(first..).take_while(move |service| service.namespace == namespace)
+    }
+
+    /// A pod that lacks nothing but our readiness gate, and what the gateway of
+    /// each Service that leads to it, or is to, makes of it.
+    pub fn waiting_backend(&self, name: &ObjectName) -> Option<(&Backend, Said)> {
+        let backend = self.backends.get(name).filter(|backend| backend.fit && backend.passed.is_none())?;
+        // Its slice may not be there yet, so selectors count. They are no use
+        // for a Service without one: its slices are written by others.
+        let selects = |service: &ServiceRef| {
+            let selector = self.services.get(service).map(|service| &service.selector);
+            selector.is_some_and(|selector| {
+                !selector.is_empty()
+                    && selector.iter().all(|(key, value)| backend.labels.get(key) == Some(value))
+            })
+        };
+        let leads = |service: &&ServiceRef| selects(service) || self.slices.have(service, backend.id);
+        let said = self.direct_in(&name.0).filter(leads).map(|service| {
+            let verdict = self.verdicts.get(service).and_then(|verdicts| verdicts.get(&backend.id));
+            (service.clone(), verdict.cloned())
+        });
+        Some((backend, said.collect()))
+    }
+
+    /// How many pods lack nothing but our readiness gate.
+    pub fn waiting_backends(&self) -> usize {
+        self.backends.values().filter(|backend| backend.fit && backend.passed.is_none()).count()
+    }
+
+    /// What the gateway of `service` makes of the pods that wait. Returns for
+    /// which of them that is news.
+    pub fn set_verdicts(&mut self, service: &ServiceRef, verdicts: BTreeMap<PodId, Verdict>) -> Vec<Key> {
+        let before = self.verdicts.remove(service).unwrap_or_default();
+        let mut concerned = Vec::new();
+        if before != verdicts {
+            let is_news = |pod: &Backend| before.get(&pod.id) != verdicts.get(&pod.id);
+            let news = self.backends_in(&service.namespace).filter(|(_, pod)| is_news(pod));
+            concerned.extend(news.map(|(name, _)| Key::Backend(name.clone())));
+        }
+        if !verdicts.is_empty() {
+            self.verdicts.insert(service.clone(), verdicts);
+        }
+        concerned
     }
 
     /// A pod, with what is known of its node.
@@ -339,7 +416,9 @@ impl State {
             .chain(owners)
             .collect();
         let subnets = self.subnets.keys().map(|name| Key::Subnet(name.clone()));
-        services.into_iter().map(|service| Key::Gateway(service.clone())).chain(subnets).collect()
+        let gateways = services.into_iter().map(|service| Key::Gateway(service.clone()));
+        let backends = self.backends.keys().map(|name| Key::Backend(name.clone()));
+        gateways.chain(subnets).chain(backends).collect()
     }
 
     fn waiting_keys(&self) -> impl Iterator<Item = Key> + '_ {
@@ -422,6 +501,23 @@ impl State {
     pub fn set_slice(&mut self, name: &ObjectName, slice: Option<(String, Slice)>) -> Vec<Key> {
         let changed = self.slices.set(name, slice).into_iter();
         changed.filter(|service| self.direct.contains(service)).map(Key::Gateway).collect()
+    }
+
+    /// A pod with our readiness gate is so; `None` if it is gone.
+    pub fn set_backend(&mut self, name: ObjectName, backend: Option<Backend>) -> Vec<Key> {
+        let known = self.backends.get(&name);
+        if known == backend.as_ref() {
+            return Vec::new();
+        }
+        let ids: BTreeSet<PodId> = known.into_iter().chain(&backend).map(|backend| backend.id).collect();
+        let leads = |service: &&ServiceRef| ids.iter().any(|id| self.slices.have(service, *id));
+        let gateways = self.direct_in(&name.0).filter(leads).map(|service| Key::Gateway(service.clone()));
+        let concerned = gateways.chain([Key::Backend(name.clone())]).collect();
+        match backend {
+            Some(backend) => self.backends.insert(name, backend),
+            None => self.backends.remove(&name),
+        };
+        concerned
     }
 
     /// Whether a gateway's interface has this hardware address.
@@ -562,6 +658,11 @@ impl State {
         self.slices.names()
     }
 
+    /// The names of the pods with our readiness gate.
+    pub fn known_backends(&self) -> Vec<ObjectName> {
+        self.backends.keys().cloned().collect()
+    }
+
     /// The Subnets' names.
     pub fn known_subnets(&self) -> Vec<String> {
         self.subnets.keys().cloned().collect()
@@ -657,6 +758,62 @@ mod tests {
         assert_eq!(at(&state), ("default".into(), false), "whether it is there cannot be seen");
         state.set_claim(claim("gateways"));
         assert_eq!(at(&state), ("gateways".into(), true));
+    }
+
+    /// A Service that is served directly and selects `app=<name>`, if anything.
+    fn direct(state: &mut State, name: &str, selects: bool) -> ServiceRef {
+        use lb_svc_crds::names;
+        let mut service = crate::request::tests::service();
+        service.owner.service = ServiceRef::new("default", name);
+        service.annotations.insert(names::DIRECT_ACCESS_ANNOTATION.into(), "true".into());
+        service.selector = if selects { [("app".into(), name.into())].into() } else { BTreeMap::new() };
+        let name = service.owner.service.clone();
+        state.set_service(name.clone(), Some(service));
+        name
+    }
+
+    fn backend(app: &str, passed: Option<Timestamp>) -> Backend {
+        let (uid, labels) = ("uid-2".to_owned(), [("app".to_owned(), app.to_owned())].into());
+        Backend { id: PodId::of(&uid), uid, labels, fit: true, passed, told: false }
+    }
+
+    #[test]
+    fn a_pod_waits_for_the_services_that_select_it_or_lead_to_it() {
+        use lb_svc_crds::gateway::Transport::Tcp;
+        let mut state = State::default();
+        let pod: ObjectName = ("default".into(), "web-0".into());
+        let key = Key::Backend(pod.clone());
+        let slice =
+            || Some(("free".to_owned(), crate::endpoints::tests::slice(&[("", Tcp, 80)], &[(2, "unready")])));
+        let (web, free) = (direct(&mut state, "web", true), direct(&mut state, "free", false));
+        direct(&mut state, "other", true);
+        let said = |state: &State| state.waiting_backend(&pod).map(|(_, said)| said);
+        assert_eq!(state.set_backend(pod.clone(), Some(backend("web", None))), std::slice::from_ref(&key));
+        assert_eq!(state.set_backend(pod.clone(), Some(backend("web", None))), [], "no news");
+        assert_eq!(said(&state), Some(vec![(web.clone(), None)]), "its slice may not be there yet");
+        let slice_name: ObjectName = ("default".into(), "free-1".into());
+        assert_eq!(state.set_slice(&slice_name, slice()), [Key::Gateway(free.clone())]);
+        assert_eq!(said(&state), Some(vec![(free.clone(), None), (web.clone(), None)]));
+
+        let verdicts = || [(PodId::of("uid-2"), Verdict::Taken)].into();
+        assert_eq!(state.set_verdicts(&web, verdicts()), std::slice::from_ref(&key));
+        assert_eq!(state.set_verdicts(&web, verdicts()), []);
+        assert_eq!(said(&state), Some(vec![(free.clone(), None), (web.clone(), Some(Verdict::Taken))]));
+        assert_eq!(state.set_verdicts(&web, BTreeMap::new()), std::slice::from_ref(&key));
+        state.set_service(web, None);
+        assert_eq!(said(&state), Some(vec![(free.clone(), None)]));
+        assert_eq!((state.waiting_backends(), state.observe(&free, Instant::now()).fit.len()), (1, 1));
+
+        // It has passed: its slice says so soon.
+        let (now, long_ago) = (Timestamp::now(), Timestamp::now() - PASSES_WITHIN);
+        let keys = state.set_backend(pod.clone(), Some(backend("web", Some(now))));
+        assert_eq!(keys, [Key::Gateway(free.clone()), key]);
+        assert_eq!((said(&state), state.waiting_backends()), (None, 0));
+        assert_eq!(state.observe(&free, Instant::now()).fit, [(PodId::of("uid-2"), true)].into());
+        state.set_backend(pod.clone(), Some(backend("web", Some(long_ago))));
+        assert!(state.observe(&free, Instant::now()).fit.is_empty(), "then it is believed");
+        state.set_backend(pod, None);
+        assert_eq!(state.known_backends(), []);
     }
 
     #[test]

@@ -20,7 +20,7 @@ use lb_svc_crds::{IP, Subnet, names};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
-use crate::convert::{self, NetworkAttachmentDefinition, SERVICE_NAME_LABEL};
+use crate::convert::{self, GatedPod, NetworkAttachmentDefinition, SERVICE_NAME_LABEL};
 use crate::domain::{Place, ServiceRef};
 use crate::queue::Queue;
 use crate::state::{Key, ObjectName, Part, State};
@@ -78,6 +78,7 @@ pub fn start(
         start.gateways::<PodDisruptionBudget>(ours(), gateway_namespace),
         start.gateways::<Pod>(ours(), gateway_namespace),
         start.one::<EndpointSlice>(all().labels(&of_services)),
+        start.one::<GatedPod>(all()),
         start.one::<Node>(all()),
         start.one::<NetworkAttachmentDefinition>(all()),
         start.one::<Subnet>(all()),
@@ -339,6 +340,25 @@ impl Watched for EndpointSlice {
     }
 }
 
+impl Watched for GatedPod {
+    fn matters(&self) -> bool {
+        self.is_gated()
+    }
+
+    fn set(state: &mut State, object: Self) -> Vec<Key> {
+        state.set_backend(object_name(&object), Some(convert::backend(&object)))
+    }
+
+    fn gone(state: &mut State, object: &Self) -> Vec<Key> {
+        state.set_backend(object_name(object), None)
+    }
+
+    fn listed(state: &mut State, names: &BTreeSet<ObjectName>) -> Vec<Key> {
+        let gone = state.known_backends().into_iter().filter(|pod| !names.contains(pod));
+        gone.flat_map(|pod| state.set_backend(pod, None)).collect()
+    }
+}
+
 impl Watched for Node {
     fn set(state: &mut State, object: Self) -> Vec<Key> {
         state.set_node(&object.name_any(), Some(convert::node(&object)))
@@ -534,6 +554,28 @@ mod tests {
         let mut bad = slice("IPv4", "10.0.0.1");
         bad["endpoints"] = json!("none");
         assert_eq!(feed_all::<EndpointSlice>(&mut state, Event::Apply(bad)), []);
+    }
+
+    #[test]
+    fn of_all_pods_those_with_our_gate_are_kept() {
+        let pod = |gate: &str| {
+            json!({
+                "metadata": { "namespace": "default", "name": "web-0", "uid": "p-1", "resourceVersion": "1" },
+                "spec": { "readinessGates": [{ "conditionType": gate }], "containers": [] },
+            })
+        };
+        let key = Key::Backend(("default".into(), "web-0".into()));
+        let mut state = State::default();
+        assert_eq!(feed_all::<GatedPod>(&mut state, Event::Apply(pod("example.com/other"))), []);
+        assert_eq!(state.known_backends(), []);
+        assert!(state.versions.see::<GatedPod>("p-1", "0"), "it leaves no trace");
+        let ours = || pod(names::READINESS_GATE);
+        assert_eq!(feed_all::<GatedPod>(&mut state, Event::Apply(ours())), std::slice::from_ref(&key));
+        assert_eq!(state.keys(), std::slice::from_ref(&key), "nor does a controller that starts miss it");
+        assert_eq!(feed_all::<GatedPod>(&mut state, Event::Delete(ours())), std::slice::from_ref(&key));
+        feed_all::<GatedPod>(&mut state, Event::Apply(ours()));
+        assert_eq!(feed_all::<GatedPod>(&mut state, Event::InitDone), std::slice::from_ref(&key));
+        assert_eq!(state.known_backends(), []);
     }
 
     #[test]

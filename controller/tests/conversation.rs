@@ -416,6 +416,33 @@ async fn apart_from_its_service_a_gateway_has_no_owner_and_the_claim_says_where_
     }
 }
 
+#[tokio::test]
+async fn a_pod_passes_our_gate_by_a_condition_merged_into_its_own() {
+    let (actor, mut handle) = actor();
+    let pod = ("default".to_owned(), "web-0".to_owned());
+    let (done, asked) = tokio::join!(
+        actor.set_gate(&pod, "p-1", true, "Served", "its gateways lead to it"),
+        answer(&mut handle, StatusCode::OK, json!({ "metadata": { "name": "web-0" } }))
+    );
+    assert!(done.unwrap().is_some());
+    assert_eq!(
+        asked.line,
+        "PATCH /api/v1/namespaces/default/pods/web-0/status?&fieldManager=lb-svc-controller"
+    );
+    assert_eq!(asked.kind, "application/strategic-merge-patch+json");
+    assert_eq!(asked.body["metadata"], json!({ "uid": "p-1" }), "not another of its name");
+    let conditions = asked.body["status"]["conditions"].as_array().unwrap();
+    let [condition] = &conditions[..] else { panic!("{conditions:?}") };
+    assert_eq!((&condition["type"], &condition["status"]), (&json!(names::READINESS_GATE), &json!("True")));
+    assert!(condition["lastTransitionTime"].is_string());
+
+    let (done, _) = tokio::join!(
+        actor.set_gate(&pod, "p-1", true, "Served", "its gateways lead to it"),
+        answer(&mut handle, StatusCode::NOT_FOUND, refusal(404, "NotFound"))
+    );
+    assert!(done.expect("gone is no failure").is_none());
+}
+
 /// What the watches show of the Service and of its endpoints.
 fn direct_service() -> Service {
     let object = json!({

@@ -17,10 +17,11 @@ use prometheus_client::registry::Registry;
 
 /// What has the form of a reason and is Kubernetes' own: read, or part of what
 /// is written, but never told.
-const NOT_TOLD: [&str; 14] = [
+const NOT_TOLD: [&str; 15] = [
     "ClientIP",
     "ConfigMap",
     "ContainerCreating",
+    "ContainersReady",
     "FailedScheduling",
     "IfNotPresent",
     "LoadBalancer",
@@ -34,7 +35,8 @@ const NOT_TOLD: [&str; 14] = [
     "RuntimeDefault",
 ];
 /// Reasons that do not show by their form.
-const OF_ONE_WORD: [&str; 5] = ["Deleting", "Invalid", "Ready", "Replacing", "Valid"];
+const OF_ONE_WORD: [&str; 8] =
+    ["Deleting", "Invalid", "Ready", "Replacing", "Served", "Unanswered", "Unhealthy", "Valid"];
 
 fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -95,6 +97,7 @@ fn every_metric_is_documented() {
     let metrics = Metrics::default();
     // A family without members does not show.
     metrics.run(None);
+    metrics.pass("Served");
     metrics.register(&mut registry, &Arc::default());
     let mut text = String::new();
     encode(&mut text, &registry).unwrap();

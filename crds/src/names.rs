@@ -47,6 +47,10 @@ pub const HEALTH_CHECK_RISE_ANNOTATION: &str = "lb-svc.kubeovn.io/health-check-r
 /// On a Service: so many failures in a row make it unwell.
 pub const HEALTH_CHECK_FALL_ANNOTATION: &str = "lb-svc.kubeovn.io/health-check-fall";
 
+/// The type of the condition by which a pod that lists it among its
+/// `readinessGates` waits for the gateways to take it up.
+pub const READINESS_GATE: &str = "lb-svc.kubeovn.io/ready";
+
 /// On a Service, a setting of its gateway's pod: the container's
 /// [resources](https://kubernetes.io/docs/concepts/configuration/manage-resources-containers/).
 pub const RESOURCES_ANNOTATION: &str = "lb-svc.kubeovn.io/resources";
