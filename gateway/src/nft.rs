@@ -33,14 +33,23 @@ pub enum Before<'a, T> {
 /// A table of ours, and what is known of it.
 pub struct Table<T> {
     name: &'static str,
-    /// What it was last made from, and how the kernel was seen to hold it then.
-    known: Option<(T, Held)>,
+    known: Known<T>,
+}
+
+enum Known<T> {
+    /// Not what was made of anything.
+    Nothing,
+    /// It was made from this by the transaction of this number, and how the
+    /// kernel holds it was not looked at yet.
+    Made(T, u32),
+    /// It was made from this, and the kernel was seen to hold it so then.
+    Seen(T, Held),
 }
 
 impl<T: PartialEq> Table<T> {
     /// The table of this name, `<family> <name>`.
     pub fn new(name: &'static str) -> Self {
-        Self { name, known: None }
+        Self { name, known: Known::Nothing }
     }
 
     /// Makes the table what `wanted` says: has nft run, as one transaction, what
@@ -55,30 +64,64 @@ impl<T: PartialEq> Table<T> {
         suspect: bool,
         script: impl FnOnce(Before<'_, T>) -> String,
     ) -> Result<bool, Error> {
-        let known = self.known.take();
-        let now = match &known {
-            Some((_, held)) if !suspect => held.clone(),
-            _ => self.read().await?,
+        let runs = self.apply(wanted, suspect, script).await?;
+        self.settle().await?;
+        Ok(runs)
+    }
+
+    /// The same without a look at how the kernel holds it, which
+    /// [`Self::settle`] makes up for.
+    ///
+    /// # Errors
+    /// As of [`Self::ensure`].
+    pub async fn apply(
+        &mut self,
+        wanted: T,
+        suspect: bool,
+        script: impl FnOnce(Before<'_, T>) -> String,
+    ) -> Result<bool, Error> {
+        self.settle().await?;
+        let (from, now) = match std::mem::replace(&mut self.known, Known::Nothing) {
+            Known::Seen(from, held) if !suspect => (Some(from), held),
+            Known::Seen(from, held) => {
+                let now = self.read().await?;
+                (Some(from).filter(|_| held == now), now)
+            }
+            _ => (None, self.read().await?),
         };
-        let script = match known.filter(|(_, held)| *held == now) {
-            Some((from, held)) if from == wanted => {
-                self.known = Some((from, held));
+        let script = match from {
+            Some(from) if from == wanted => {
+                self.known = Known::Seen(from, now);
                 return Ok(false);
             }
-            Some((from, _)) => script(Before::Left(&from)),
+            Some(from) => script(Before::Left(&from)),
             None => script(Before::Found(&now)),
         };
         if script.is_empty() {
-            self.known = Some((wanted, now));
+            self.known = Known::Seen(wanted, now);
             return Ok(false);
         }
         let before = generation().await?;
         tool::run("nft", &["-f", "-"], &script).await?;
-        let held = self.read().await?;
-        // If others changed anything in between, what was read may be theirs.
-        let ours = generation().await? == before.wrapping_add(1);
-        self.known = ours.then_some((wanted, held));
+        self.known = Known::Made(wanted, before.wrapping_add(1));
         Ok(true)
+    }
+
+    /// Looks at how the kernel holds what was just made, to know it again. If
+    /// others have changed anything since, it may be theirs, and is made anew
+    /// when there is reason to look.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub async fn settle(&mut self) -> Result<(), Error> {
+        self.known = match std::mem::replace(&mut self.known, Known::Nothing) {
+            Known::Made(from, made_by) => {
+                let held = self.read().await?;
+                if generation().await? == made_by { Known::Seen(from, held) } else { Known::Nothing }
+            }
+            known => known,
+        };
+        Ok(())
     }
 
     async fn read(&self) -> io::Result<Held> {

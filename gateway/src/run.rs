@@ -229,6 +229,9 @@ impl Gateway {
             let faults = self.converge().await;
             self.judge(&faults);
             self.publish(&faults);
+            if let Err(fault) = self.nat.settle().await {
+                debug!("{fault}");
+            }
             self.count_traffic(suspect);
             changed = self.sleep(faults.iter().any(Fault::is_retried)).await;
         }

@@ -3,7 +3,6 @@
 // All of this is a test, though not by its attributes.
 #![allow(clippy::unwrap_used)]
 
-#[allow(dead_code, reason = "it serves other tests as well")]
 mod lab;
 
 use std::net::Ipv4Addr;

@@ -1,19 +1,25 @@
 //! What a thousand ports cost in the gateway, beside one `iptables-restore` of
-//! as many rules: `e2e/bench.sh` runs it.
+//! as many rules, and what thousands of endpoints do: `e2e/bench.sh` runs it.
 
-#[allow(dead_code)]
 mod lab;
 
 use std::fs;
 use std::time::{Duration, Instant};
 
-use lab::{CLUSTER_IP, Lab, VIP, config};
+use lab::{CLUSTER_IP, Gateway, Lab, VIP, config, config_direct};
+use serde_json::{Value, json};
+
+const RUNS: usize = 10;
+
+fn median(times: &mut [Duration]) -> f64 {
+    times.sort();
+    (times[(times.len() - 1) / 2] + times[times.len() / 2]).as_secs_f64() * 500.0
+}
 
 /// Ends in a line for programs to read.
 #[test]
 #[ignore = "a measurement: make bench"]
 fn a_thousand_ports() {
-    const RUNS: usize = 10;
     let lab = Lab::new();
     // The first port stays: what was only added to is served without a look at
     // the connections there are.
@@ -54,10 +60,59 @@ fn a_thousand_ports() {
             bare.push(beside);
         }
     }
-    let median = |times: &mut Vec<Duration>| {
-        times.sort();
-        (times[(RUNS - 1) / 2] + times[RUNS / 2]).as_secs_f64() * 500.0
-    };
     println!("{ours:?}\n{bare:?}");
     println!("thousand-ports-ms {:.2} {:.2}", median(&mut ours), median(&mut bare));
+}
+
+/// By nftables. Ends in a line for programs to read: all of them; one of them
+/// gone; 1000 ports of as many endpoints, five each.
+#[test]
+#[ignore = "a measurement: make bench"]
+fn five_thousand_endpoints() {
+    let lab = Lab::new();
+    let address =
+        |number: usize| format!("10.{}.{}.{}", 64 + number / 62_500, number / 250 % 250, number % 250 + 1);
+    let subset = |ports: &[u16], numbers: std::ops::Range<usize>| {
+        let ports: Vec<Value> =
+            ports.iter().map(|port| json!({"protocol": "TCP", "port": port, "targetPort": 8080})).collect();
+        json!({"ports": ports, "addresses": numbers.map(address).collect::<Vec<_>>()})
+    };
+    let direct = |ports: &[u16], subsets: &[Value]| {
+        let ports: Vec<(&str, u16)> = ports.iter().map(|port| ("TCP", *port)).collect();
+        let mut config = config_direct(&ports, &json!(subsets));
+        config["natBackend"] = json!("nftables");
+        config
+    };
+    let none = direct(&[80], &[]);
+    let all = direct(&[80], &[subset(&[80], 0..5000)]);
+    let less = direct(&[80], &[subset(&[80], 1..5000)]);
+    let ports: Vec<u16> = (1000..2000).collect();
+    let each = |(at, port): (usize, &u16)| subset(&[*port], at * 5..at * 5 + 5);
+    let many = direct(&ports, &ports.iter().enumerate().map(each).collect::<Vec<_>>());
+    let gateway = lab.serving(&none);
+    // What the gateway itself says of the time from noticing to having verified.
+    let apply = |gateway: &Gateway, config: &Value| {
+        let spent = || {
+            let (_, body) = gateway.get("/metrics").unwrap();
+            let sum = body.lines().find_map(|line| line.strip_prefix("lb_svc_gateway_apply_seconds_sum "));
+            Duration::from_secs_f64(sum.unwrap().parse().unwrap())
+        };
+        let before = spent();
+        gateway.carried_out(&lab.configure(config));
+        let took = spent() - before;
+        // What it hears of its own change is looked at once.
+        std::thread::sleep(Duration::from_millis(300));
+        took
+    };
+    let (mut whole, mut one, mut spread) = (Vec::new(), Vec::new(), Vec::new());
+    for run in 0..=RUNS {
+        let took = [&all, &less, &none, &many, &none].map(|config| apply(&gateway, config));
+        if run > 0 {
+            whole.push(took[0]);
+            one.push(took[1]);
+            spread.push(took[3]);
+        }
+    }
+    println!("{whole:?}\n{one:?}\n{spread:?}");
+    println!("endpoints-ms {:.2} {:.2} {:.2}", median(&mut whole), median(&mut one), median(&mut spread));
 }

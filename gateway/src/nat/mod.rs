@@ -64,4 +64,13 @@ impl Backends {
         }
         Ok(outcome)
     }
+
+    /// Looks at how the kernel holds what was just programmed, so that it is
+    /// known again: who waits to be served need not wait for that.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub async fn settle(&mut self) -> Result<(), Fault> {
+        self.nftables.settle().await
+    }
 }

@@ -17,8 +17,9 @@
 //! process.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::net::SocketAddrV4;
+use std::sync::Arc;
 
 use super::{Desired, Outcome};
 use crate::config::{Endpoints, Forwards, Served, Target};
@@ -36,7 +37,7 @@ const KEY: &str = "ip daddr . meta l4proto . th dport";
 
 /// The back end.
 pub struct Nftables {
-    table: Table<Rules>,
+    table: Table<Arc<Rules>>,
     slots: Slots,
 }
 
@@ -57,22 +58,28 @@ impl Nftables {
             }
             None => Rules::default(),
         };
-        let made = wanted.clone();
-        let make = |before: Before<'_, Rules>| match (desired, before) {
+        let wanted = Arc::new(wanted);
+        let made = Arc::clone(&wanted);
+        let make = |before: Before<'_, Arc<Rules>>| match (desired, before) {
             (None, Before::Found(held)) if held.is_empty() => String::new(),
-            (None, Before::Left(before)) if *before == Rules::default() => String::new(),
+            (None, Before::Left(before)) if **before == Rules::default() => String::new(),
             (None, _) => format!("delete table {TABLE}\n"),
             (Some(_), Before::Left(before)) if before.base == made.base => changes(before, &made),
             (Some(_), Before::Left(before)) => anew(&made, before.chains.keys()),
             (Some(_), Before::Found(held)) => anew(&made, &held.names.chains),
         };
-        match self.table.ensure(wanted, suspect, make).await {
+        match self.table.apply(wanted, suspect, make).await {
             Ok(true) => Ok(Outcome::Applied),
             Ok(false) => Ok(Outcome::Kept),
             // Who has no nft has made nothing with it.
             Err(_) if desired.is_none() => Ok(Outcome::Kept),
             Err(error) => Err(Fault::NatFailed(error.to_string())),
         }
+    }
+
+    /// Looks at how the kernel holds what was just programmed.
+    pub async fn settle(&mut self) -> Result<(), Fault> {
+        self.table.settle().await.map_err(|error| Fault::NatFailed(error.to_string()))
     }
 }
 
@@ -110,8 +117,43 @@ struct Rules {
     base: String,
     /// The other chains, by name.
     chains: BTreeMap<String, Vec<String>>,
-    /// The maps' elements: by map and key.
-    elements: BTreeMap<(&'static str, String), String>,
+    /// The maps' elements.
+    elements: BTreeMap<Key, Value>,
+}
+
+/// What an element is found by: its map, the port, and where one port has
+/// several elements there, the slot or the pick.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Key {
+    map: &'static str,
+    served: Served,
+    number: Option<u32>,
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Served { address, transport, port } = self.served;
+        write!(f, "{address} . {} . {port}", transport.name())?;
+        self.number.map_or(Ok(()), |number| write!(f, " . {number}"))
+    }
+}
+
+/// What an element says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Value {
+    To(SocketAddrV4),
+    Pick(u32),
+    Chain(String),
+}
+
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::To(endpoint) => write!(f, "{} . {}", endpoint.ip(), endpoint.port()),
+            Self::Pick(pick) => write!(f, "{pick}"),
+            Self::Chain(chain) => write!(f, "goto {chain}"),
+        }
+    }
 }
 
 // The rules of the filter are those of the other back end, see there for why.
@@ -158,42 +200,42 @@ add rule {TABLE} own ct state invalid drop
 
     let mut rules = Rules { base, ..Rules::default() };
     for (served, target) in &desired.forwards {
-        let key = format!("{} . {} . {}", served.address, served.transport.name(), served.port);
-        let to = |endpoint: &SocketAddrV4| format!("{} . {}", endpoint.ip(), endpoint.port());
-        match target {
+        let key = |map, number| Key { map, served: *served, number };
+        let endpoints = match target {
             Target::ClusterIp(address) => {
-                rules.elements.insert(("targets", key), format!("{address} . {}", served.port));
+                let to = SocketAddrV4::new(*address, served.port);
+                rules.elements.insert(key("targets", None), Value::To(to));
+                continue;
             }
-            Target::Endpoints(endpoints) => {
-                let slots = slots.0.get(served).map(Vec::as_slice).unwrap_or_default();
-                // Refused, as what is not served.
-                if slots.is_empty() {
-                    continue;
-                }
-                let chain = match endpoints.affinity {
-                    None => {
-                        for (slot, endpoint) in slots.iter().enumerate() {
-                            rules.elements.insert(("slots", format!("{key} . {slot}")), to(endpoint));
-                        }
-                        let chain = format!("spread-{}", slots.len());
-                        rules.chains.entry(chain.clone()).or_insert_with(|| spread(slots.len()));
-                        chain
-                    }
-                    Some(seconds) => {
-                        let picks = picks(slots);
-                        for (slot, endpoint) in slots.iter().enumerate() {
-                            let pick = picks[endpoint].to_string();
-                            rules.elements.insert(("holders", format!("{key} . {pick}")), to(endpoint));
-                            rules.elements.insert(("picks", format!("{key} . {slot}")), pick);
-                        }
-                        let chain = format!("sticky-{}-{seconds}", slots.len());
-                        rules.chains.entry(chain.clone()).or_insert_with(|| sticky(slots.len(), seconds));
-                        chain
-                    }
-                };
-                rules.elements.insert(("spread", key), format!("goto {chain}"));
-            }
+            Target::Endpoints(endpoints) => endpoints,
+        };
+        let slots = slots.0.get(served).map(Vec::as_slice).unwrap_or_default();
+        // Refused, as what is not served.
+        if slots.is_empty() {
+            continue;
         }
+        let numbered = (0..).map(Some).zip(slots);
+        let chain = match endpoints.affinity {
+            None => {
+                let elements = numbered.map(|(slot, to)| (key("slots", slot), Value::To(*to)));
+                rules.elements.extend(elements);
+                let chain = format!("spread-{}", slots.len());
+                rules.chains.entry(chain.clone()).or_insert_with(|| spread(slots.len()));
+                chain
+            }
+            Some(seconds) => {
+                let picks = picks(slots);
+                rules
+                    .elements
+                    .extend(numbered.map(|(slot, to)| (key("picks", slot), Value::Pick(picks[to]))));
+                let elements = picks.iter().map(|(to, pick)| (key("holders", Some(*pick)), Value::To(*to)));
+                rules.elements.extend(elements);
+                let chain = format!("sticky-{}-{seconds}", slots.len());
+                rules.chains.entry(chain.clone()).or_insert_with(|| sticky(slots.len(), seconds));
+                chain
+            }
+        };
+        rules.elements.insert(key("spread", None), Value::Chain(chain));
     }
     rules
 }
@@ -265,14 +307,10 @@ fn picks(slots: &[SocketAddrV4]) -> BTreeMap<SocketAddrV4, u32> {
 /// time.
 const BATCH: usize = 256;
 
-fn write_elements<'a>(
-    text: &mut String,
-    verb: &str,
-    elements: impl Iterator<Item = (&'a (&'static str, String), &'a String)>,
-) {
+fn write_elements<'a>(text: &mut String, verb: &str, elements: impl Iterator<Item = (&'a Key, &'a Value)>) {
     let mut by_map: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-    for ((map, key), value) in elements {
-        by_map.entry(map).or_default().push(format!("{key} : {value}"));
+    for (key, value) in elements {
+        by_map.entry(key.map).or_default().push(format!("{key} : {value}"));
     }
     for (map, elements) in by_map {
         for batch in elements.chunks(BATCH) {
@@ -312,9 +350,7 @@ fn changes(before: &Rules, wanted: &Rules) -> String {
             write_chain(&mut text, name, rules);
         }
     }
-    let differs = |of: &Rules, element: &(&(&'static str, String), &String)| {
-        of.elements.get(element.0) != Some(element.1)
-    };
+    let differs = |of: &Rules, element: &(&Key, &Value)| of.elements.get(element.0) != Some(element.1);
     write_elements(&mut text, "delete", before.elements.iter().filter(|element| differs(wanted, element)));
     write_elements(&mut text, "add", wanted.elements.iter().filter(|element| differs(before, element)));
     for name in before.chains.keys().filter(|name| !wanted.chains.contains_key(*name)) {
@@ -325,8 +361,6 @@ fn changes(before: &Rules, wanted: &Rules) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use lb_svc_crds::gateway::{NatBackend, Transport};
 
@@ -429,7 +463,7 @@ delete chain ip lb-svc spread-3
         assert_eq!(picks[&at("10.0.0.2:80")], 0x0a00_0002, "his own number is nobody else's");
         assert_eq!(picks[&at("10.0.0.1:81")], 0x0a00_0003);
         let rules = made(&[(80, direct(&[1, 2], Some(60)))]);
-        let elements = |map| rules.elements.keys().filter(move |(of, _)| *of == map).count();
+        let elements = |map| rules.elements.keys().filter(move |key| key.map == map).count();
         assert_eq!((elements("picks"), elements("holders"), elements("spread")), (2, 2, 1));
         assert!(rules.chains.contains_key("sticky-2-60"));
     }
