@@ -27,7 +27,7 @@ if readelf --program-headers "$binary" | grep -q INTERP; then
 fi
 
 # What the rules use; an extension is one for matches and targets alike.
-extensions=(conntrack DNAT icmp MASQUERADE REJECT standard tcp TCPMSS udp comment NAT)
+extensions=(conntrack DNAT icmp MASQUERADE REJECT standard statistic tcp TCPMSS udp comment NAT)
 
 rm -rf "$out"
 mkdir -p "$out"/{dev,etc,proc,run,sys,tmp,etc/lb-svc/config,etc/lb-svc/pod} \

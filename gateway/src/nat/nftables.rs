@@ -83,16 +83,17 @@ impl Nftables {
     }
 }
 
-/// The endpoints of each port in the order of their slots. One that goes leaves
-/// its slot to the last, one that comes takes the next: whatever changes, a few
-/// elements do.
+/// The endpoints of each port that spreads its connections by chance, in the
+/// order of their slots. One that goes leaves its slot to the last, one that
+/// comes takes the next: whatever changes, a few elements do.
 #[derive(Debug, Default)]
 struct Slots(BTreeMap<Served, Vec<SocketAddrV4>>);
 
 impl Slots {
     fn set(&mut self, forwards: &Forwards) {
         let direct = forwards.iter().filter_map(|(served, target)| Some((served, target.endpoints()?)));
-        let direct: BTreeMap<&Served, &Endpoints> = direct.collect();
+        let by_chance = direct.filter(|(_, endpoints)| endpoints.affinity.is_none());
+        let direct: BTreeMap<&Served, &Endpoints> = by_chance.collect();
         self.0.retain(|served, _| direct.contains_key(served));
         for (served, endpoints) in direct {
             let slots = self.0.entry(*served).or_default();
@@ -209,29 +210,27 @@ add rule {TABLE} own ct state invalid drop
             }
             Target::Endpoints(endpoints) => endpoints,
         };
-        let slots = slots.0.get(served).map(Vec::as_slice).unwrap_or_default();
-        // Refused, as what is not served.
-        if slots.is_empty() {
-            continue;
-        }
-        let numbered = (0..).map(Some).zip(slots);
+        let count = endpoints.live.len();
         let chain = match endpoints.affinity {
+            // Refused, as what is not served.
+            _ if count == 0 => continue,
             None => {
-                let elements = numbered.map(|(slot, to)| (key("slots", slot), Value::To(*to)));
-                rules.elements.extend(elements);
-                let chain = format!("spread-{}", slots.len());
-                rules.chains.entry(chain.clone()).or_insert_with(|| spread(slots.len()));
+                let slots = (0..).map(Some).zip(slots.0.get(served).into_iter().flatten());
+                rules.elements.extend(slots.map(|(slot, to)| (key("slots", slot), Value::To(*to))));
+                let chain = format!("spread-{count}");
+                rules.chains.entry(chain.clone()).or_insert_with(|| spread(count));
                 chain
             }
             Some(seconds) => {
-                let picks = picks(slots);
-                rules
-                    .elements
-                    .extend(numbered.map(|(slot, to)| (key("picks", slot), Value::Pick(picks[to]))));
-                let elements = picks.iter().map(|(to, pick)| (key("holders", Some(*pick)), Value::To(*to)));
-                rules.elements.extend(elements);
-                let chain = format!("sticky-{}-{seconds}", slots.len());
-                rules.chains.entry(chain.clone()).or_insert_with(|| sticky(slots.len(), seconds));
+                // In the order of their addresses: a client that no pod of the
+                // gateway knows is led to the same endpoint by each of them.
+                let picks = picks(&endpoints.live);
+                let slots = (0..).map(Some).zip(picks.values());
+                rules.elements.extend(slots.map(|(slot, pick)| (key("picks", slot), Value::Pick(*pick))));
+                let holders = picks.iter().map(|(to, pick)| (key("holders", Some(*pick)), Value::To(*to)));
+                rules.elements.extend(holders);
+                let chain = format!("sticky-{count}-{seconds}");
+                rules.chains.entry(chain.clone()).or_insert_with(|| sticky(count, seconds));
                 chain
             }
         };
@@ -283,14 +282,13 @@ fn sticky(slots: usize, seconds: u32) -> Vec<String> {
 /// What each endpoint is remembered by: its address, as a number, in every pod
 /// and every process. Of several ports at one address, the next numbers that
 /// are nobody's.
-fn picks(slots: &[SocketAddrV4]) -> BTreeMap<SocketAddrV4, u32> {
-    let endpoints: BTreeSet<SocketAddrV4> = slots.iter().copied().collect();
+fn picks(endpoints: &BTreeSet<SocketAddrV4>) -> BTreeMap<SocketAddrV4, u32> {
     let mut taken: BTreeSet<u32> = BTreeSet::new();
     let mut picks = BTreeMap::new();
     let own = |endpoint: &SocketAddrV4| u32::from(*endpoint.ip());
     let (mut first, mut others) = (Vec::new(), Vec::new());
     for endpoint in endpoints {
-        if taken.insert(own(&endpoint)) { first.push(endpoint) } else { others.push(endpoint) }
+        if taken.insert(own(endpoint)) { first.push(*endpoint) } else { others.push(*endpoint) }
     }
     picks.extend(first.iter().map(|endpoint| (*endpoint, own(endpoint))));
     for endpoint in others {
@@ -429,6 +427,20 @@ mod tests {
     }
 
     #[test]
+    fn all_pods_lead_a_client_they_do_not_know_to_the_same_endpoint() {
+        let sticky = |numbers: &[u8], slots: &mut Slots| {
+            let desired = desired(&[(80, direct(numbers, Some(60)))]);
+            slots.set(&desired.forwards);
+            rules(&desired, slots)
+        };
+        // One has seen endpoints come and go, the other starts now.
+        let mut slots = Slots::default();
+        sticky(&[3, 4], &mut slots);
+        sticky(&[1, 4], &mut slots);
+        assert_eq!(sticky(&[1, 2, 3, 4], &mut slots), sticky(&[1, 2, 3, 4], &mut Slots::default()));
+    }
+
+    #[test]
     fn a_change_is_a_few_elements() {
         let mut slots = Slots::default();
         let mut make = |numbers: &[u8]| {
@@ -458,7 +470,7 @@ delete chain ip lb-svc spread-3
     #[test]
     fn whoever_is_there_is_remembered_by_the_same_number() {
         let at = |text: &str| text.parse::<SocketAddrV4>().unwrap();
-        let picks = picks(&[at("10.0.0.2:80"), at("10.0.0.1:81"), at("10.0.0.1:80")]);
+        let picks = picks(&[at("10.0.0.2:80"), at("10.0.0.1:81"), at("10.0.0.1:80")].into());
         assert_eq!(picks[&at("10.0.0.1:80")], 0x0a00_0001);
         assert_eq!(picks[&at("10.0.0.2:80")], 0x0a00_0002, "his own number is nobody else's");
         assert_eq!(picks[&at("10.0.0.1:81")], 0x0a00_0003);
