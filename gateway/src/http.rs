@@ -181,8 +181,8 @@ async fn connection(stream: TcpStream, published: &Published) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::aside::Wanted;
     use crate::metrics::Metrics;
-    use crate::traffic::Wanted;
 
     #[test]
     fn readiness_names_its_reasons() {

@@ -5,7 +5,8 @@
 //! holds no credentials. From them and the pod's own routes [`desired`] says
 //! what the kernel is to hold, [`plan`] compares that with what it does hold
 //! ([`kernel`]), and [`netlink`], [`nat`], [`ranges`] and [`conntrack`] carry it
-//! out; [`traffic`] has it counted.
+//! out; beside it ([`aside`]) [`timeouts`] has the kernel forget connections in
+//! time, and [`traffic`] has it count them.
 //! [`watch`] says when to look again, [`probe`] asks the LAN and [`arp`] tells it,
 //! [`path`] and [`health`] ask the cluster, [`http`] tells the cluster, and [`run`] is the
 //! loop around it all. Where a gateway has several pods, [`election`] says which
@@ -16,6 +17,7 @@
 //! what it finds.
 
 pub mod arp;
+pub mod aside;
 pub mod caps;
 pub mod config;
 pub mod conntrack;
@@ -40,6 +42,7 @@ pub mod pulse;
 pub mod ranges;
 pub mod reach;
 pub mod run;
+pub mod timeouts;
 pub mod tool;
 pub mod traffic;
 pub mod turns;

@@ -26,6 +26,7 @@ use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
 
 use crate::arp;
+use crate::aside;
 use crate::caps;
 use crate::config::{self, Config};
 use crate::conntrack;
@@ -46,6 +47,7 @@ use crate::plan::{Op, plan};
 use crate::probe::{Ear, Probes, Verdict};
 use crate::pulse::{Pulse, Way};
 use crate::ranges::Gate;
+use crate::timeouts;
 use crate::traffic;
 use crate::watch::{Changed, Watch};
 
@@ -99,9 +101,10 @@ pub struct Settings {
 /// Runs for ever.
 pub async fn run(settings: Settings) {
     let (metrics, registry) = Metrics::new(env!("CARGO_PKG_VERSION"));
-    let (traffic, wanted) = cell::channel(traffic::Wanted::default());
-    let meter = traffic::Meter::new(metrics.clone(), wanted.clone());
-    tokio::spawn(traffic::keep(wanted));
+    let (wanted, aside) = cell::channel(aside::Wanted::default());
+    let meter = traffic::Meter::new(metrics.clone(), aside.clone());
+    tokio::spawn(timeouts::keep(aside.clone()));
+    tokio::spawn(traffic::keep(aside));
     let published = Arc::new(Published::new(registry, meter));
     let (pod_ip, listen_on) = cell::channel(None);
     tokio::spawn(http::serve(Arc::clone(&published), listen_on, settings.port));
@@ -115,7 +118,7 @@ pub async fn run(settings: Settings) {
         capabilities: caps::missing(),
         netlink: None,
         gate: Gate::default(),
-        traffic,
+        wanted,
         nat: Backends::default(),
         files: Files::default(),
         nat_suspect: true,
@@ -175,8 +178,8 @@ struct Gateway {
     capabilities: Vec<Fault>,
     netlink: Option<Netlink>,
     gate: Gate,
-    /// What is to be counted.
-    traffic: cell::Sender<traffic::Wanted>,
+    /// What is programmed beside the loop.
+    wanted: cell::Sender<aside::Wanted>,
     nat: Backends,
     files: Files,
     /// The kernel's NAT may not be what was left there.
@@ -232,7 +235,7 @@ impl Gateway {
             if let Err(fault) = self.nat.settle().await {
                 debug!("{fault}");
             }
-            self.count_traffic(suspect);
+            self.set_aside(suspect);
             changed = self.sleep(faults.iter().any(Fault::is_retried)).await;
         }
     }
@@ -622,12 +625,12 @@ impl Gateway {
         }
     }
 
-    /// Says what is to be counted, once it is served.
-    fn count_traffic(&self, suspect: bool) {
+    /// Says what is to be programmed beside the loop, once it is served.
+    fn set_aside(&self, suspect: bool) {
         let (Some((config, _)), Some(_)) = (&self.files.config, &self.verified) else {
             return;
         };
-        self.traffic.send_if_modified(|wanted| {
+        self.wanted.send_if_modified(|wanted| {
             let changed = suspect || wanted.services != config.services;
             if changed {
                 wanted.services.clone_from(&config.services);

@@ -1,19 +1,19 @@
 //! What is served, counted by the kernel: connections, packets and bytes of
 //! each port, in an nftables table of our own.
 //!
-//! Nothing but counting happens there, so it is programmed after all else, and
-//! its counters live on through every change of what is served, and through
+//! Its counters live on through every change of what is served, and through
 //! restarts of the process.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use tokio::sync::watch as cell;
-use tracing::{debug, warn};
+use tracing::debug;
 
+use crate::aside::{self, Wanted};
 use crate::config::{Served, Services};
 use crate::metrics::{Flow, Metrics, ServedPort};
-use crate::nft::{self, Before, Table};
+use crate::nft::{self, Before};
 use crate::ranges;
 
 const TABLE: &str = "ip lb-svc-traffic";
@@ -22,39 +22,16 @@ const TABLE: &str = "ip lb-svc-traffic";
 /// its connections; what comes from clients; what goes to them.
 const KINDS: [&str; 3] = ["opened", "received", "sent"];
 
-/// What is to be counted.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Wanted {
-    /// What is served.
-    pub services: Services,
-    /// Another each time that the kernel may not hold what was left there.
-    pub suspicion: u64,
-}
-
-/// Has the kernel count what is `wanted`, for as long as somebody wants. Nobody
-/// waits for it: it takes programs their time, and there are addresses to be
-/// announced meanwhile.
-pub async fn keep(mut wanted: cell::Receiver<Wanted>) {
-    let mut table = Table::new(TABLE);
-    let mut suspicion = 0;
-    let mut told = None;
-    while wanted.changed().await.is_ok() {
-        let now = wanted.borrow_and_update().clone();
-        let suspect = std::mem::replace(&mut suspicion, now.suspicion) != now.suspicion;
-        let make = |before: Before<'_, Services>| {
-            let counters = match before {
-                Before::Left(services) => names(services).collect(),
-                Before::Found(held) => held.names.counters.clone(),
-            };
-            script(&now.services) + &stale(&counters, &now.services)
+/// Has the kernel count what is `wanted`, for as long as somebody wants.
+pub async fn keep(wanted: cell::Receiver<Wanted>) {
+    let make = |services: &Services, before: &Before<'_, Services>| {
+        let counters = match before {
+            Before::Left(services) => names(services).collect(),
+            Before::Found(held) => held.names.counters.clone(),
         };
-        let failed = table.ensure(now.services.clone(), suspect, make).await;
-        let failed = failed.err().map(|error| error.to_string());
-        if let Some(error) = failed.as_ref().filter(|_| failed != told) {
-            warn!("traffic is not counted: {error}");
-        }
-        told = failed;
-    }
+        script(services) + &stale(&counters, services)
+    };
+    aside::keep(wanted, TABLE, "traffic is not counted", make).await;
 }
 
 fn name(kind: &str, served: &Served) -> String {

@@ -915,3 +915,83 @@ fn what_passes_is_counted_by_port() {
         (connections(&gateway, "tcp", 80) > 0).then_some(())
     });
 }
+
+/// For how many seconds more the pod's kernel remembers each connection of TCP
+/// to port 80, and its state.
+fn remembered(lab: &Lab) -> Vec<(u32, String)> {
+    let listed = lab.pod.run(&format!("conntrack -L -p tcp --orig-dst {VIP} --orig-port-dst 80"));
+    let entry = |line: &str| {
+        let mut words = line.split_whitespace().skip(2);
+        Some((words.next()?.parse().ok()?, words.next()?.to_owned()))
+    };
+    listed.lines().filter_map(entry).collect()
+}
+
+#[test]
+fn connections_are_forgotten_in_time() {
+    const TABLE: &str = "nft -s list table ip lb-svc-timeouts";
+    let lab = Lab::new();
+    let to = format!("{VIP}:80");
+    let gateway = lab.serving(&config(&[("TCP", 80), ("UDP", 53)]));
+    let there = || {
+        wait("the timeouts", || {
+            let (there, table) = lab.pod.attempt(TABLE);
+            there.then_some(table)
+        })
+        .0
+    };
+    let table = there();
+    lab.client.tcp(&to).unwrap();
+    let mut stream = lab.client.connect(&to).unwrap();
+    ask(&mut stream).unwrap();
+    let of = |state: &str| {
+        let left = || remembered(&lab).into_iter().find(|(_, seen)| seen == state);
+        wait(state, left).0.0
+    };
+    let (ended, open) = (of("TIME_WAIT"), of("ESTABLISHED"));
+    assert!((55..=62).contains(&ended), "{ended} s after its end");
+    assert!((86_000..=86_400).contains(&open), "{open} s without a word");
+    // Reset, where there is nobody to remember it.
+    let reset = lab.client.connect(&to).unwrap();
+    socket2::SockRef::from(&reset).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(reset);
+    assert!(of("CLOSE") <= 2);
+
+    // Another process finds it so, and whoever takes it away, it is back; the
+    // connection that there was has none of that.
+    gateway.kill();
+    let gateway = lab.serving(&config(&[("TCP", 80), ("UDP", 53)]));
+    for damage in ["delete table ip lb-svc-timeouts", "flush chain ip lb-svc-timeouts arriving"] {
+        assert_eq!(there(), table);
+        lab.pod.run(&format!("nft {damage}"));
+        wait(damage, || (lab.pod.attempt(TABLE) == (true, table.clone())).then_some(()));
+        ask(&mut stream).unwrap();
+    }
+    assert!(gateway.status().unwrap().faults.is_empty());
+
+    gateway.carried_out(&lab.configure(&config(&[("UDP", 53)])));
+    wait("the timeouts to go", || (!lab.pod.attempt(TABLE).0).then_some(()));
+}
+
+#[test]
+fn a_kernel_without_timeouts_of_conntrack_serves() {
+    let lab = Lab::new();
+    let bin = lab.dir().join("bin");
+    fs::create_dir_all(&bin).unwrap();
+    let nft = lab.pod.run("which nft");
+    let refuses = format!(
+        "#!/bin/sh\ninput=$(cat)\ncase $input in *'ct timeout'*) echo 'Error: No such file or directory' >&2; exit 1;; esac\necho \"$input\" | {} \"$@\"\n",
+        nft.trim()
+    );
+    fs::write(bin.join("nft"), refuses).unwrap();
+    fs::set_permissions(bin.join("nft"), Permissions::from_mode(0o755)).unwrap();
+    let digest = lab.configure(&config(&[("TCP", 80)]));
+    let gateway = lab.start_with(&format!("PATH={}:$PATH exec \"$@\"", bin.display()));
+    gateway.carried_out(&digest);
+    lab.client.tcp(&format!("{VIP}:80")).unwrap();
+    wait("the rest", || lab.pod.attempt("nft list table ip lb-svc-traffic").0.then_some(()));
+    assert!(gateway.status().unwrap().faults.is_empty());
+    assert_eq!(gateway.get("/readyz").unwrap().0, 200);
+    let log = fs::read_to_string(lab.dir().join("log")).unwrap();
+    assert!(log.contains("connections keep the kernel's own timeouts"), "{log}");
+}
