@@ -1,5 +1,5 @@
-//! The kernel's connection table: finding and cutting the entries that would
-//! keep serving what is served no more, or keep from being served what is.
+//! The kernel's connection table: what is in it, and cutting the entries that
+//! would keep serving what is served no more, or keep from being served what is.
 //!
 //! NAT decides once a connection, at its first packet. A UDP client that keeps
 //! its port keeps its entry alive for as long as it sends: past the removal of
@@ -20,15 +20,15 @@ use crate::ranges::{self, Ranges};
 
 /// A connection as far as it matters here.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Entry {
+pub struct Entry {
     /// The client.
-    from: Ipv4Addr,
+    pub from: Ipv4Addr,
     /// Where the client connected to.
-    to: Served,
+    pub to: Served,
     /// Who answers.
-    answers: SocketAddrV4,
+    pub answers: SocketAddrV4,
     /// The attributes that name the entry to the kernel, as they came.
-    name: Vec<u8>,
+    pub name: Vec<u8>,
 }
 
 /// Whether the entry does other than the NAT would do today, or is of a client
@@ -58,25 +58,16 @@ fn stale(entry: &Entry, forwards: &Forwards, ranges: &Ranges, ours: &BTreeSet<Ip
 /// When the kernel refuses to tell, or to cut.
 pub async fn cut(forwards: &Forwards, ranges: &Ranges, ours: &BTreeSet<Ipv4Addr>) -> io::Result<u64> {
     let mut stale_entries = Vec::new();
+    list(|entry| {
+        if stale(&entry, forwards, ranges, ours) {
+            stale_entries.push(entry.name);
+        }
+    })
+    .await?;
     let mut socket = Socket::open()?;
-    let all = Question { subsystem: CTNETLINK, kind: IPCTNL_MSG_CT_GET, family: IPV4, attributes: &[] };
-    let listed = socket
-        .dump(all, |payload| {
-            if let Some(entry) = parse(payload)
-                && stale(&entry, forwards, ranges, ours)
-            {
-                stale_entries.push(entry.name);
-            }
-        })
-        .await;
-    // Connections come and go all the time.
-    match listed {
-        Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-        other => other?,
-    }
     let mut cut = 0;
     for name in stale_entries {
-        match socket.ask(Question { kind: IPCTNL_MSG_CT_DELETE, attributes: &name, ..all }, |_| {}).await {
+        match socket.ask(Question { attributes: &name, ..question(IPCTNL_MSG_CT_DELETE) }, |_| {}).await {
             Ok(()) => cut += 1,
             // Gone by itself, or replaced by a newer one of the same tuple.
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
@@ -86,10 +77,59 @@ pub async fn cut(forwards: &Forwards, ranges: &Ranges, ours: &BTreeSet<Ipv4Addr>
     Ok(cut)
 }
 
+/// Shows `each` connection of TCP and UDP that there is.
+///
+/// # Errors
+/// When the kernel does not tell.
+pub async fn list(mut each: impl FnMut(Entry)) -> io::Result<()> {
+    let show = |message: &[u8]| parse(message).into_iter().for_each(&mut each);
+    match Socket::open()?.dump(question(IPCTNL_MSG_CT_GET), show).await {
+        // Connections come and go all the time.
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
+        listed => listed,
+    }
+}
+
+/// How large the table is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Size {
+    /// The entries in this network namespace.
+    pub entries: u32,
+    /// How many there may be, in each of the node's.
+    pub limit: u32,
+}
+
+/// Asks for it.
+///
+/// # Errors
+/// When the kernel does not tell.
+pub async fn size() -> io::Result<Size> {
+    let mut size = Size::default();
+    let read = |message: &[u8]| {
+        for (kind, value) in attributes(message) {
+            let number = value.first_chunk().map_or(0, |bytes| u32::from_be_bytes(*bytes));
+            match kind {
+                CTA_STATS_GLOBAL_ENTRIES => size.entries = number,
+                CTA_STATS_GLOBAL_MAX_ENTRIES => size.limit = number,
+                _ => {}
+            }
+        }
+    };
+    Socket::open()?.ask(question(IPCTNL_MSG_CT_GET_STATS), read).await?;
+    Ok(size)
+}
+
+fn question<'a>(kind: u16) -> Question<'a> {
+    Question { subsystem: CTNETLINK, kind, family: IPV4, attributes: &[] }
+}
+
 // linux/netfilter/nfnetlink.h, nfnetlink_conntrack.h
 const CTNETLINK: u16 = 1;
 const IPCTNL_MSG_CT_GET: u16 = 1;
 const IPCTNL_MSG_CT_DELETE: u16 = 2;
+const IPCTNL_MSG_CT_GET_STATS: u16 = 5;
+const CTA_STATS_GLOBAL_ENTRIES: u16 = 1;
+const CTA_STATS_GLOBAL_MAX_ENTRIES: u16 = 2;
 const CTA_TUPLE_ORIG: u16 = 1;
 const CTA_TUPLE_REPLY: u16 = 2;
 const CTA_ID: u16 = 12;

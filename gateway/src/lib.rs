@@ -42,6 +42,7 @@ pub mod pulse;
 pub mod ranges;
 pub mod reach;
 pub mod run;
+pub mod sources;
 pub mod timeouts;
 pub mod tool;
 pub mod traffic;

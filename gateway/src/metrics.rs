@@ -129,6 +129,14 @@ pub struct Metrics {
     pub bytes: Family<Flow, Counter>,
     /// Packets of clients that the Service is not for.
     pub dropped: Family<ServedPort, Counter>,
+    /// Source ports that are taken at the fullest target of a port.
+    pub source_ports: Family<ServedPort, Gauge>,
+    /// How many there are.
+    pub source_ports_limit: Family<ServedPort, Gauge>,
+    /// Entries in the pod's connection table.
+    pub conntrack_entries: Gauge,
+    /// How many there may be.
+    pub conntrack_limit: Gauge,
 }
 
 impl Metrics {
@@ -176,6 +184,22 @@ impl Metrics {
             "Packets of clients outside spec.loadBalancerSourceRanges",
             metrics.dropped.clone(),
         );
+        r.register(
+            "source_ports",
+            "Source ports taken towards the target of a port that has the most connections",
+            metrics.source_ports.clone(),
+        );
+        r.register(
+            "source_ports_limit",
+            "Source ports that there are towards each target",
+            metrics.source_ports_limit.clone(),
+        );
+        r.register(
+            "conntrack_entries",
+            "Entries in the pod's connection table",
+            metrics.conntrack_entries.clone(),
+        );
+        r.register("conntrack_limit", "Entries that there may be in it", metrics.conntrack_limit.clone());
         (metrics, registry)
     }
 

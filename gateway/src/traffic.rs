@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
+use std::io;
 
 use tokio::sync::watch as cell;
 use tracing::debug;
@@ -15,6 +16,7 @@ use crate::config::{Served, Services};
 use crate::metrics::{Flow, Metrics, ServedPort};
 use crate::nft::{self, Before};
 use crate::ranges;
+use crate::sources;
 
 const TABLE: &str = "ip lb-svc-traffic";
 
@@ -91,7 +93,7 @@ fn stale(counters: &[String], services: &Services) -> String {
     stale.map(|name| format!("delete counter {TABLE} {name}\n")).collect()
 }
 
-/// Reads the counters for whoever asks.
+/// Reads the counters, and how full the connection table is, for whoever asks.
 pub struct Meter {
     metrics: Metrics,
     wanted: cell::Receiver<Wanted>,
@@ -106,11 +108,16 @@ impl Meter {
     /// Brings the metrics up to date. Where the kernel does not say, they stay
     /// as they are.
     pub async fn read(&self) {
-        let counted = async { Ok((nft::counters(TABLE).await?, nft::counters(ranges::TABLE).await?)) };
-        let (counted, refused) = match counted.await {
-            Ok(counted) => counted,
-            Err::<_, std::io::Error>(error) => return debug!("counters are not read: {error}"),
-        };
+        if let Err(error) = self.read_counters().await {
+            debug!("counters are not read: {error}");
+        }
+        if let Err(error) = sources::show(&self.metrics, &self.wanted).await {
+            debug!("the connection table is not read: {error}");
+        }
+    }
+
+    async fn read_counters(&self) -> io::Result<()> {
+        let (counted, refused) = (nft::counters(TABLE).await?, nft::counters(ranges::TABLE).await?);
         let Metrics { connections, packets, bytes, dropped, .. } = &self.metrics;
         connections.clear();
         packets.clear();
@@ -130,6 +137,7 @@ impl Meter {
                 dropped.get_or_create(&port).inc_by(*count);
             }
         }
+        Ok(())
     }
 }
 

@@ -995,3 +995,33 @@ fn a_kernel_without_timeouts_of_conntrack_serves() {
     let log = fs::read_to_string(lab.dir().join("log")).unwrap();
     assert!(log.contains("connections keep the kernel's own timeouts"), "{log}");
 }
+
+#[test]
+fn how_near_a_port_is_to_running_out_is_shown() {
+    let lab = Lab::new();
+    let gateway = lab.serving(&config(&[("TCP", 80), ("TCP", 81), ("UDP", 53)]));
+    let shown = |name: &str, protocol: &str, port: u16| {
+        let labels = format!("service=\"default/test-service\",address=\"{VIP}\",protocol=\"{protocol}\"");
+        gateway.metric(&format!("lb_svc_gateway_{name}{{{labels},port=\"{port}\"}}"))
+    };
+    let streams: Vec<_> = (0..3)
+        .map(|_| {
+            let mut stream = lab.client.connect(&format!("{VIP}:80")).unwrap();
+            ask(&mut stream).unwrap();
+            stream
+        })
+        .collect();
+    lab.far.tcp(&format!("{VIP}:80")).unwrap();
+    let socket = lab.client.udp();
+    exchange(&socket, &format!("{VIP}:53")).unwrap();
+    // Those that are open, and one that ended.
+    for (protocol, port, expected) in [("tcp", 80, 4), ("tcp", 81, 0), ("udp", 53, 1)] {
+        assert_eq!(shown("source_ports", protocol, port), expected, "{protocol} {port}");
+        assert_eq!(shown("source_ports_limit", protocol, port), 64_512);
+    }
+    let limit: u64 = lab.pod.run("sysctl -n net.netfilter.nf_conntrack_max").trim().parse().unwrap();
+    assert_eq!(gateway.metric("lb_svc_gateway_conntrack_limit"), limit);
+    let entries = gateway.metric("lb_svc_gateway_conntrack_entries");
+    assert!((5..100).contains(&entries), "{entries}");
+    drop(streams);
+}
