@@ -90,7 +90,7 @@ cluster-down:
 images: deps
 	@$(cluster) build
 	@RUSTFLAGS='-C target-feature=+crt-static' cargo build $(locked) --release --target $(host) \
-	  -p lb-svc-controller -p lb-svc-gateway -p lb-svc-e2e
+	  --bin lb-svc-controller --bin lb-svc-gateway --bin lb-svc-backend
 	@e2e/images.sh $(release)
 
 crds:

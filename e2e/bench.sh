@@ -9,7 +9,7 @@ host=$(rustc -vV | sed -n 's/^host: //p')
 
 # As the images are built, so that nothing is built twice.
 RUSTFLAGS='-C target-feature=+crt-static' cargo build -q $locked --release --target "$host" \
-  -p lb-svc-controller -p lb-svc-gateway -p lb-svc-e2e --bin lb-svc-bench
+  --bin lb-svc-controller --bin lb-svc-gateway --bin lb-svc-backend --bin lb-svc-bench
 
 only=$(sed -n 's/.*--only[= ]\([^ ]*\).*/\1/p' <<<"$*")
 if [[ -z $only || ,$only, == *,rules,* ]]; then

@@ -13,8 +13,12 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-const CONFIGS: [&str; 2] = [include_str!("golden/config-1.json"), include_str!("golden/config-1-least.json")];
-const STATUS: &str = include_str!("golden/status.json");
+const CONFIGS: [&str; 3] = [
+    include_str!("golden/config-1.json"),
+    include_str!("golden/config-1-least.json"),
+    include_str!("golden/config-5.json"),
+];
+const STATUSES: [&str; 2] = [include_str!("golden/status.json"), include_str!("golden/status-2.json")];
 
 fn read<T: DeserializeOwned>(text: &str) -> T {
     serde_json::from_str(text).unwrap()
@@ -54,7 +58,9 @@ fn what_a_release_said_is_said_and_read_still() {
     for config in CONFIGS {
         is_said_so::<GatewayConfig>(config);
     }
-    is_said_so::<GatewayStatus>(STATUS);
+    for status in STATUSES {
+        is_said_so::<GatewayStatus>(status);
+    }
 }
 
 /// An old gateway under a new controller, and the other way round.
@@ -63,7 +69,9 @@ fn what_is_not_known_yet_is_passed_over() {
     for config in CONFIGS {
         reads_with_more::<GatewayConfig>(config, &[]);
     }
-    reads_with_more::<GatewayStatus>(STATUS, &["conflicts", "faults"]);
+    for status in STATUSES {
+        reads_with_more::<GatewayStatus>(status, &["conflicts", "faults"]);
+    }
 }
 
 #[test]

@@ -157,6 +157,9 @@ async fn local_source_ranges_hold_at_once() {
         limit(json!(["172.20.0.0/24"])).await;
         until("the near client is refused", SLOW, refused).await;
         far().await.unwrap();
+        let gateway = scene.gateway("web").await;
+        let dropped = scene.metric(&gateway, "lb_svc_gateway_dropped_packets_total{").await.unwrap();
+        assert!(dropped > 0, "what was dropped is counted");
         limit(json!(["172.20.0.0/24", "172.18.0.0/16"])).await;
         until("the near client is served again", SLOW, async || client::get(ip, 80).await).await;
         far().await.unwrap();
@@ -173,7 +176,7 @@ async fn local_source_ranges_hold_at_once() {
 async fn the_nat_is_programmed_by_either_back_end() {
     scene("nat-backend", async |scene| {
         let ip = scene.served("web", 2).await;
-        let (iptables, nftables) = ("LB-SVC-DNAT", "tcp-targets");
+        let (iptables, nftables) = ("LB-SVC-DNAT", "map targets");
         for (backend, shown, gone) in [("nftables", nftables, iptables), ("iptables", iptables, nftables)] {
             let annotations = json!({ "lb-svc.kubeovn.io/nat-backend": backend });
             scene.patch_service("web", json!({ "metadata": { "annotations": annotations } })).await;
