@@ -90,6 +90,23 @@ fn the_pod_shows_what_is_documented_and_serves_it() {
 }
 
 #[test]
+fn what_is_programmed_is_left_alone() {
+    let lab = Lab::new();
+    let config = config(&[("TCP", 80), ("UDP", 53)]);
+    let gateway = lab.serving(&config);
+    for table in ["traffic", "timeouts"] {
+        let list = format!("nft list table ip lb-svc-{table}");
+        wait(table, || lab.pod.attempt(&list).0.then_some(()));
+    }
+    // What is programmed side by side is not taken for others' work for ever.
+    wait("nothing to be written any more", || {
+        let (_, written) = lab.pod.attempt("timeout 1 nft monitor");
+        written.is_empty().then_some(())
+    });
+    drop(gateway);
+}
+
+#[test]
 fn ports_and_cluster_ips_change_under_a_client_that_keeps_its_port() {
     let lab = Lab::new();
     let both = [("UDP", 53), ("TCP", 80)];
