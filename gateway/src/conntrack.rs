@@ -19,16 +19,33 @@ use crate::nfnetlink::{IPV4, Question, Socket, attributes, push};
 use crate::ranges::{self, Ranges};
 
 /// A connection as far as it matters here.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry<'a> {
     /// The client.
     pub from: Ipv4Addr,
     /// Where the client connected to.
     pub to: Served,
     /// Who answers.
     pub answers: SocketAddrV4,
-    /// The attributes that name the entry to the kernel, as they came.
-    pub name: Vec<u8>,
+    /// Whether who answers was the first to close it (TCP).
+    pub closed_there: bool,
+    /// All that the kernel says of it.
+    pub message: &'a [u8],
+}
+
+impl Entry<'_> {
+    /// The attributes that name it to the kernel.
+    fn name(&self) -> Vec<u8> {
+        let mut name = Vec::new();
+        for (kind, value) in attributes(self.message) {
+            match kind {
+                CTA_TUPLE_ORIG => push(&mut name, kind | NLA_F_NESTED, value),
+                CTA_ID | CTA_ZONE => push(&mut name, kind, value),
+                _ => {}
+            }
+        }
+        name
+    }
 }
 
 /// Whether the entry does other than the NAT would do today, or is of a client
@@ -37,7 +54,7 @@ pub struct Entry {
 ///
 /// A connection of TCP stays with an endpoint that gets no new ones, until that
 /// is gone; a flow of UDP has no end, and is led to another.
-fn stale(entry: &Entry, forwards: &Forwards, ranges: &Ranges, ours: &BTreeSet<Ipv4Addr>) -> bool {
+fn stale(entry: &Entry<'_>, forwards: &Forwards, ranges: &Ranges, ours: &BTreeSet<Ipv4Addr>) -> bool {
     let Entry { to, answers, .. } = entry;
     let refused = SocketAddrV4::new(to.address, to.port);
     let leads_there = match forwards.get(to) {
@@ -60,7 +77,7 @@ pub async fn cut(forwards: &Forwards, ranges: &Ranges, ours: &BTreeSet<Ipv4Addr>
     let mut stale_entries = Vec::new();
     list(|entry| {
         if stale(&entry, forwards, ranges, ours) {
-            stale_entries.push(entry.name);
+            stale_entries.push(entry.name());
         }
     })
     .await?;
@@ -81,7 +98,7 @@ pub async fn cut(forwards: &Forwards, ranges: &Ranges, ours: &BTreeSet<Ipv4Addr>
 ///
 /// # Errors
 /// When the kernel does not tell.
-pub async fn list(mut each: impl FnMut(Entry)) -> io::Result<()> {
+pub async fn list(mut each: impl FnMut(Entry<'_>)) -> io::Result<()> {
     let show = |message: &[u8]| parse(message).into_iter().for_each(&mut each);
     match Socket::open()?.dump(question(IPCTNL_MSG_CT_GET), show).await {
         // Connections come and go all the time.
@@ -132,6 +149,11 @@ const CTA_STATS_GLOBAL_ENTRIES: u16 = 1;
 const CTA_STATS_GLOBAL_MAX_ENTRIES: u16 = 2;
 const CTA_TUPLE_ORIG: u16 = 1;
 const CTA_TUPLE_REPLY: u16 = 2;
+const CTA_PROTOINFO: u16 = 4;
+const CTA_PROTOINFO_TCP: u16 = 1;
+const CTA_PROTOINFO_TCP_FLAGS_REPLY: u16 = 5;
+// linux/netfilter/nf_conntrack_tcp.h
+const IP_CT_TCP_FLAG_CLOSE_INIT: u8 = 4;
 const CTA_ID: u16 = 12;
 const CTA_ZONE: u16 = 18;
 const CTA_TUPLE_IP: u16 = 1;
@@ -151,17 +173,14 @@ struct Tuple {
 }
 
 /// Reads one conntrack message, `None` for what is neither TCP nor UDP.
-fn parse(message: &[u8]) -> Option<Entry> {
+fn parse(message: &[u8]) -> Option<Entry<'_>> {
     let (mut original, mut reply) = (Tuple::default(), Tuple::default());
-    let mut name = Vec::new();
+    let mut closed_there = false;
     for (kind, value) in attributes(message) {
         match kind {
-            CTA_TUPLE_ORIG => {
-                original = tuple(value);
-                push(&mut name, CTA_TUPLE_ORIG | NLA_F_NESTED, value);
-            }
+            CTA_TUPLE_ORIG => original = tuple(value),
             CTA_TUPLE_REPLY => reply = tuple(value),
-            CTA_ID | CTA_ZONE => push(&mut name, kind, value),
+            CTA_PROTOINFO => closed_there = closed_by_reply(value),
             _ => {}
         }
     }
@@ -170,7 +189,16 @@ fn parse(message: &[u8]) -> Option<Entry> {
         .find(|transport| transport.number() == original.protocol)?;
     let (from, to) = (original.source?, original.destination?);
     let to = Served { address: *to.ip(), transport, port: to.port() };
-    Some(Entry { from: *from.ip(), to, answers: reply.source?, name })
+    Some(Entry { from: *from.ip(), to, answers: reply.source?, closed_there, message })
+}
+
+fn closed_by_reply(protocol: &[u8]) -> bool {
+    let tcp = attributes(protocol).filter(|(kind, _)| *kind == CTA_PROTOINFO_TCP);
+    let mut parts = tcp.flat_map(|(_, tcp)| attributes(tcp));
+    parts.any(|(kind, value)| {
+        let flags = value.first().copied().unwrap_or_default();
+        kind == CTA_PROTOINFO_TCP_FLAGS_REPLY && flags & IP_CT_TCP_FLAG_CLOSE_INIT != 0
+    })
 }
 
 fn tuple(bytes: &[u8]) -> Tuple {
@@ -206,10 +234,11 @@ mod tests {
     const OLD: Ipv4Addr = Ipv4Addr::new(172, 18, 0, 17);
     const CLUSTER_IP: Ipv4Addr = Ipv4Addr::new(10, 109, 201, 193);
 
-    fn entry(address: Ipv4Addr, transport: Transport, port: u16, answers: (Ipv4Addr, u16)) -> Entry {
+    fn entry(address: Ipv4Addr, transport: Transport, port: u16, answers: (Ipv4Addr, u16)) -> Entry<'static> {
         let from = Ipv4Addr::new(192, 0, 2, 7);
         let answers = SocketAddrV4::new(answers.0, answers.1);
-        Entry { from, to: Served { address, transport, port }, answers, name: Vec::new() }
+        let to = Served { address, transport, port };
+        Entry { from, to, answers, closed_there: false, message: &[] }
     }
 
     #[test]
@@ -303,7 +332,15 @@ mod tests {
         let mut name = Vec::new();
         push(&mut name, original.0, &original.1);
         push(&mut name, CTA_ID, &[1, 2, 3, 4]);
-        assert_eq!(parsed.name, name);
+        assert_eq!(parsed.name(), name);
+        assert!(!parsed.closed_there);
+        for (flags, closed_there) in [([0x21, 0], false), ([0x25, 0], true)] {
+            let tcp = nested(CTA_PROTOINFO_TCP, &[(CTA_PROTOINFO_TCP_FLAGS_REPLY, &flags)]);
+            let info = nested(CTA_PROTOINFO, &[(tcp.0, &tcp.1)]);
+            let mut bytes = bytes.clone();
+            push(&mut bytes, info.0, &info.1);
+            assert_eq!(parse(&bytes).unwrap().closed_there, closed_there);
+        }
 
         let icmp = direction(CTA_TUPLE_ORIG, client, (VIP, 0), 1);
         let mut bytes = Vec::new();

@@ -6,7 +6,8 @@
 //! what the kernel is to hold, [`plan`] compares that with what it does hold
 //! ([`kernel`]), and [`netlink`], [`nat`], [`ranges`] and [`conntrack`] carry it
 //! out; beside it ([`aside`]) [`timeouts`] has the kernel forget connections in
-//! time, and [`traffic`] has it count them.
+//! time, [`traffic`] has it count them, and [`sources`] sees to it that there are
+//! source ports for more.
 //! [`watch`] says when to look again, [`probe`] asks the LAN and [`arp`] tells it,
 //! [`path`] and [`health`] ask the cluster, [`http`] tells the cluster, and [`run`] is the
 //! loop around it all. Where a gateway has several pods, [`election`] says which

@@ -47,6 +47,7 @@ use crate::plan::{Op, plan};
 use crate::probe::{Ear, Probes, Verdict};
 use crate::pulse::{Pulse, Way};
 use crate::ranges::Gate;
+use crate::sources;
 use crate::timeouts;
 use crate::traffic;
 use crate::watch::{Changed, Watch};
@@ -105,6 +106,7 @@ pub async fn run(settings: Settings) {
     let meter = traffic::Meter::new(metrics.clone(), aside.clone());
     tokio::spawn(timeouts::keep(aside.clone()));
     tokio::spawn(traffic::keep(aside));
+    tokio::spawn(sources::relieve());
     let published = Arc::new(Published::new(registry, meter));
     let (pod_ip, listen_on) = cell::channel(None);
     tokio::spawn(http::serve(Arc::clone(&published), listen_on, settings.port));

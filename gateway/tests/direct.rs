@@ -6,9 +6,9 @@
 mod lab;
 
 use std::collections::BTreeMap;
-use std::io::ErrorKind;
-use std::net::UdpSocket;
-use std::time::Duration;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::time::{Duration, Instant};
 
 use lab::{Lab, Netns, POD_IP, VIP, ask, config, config_direct, exchange, nat_backend, wait};
 use serde_json::{Value, json};
@@ -323,4 +323,87 @@ fn an_answer_of_http_is_judged_by_its_code() {
         (unhealthy.iter().map(ToString::to_string).collect::<Vec<_>>() == [format!("{}:8080", pod(1))])
             .then_some(())
     });
+}
+
+/// How many connections clients of very many addresses make in this time, and
+/// how many of them not at once. Whom they reach closes them first.
+fn hurry(lab: &Lab, seconds: u64) -> (usize, usize) {
+    let to: SocketAddr = format!("{VIP}:80").parse().unwrap();
+    let visit = |client: usize| {
+        let from = SocketAddr::from(([198, 18, (client / 200) as u8, (client % 200) as u8 + 1], 0));
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+        socket.bind(&from.into())?;
+        socket.connect_timeout(&to.into(), Duration::from_secs(2))?;
+        let mut stream = TcpStream::from(socket);
+        stream.write_all(b"hello")?;
+        stream.read_to_string(&mut String::new())
+    };
+    let end = Instant::now() + Duration::from_secs(seconds);
+    let one = |thread: usize| {
+        let (mut done, mut late) = (0, 0);
+        for client in (thread..).step_by(3001).map(|number| number % 20_000) {
+            let start = Instant::now();
+            if start >= end {
+                break;
+            }
+            done += usize::from(visit(client).is_ok());
+            late += usize::from(start.elapsed() > Duration::from_millis(900));
+        }
+        (done, late)
+    };
+    lab.far.enter(|| {
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..16).map(|thread| scope.spawn(move || one(thread))).collect();
+            let counts = threads.into_iter().map(|thread| thread.join().unwrap());
+            counts.fold((0, 0), |all, more| (all.0 + more.0, all.1 + more.1))
+        })
+    })
+}
+
+#[test]
+fn a_crowded_target_does_without_timestamps() {
+    let lab = Lab::new();
+    lab.node.run(&format!("ip addr add {}/32 dev lo", pod(0)));
+    let listener = lab.node.enter(|| TcpListener::bind(format!("{}:8080", pod(0)))).unwrap();
+    for listener in (0..4).map(|_| listener.try_clone().unwrap()) {
+        std::thread::spawn(move || {
+            for mut stream in listener.incoming().map_while(Result::ok) {
+                let mut word = [0; 5];
+                let _ = stream.read_exact(&mut word).and_then(|()| stream.write_all(&word));
+            }
+        });
+    }
+    lab.router.run("ip route add 198.18.0.0/16 via 192.168.99.2");
+    lab.far.run("ip route add local 198.18.0.0/16 dev lo");
+    let gateway = lab.serving(&direct(&[0], &[]));
+    let table = || lab.pod.attempt("nft list table ip lb-svc-crowded");
+    let start = Instant::now();
+    let mut done = 0;
+    while !table().0 {
+        assert!(start.elapsed() < Duration::from_secs(55), "after {done} connections");
+        done += hurry(&lab, 1).0;
+    }
+    assert!(done > 40_000, "{done}");
+    let (_, crowded) = table();
+    assert!(crowded.contains(&format!("{} . 8080", pod(0))), "{crowded}");
+
+    // Until every port is taken, and beyond.
+    while done < 70_000 {
+        assert!(start.elapsed() < Duration::from_secs(55), "after {done} connections");
+        done += hurry(&lab, 1).0;
+    }
+    let (more, late) = hurry(&lab, 5);
+    println!("{more} in 5 s, {late} of them late");
+    assert!(more > 2_500 && late * 200 < more, "{more} {late}");
+    let labels = format!("service=\"default/test-service\",address=\"{VIP}\",protocol=\"tcp\",port=\"80\"");
+    let taken = gateway.metric(&format!("lb_svc_gateway_source_ports{{{labels}}}"));
+    assert!(taken > 60_000, "{taken}");
+
+    lab.pod.run("conntrack -F");
+    let start = Instant::now();
+    while table().0 {
+        // The less often it looks, the more there was to look at.
+        assert!(start.elapsed() < Duration::from_secs(30));
+        std::thread::sleep(Duration::from_millis(100));
+    }
 }
