@@ -12,19 +12,32 @@ RUSTFLAGS='-C target-feature=+crt-static' cargo build -q $locked --release --tar
   --bin lb-svc-controller --bin lb-svc-gateway --bin lb-svc-backend --bin lb-svc-bench
 
 only=$(sed -n 's/.*--only[= ]\([^ ]*\).*/\1/p' <<<"$*")
-if [[ -z $only || ,$only, == *,rules,* ]]; then
-  echo "rules: 1000 ports in the gateway, beside one iptables-restore" >&2
+wants() { [[ -z $only || ,$only, == *",$1,"* ]]; }
+
+ports() { # TEST LINE: the numbers in the line of this name that a measurement ends in
+  local result numbers
   # In namespaces of its own, where the processors are for nobody else.
   cargo test -q $locked --release -p lb-svc-gateway --test ports --no-run
   result=$(env "CARGO_TARGET_$(tr a-z- A-Z_ <<<"$host")_RUNNER=unshare --net --mount" \
-    cargo test -q $locked --release -p lb-svc-gateway --test ports -- --ignored --nocapture)
-  rules=$(sed -n 's/^thousand-ports-ms \([0-9.]*\) \([0-9.]*\)$/\1,\2/p' <<<"$result")
-  [ -n "$rules" ] || { echo "bench: the thousand ports were not measured: $result" >&2; exit 1; }
-  echo "  medians $rules ms" >&2
+    cargo test -q $locked --release -p lb-svc-gateway --test ports -- --ignored --nocapture --exact "$1")
+  numbers=$(sed -n "s/^$2 //p" <<<"$result")
+  [ -n "$numbers" ] || { echo "bench: $1 was not measured: $result" >&2; exit 1; }
+  echo "  medians $numbers ms" >&2
+  echo "${numbers// /,}"
+}
+
+if wants rules; then
+  echo "rules: 1000 ports in the gateway, beside one iptables-restore" >&2
+  rules=$(ports a_thousand_ports thousand-ports-ms)
   set -- "$@" --rules "$rules"
 fi
+if wants endpoints; then
+  echo "endpoints: thousands of them, by nftables" >&2
+  endpoints=$(ports five_thousand_endpoints endpoints-ms)
+  set -- "$@" --endpoints "$endpoints"
+fi
 
-if [[ $CLUSTER == local ]] && [[ -z $only || ,$only, == *,failover,* || ,$only, == *,fleet,* ]]; then
+if [[ $CLUSTER == local ]] && { wants failover || wants fleet; }; then
   LB_SVC_METALLB=$(e2e/cluster/cluster.sh metallb)
   export LB_SVC_METALLB
 fi

@@ -3,6 +3,7 @@
 //! `lb-svc-backend [tcp/PORT | udp/PORT]...`, by default `tcp/80`.
 //!
 //! - `GET /`: one line, `<pod> tcp/<port> <client address>`;
+//! - `GET /bye`: the same, and the end of the connection;
 //! - `GET /bytes/N`: N bytes;
 //! - a datagram: `<pod> udp/<port> <client address> <the datagram>`.
 
@@ -89,6 +90,9 @@ async fn converse(stream: TcpStream, client: SocketAddr, me: &str) -> anyhow::Re
             stream.write_all((head(body.len() as u64) + &body).as_bytes()).await?;
         }
         stream.flush().await?;
+        if path == "/bye" {
+            return Ok(());
+        }
     }
 }
 
@@ -101,5 +105,25 @@ async fn serve_udp(socket: UdpSocket, me: Arc<str>) -> anyhow::Result<()> {
             [format!("{me} udp/{port} {client} ").as_bytes(), buffer.get(..length).unwrap_or_default()]
                 .concat();
         socket.send_to(&answer, client).await.ok();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::AsyncReadExt;
+
+    #[tokio::test]
+    async fn who_says_bye_hears_the_end() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(serve_tcp(listener, "me".into()));
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\n\r\nGET /bye HTTP/1.1\r\n\r\n").await.unwrap();
+        let mut said = Vec::new();
+        let end = stream.read_to_end(&mut said);
+        tokio::time::timeout(std::time::Duration::from_secs(5), end).await.unwrap().unwrap();
+        let said = String::from_utf8(said).unwrap();
+        assert_eq!(said.matches("me tcp/").count(), 2, "{said}");
     }
 }

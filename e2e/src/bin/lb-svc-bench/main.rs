@@ -11,6 +11,7 @@ mod failover;
 mod fifty;
 mod fleet;
 mod gateways;
+mod load;
 mod metallb;
 mod port;
 mod quiet;
@@ -41,8 +42,9 @@ pub struct Options {
     /// which every core is busy.
     #[arg(long, default_value_t = 1)]
     minutes: u64,
-    /// Only these: start, port, rules, throughput, connections, failover,
-    /// fifty, heartbeat, quiet, busy, size, allocator, fleet, idle.
+    /// Only these: start, port, gone, rules, endpoints, throughput,
+    /// connections, closing, failover, fifty, heartbeat, quiet, busy, size,
+    /// allocator, fleet, idle.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Shorter runs, for development: not what the goals are about.
@@ -51,6 +53,9 @@ pub struct Options {
     /// The gateway's 1000 ports, measured elsewhere: OURS_MS,BASELINE_MS.
     #[arg(long, value_delimiter = ',', num_args = 1)]
     rules: Vec<f64>,
+    /// The gateway's 5000 endpoints, measured elsewhere: ALL_MS,ONE_MS,SPREAD_MS.
+    #[arg(long, value_delimiter = ',', num_args = 1)]
+    endpoints: Vec<f64>,
 }
 
 impl Options {
@@ -115,16 +120,20 @@ async fn measure(stage: &Stage, options: &Options, rows: &mut Vec<Row>) -> anyho
         eprintln!("start: a new Service");
         rows.extend(start::measure(stage, options.runs).await.context("start")?);
     }
-    if options.wants("port") {
-        eprintln!("port: one port more");
-        rows.push(port::measure(stage, options.runs).await.context("port")?);
+    if options.wants("port") || options.wants("gone") {
+        rows.extend(port::measure(stage, options).await?);
     }
     if let [ours, baseline] = options.rules[..] {
         let name = "1000 ports in the gateway, over one iptables-restore of them";
         rows.push(Row::new(name, "ms", &[ours], &[baseline], Goal::RatioAtMost(2.0)));
     }
-    if options.wants("throughput") || options.wants("connections") {
-        eprintln!("throughput, connections: three ways to one pod");
+    if let [all, one, spread] = options.endpoints[..] {
+        rows.push(Row::alone("5000 endpoints programmed by nftables", "ms", all, Goal::AtMost(200.0)));
+        rows.push(Row::alone("one of 5000 endpoints gone", "ms", one, Goal::AtMost(20.0)));
+        rows.push(Row::alone("1000 ports with five endpoints each", "ms", spread, Goal::None));
+    }
+    if ["throughput", "connections", "closing"].iter().any(|name| options.wants(name)) {
+        eprintln!("throughput, connections, closing: ways to one pod");
         rows.extend(traffic::measure(stage, options).await.context("traffic")?);
     }
     if options.wants("failover") {

@@ -111,16 +111,7 @@ impl Stage {
     /// second after the first: that would be all there is to see.
     pub async fn lead(&self, name: &str, targets: &[u16]) -> anyhow::Result<()> {
         let pod = self.ready(name).await?;
-        let pod_ip = pod.status.and_then(|status| status.pod_ip).context("a pod without address")?;
-        let named =
-            |number: &u16| json!({ "name": format!("tcp-{number}"), "protocol": "TCP", "port": number });
-        let slice = json!({
-            "metadata": { "name": name, "labels": { "kubernetes.io/service-name": name } },
-            "addressType": "IPv4",
-            "endpoints": [{ "addresses": [pod_ip], "conditions": { "ready": true } }],
-            "ports": targets.iter().map(named).collect::<Value>(),
-        });
-        self.create::<EndpointSlice>(slice).await?;
+        self.create::<EndpointSlice>(slice(name, &[&pod], targets)?).await?;
         tokio::time::sleep(SETTLE).await;
         Ok(())
     }
@@ -166,6 +157,22 @@ impl Stage {
         tokio::time::timeout(SLOW, seen).await.context("a pod does not become ready")???;
         Ok(start.elapsed())
     }
+}
+
+/// The EndpointSlice that leads a Service to these pods.
+pub fn slice(service: &str, pods: &[&Pod], targets: &[u16]) -> anyhow::Result<Value> {
+    let named = |number: &u16| json!({ "name": format!("tcp-{number}"), "protocol": "TCP", "port": number });
+    let endpoint = |pod: &&Pod| {
+        let pod_ip = pod.status.as_ref().and_then(|status| status.pod_ip.as_ref());
+        let pod_ip = pod_ip.context("a pod without address")?;
+        anyhow::Ok(json!({ "addresses": [pod_ip], "conditions": { "ready": true } }))
+    };
+    Ok(json!({
+        "metadata": { "name": service, "labels": { "kubernetes.io/service-name": service } },
+        "addressType": "IPv4",
+        "endpoints": pods.iter().map(endpoint).collect::<anyhow::Result<Value>>()?,
+        "ports": targets.iter().map(named).collect::<Value>(),
+    }))
 }
 
 /// A LoadBalancer Service at `ip`, led by [`Stage::lead`].

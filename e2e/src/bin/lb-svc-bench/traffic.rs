@@ -1,56 +1,66 @@
-//! The LB address, beside the pod itself by routing and a NodePort.
+//! The LB address, by the ClusterIP and straight to the pod, beside the pod
+//! itself by routing and a NodePort.
 //!
-//! All of these enter the cluster at the pod's node. A second LB address is that
+//! All of these enter the cluster at the pod's node. One LB address more is that
 //! of a gateway on another node, from which the cluster's network has one hop
 //! more to go, as from any node that is not the pod's.
 //!
 //! Each path ends at a port of its own, and no run finds connections of the
 //! one before it in a conntrack table: paths that end at one port disturb each
 //! other through TIME_WAIT and TCP timestamps. The client closes first, and
-//! takes its source ports again after a second, so that it has enough of them.
+//! takes its source ports again after a second, so that it has enough of them;
+//! but for rows that say otherwise.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use kube::api::{Api, ListParams};
+use lb_svc_e2e::Lab;
 use lb_svc_e2e::objects::{BACKEND, port, service};
-use lb_svc_e2e::{Lab, client};
-use serde_json::json;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use serde_json::{Value, json};
 use tokio::process::Command;
-use tokio::task::JoinSet;
-use tokio::time::timeout_at;
 
+use crate::load::{Closes, Load, Rate, connect, transfer};
 use crate::stage::{Stage, process};
 use crate::start::first_answer;
 use crate::table::{Goal, Row, median};
 use crate::{Options, address};
 
-/// Connections at a time.
-const CLIENTS: usize = 32;
 /// How long one transfer is to take.
 const TRANSFER: f64 = 2.5;
 /// What the first transfer takes to find out.
 const PROBE: u64 = 256 << 20;
+/// Runs of what takes half a minute, at most.
+const LONG_RUNS: usize = 5;
+/// Runs in which the server closes first, at most: each path has a port for each,
+/// for the pod remembers connections for a minute.
+const CLOSING_RUNS: usize = 3;
+/// The first of these ports.
+const CLOSING: u16 = 8100;
+/// The paths with such ports: the LB address with one client and with many, the
+/// same straight to the pod, and the pod itself.
+const CLOSING_PATHS: u16 = 5;
 /// What the client's namespace is set to meanwhile.
 const CLIENT_SETTINGS: [(&str, &str); 2] =
     [("net/ipv4/tcp_tw_reuse", "1"), ("net/ipv4/ip_local_port_range", "1024 65535")];
+/// A network whose addresses the client has as well, and how many it uses.
+const CLIENTS: ([u8; 3], u8) = ([172, 18, 200], 100);
 
 /// The ways to one pod.
 struct Paths {
-    /// Ours, by routing, by NodePort, ours from another node: in this order.
-    targets: [(&'static str, SocketAddr); 4],
+    /// Ours by the ClusterIP, ours straight to the pod, the pod itself by
+    /// routing, a NodePort, ours from another node: in this order.
+    targets: [(&'static str, SocketAddr); 5],
     /// Where all of them end.
     pod: IpAddr,
     /// The numbers of the nodes.
     nodes: Vec<String>,
     /// The gateways' namespaces.
-    gateways: [PathBuf; 2],
+    gateways: Vec<PathBuf>,
 }
 
 /// The rows.
@@ -68,6 +78,8 @@ pub async fn measure(stage: &Stage, options: &Options) -> anyhow::Result<Vec<Row
     let node_ip = addresses.into_iter().find(|address| address.type_ == "InternalIP");
     let node_ip: IpAddr = node_ip.context("a node without address")?.address.parse()?;
 
+    let closing = CLOSING..CLOSING + CLOSING_PATHS * CLOSING_RUNS as u16;
+    let listens = (8001..=8005).chain(closing.clone()).map(|port| format!("tcp/{port}"));
     stage
         .start(json!({
             "metadata": { "name": "busy", "labels": { "app": "busy" } },
@@ -79,7 +91,7 @@ pub async fn measure(stage: &Stage, options: &Options) -> anyhow::Result<Vec<Row
                     "name": "backend",
                     "image": BACKEND,
                     "imagePullPolicy": "IfNotPresent",
-                    "args": ["tcp/8001", "tcp/8002", "tcp/8003", "tcp/8004"],
+                    "args": listens.collect::<Vec<_>>(),
                 }],
             },
         }))
@@ -87,39 +99,49 @@ pub async fn measure(stage: &Stage, options: &Options) -> anyhow::Result<Vec<Row
     let pod = stage.ready("busy").await?;
     let pod_ip: IpAddr =
         pod.status.and_then(|status| status.pod_ip).context("a pod without address")?.parse()?;
-    let gateway_on = async |name: &str, number: usize, ports: serde_json::Value, node: &str| {
-        let mut object = service(name, &ports);
+    let gateway_on = async |name: &str, number: usize, ports: &[Value], node: &str, straight: bool| {
+        let closing = closing.clone().map(|number| port("TCP", number, number));
+        let mut object = service(name, &ports.iter().cloned().chain(closing).collect());
         object["spec"]["selector"] = json!({ "app": "busy" });
         object["spec"]["loadBalancerIP"] = json!(address(number));
         let selector = json!({ "kubernetes.io/hostname": node }).to_string();
-        object["metadata"]["annotations"]["lb-svc.kubeovn.io/node-selector"] = json!(selector);
+        let annotations = &mut object["metadata"]["annotations"];
+        annotations["lb-svc.kubeovn.io/node-selector"] = json!(selector);
+        if straight {
+            annotations["lb-svc.kubeovn.io/direct-access"] = json!("true");
+            annotations["lb-svc.kubeovn.io/nat-backend"] = json!("nftables");
+        }
         stage.create::<Service>(object).await
     };
-    let created =
-        gateway_on("busy", 0, json!([port("TCP", 80, 8001), port("TCP", 83, 8003)]), &node_name).await?;
     let other = names.first().filter(|name| **name != node_name).context("no other node")?;
-    gateway_on("away", 1, json!([port("TCP", 80, 8004)]), other).await?;
+    let ports = [port("TCP", 80, 8001), port("TCP", 83, 8003)];
+    let created = gateway_on("busy", 0, &ports, &node_name, false).await?;
+    gateway_on("straight", 1, &[port("TCP", 80, 8005)], &node_name, true).await?;
+    gateway_on("away", 2, &[port("TCP", 80, 8004)], other, false).await?;
     let ports = created.spec.and_then(|spec| spec.ports).unwrap_or_default();
     let node_port = ports.iter().find(|port| port.port == 83).and_then(|port| port.node_port);
     let node_port = u16::try_from(node_port.context("no NodePort")?)?;
 
-    let route = Route::add(pod_ip, node_ip).await?;
+    let to_pod = Route::add(format!("{pod_ip} via {node_ip}")).await?;
+    let ([a, b, c], _) = CLIENTS;
+    let clients = Route::add(format!("local {a}.{b}.{c}.0/24 dev lo")).await?;
     let settings = Settings::change()?;
     let targets = [
         ("lb address", SocketAddr::new(address(0), 80)),
+        ("straight", SocketAddr::new(address(1), 80)),
         ("pod", SocketAddr::new(pod_ip, 8002)),
         ("NodePort", SocketAddr::new(node_ip, node_port)),
-        ("away", SocketAddr::new(address(1), 80)),
+        ("away", SocketAddr::new(address(2), 80)),
     ];
     for (_, target) in targets {
         first_answer(target, Instant::now()).await?;
     }
-    eprintln!("  the pod, the NodePort and a gateway are on node {node_name}, the one away on {other}");
-    let namespace = async |app: &str| {
-        let gateway = stage.ready(app).await?;
-        anyhow::Ok(process(&gateway, "lb-svc-gateway")?.join("ns/net"))
-    };
-    let gateways = [namespace("lb-svc-busy").await?, namespace("lb-svc-away").await?];
+    eprintln!("  the pod, the NodePort and two gateways are on node {node_name}, the one away on {other}");
+    let mut gateways = Vec::new();
+    for name in SERVICES {
+        let gateway = stage.ready(&format!("lb-svc-{name}")).await?;
+        gateways.push(process(&gateway, "lb-svc-gateway")?.join("ns/net"));
+    }
     let paths = Paths {
         targets,
         pod: pod_ip,
@@ -134,60 +156,111 @@ pub async fn measure(stage: &Stage, options: &Options) -> anyhow::Result<Vec<Row
     if options.wants("connections") {
         rows.extend(connections(&paths, options).await?);
     }
-    drop((settings, route));
-    stage.delete::<Service>("busy").await?;
-    stage.delete::<Service>("away").await?;
+    if options.wants("closing") {
+        rows.extend(closed_by_the_server(&paths, options).await?);
+    }
+    drop((settings, to_pod, clients));
+    for name in SERVICES {
+        stage.delete::<Service>(name).await?;
+    }
     stage.delete::<Pod>("busy").await?;
     stage.freed().await?;
     Ok(rows)
 }
 
-async fn throughput(paths: &Paths, runs: usize) -> anyhow::Result<[Row; 3]> {
-    let [_, (_, direct), ..] = paths.targets;
-    let rate = PROBE as f64 / transfer(direct, PROBE).await?.as_secs_f64();
+const SERVICES: [&str; 3] = ["busy", "straight", "away"];
+
+async fn throughput(paths: &Paths, runs: usize) -> anyhow::Result<[Row; 4]> {
+    let [_, _, (_, pod), ..] = paths.targets;
+    let rate = PROBE as f64 / transfer(pod, PROBE).await?.as_secs_f64();
     let bytes = (rate * TRANSFER) as u64;
-    let sides = interleave(paths, runs, "MiB/s", async |target| {
+    let sides = interleave(paths, &paths.targets, runs, "MiB/s", async |_, target| {
         Ok(bytes as f64 / f64::from(1 << 20) / transfer(target, bytes).await?.as_secs_f64())
     })
     .await?;
-    Ok(rows("throughput", "MiB/s", 0.85, &sides))
+    Ok(rows("throughput", "MiB/s", [Goal::RatioAtLeast(0.85), Goal::RatioAtLeast(0.95)], &sides))
 }
 
-async fn connections(paths: &Paths, options: &Options) -> anyhow::Result<[Row; 3]> {
-    let time = Duration::from_secs(if options.quick { 5 } else { 15 });
-    let sides = interleave(paths, options.runs, "/s", async |target| connect(target, time).await).await?;
-    Ok(rows("new connections", "/s", 0.65, &sides))
+async fn connections(paths: &Paths, options: &Options) -> anyhow::Result<Vec<Row>> {
+    let time = Duration::from_secs(if options.quick { 5 } else { 30 });
+    let load = Load { closes: Closes::Client, from: Vec::new(), after: Duration::ZERO, time };
+    let mut slow = Vec::new();
+    let sides = interleave(paths, &paths.targets, options.runs.min(LONG_RUNS), "/s", async |_, target| {
+        let Rate { per_second, p99 } = connect(target, &load).await?;
+        slow.push(p99);
+        Ok(per_second)
+    })
+    .await?;
+    let p99 = [0, 1, 2, 3, 4].map(|path| slow.iter().copied().skip(path).step_by(5).collect());
+    let goals = [Goal::RatioAtLeast(0.65), Goal::RatioAtLeast(0.7)];
+    let mut table = Vec::from(rows("new connections", "/s", goals, &sides));
+    let goals = [Goal::None, Goal::RatioAtMost(1.5)];
+    table.extend(rows("connect, request and close, 99th percentile", "ms", goals, &p99));
+    Ok(table)
 }
 
 /// Ours and, for comparison, the others: all over the pod itself.
-fn rows(what: &str, unit: &'static str, goal: f64, sides: &[Vec<f64>; 4]) -> [Row; 3] {
-    let [ours, pod, node_port, away] = sides;
+fn rows(what: &str, unit: &'static str, goals: [Goal; 2], sides: &[Vec<f64>; 5]) -> [Row; 4] {
+    let [ours, straight, pod, node_port, away] = sides;
+    let row = |name: &str, side: &[f64], goal| Row::new(&format!("{name}: {what}"), unit, side, pod, goal);
+    let [by_cluster_ip, by_endpoints] = goals;
     [
-        Row::new(
-            &format!("LB address: {what}, over the pod itself by routing"),
-            unit,
-            ours,
-            pod,
-            Goal::RatioAtLeast(goal),
-        ),
-        Row::new(&format!("its gateway on another node: {what}"), unit, away, pod, Goal::None),
-        Row::new(&format!("a NodePort beside it: {what}"), unit, node_port, pod, Goal::None),
+        row("LB address, over the pod itself by routing", ours, by_cluster_ip),
+        row("straight to the pod", straight, by_endpoints),
+        row("its gateway on another node", away, Goal::None),
+        row("a NodePort beside it", node_port, Goal::None),
     ]
 }
 
-/// Measures the paths in turn.
+/// What is carried when the server closes first: not at first, while there are
+/// source ports that were never used, but then.
+async fn closed_by_the_server(paths: &Paths, options: &Options) -> anyhow::Result<Vec<Row>> {
+    let time = Duration::from_secs(if options.quick { 3 } else { 15 });
+    let ([a, b, c], count) = CLIENTS;
+    let many: Vec<IpAddr> = (1..=count).map(|last| Ipv4Addr::new(a, b, c, last).into()).collect();
+    let load = |from: &[IpAddr]| Load { closes: Closes::Server, from: from.to_vec(), after: time, time };
+    let ways = [
+        ("LB address, one client", address(0), &[][..]),
+        ("LB address, many clients", address(0), &many),
+        ("straight to the pod, one client", address(1), &[]),
+        ("straight to the pod, many clients", address(1), &many),
+        ("pod", paths.pod, &[]),
+    ];
+    let targets = [0, 1, 2, 3, 4].map(|way| {
+        let (name, ip, _) = ways[usize::from(way)];
+        (name, SocketAddr::new(ip, CLOSING + way))
+    });
+    let mut made = 0;
+    let sides = interleave(paths, &targets, options.runs.min(CLOSING_RUNS), "/s", async |way, target| {
+        let run = made / CLOSING_PATHS;
+        made += 1;
+        let target = SocketAddr::new(target.ip(), target.port() + run * CLOSING_PATHS);
+        Ok(connect(target, &load(ways[way].2)).await?.per_second)
+    })
+    .await?;
+    let [.., pod] = &sides;
+    let ours = ways.iter().zip(&sides).take(4);
+    let row = |((name, ..), side): (&(&str, _, _), &Vec<f64>)| {
+        let name = format!("the server closing first, {name}: new connections");
+        Row::new(&name, "/s", side, pod, Goal::None)
+    };
+    Ok(ours.map(row).collect())
+}
+
+/// Measures the ways in turn.
 async fn interleave(
     paths: &Paths,
+    targets: &[(&str, SocketAddr); 5],
     runs: usize,
     unit: &str,
-    mut measure: impl AsyncFnMut(SocketAddr) -> anyhow::Result<f64>,
-) -> anyhow::Result<[Vec<f64>; 4]> {
-    let mut sides = [const { Vec::new() }; 4];
+    mut measure: impl AsyncFnMut(usize, SocketAddr) -> anyhow::Result<f64>,
+) -> anyhow::Result<[Vec<f64>; 5]> {
+    let mut sides = [const { Vec::new() }; 5];
     for run in 1..=runs {
         let mut told = Vec::new();
-        for ((name, target), side) in paths.targets.iter().zip(&mut sides) {
+        for (way, ((name, target), side)) in targets.iter().zip(&mut sides).enumerate() {
             paths.forget().await?;
-            let value = measure(*target).await.with_context(|| format!("{name} at {target}"))?;
+            let value = measure(way, *target).await.with_context(|| format!("{name} at {target}"))?;
             side.push(value);
             told.push(format!("{name} {value:.0}"));
         }
@@ -196,70 +269,6 @@ async fn interleave(
     let medians = sides.each_ref().map(|side| format!("{:.0}", median(side)));
     eprintln!("  medians {} {unit}", medians.join(" "));
     Ok(sides)
-}
-
-/// How long a transfer takes, from the first byte to the last.
-async fn transfer(target: SocketAddr, bytes: u64) -> anyhow::Result<Duration> {
-    let mut stream = TcpStream::connect(target).await?;
-    stream.write_all(format!("GET /bytes/{bytes} HTTP/1.1\r\n\r\n").as_bytes()).await?;
-    let mut buffer = vec![0; 1 << 18];
-    let mut left = bytes;
-    let mut start = None;
-    while left > 0 {
-        let length = tokio::time::timeout(Duration::from_secs(10), stream.read(&mut buffer)).await??;
-        ensure!(length > 0, "the transfer broke off with {left} bytes left");
-        // What comes first has the head, and is not counted.
-        start.get_or_insert_with(Instant::now);
-        left = left.saturating_sub(length as u64);
-    }
-    Ok(start.map_or(Duration::ZERO, |start| start.elapsed()))
-}
-
-/// Connections a second: connect, request, answer, close; for `time`.
-async fn connect(target: SocketAddr, time: Duration) -> anyhow::Result<f64> {
-    let end = tokio::time::Instant::now() + time;
-    let mut clients = JoinSet::new();
-    for _ in 0..CLIENTS {
-        clients.spawn(async move {
-            let (mut done, mut failed) = (0_u32, 0_u32);
-            let mut buffer = [0; 1024];
-            while let Ok(outcome) = timeout_at(end, exchange(target, &mut buffer)).await {
-                if outcome.is_ok() {
-                    done += 1;
-                } else {
-                    failed += 1;
-                    tokio::time::sleep(Duration::from_millis(1)).await;
-                }
-            }
-            (done, failed)
-        });
-    }
-    let (mut done, mut failed) = (0, 0);
-    while let Some(client) = clients.join_next().await {
-        let client = client?;
-        done += client.0;
-        failed += client.1;
-    }
-    if failed > 0 {
-        eprintln!("      {failed} connections to {target} failed");
-    }
-    ensure!(done > 0, "not one connection");
-    Ok(f64::from(done) / time.as_secs_f64())
-}
-
-async fn exchange(target: SocketAddr, buffer: &mut [u8]) -> anyhow::Result<()> {
-    let mut stream = TcpStream::connect(target).await?;
-    stream.write_all(b"GET / HTTP/1.1\r\n\r\n").await?;
-    let mut length = 0;
-    loop {
-        match stream.read(buffer.get_mut(length..).unwrap_or_default()).await? {
-            0 => bail!("a broken answer"),
-            more => length += more,
-        }
-        if buffer.get(..length).and_then(client::body).is_some() {
-            return Ok(());
-        }
-    }
 }
 
 impl Paths {
@@ -287,22 +296,23 @@ async fn run(program: &str, args: &[&str]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The client's way to a pod, for as long as this lives.
+/// A route of the client's, for as long as this lives.
 struct Route(String);
 
 impl Route {
-    async fn add(pod: IpAddr, node: IpAddr) -> anyhow::Result<Self> {
-        let (pod, node) = (pod.to_string(), node.to_string());
-        run("ip", &["route", "replace", &pod, "via", &node]).await?;
-        Ok(Self(pod))
+    async fn add(route: String) -> anyhow::Result<Self> {
+        let args: Vec<&str> = ["route", "replace"].into_iter().chain(route.split(' ')).collect();
+        run("ip", &args).await?;
+        Ok(Self(route))
     }
 }
 
 impl Drop for Route {
     fn drop(&mut self) {
-        let removed = std::process::Command::new("ip").args(["route", "del", &self.0]).status();
+        let mut command = std::process::Command::new("ip");
+        let removed = command.args(["route", "del"]).args(self.0.split(' ')).status();
         if !removed.is_ok_and(|status| status.success()) {
-            eprintln!("the client keeps a route to {}", self.0);
+            eprintln!("the client keeps the route {}", self.0);
         }
     }
 }
