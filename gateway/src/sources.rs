@@ -6,7 +6,7 @@
 //! and one that ended holds its port for as long as the kernel remembers it.
 //!
 //! A port that is taken by what ended is given to a new connection when no
-//! other is left, if that begins beyond where the old one ended (Linux 6.6). If
+//! other is left, if that begins beyond where the old one ended (Linux 6.5). If
 //! the client closed first, that is well. If the target did, it remembers the
 //! connection too, for a minute, and where there are timestamps it takes a new
 //! one only if they go on: those of another client do not, every second time,
