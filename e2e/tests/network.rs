@@ -116,9 +116,15 @@ async fn local_clients_inside_the_cluster_go_through_the_gateway_on_request() {
                 None => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
             }
         };
+        assert!(opened().await > 0, "the client outside was counted");
+        // Its node hears of the address in its own time.
+        until("its node to serve it", SLOW, async || {
+            let seen = seen().await?;
+            expect(seen != gateway, seen)
+        })
+        .await;
         let before = opened().await;
-        assert!(before > 0, "the client outside was counted");
-        assert_ne!(seen().await.unwrap(), gateway, "its node serves it");
+        assert_ne!(seen().await.unwrap(), gateway);
         assert_eq!(opened().await, before);
         for (value, through) in [("true", true), ("false", false)] {
             let annotations = json!({ "lb-svc.kubeovn.io/pass-through": value });
