@@ -46,6 +46,24 @@ enum Known<T> {
     Seen(T, Held),
 }
 
+/// What makes a table what it is to be.
+#[derive(Debug)]
+pub struct Change<T> {
+    wanted: T,
+    /// For [`run`].
+    pub script: String,
+}
+
+/// Has nft run this as one transaction, and returns its number.
+///
+/// # Errors
+/// When nft or the kernel refuses; nothing is changed then.
+pub async fn run(script: &str) -> Result<u32, Error> {
+    let before = generation().await?;
+    tool::run("nft", &["-f", "-"], script).await?;
+    Ok(before.wrapping_add(1))
+}
+
 impl<T: PartialEq> Table<T> {
     /// The table of this name, `<family> <name>`.
     pub fn new(name: &'static str) -> Self {
@@ -80,6 +98,23 @@ impl<T: PartialEq> Table<T> {
         suspect: bool,
         script: impl FnOnce(Before<'_, T>) -> String,
     ) -> Result<bool, Error> {
+        let Some(change) = self.change(wanted, suspect, script).await? else { return Ok(false) };
+        let by = run(&change.script).await?;
+        self.made(change, by);
+        Ok(true)
+    }
+
+    /// What has to be run for that, if anything has. The table is not known
+    /// any more, until it was [`Self::made`].
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub async fn change(
+        &mut self,
+        wanted: T,
+        suspect: bool,
+        script: impl FnOnce(Before<'_, T>) -> String,
+    ) -> Result<Option<Change<T>>, Error> {
         self.settle().await?;
         let (from, now) = match std::mem::replace(&mut self.known, Known::Nothing) {
             Known::Seen(from, held) if !suspect => (Some(from), held),
@@ -92,19 +127,21 @@ impl<T: PartialEq> Table<T> {
         let script = match from {
             Some(from) if from == wanted => {
                 self.known = Known::Seen(from, now);
-                return Ok(false);
+                return Ok(None);
             }
             Some(from) => script(Before::Left(&from)),
             None => script(Before::Found(&now)),
         };
         if script.is_empty() {
             self.known = Known::Seen(wanted, now);
-            return Ok(false);
+            return Ok(None);
         }
-        let before = generation().await?;
-        tool::run("nft", &["-f", "-"], &script).await?;
-        self.known = Known::Made(wanted, before.wrapping_add(1));
-        Ok(true)
+        Ok(Some(Change { wanted, script }))
+    }
+
+    /// It was changed, by the transaction of this number.
+    pub fn made(&mut self, change: Change<T>, by: u32) {
+        self.known = Known::Made(change.wanted, by);
     }
 
     /// Looks at how the kernel holds what was just made, to know it again. If

@@ -102,10 +102,9 @@ pub struct Settings {
 /// Runs for ever.
 pub async fn run(settings: Settings) {
     let (metrics, registry) = Metrics::new(env!("CARGO_PKG_VERSION"));
-    let (wanted, aside) = cell::channel(aside::Wanted::default());
-    let meter = traffic::Meter::new(metrics.clone(), aside.clone());
-    tokio::spawn(timeouts::keep(aside.clone()));
-    tokio::spawn(traffic::keep(aside));
+    let (wanted, to_keep) = cell::channel(aside::Wanted::default());
+    let meter = traffic::Meter::new(metrics.clone(), to_keep.clone());
+    tokio::spawn(aside::keep(to_keep, [timeouts::PART, traffic::PART]));
     tokio::spawn(sources::relieve());
     let published = Arc::new(Published::new(registry, meter));
     let (pod_ip, listen_on) = cell::channel(None);

@@ -9,9 +9,8 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use lb_svc_crds::gateway::Transport;
-use tokio::sync::watch as cell;
 
-use crate::aside::{self, Wanted};
+use crate::aside::Part;
 use crate::config::{Served, Services};
 use crate::nft::Before;
 
@@ -29,11 +28,8 @@ const TABLE: &str = "ip lb-svc-timeouts";
 ///   that is exact.
 const POLICY: &str = "established : 86400, time_wait : 62, close : 2";
 
-/// Has the kernel remember what is `wanted` for so long, as long as somebody
-/// wants. It concerns connections that are new; others stay as they are.
-pub async fn keep(wanted: cell::Receiver<Wanted>) {
-    aside::keep(wanted, TABLE, "connections keep the kernel's own timeouts", script).await;
-}
+/// The table. It concerns connections that are new; others stay as they are.
+pub const PART: Part = Part { name: TABLE, lacking: "connections keep the kernel's own timeouts", script };
 
 fn script(services: &Services, before: &Before<'_, Services>) -> String {
     let ports = ports(services);

@@ -11,7 +11,7 @@ use std::io;
 use tokio::sync::watch as cell;
 use tracing::debug;
 
-use crate::aside::{self, Wanted};
+use crate::aside::{Part, Wanted};
 use crate::config::{Served, Services};
 use crate::metrics::{Flow, Metrics, ServedPort};
 use crate::nft::{self, Before};
@@ -24,16 +24,15 @@ const TABLE: &str = "ip lb-svc-traffic";
 /// its connections; what comes from clients; what goes to them.
 const KINDS: [&str; 3] = ["opened", "received", "sent"];
 
-/// Has the kernel count what is `wanted`, for as long as somebody wants.
-pub async fn keep(wanted: cell::Receiver<Wanted>) {
-    let make = |services: &Services, before: &Before<'_, Services>| {
-        let counters = match before {
-            Before::Left(services) => names(services).collect(),
-            Before::Found(held) => held.names.counters.clone(),
-        };
-        script(services) + &stale(&counters, services)
+/// The table.
+pub const PART: Part = Part { name: TABLE, lacking: "traffic is not counted", script };
+
+fn script(services: &Services, before: &Before<'_, Services>) -> String {
+    let counters = match before {
+        Before::Left(before) => names(before).collect(),
+        Before::Found(held) => held.names.counters.clone(),
     };
-    aside::keep(wanted, TABLE, "traffic is not counted", make).await;
+    whole(services) + &stale(&counters, services)
 }
 
 fn name(kind: &str, served: &Served) -> String {
@@ -49,7 +48,7 @@ fn names(services: &Services) -> impl Iterator<Item = String> {
 // Connections are counted where the NAT is decided, which is once for each;
 // packets where clients still see the address: after those that are refused
 // went, and before the NAT; and after it on the way back.
-fn script(services: &Services) -> String {
+fn whole(services: &Services) -> String {
     let mut text = format!("add table {TABLE}\n");
     for kind in KINDS {
         let _ = writeln!(
@@ -158,7 +157,7 @@ mod tests {
             stale(&counters, &services()),
             "delete counter ip lb-svc-traffic sent-172.18.0.18-udp-53\n"
         );
-        let script = script(&services());
+        let script = whole(&services());
         for kind in KINDS {
             let name = format!("{kind}-172.18.0.18-tcp-80");
             let element = format!("{kind} {{ 172.18.0.18 . tcp . 80 : \"{name}\" }}\n");
