@@ -398,9 +398,14 @@ pub async fn serves(ip: IpAddr) {
 }
 
 /// Whether a pod's Ready condition is true.
-pub(crate) fn is_ready(pod: &Pod) -> bool {
+pub fn is_ready(pod: &Pod) -> bool {
+    is_true(pod, "Ready")
+}
+
+/// Whether a pod's condition of this type is true.
+pub fn is_true(pod: &Pod, kind: &str) -> bool {
     let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
-    conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+    conditions.iter().any(|condition| condition.type_ == kind && condition.status == "True")
 }
 
 /// The Subnet of this name, which is there.

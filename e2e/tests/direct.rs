@@ -15,7 +15,8 @@ use kube::ResourceExt;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use lb_svc_e2e::objects::{backends, elsewhere, on_the_first_node, port, service, web};
 use lb_svc_e2e::{
-    Lab, QUICK, SLOW, Scene, client, expect, scene, serves, throughout, until, without_controller,
+    Lab, QUICK, SLOW, Scene, client, expect, is_ready, is_true, scene, serves, throughout, until,
+    without_controller,
 };
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -48,15 +49,17 @@ async fn scale(scene: &Scene, name: &str, replicas: u32) {
     scene.api::<Deployment>().patch(name, &PatchParams::default(), &patch).await.unwrap();
 }
 
+/// The workload's pods, those on their way out as well.
+async fn pods(scene: &Scene, name: &str) -> Vec<Pod> {
+    let of_it = ListParams::default().labels(&format!("app={name}"));
+    scene.api::<Pod>().list(&of_it).await.unwrap().items
+}
+
 /// The names of the workload's pods that are ready and not on their way out.
 async fn ready(scene: &Scene, name: &str) -> BTreeSet<String> {
-    let pods = scene.api::<Pod>().list(&ListParams::default().labels(&format!("app={name}"))).await.unwrap();
-    let is_ready = |pod: &&Pod| {
-        let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_deref());
-        let ready = conditions.unwrap_or_default().iter().any(|c| c.type_ == "Ready" && c.status == "True");
-        ready && pod.metadata.deletion_timestamp.is_none()
-    };
-    pods.items.iter().filter(is_ready).map(ResourceExt::name_any).collect()
+    let pods = pods(scene, name).await.into_iter();
+    let stay = pods.filter(|pod| is_ready(pod) && pod.metadata.deletion_timestamp.is_none());
+    stay.map(|pod| pod.name_any()).collect()
 }
 
 /// Waits until just these pods answer.
@@ -465,17 +468,15 @@ async fn a_roll_out_behind_the_gate_loses_nothing() {
         roll(&scene).await;
         rolled(&scene, 3).await;
         until("the old pods to be gone", SLOW, async || {
-            let pods = scene.api::<Pod>().list(&ListParams::default().labels("app=web")).await;
             let pods: BTreeSet<String> =
-                pods.map_err(|error| error.to_string())?.iter().map(ResourceExt::name_any).collect();
+                pods(&scene, "web").await.iter().map(ResourceExt::name_any).collect();
             expect(pods.is_disjoint(&before), pods)
         })
         .await;
         let (sent, failures) = load.end().await;
         assert!(sent > 500, "{sent}");
         assert_eq!(failures, [] as [&str; 0], "of {sent}");
-        let pods = scene.api::<Pod>().list(&ListParams::default().labels("app=web")).await.unwrap();
-        for pod in pods {
+        for pod in pods(&scene, "web").await {
             let conditions = pod.status.clone().unwrap_or_default().conditions.unwrap_or_default();
             let gate = conditions.into_iter().find(|condition| condition.type_ == "lb-svc.kubeovn.io/ready");
             let gate = gate.map(|condition| (condition.status, condition.reason.unwrap_or_default()));
@@ -500,17 +501,11 @@ async fn without_a_controller_the_gate_holds_what_would_be_lost() {
                 roll(&scene).await;
                 if is_gated {
                     let new = until("a pod that waits", SLOW, async || {
-                        let pods = scene.api::<Pod>().list(&ListParams::default().labels("app=web")).await;
-                        let pods = pods.map_err(|error| error.to_string())?.items;
-                        let waits = |pod: &Pod| {
-                            let conditions =
-                                pod.status.as_ref().and_then(|status| status.conditions.as_deref());
-                            let mut conditions = conditions.unwrap_or_default().iter();
-                            let contained =
-                                conditions.any(|c| c.type_ == "ContainersReady" && c.status == "True");
-                            contained && !before.contains(&pod.name_any())
-                        };
-                        pods.iter()
+                        let waits =
+                            |pod: &Pod| is_true(pod, "ContainersReady") && !before.contains(&pod.name_any());
+                        pods(&scene, "web")
+                            .await
+                            .iter()
                             .find(|pod| waits(pod))
                             .map(ResourceExt::name_any)
                             .ok_or("none yet".to_owned())
