@@ -8,20 +8,7 @@ METALLB_SUM=h1:r7KDgJtk3KZe3qb36zRVrVCYHxLR03nPGT+qFXOomJM=
 
 verb_metallb() {
   local dir=$CACHE/metallb-$METALLB_VERSION
-  [ -d "$dir" ] || (
-    mkdir -p "$CACHE"
-    exec 8>"$CACHE/lock"
-    flock 8
-    [ ! -d "$dir" ] || exit 0 # another build was faster
-    rm -rf "$CACHE"/.building-* # left by one that was killed
-    work=$(mktemp -d "$CACHE/.building-XXXXXX")
-    trap 'rm -rf "$work"' EXIT
-    go_toolchain "$work"
-    with_heartbeat "MetalLB $METALLB_VERSION (about 3 minutes, once)" build_metallb "$work"
-    chmod 755 "$work"
-    mv "$work" "$dir"
-    say "built: $dir"
-  )
+  once "$dir" with_heartbeat "MetalLB $METALLB_VERSION (about 3 minutes, once)" build_metallb
   echo "$dir"
 }
 
@@ -31,8 +18,7 @@ build_metallb() { # OUT_DIR
   [ "$(jq -r .Sum <<<"$module")" = "$METALLB_SUM" ] || die "this is not MetalLB $METALLB_VERSION: $module"
   source=$(jq -r .Dir <<<"$module")
   for name in controller speaker; do
-    CGO_ENABLED=0 GOFLAGS='' GOWORK=off \
-      go build -C "$source" -trimpath -buildvcs=false -ldflags "-s -w" -o "$1/$name" "./$name" || return 1
+    go_build "$source" "$1/$name" "-s -w" "./$name" || return 1
   done
   cp "$source"/config/crd/bases/*.yaml "$1/"
   chmod 644 "$1"/*.yaml

@@ -19,7 +19,7 @@ use lb_svc_crds::gateway::{HealthCheck, Transport};
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
-use crate::config::{Forwards, Target};
+use crate::config::{Forwards, Served, Target};
 
 /// An endpoint, and how it is asked.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -48,10 +48,13 @@ impl Health {
     /// These are the endpoints to know about. New ones are asked at once.
     pub fn set(&mut self, now: Instant, forwards: &Forwards) {
         let mut wanted = BTreeSet::new();
-        for (check, live) in checked(forwards) {
+        for (served, target) in forwards {
+            let (Some(check), Some(endpoints)) = (check(served, target), target.endpoints()) else {
+                continue;
+            };
             let question =
                 |endpoint: &SocketAddrV4| Question { endpoint: *endpoint, check: Arc::clone(check) };
-            wanted.extend(live.iter().map(question));
+            wanted.extend(endpoints.live.iter().map(question));
         }
         self.0.retain(|question, _| wanted.contains(question));
         for question in wanted {
@@ -105,13 +108,11 @@ impl Health {
 
     /// Where everything leads while those that are not well get nothing new.
     pub fn apply(&self, mut forwards: Forwards) -> Forwards {
-        for target in
-            forwards.iter_mut().filter(|(served, _)| served.transport == Transport::Tcp).map(|(_, to)| to)
-        {
+        for (served, target) in &mut forwards {
+            let Some(check) = check(served, target).cloned() else { continue };
             let Target::Endpoints(endpoints) = target else { continue };
-            let Some(check) = &endpoints.check else { continue };
             let is_well = |endpoint: &&SocketAddrV4| {
-                let question = Question { endpoint: **endpoint, check: Arc::clone(check) };
+                let question = Question { endpoint: **endpoint, check: Arc::clone(&check) };
                 self.0.get(&question).is_some_and(|state| state.well == Some(true))
             };
             let (well, unwell): (BTreeSet<SocketAddrV4>, _) = endpoints.live.iter().partition(is_well);
@@ -125,13 +126,9 @@ impl Health {
     }
 }
 
-/// The endpoints that are asked, by how.
-fn checked(forwards: &Forwards) -> impl Iterator<Item = (&Arc<HealthCheck>, &BTreeSet<SocketAddrV4>)> {
-    let of_tcp = forwards.iter().filter(|(served, _)| served.transport == Transport::Tcp);
-    of_tcp.filter_map(|(_, target)| {
-        let endpoints = target.endpoints()?;
-        Some((endpoints.check.as_ref()?, &endpoints.live))
-    })
+/// How the endpoints of a port are asked, if they are: none of UDP is.
+fn check<'a>(served: &Served, target: &'a Target) -> Option<&'a Arc<HealthCheck>> {
+    target.endpoints().filter(|_| served.transport == Transport::Tcp)?.check.as_ref()
 }
 
 /// Asks an endpoint whether it is well; why not, if it is not.
@@ -171,7 +168,7 @@ async fn answer(Question { endpoint, check }: &Question) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Endpoints, Served};
+    use crate::config::Endpoints;
 
     fn check() -> Arc<HealthCheck> {
         Arc::new(HealthCheck { path: None, interval_ms: 1000, timeout_ms: 500, rise: 2, fall: 3 })

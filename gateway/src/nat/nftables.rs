@@ -39,11 +39,14 @@ const KEY: &str = "ip daddr . meta l4proto . th dport";
 pub struct Nftables {
     table: Table<Arc<Rules>>,
     slots: Slots,
+    /// What was wanted last, and what the table is to be for that: with
+    /// thousands of endpoints, nothing to work out anew at every look.
+    last: Option<(Desired, Arc<Rules>)>,
 }
 
 impl Default for Nftables {
     fn default() -> Self {
-        Self { table: Table::new(TABLE), slots: Slots::default() }
+        Self { table: Table::new(TABLE), slots: Slots::default(), last: None }
     }
 }
 
@@ -51,14 +54,7 @@ impl Nftables {
     /// See [`super::Backends::ensure`]; without anything desired, there is no
     /// table.
     pub async fn ensure(&mut self, desired: Option<&Desired>, suspect: bool) -> Result<Outcome, Fault> {
-        let wanted = match desired {
-            Some(desired) => {
-                self.slots.set(&desired.forwards);
-                rules(desired, &self.slots)
-            }
-            None => Rules::default(),
-        };
-        let wanted = Arc::new(wanted);
+        let wanted = desired.map_or_else(Arc::default, |desired| self.rules(desired));
         let made = Arc::clone(&wanted);
         let make = |before: Before<'_, Arc<Rules>>| match (desired, before) {
             (None, Before::Found(held)) if held.is_empty() => String::new(),
@@ -75,6 +71,16 @@ impl Nftables {
             Err(_) if desired.is_none() => Ok(Outcome::Kept),
             Err(error) => Err(Fault::NatFailed(error.to_string())),
         }
+    }
+
+    fn rules(&mut self, desired: &Desired) -> Arc<Rules> {
+        if let Some((_, rules)) = self.last.as_ref().filter(|(last, _)| last == desired) {
+            return Arc::clone(rules);
+        }
+        self.slots.set(&desired.forwards);
+        let rules = Arc::new(rules(desired, &self.slots));
+        self.last = Some((desired.clone(), Arc::clone(&rules)));
+        rules
     }
 
     /// Looks at how the kernel holds what was just programmed.

@@ -142,7 +142,7 @@ async fn measure(stage: &Stage, options: &Options, rows: &mut Vec<Row>) -> anyho
     }
     if options.wants("fifty") {
         eprintln!("fifty: many gateways of two pods, and one of their two nodes dies");
-        let (many, runs) = if options.quick { (10, 1) } else { (50, options.runs.min(3)) };
+        let (many, runs) = if options.quick { (10, 1) } else { (50, options.failovers) };
         rows.extend(fifty::measure(many, runs).await.context("fifty")?);
     }
     if ["heartbeat", "quiet", "busy"].iter().any(|name| options.wants(name)) {
