@@ -24,4 +24,4 @@ args=("$@")
 # First what needs a cluster nobody has used yet; last what shakes the cluster itself.
 suite 1 document
 suite 4 serving lifecycle healing network conflict faults settings pending subnets
-suite 1 direct failover disruption modes kills soak
+suite 1 direct spread failover disruption modes kills soak

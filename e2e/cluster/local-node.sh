@@ -11,7 +11,7 @@ start_containerd() { # NODE
     for at in run:/run lib:/var/lib log:/var/log; do mount --bind "$0/${at%:*}" "${at#*:}"; done
     mount --make-rshared /
     touch /run/node-is-ready
-    exec sleep infinity' "$dir"
+    while :; do sleep infinity; done' "$dir"
   await 10 "node-$n" "the file systems of node $1" test -e "$dir/run/node-is-ready"
   write_cni_config "$1"
   write_containerd_config "$dir"

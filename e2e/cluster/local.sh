@@ -183,16 +183,24 @@ processes() { # [NAME_PATTERN]: pids of the cluster's processes, their children 
   { grep -lzsE "^LB_SVC_PROCESS=(${1:-.*})$" /proc/[0-9]*/environ || true; } | cut -d/ -f3
 }
 
+# While the kernel loads another program into a process, its mark does not show: on a slow disk that takes a while. So
+# only who is missed in so many looks, one after the other, is gone.
+LOOKS=3
+
 now() { date -u +%Y-%m-%dT%H:%M:%S; }
 main_process() { processes "$1" | sort -n | head -n 1; }
 runs() { [ -n "$(processes "$1")" ]; }
 
 await() { # SECONDS PROCESS WHAT CMD...: until CMD succeeds; on failure show the log of PROCESS
-  local limit=$((SECONDS + $1)) process=$2 what=$3
+  local limit=$((SECONDS + $1)) process=$2 what=$3 missed=0
   shift 3
   until ("$@") >/dev/null 2>&1; do
     if [ -e "$STATE/given-up" ] || ! kill -0 $$ 2>/dev/null; then exit 1; fi # the `up` around this has failed or was killed
-    runs "$process" || explain "$process" "$process has died while waiting for $what"
+    if runs "$process"; then
+      missed=0
+    elif ((++missed >= LOOKS)); then
+      explain "$process" "$process has died while waiting for $what"
+    fi
     [ "$SECONDS" -lt "$limit" ] || explain "$process" "waited in vain for $what"
     sleep 0.1
   done
@@ -228,12 +236,12 @@ stop() { # NAME: with the chance to end by itself
 }
 
 kill_until_gone() { # CMD...: CMD prints pids; kill them, and what they started meanwhile
-  local pids
+  local pids missed=0
   for _ in $(seq 100); do
     pids=$("$@")
-    [ -n "$pids" ] || return 0
+    if [ -n "$pids" ]; then missed=0; else ((++missed < LOOKS)) || return 0; fi
     # shellcheck disable=SC2086
-    kill -KILL $pids 2>/dev/null || true
+    [ -z "$pids" ] || kill -KILL $pids 2>/dev/null || true
     sleep 0.05
   done
   die "these processes of the cluster do not end: $pids"

@@ -38,6 +38,28 @@ pub async fn get_within(address: SocketAddr, path: &str, limit: Duration) -> io:
     timeout(limit, exchange).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
 }
 
+/// `GET /` over a connection that lives on; the body.
+///
+/// # Errors
+/// Whatever is in the way, or a time-out.
+pub async fn ask(stream: &mut TcpStream) -> io::Result<String> {
+    let exchange = async {
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: web\r\n\r\n").await?;
+        let mut answer = Vec::new();
+        let mut buffer = [0; 4096];
+        loop {
+            if let Some(body) = body(&answer) {
+                return Ok(String::from_utf8_lossy(body).into_owned());
+            }
+            match stream.read(&mut buffer).await? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                length => answer.extend_from_slice(buffer.get(..length).unwrap_or_default()),
+            }
+        }
+    };
+    timeout(ATTEMPT, exchange).await?
+}
+
 /// The body of an HTTP answer, once all of it is there.
 pub fn body(answer: &[u8]) -> Option<&[u8]> {
     let end = answer.windows(4).position(|window| window == b"\r\n\r\n")?;

@@ -1,5 +1,7 @@
 //! The objects that tests make.
 
+use anyhow::Context;
+use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 
 /// The attachment of the example, which every test uses.
@@ -52,6 +54,26 @@ pub fn port(protocol: &str, port: u16, target: impl Into<Value>) -> Value {
         "port": port,
         "targetPort": target.into(),
     })
+}
+
+/// The EndpointSlice `name`, which leads the ports of these names of a Service
+/// without selector to these ports of pods.
+///
+/// # Errors
+/// When a pod has no address.
+pub fn slice(name: &str, service: &str, pods: &[&Pod], ports: &[(String, u16)]) -> anyhow::Result<Value> {
+    let endpoint = |pod: &&Pod| {
+        let pod_ip = pod.status.as_ref().and_then(|status| status.pod_ip.as_ref());
+        let pod_ip = pod_ip.context("a pod without address")?;
+        anyhow::Ok(json!({ "addresses": [pod_ip], "conditions": { "ready": true } }))
+    };
+    let port = |(name, number): &(String, u16)| json!({ "name": name, "protocol": "TCP", "port": number });
+    Ok(json!({
+        "metadata": { "name": name, "labels": { "kubernetes.io/service-name": service } },
+        "addressType": "IPv4",
+        "endpoints": pods.iter().map(endpoint).collect::<anyhow::Result<Value>>()?,
+        "ports": ports.iter().map(port).collect::<Value>(),
+    }))
 }
 
 /// `replicas` pods labelled `app=name` that listen on `ports`

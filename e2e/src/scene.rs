@@ -12,7 +12,7 @@ use lb_svc_crds::gateway::GatewayStatus;
 use lb_svc_crds::{IP, Subnet, names};
 use serde_json::{Value, json};
 
-use crate::{Lab, SLOW, client, expect, objects, until};
+use crate::{Lab, QUICK, SLOW, client, expect, objects, until};
 
 /// A namespace of a test's own.
 pub struct Scene {
@@ -162,6 +162,20 @@ spec: {{provider: {name}.{ns}, {subnet}}}
     pub async fn patch_service(&self, name: &str, patch: Value) {
         let patched = self.api::<Service>().patch(name, &PatchParams::default(), &Patch::Merge(patch)).await;
         patched.unwrap_or_else(|error| panic!("patching Service {name}: {error}"));
+    }
+
+    /// Has a Service served by this NAT back end, and waits until it is.
+    ///
+    /// # Panics
+    /// If it is not.
+    pub async fn use_back_end(&self, name: &str, back_end: &str) {
+        let annotations = json!({ "lb-svc.kubeovn.io/nat-backend": back_end });
+        self.patch_service(name, json!({ "metadata": { "annotations": annotations } })).await;
+        until(&format!("{back_end} to be in use"), QUICK, async || {
+            let tables = self.in_gateway(name, &["nft", "list", "tables"]).await;
+            expect(tables.contains("table ip lb-svc\n") == (back_end == "nftables"), tables)
+        })
+        .await;
     }
 
     /// A Service.

@@ -19,7 +19,6 @@ use lb_svc_e2e::{
     without_controller,
 };
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
@@ -88,13 +87,7 @@ async fn ports_lead_to_pods_by_either_back_end() {
         let pod_ip = gateway.status.as_ref().and_then(|status| status.pod_ip.clone()).unwrap();
 
         for backend in ["iptables", "nftables"] {
-            let annotations = json!({ "lb-svc.kubeovn.io/nat-backend": backend });
-            scene.patch_service("web", json!({ "metadata": { "annotations": annotations } })).await;
-            until(&format!("{backend} to be in use"), QUICK, async || {
-                let table = scene.in_gateway("web", &["nft", "list", "tables"]).await;
-                expect(table.contains("table ip lb-svc\n") == (backend == "nftables"), table)
-            })
-            .await;
+            scene.use_back_end("web", backend).await;
             scale(&scene, "web", 4).await;
             until("four pods", SLOW, async || {
                 let pods = ready(&scene, "web").await;
@@ -145,23 +138,10 @@ async fn ports_lead_to_pods_by_either_back_end() {
     .await;
 }
 
-/// A connection that is used again and again.
+/// The pod at the other end of a connection that is used again and again.
 async fn ask(stream: &mut TcpStream) -> std::io::Result<String> {
-    let exchange = async {
-        stream.write_all(b"GET / HTTP/1.1\r\nHost: web\r\n\r\n").await?;
-        let mut answer = Vec::new();
-        let mut buffer = [0; 4096];
-        loop {
-            if let Some(body) = client::body(&answer) {
-                return Ok(String::from_utf8_lossy(body).split(' ').next().unwrap_or_default().to_owned());
-            }
-            match stream.read(&mut buffer).await? {
-                0 => return Err(std::io::ErrorKind::UnexpectedEof.into()),
-                length => answer.extend_from_slice(&buffer[..length]),
-            }
-        }
-    };
-    tokio::time::timeout(client::ATTEMPT, exchange).await?
+    let answer = client::ask(stream).await?;
+    Ok(answer.split(' ').next().unwrap_or_default().to_owned())
 }
 
 /// Lets a workload's pods serve on for so many seconds after they are told to

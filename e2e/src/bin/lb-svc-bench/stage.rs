@@ -12,8 +12,8 @@ use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::runtime::wait::await_condition;
 use kube::{Resource, ResourceExt};
 use lb_svc_crds::IP;
-use lb_svc_e2e::objects::{port, service};
-use lb_svc_e2e::{Lab, SLOW};
+use lb_svc_e2e::objects::{self, port, service};
+use lb_svc_e2e::{Lab, SLOW, is_ready};
 use serde_json::{Value, json};
 
 use crate::start::SETTLE;
@@ -159,20 +159,10 @@ impl Stage {
     }
 }
 
-/// The EndpointSlice that leads a Service to these pods.
-pub fn slice(service: &str, pods: &[&Pod], targets: &[u16]) -> anyhow::Result<Value> {
-    let named = |number: &u16| json!({ "name": format!("tcp-{number}"), "protocol": "TCP", "port": number });
-    let endpoint = |pod: &&Pod| {
-        let pod_ip = pod.status.as_ref().and_then(|status| status.pod_ip.as_ref());
-        let pod_ip = pod_ip.context("a pod without address")?;
-        anyhow::Ok(json!({ "addresses": [pod_ip], "conditions": { "ready": true } }))
-    };
-    Ok(json!({
-        "metadata": { "name": service, "labels": { "kubernetes.io/service-name": service } },
-        "addressType": "IPv4",
-        "endpoints": pods.iter().map(endpoint).collect::<anyhow::Result<Value>>()?,
-        "ports": targets.iter().map(named).collect::<Value>(),
-    }))
+/// The EndpointSlice that leads a Service to these pods, each port to the same.
+pub fn slice(service: &str, pods: &[&Pod], numbers: &[u16]) -> anyhow::Result<Value> {
+    let ports: Vec<_> = numbers.iter().map(|number| (format!("tcp-{number}"), *number)).collect();
+    objects::slice(service, service, pods, &ports)
 }
 
 /// A LoadBalancer Service at `ip`, led by [`Stage::lead`].
@@ -182,12 +172,6 @@ pub fn led(name: &str, ip: IpAddr, numbers: &[u16]) -> Value {
     service["spec"]["loadBalancerIP"] = json!(ip);
     service["spec"]["selector"] = Value::Null;
     service
-}
-
-/// Whether a pod's Ready condition is true.
-fn is_ready(pod: &Pod) -> bool {
-    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
-    conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
 /// The directory in /proc of a pod's process of this name.
