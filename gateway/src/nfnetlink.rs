@@ -23,6 +23,10 @@ const NFGEN_HEADER: usize = 4;
 
 /// IPv4 (`NFPROTO_IPV4`).
 pub const IPV4: u8 = 2;
+/// What is said of every change of nftables (`NFNLGRP_NFTABLES`).
+const NFTABLES_GROUP: u32 = 7;
+/// That a transaction is in force (`NFNL_SUBSYS_NFTABLES`, `NFT_MSG_NEWGEN`).
+const NEW_GENERATION: u16 = 10 << 8 | 15;
 
 /// What is asked.
 #[derive(Clone, Copy, Debug)]
@@ -113,6 +117,47 @@ impl Socket {
     }
 }
 
+/// Hears of every change of nftables.
+pub struct Ear(TokioSocket);
+
+impl Ear {
+    /// Hears what happens from now on.
+    ///
+    /// # Errors
+    /// When the kernel gives no socket.
+    pub fn open() -> io::Result<Self> {
+        let mut socket = TokioSocket::new(protocols::NETLINK_NETFILTER)?;
+        socket.socket_mut().bind_auto()?;
+        socket.socket_mut().add_membership(NFTABLES_GROUP)?;
+        Ok(Self(socket))
+    }
+
+    /// Waits until a transaction of this process is in force; for ever, if the
+    /// kernel had more to tell than there was room for.
+    ///
+    /// It is known by the address of its socket, which the kernel makes of the
+    /// number of the process unless another has that already.
+    pub async fn transaction_of(&self, process: u32) {
+        let mut buffer = Vec::with_capacity(64 * 1024);
+        loop {
+            buffer.clear();
+            if let Err(error) = self.0.recv(&mut buffer).await {
+                if error.raw_os_error() != Some(nix::libc::ENOBUFS) {
+                    return std::future::pending().await;
+                }
+                continue;
+            }
+            let mut rest = buffer.as_slice();
+            while let Some((header, _, next)) = split(rest) {
+                rest = next;
+                if header.kind == NEW_GENERATION && header.port == process {
+                    return;
+                }
+            }
+        }
+    }
+}
+
 fn message(flags: u16, sequence: u32, question: Question<'_>) -> Vec<u8> {
     let Question { subsystem, kind, family, attributes } = question;
     let length = NLMSG_HEADER + NFGEN_HEADER + attributes.len();
@@ -149,6 +194,8 @@ struct Header {
     kind: u16,
     flags: u16,
     sequence: u32,
+    /// The address of the socket that it is about, or an answer to.
+    port: u32,
 }
 
 /// The first message of a datagram: header, payload; and the rest.
@@ -156,7 +203,7 @@ fn split(bytes: &[u8]) -> Option<(Header, &[u8], &[u8])> {
     let length = u32::from_ne_bytes(*bytes.first_chunk()?) as usize;
     let payload = bytes.get(NLMSG_HEADER..length)?;
     let u16_at = |at: usize| u16::from_ne_bytes([bytes[at], bytes[at + 1]]);
-    let sequence = u32::from_ne_bytes([bytes[8], bytes[9], bytes[10], bytes[11]]);
-    let header = Header { kind: u16_at(4), flags: u16_at(6), sequence };
+    let u32_at = |at: usize| u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+    let header = Header { kind: u16_at(4), flags: u16_at(6), sequence: u32_at(8), port: u32_at(12) };
     Some((header, payload, bytes.get(length.next_multiple_of(4)..).unwrap_or_default()))
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 
-use crate::nfnetlink::{IPV4, Question, Socket, attributes, push};
+use crate::nfnetlink::{Ear, IPV4, Question, Socket, attributes, push};
 use crate::tool::{self, RunError};
 
 /// How often a table is read that changes while it is.
@@ -60,7 +60,11 @@ pub struct Change<T> {
 /// When nft or the kernel refuses; nothing is changed then.
 pub async fn run(script: &str) -> Result<u32, Error> {
     let before = generation().await?;
-    tool::run("nft", &["-f", "-"], script).await?;
+    // Where something was deleted, the kernel lets nft end only when it has
+    // waited for whoever may still be looking at that: what is new is in force
+    // long before.
+    let ear = Ear::open()?;
+    tool::run_until("nft", &["-f", "-"], script, |nft| ear.transaction_of(nft)).await?;
     Ok(before.wrapping_add(1))
 }
 

@@ -13,10 +13,10 @@ use tracing::{info, warn};
 use crate::arp::{self, Frame, Mac};
 use crate::probe::Ear;
 
-/// Between two questions.
-const ASK: Duration = Duration::from_millis(50);
+/// Between two questions: each costs a standby as much as an advertisement.
+const ASK: Duration = Duration::from_millis(100);
 /// So long without an answer, and the way is lost.
-const SILENCE: Duration = Duration::from_millis(250);
+const SILENCE: Duration = Duration::from_millis(300);
 /// So long answered without a gap, and it is back.
 const STEADY: Duration = Duration::from_secs(1);
 
@@ -155,9 +155,9 @@ mod tests {
         let mut beats = Beats::default();
         assert!(beats.alive(at(10_000), true), "never answered, nothing known");
         beats.answered(at(10_000));
-        assert!(beats.alive(at(10_250), true));
-        assert!(beats.alive(at(10_300), false), "asleep, nothing known");
-        assert!(!beats.alive(at(10_300), true));
+        assert!(beats.alive(at(10_300), true));
+        assert!(beats.alive(at(10_350), false), "asleep, nothing known");
+        assert!(!beats.alive(at(10_350), true));
         for ms in (11_000..12_000).step_by(50) {
             beats.answered(at(ms));
             assert!(!beats.alive(at(ms), true), "{ms}");

@@ -39,6 +39,17 @@ pub enum RunError {
 /// Runs a program to its end and returns its output. What it says on stderr is
 /// an error only if its exit code is.
 pub async fn run(program: &'static str, args: &[&str], input: &str) -> Result<String, RunError> {
+    run_until(program, args, input, |_| std::future::pending()).await
+}
+
+/// The same, but not to its end if `done`, which is told its number, says
+/// before that it has done what it was run for; there is no output then.
+pub async fn run_until<F: Future<Output = ()>>(
+    program: &'static str,
+    args: &[&str],
+    input: &str,
+    done: impl FnOnce(u32) -> F,
+) -> Result<String, RunError> {
     let start = |error| RunError::Start { program, error };
     // A pipe even for no input: /dev/null need not be there.
     let mut child = Command::new(program)
@@ -49,6 +60,13 @@ pub async fn run(program: &'static str, args: &[&str], input: &str) -> Result<St
         .kill_on_drop(true)
         .spawn()
         .map_err(start)?;
+    let done = child.id().map(done);
+    let done = async {
+        match done {
+            Some(done) => done.await,
+            None => std::future::pending().await,
+        }
+    };
     let stdin = child.stdin.take();
     let feed = async {
         if let Some(mut stdin) = stdin {
@@ -57,8 +75,11 @@ pub async fn run(program: &'static str, args: &[&str], input: &str) -> Result<St
         }
     };
     let both = async { tokio::join!(feed, child.wait_with_output()).1 };
-    let output =
-        tokio::time::timeout(TIMEOUT, both).await.map_err(|_| RunError::Slow { program })?.map_err(start)?;
+    let output = tokio::select! {
+        output = tokio::time::timeout(TIMEOUT, both) => output,
+        () = done => return Ok(String::new()),
+    };
+    let output = output.map_err(|_| RunError::Slow { program })?.map_err(start)?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }

@@ -1,9 +1,11 @@
 //! The LB address, by the ClusterIP and straight to the pod, beside the pod
 //! itself by routing and a NodePort.
 //!
-//! All of these enter the cluster at the pod's node. One LB address more is that
-//! of a gateway on another node, from which the cluster's network has one hop
-//! more to go, as from any node that is not the pod's.
+//! All of these enter the cluster at the pod's node, and so does an address that
+//! is led to a ClusterIP as the gateway would do it, but by rules typed into a
+//! pod: what forwarding costs on this machine, whoever set it up. One LB address
+//! more is that of a gateway on another node, from which the cluster's network
+//! has one hop more to go, as from any node that is not the pod's.
 //!
 //! Each path ends at a port of its own, and no run finds connections of the
 //! one before it in a conntrack table: paths that end at one port disturb each
@@ -53,13 +55,13 @@ const CLIENTS: ([u8; 3], u8) = ([172, 18, 200], 100);
 /// The ways to one pod.
 struct Paths {
     /// Ours by the ClusterIP, ours straight to the pod, the pod itself by
-    /// routing, a NodePort, ours from another node: in this order.
-    targets: [(&'static str, SocketAddr); 5],
+    /// routing, a NodePort, ours from another node, by hand: in this order.
+    targets: [(&'static str, SocketAddr); 6],
     /// Where all of them end.
     pod: IpAddr,
     /// The numbers of the nodes.
     nodes: Vec<String>,
-    /// The gateways' namespaces.
+    /// The namespaces of the gateways, and of the pod with the typed rules.
     gateways: Vec<PathBuf>,
 }
 
@@ -79,23 +81,8 @@ pub async fn measure(stage: &Stage, options: &Options) -> anyhow::Result<Vec<Row
     let node_ip: IpAddr = node_ip.context("a node without address")?.address.parse()?;
 
     let closing = CLOSING..CLOSING + CLOSING_PATHS * CLOSING_RUNS as u16;
-    let listens = (8001..=8005).chain(closing.clone()).map(|port| format!("tcp/{port}"));
-    stage
-        .start(json!({
-            "metadata": { "name": "busy", "labels": { "app": "busy" } },
-            "spec": {
-                "nodeName": node_name,
-                "automountServiceAccountToken": false,
-                "terminationGracePeriodSeconds": 1,
-                "containers": [{
-                    "name": "backend",
-                    "image": BACKEND,
-                    "imagePullPolicy": "IfNotPresent",
-                    "args": listens.collect::<Vec<_>>(),
-                }],
-            },
-        }))
-        .await?;
+    let listens = (8001..=8006).chain(closing.clone()).map(|port| format!("tcp/{port}"));
+    stage.start(backend_on(&node_name, "busy", &listens.collect::<Vec<_>>())).await?;
     let pod = stage.ready("busy").await?;
     let pod_ip: IpAddr =
         pod.status.and_then(|status| status.pod_ip).context("a pod without address")?.parse()?;
@@ -118,6 +105,7 @@ pub async fn measure(stage: &Stage, options: &Options) -> anyhow::Result<Vec<Row
     let created = gateway_on("busy", 0, &ports, &node_name, false).await?;
     gateway_on("straight", 1, &[port("TCP", 80, 8005)], &node_name, true).await?;
     gateway_on("away", 2, &[port("TCP", 80, 8004)], other, false).await?;
+    let typed = type_rules(stage, &node_name, address(3)).await?;
     let ports = created.spec.and_then(|spec| spec.ports).unwrap_or_default();
     let node_port = ports.iter().find(|port| port.port == 83).and_then(|port| port.node_port);
     let node_port = u16::try_from(node_port.context("no NodePort")?)?;
@@ -132,12 +120,13 @@ pub async fn measure(stage: &Stage, options: &Options) -> anyhow::Result<Vec<Row
         ("pod", SocketAddr::new(pod_ip, 8002)),
         ("NodePort", SocketAddr::new(node_ip, node_port)),
         ("away", SocketAddr::new(address(2), 80)),
+        ("by hand", SocketAddr::new(address(3), 80)),
     ];
     for (_, target) in targets {
         first_answer(target, Instant::now()).await?;
     }
     eprintln!("  the pod, the NodePort and two gateways are on node {node_name}, the one away on {other}");
-    let mut gateways = Vec::new();
+    let mut gateways = vec![typed];
     for name in SERVICES {
         let gateway = stage.ready(&format!("lb-svc-{name}")).await?;
         gateways.push(process(&gateway, "lb-svc-gateway")?.join("ns/net"));
@@ -163,6 +152,8 @@ pub async fn measure(stage: &Stage, options: &Options) -> anyhow::Result<Vec<Row
     for name in SERVICES {
         stage.delete::<Service>(name).await?;
     }
+    stage.delete::<Service>("by-hand").await?;
+    stage.delete::<Pod>("by-hand").await?;
     stage.delete::<Pod>("busy").await?;
     stage.freed().await?;
     Ok(rows)
@@ -170,7 +161,7 @@ pub async fn measure(stage: &Stage, options: &Options) -> anyhow::Result<Vec<Row
 
 const SERVICES: [&str; 3] = ["busy", "straight", "away"];
 
-async fn throughput(paths: &Paths, runs: usize) -> anyhow::Result<[Row; 4]> {
+async fn throughput(paths: &Paths, runs: usize) -> anyhow::Result<[Row; 5]> {
     let [_, _, (_, pod), ..] = paths.targets;
     let rate = PROBE as f64 / transfer(pod, PROBE).await?.as_secs_f64();
     let bytes = (rate * TRANSFER) as u64;
@@ -191,7 +182,7 @@ async fn connections(paths: &Paths, options: &Options) -> anyhow::Result<Vec<Row
         Ok(per_second)
     })
     .await?;
-    let p99 = [0, 1, 2, 3, 4].map(|path| slow.iter().copied().skip(path).step_by(5).collect());
+    let p99 = [0, 1, 2, 3, 4, 5].map(|path| slow.iter().copied().skip(path).step_by(6).collect());
     let goals = [Goal::RatioAtLeast(0.65), Goal::RatioAtLeast(0.7)];
     let mut table = Vec::from(rows("new connections", "/s", goals, &sides));
     let goals = [Goal::None, Goal::RatioAtMost(1.5)];
@@ -200,13 +191,14 @@ async fn connections(paths: &Paths, options: &Options) -> anyhow::Result<Vec<Row
 }
 
 /// Ours and, for comparison, the others: all over the pod itself.
-fn rows(what: &str, unit: &'static str, goals: [Goal; 2], sides: &[Vec<f64>; 5]) -> [Row; 4] {
-    let [ours, straight, pod, node_port, away] = sides;
+fn rows(what: &str, unit: &'static str, goals: [Goal; 2], sides: &[Vec<f64>; 6]) -> [Row; 5] {
+    let [ours, straight, pod, node_port, away, by_hand] = sides;
     let row = |name: &str, side: &[f64], goal| Row::new(&format!("{name}: {what}"), unit, side, pod, goal);
     let [by_cluster_ip, by_endpoints] = goals;
     [
         row("LB address, over the pod itself by routing", ours, by_cluster_ip),
         row("straight to the pod", straight, by_endpoints),
+        row("the same by rules typed by hand", by_hand, Goal::None),
         row("its gateway on another node", away, Goal::None),
         row("a NodePort beside it", node_port, Goal::None),
     ]
@@ -248,14 +240,14 @@ async fn closed_by_the_server(paths: &Paths, options: &Options) -> anyhow::Resul
 }
 
 /// Measures the ways in turn.
-async fn interleave(
+async fn interleave<const WAYS: usize>(
     paths: &Paths,
-    targets: &[(&str, SocketAddr); 5],
+    targets: &[(&str, SocketAddr); WAYS],
     runs: usize,
     unit: &str,
     mut measure: impl AsyncFnMut(usize, SocketAddr) -> anyhow::Result<f64>,
-) -> anyhow::Result<[Vec<f64>; 5]> {
-    let mut sides = [const { Vec::new() }; 5];
+) -> anyhow::Result<[Vec<f64>; WAYS]> {
+    let mut sides = [const { Vec::new() }; WAYS];
     for run in 1..=runs {
         let mut told = Vec::new();
         for (way, ((name, target), side)) in targets.iter().zip(&mut sides).enumerate() {
@@ -269,6 +261,58 @@ async fn interleave(
     let medians = sides.each_ref().map(|side| format!("{:.0}", median(side)));
     eprintln!("  medians {} {unit}", medians.join(" "));
     Ok(sides)
+}
+
+/// Has a pod on this node lead port 80 of an address to a ClusterIP, by the
+/// commands that one would type. Returns its network namespace.
+async fn type_rules(stage: &Stage, node: &str, ip: IpAddr) -> anyhow::Result<PathBuf> {
+    let inside = json!({
+        "metadata": { "name": "by-hand" },
+        "spec": { "selector": { "app": "busy" }, "ports": [port("TCP", 80, 8006)] },
+    });
+    let created = stage.create::<Service>(inside).await?;
+    let cluster_ip = created.spec.and_then(|spec| spec.cluster_ip).context("no ClusterIP")?;
+    let mut pod = backend_on(node, "by-hand", &["tcp/80".to_owned()]);
+    pod["metadata"]["annotations"] =
+        json!({ "k8s.v1.cni.cncf.io/networks": "kube-system/lb-svc-attachment" });
+    stage.start(pod).await?;
+    let pod = stage.ready("by-hand").await?;
+    let netns = process(&pod, "lb-svc-backend")?.join("ns/net");
+    let script = format!(
+        "set -e
+        cd /proc/sys/net/ipv4
+        echo 1 > ip_forward
+        for interface in eth0 net1; do echo 2 > conf/$interface/rp_filter; done
+        via=$(ip route show default | cut -d' ' -f3)
+        ip address add {ip}/16 dev net1 noprefixroute
+        ip link set net1 up
+        ip route add 172.18.0.0/16 dev net1 table 100
+        ip route add {cluster_ip} via $via dev eth0 table 100
+        ip rule add iif net1 lookup 100
+        ip rule add iif eth0 lookup 100
+        iptables-nft -t nat -A PREROUTING -d {ip} -p tcp --dport 80 -j DNAT --to-destination {cluster_ip}:80
+        iptables-nft -t nat -A POSTROUTING -d {cluster_ip} -j MASQUERADE"
+    );
+    run("nsenter", &[&format!("--net={}", netns.display()), "sh", "-c", &script]).await?;
+    Ok(netns)
+}
+
+/// A pod on this node that listens there.
+fn backend_on(node: &str, name: &str, listens: &[String]) -> Value {
+    json!({
+        "metadata": { "name": name, "labels": { "app": name } },
+        "spec": {
+            "nodeName": node,
+            "automountServiceAccountToken": false,
+            "terminationGracePeriodSeconds": 1,
+            "containers": [{
+                "name": "backend",
+                "image": BACKEND,
+                "imagePullPolicy": "IfNotPresent",
+                "args": listens,
+            }],
+        },
+    })
 }
 
 impl Paths {
