@@ -9,7 +9,7 @@ use std::io;
 use std::time::Duration;
 
 use rtnetlink::packet_core::{NLA_HEADER_SIZE, NlasIterator};
-use rtnetlink::sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket, protocols};
+use rtnetlink::sys::{self, AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket, protocols};
 
 // linux/netlink.h, linux/netfilter/nfnetlink.h
 const NLM_F_REQUEST: u16 = 1;
@@ -41,9 +41,37 @@ pub struct Question<'a> {
     pub attributes: &'a [u8],
 }
 
+/// Closes a socket beside the caller. While anything that was deleted from
+/// nftables may still be in use, whoever closes a socket of netfilter waits for
+/// that to end (`nft_rcv_nl_event`), some hundredths of a second.
+struct Open(Option<TokioSocket>);
+
+impl Open {
+    fn new(prepare: impl FnOnce(&mut sys::Socket) -> io::Result<()>) -> io::Result<Self> {
+        let mut socket = TokioSocket::new(protocols::NETLINK_NETFILTER)?;
+        socket.socket_mut().bind_auto()?;
+        prepare(socket.socket_mut())?;
+        Ok(Self(Some(socket)))
+    }
+
+    /// It is there until this is dropped.
+    fn get(&self) -> io::Result<&TokioSocket> {
+        self.0.as_ref().ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        let socket = self.0.take();
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn_blocking(|| drop(socket));
+        }
+    }
+}
+
 /// A connection to it.
 pub struct Socket {
-    socket: TokioSocket,
+    socket: Open,
     sequence: u32,
     buffer: Vec<u8>,
 }
@@ -57,9 +85,7 @@ impl Socket {
     /// # Errors
     /// When the kernel gives none.
     pub fn open() -> io::Result<Self> {
-        let mut socket = TokioSocket::new(protocols::NETLINK_NETFILTER)?;
-        socket.socket_mut().bind_auto()?;
-        socket.socket_ref().connect(&SocketAddr::new(0, 0))?;
+        let socket = Open::new(|socket| socket.connect(&SocketAddr::new(0, 0)))?;
         Ok(Self { socket, sequence: 0, buffer: Vec::with_capacity(64 * 1024) })
     }
 
@@ -88,11 +114,12 @@ impl Socket {
         mut each: impl FnMut(&[u8]),
     ) -> io::Result<()> {
         self.sequence += 1;
-        self.socket.send(&message(flags, self.sequence, question)).await?;
+        let socket = self.socket.get()?;
+        socket.send(&message(flags, self.sequence, question)).await?;
         let mut interrupted = false;
         loop {
             self.buffer.clear();
-            tokio::time::timeout(Self::TIMEOUT, self.socket.recv(&mut self.buffer)).await??;
+            tokio::time::timeout(Self::TIMEOUT, socket.recv(&mut self.buffer)).await??;
             let mut rest = self.buffer.as_slice();
             while let Some((header, payload, next)) = split(rest) {
                 rest = next;
@@ -118,7 +145,7 @@ impl Socket {
 }
 
 /// Hears of every change of nftables.
-pub struct Ear(TokioSocket);
+pub struct Ear(Open);
 
 impl Ear {
     /// Hears what happens from now on.
@@ -126,10 +153,7 @@ impl Ear {
     /// # Errors
     /// When the kernel gives no socket.
     pub fn open() -> io::Result<Self> {
-        let mut socket = TokioSocket::new(protocols::NETLINK_NETFILTER)?;
-        socket.socket_mut().bind_auto()?;
-        socket.socket_mut().add_membership(NFTABLES_GROUP)?;
-        Ok(Self(socket))
+        Open::new(|socket| socket.add_membership(NFTABLES_GROUP)).map(Self)
     }
 
     /// Waits until a transaction of this process is in force; for ever, if the
@@ -138,10 +162,11 @@ impl Ear {
     /// It is known by the address of its socket, which the kernel makes of the
     /// number of the process unless another has that already.
     pub async fn transaction_of(&self, process: u32) {
+        let Ok(socket) = self.0.get() else { return std::future::pending().await };
         let mut buffer = Vec::with_capacity(64 * 1024);
         loop {
             buffer.clear();
-            if let Err(error) = self.0.recv(&mut buffer).await {
+            if let Err(error) = socket.recv(&mut buffer).await {
                 if error.raw_os_error() != Some(nix::libc::ENOBUFS) {
                     return std::future::pending().await;
                 }

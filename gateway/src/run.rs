@@ -468,12 +468,14 @@ impl Gateway {
             // rest: who only gets more does not wait for it.
             self.cut |= repairing || !self.verified.as_ref().is_some_and(|(before, _)| desired.keeps(before));
         }
+        let digest = (faults.is_empty() && withheld.is_empty()).then_some(digest);
+        self.count(started, repairing, nat_applied, &done, digest.as_deref());
+        // What is new is served by now; the kernel has to look through the
+        // connections of its whole node for this.
         if std::mem::take(&mut self.cut) {
             self.cut_again = Some(Instant::now() + SECOND_CUT);
             self.cut_stale().await;
         }
-        let digest = (faults.is_empty() && withheld.is_empty()).then_some(digest);
-        self.count(started, repairing, nat_applied, &done, digest.as_deref());
         // An address that came, or came back, is to be heard of at once.
         if done.iter().any(|op| matches!(op, Op::AddAddress(_) | Op::Up(_))) {
             self.schedule.restart();

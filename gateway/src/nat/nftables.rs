@@ -354,13 +354,22 @@ fn changes(before: &Rules, wanted: &Rules) -> String {
             write_chain(&mut text, name, rules);
         }
     }
-    let differs = |of: &Rules, element: &(&Key, &Value)| of.elements.get(element.0) != Some(element.1);
-    write_elements(&mut text, "delete", before.elements.iter().filter(|element| differs(wanted, element)));
-    write_elements(&mut text, "add", wanted.elements.iter().filter(|element| differs(before, element)));
+    write_elements(&mut text, "delete", differing(before, wanted));
+    write_elements(&mut text, "add", differing(wanted, before));
     for name in before.chains.keys().filter(|name| !wanted.chains.contains_key(*name)) {
         let _ = writeln!(text, "flush chain {TABLE} {name}\ndelete chain {TABLE} {name}");
     }
     text
+}
+
+/// The elements of `rules` that `others` have not, or not so.
+fn differing<'a>(rules: &'a Rules, others: &'a Rules) -> impl Iterator<Item = (&'a Key, &'a Value)> {
+    // Both are in the same order: once through both is enough.
+    let mut others = others.elements.iter().peekable();
+    rules.elements.iter().filter(move |element| {
+        while others.next_if(|other| other.0 < element.0).is_some() {}
+        others.peek() != Some(element)
+    })
 }
 
 #[cfg(test)]
