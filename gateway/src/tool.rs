@@ -74,10 +74,16 @@ pub async fn run_until<F: Future<Output = ()>>(
             let _ = stdin.write_all(input.as_bytes()).await;
         }
     };
-    let both = async { tokio::join!(feed, child.wait_with_output()).1 };
+    let mut ends = Box::pin(child.wait_with_output());
+    let both = async { tokio::join!(feed, &mut ends).1 };
     let output = tokio::select! {
-        output = tokio::time::timeout(TIMEOUT, both) => output,
-        () = done => return Ok(String::new()),
+        output = tokio::time::timeout(TIMEOUT, both) => Some(output),
+        () = done => None,
+    };
+    let Some(output) = output else {
+        // It is left to end by itself.
+        tokio::spawn(tokio::time::timeout(TIMEOUT, ends));
+        return Ok(String::new());
     };
     let output = output.map_err(|_| RunError::Slow { program })?.map_err(start)?;
     if output.status.success() {
