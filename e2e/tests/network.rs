@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Pod, Service};
@@ -12,6 +12,7 @@ use lb_svc_crds::names::GATEWAY_PORT;
 use lb_svc_e2e::objects::{backends, elsewhere, on_the_first_node, port, service};
 use lb_svc_e2e::{Lab, QUICK, SLOW, client, expect, scene, serves, until};
 use serde_json::{Value, json};
+use tokio::net::TcpStream;
 use tokio::process::Command;
 
 /// A client two routers away, the second behind a link with an MTU of 1300.
@@ -142,7 +143,8 @@ async fn local_clients_inside_the_cluster_go_through_the_gateway_on_request() {
     .await;
 }
 
-/// `spec.loadBalancerSourceRanges` goes by the client's own address, whatever the backends see.
+/// `spec.loadBalancerSourceRanges` goes by the client's own address, whatever the backends see; by the ClusterIP, and
+/// straight to the pods by either back end.
 #[tokio::test]
 async fn local_source_ranges_hold_at_once() {
     scene("ranges", async |scene| {
@@ -159,21 +161,40 @@ async fn local_source_ranges_hold_at_once() {
             Ok(answer) => Err(answer),
             Err(_) => Ok(()),
         };
-        until("the far client is served", QUICK, far).await;
-        limit(json!(["172.20.0.0/24"])).await;
-        until("the near client is refused", SLOW, refused).await;
-        far().await.unwrap();
         let gateway = scene.gateway("web").await;
-        let dropped = scene.metric(&gateway, "lb_svc_gateway_dropped_packets_total{").await.unwrap();
-        assert!(dropped > 0, "what was dropped is counted");
-        limit(json!(["172.20.0.0/24", "172.18.0.0/16"])).await;
-        until("the near client is served again", SLOW, async || client::get(ip, 80).await).await;
-        far().await.unwrap();
-        limit(json!(["172.18.0.0/16"])).await;
-        until("the far client is refused", SLOW, async || far().await.map_or(Ok(()), Err)).await;
-        limit(Value::Null).await;
-        until("the far client is served again", SLOW, far).await;
-        client::get(ip, 80).await.unwrap();
+        let count = async |name: &str| scene.metric(&gateway, &format!("{name}{{")).await.unwrap();
+        let mut opened = 0;
+        for (direct, back_end) in [(false, "iptables"), (true, "iptables"), (true, "nftables")] {
+            let annotations = json!({ "lb-svc.kubeovn.io/direct-access": direct.to_string() });
+            scene.patch_service("web", json!({ "metadata": { "annotations": annotations } })).await;
+            scene.use_back_end("web", back_end).await;
+            until("it to be led to the pods, or not", QUICK, async || {
+                let rules = scene.in_gateway("web", &["ip", "rule"]).await;
+                expect(rules.contains("32762:") == direct, rules)
+            })
+            .await;
+            until("the far client is served", QUICK, far).await;
+            let mut stream = TcpStream::connect(SocketAddr::new(ip, 80)).await.unwrap();
+            client::ask(&mut stream).await.unwrap();
+            limit(json!(["172.20.0.0/24"])).await;
+            until("the near client is refused", SLOW, refused).await;
+            let cut = async || expect(client::ask(&mut stream).await.is_err(), "it is answered");
+            until("its connection to be cut", QUICK, cut).await;
+            far().await.unwrap();
+            limit(json!(["172.20.0.0/24", "172.18.0.0/16"])).await;
+            until("the near client is served again", SLOW, async || client::get(ip, 80).await).await;
+            far().await.unwrap();
+            limit(json!(["172.18.0.0/16"])).await;
+            until("the far client is refused", SLOW, async || far().await.map_or(Ok(()), Err)).await;
+            let dropped = count("lb_svc_gateway_dropped_packets_total").await;
+            assert!(dropped > 0, "what was dropped is counted");
+            limit(Value::Null).await;
+            until("the far client is served again", SLOW, far).await;
+            client::get(ip, 80).await.unwrap();
+            // Whatever changed, it is counted on.
+            let before = std::mem::replace(&mut opened, count("lb_svc_gateway_connections_total").await);
+            assert!(opened > before + 5, "{before}, then {opened}");
+        }
     })
     .await;
 }
