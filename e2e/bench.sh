@@ -7,7 +7,7 @@ export CLUSTER=${CLUSTER:-local}
 locked=${CI:+--locked}
 host=$(rustc -vV | sed -n 's/^host: //p')
 
-# As the images are built, so that nothing is built twice.
+# As the images are built; but the bench asks more of some libraries, which are built once more for it.
 RUSTFLAGS='-C target-feature=+crt-static' cargo build -q $locked --release --target "$host" \
   --bin lb-svc-controller --bin lb-svc-gateway --bin lb-svc-backend --bin lb-svc-bench
 

@@ -22,18 +22,7 @@ pub async fn get_within(address: SocketAddr, path: &str, limit: Duration) -> io:
         stream.set_nodelay(true)?;
         let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await?;
-        let mut answer = Vec::new();
-        let mut buffer = [0; 65536];
-        loop {
-            let length = stream.read(&mut buffer).await?;
-            answer.extend_from_slice(buffer.get(..length).unwrap_or_default());
-            if let Some(body) = body(&answer) {
-                return Ok(String::from_utf8_lossy(body).into_owned());
-            }
-            if length == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-        }
+        answer(&mut stream).await
     };
     timeout(limit, exchange).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
 }
@@ -45,19 +34,24 @@ pub async fn get_within(address: SocketAddr, path: &str, limit: Duration) -> io:
 pub async fn ask(stream: &mut TcpStream) -> io::Result<String> {
     let exchange = async {
         stream.write_all(b"GET / HTTP/1.1\r\nHost: web\r\n\r\n").await?;
-        let mut answer = Vec::new();
-        let mut buffer = [0; 4096];
-        loop {
-            if let Some(body) = body(&answer) {
-                return Ok(String::from_utf8_lossy(body).into_owned());
-            }
-            match stream.read(&mut buffer).await? {
-                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-                length => answer.extend_from_slice(buffer.get(..length).unwrap_or_default()),
-            }
-        }
+        answer(stream).await
     };
     timeout(ATTEMPT, exchange).await?
+}
+
+/// The body of the answer that comes.
+async fn answer(stream: &mut TcpStream) -> io::Result<String> {
+    let mut answer = Vec::new();
+    let mut buffer = [0; 65536];
+    loop {
+        if let Some(body) = body(&answer) {
+            return Ok(String::from_utf8_lossy(body).into_owned());
+        }
+        match stream.read(&mut buffer).await? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            length => answer.extend_from_slice(buffer.get(..length).unwrap_or_default()),
+        }
+    }
 }
 
 /// The body of an HTTP answer, once all of it is there.

@@ -8,6 +8,8 @@ use serde_json::{Value, json};
 pub const PROVIDER: &str = "lb-svc-attachment.kube-system";
 /// The example's Subnet.
 pub const SUBNET: &str = "attach-subnet";
+/// The annotation of Services that are led straight to their pods.
+pub const DIRECT: &str = "lb-svc.kubeovn.io/direct-access";
 /// The workload's image.
 pub const BACKEND: &str = "localhost/lb-svc-backend:dev";
 
@@ -22,6 +24,15 @@ pub fn service(name: &str, ports: &Value) -> Value {
         },
         "spec": { "type": "LoadBalancer", "selector": { "app": name }, "ports": ports },
     })
+}
+
+/// The same, led straight to those pods by this NAT back end.
+pub fn direct(name: &str, ports: &Value, back_end: &str) -> Value {
+    let mut object = service(name, ports);
+    let annotations = &mut object["metadata"]["annotations"];
+    annotations[DIRECT] = "true".into();
+    annotations["lb-svc.kubeovn.io/nat-backend"] = back_end.into();
+    object
 }
 
 /// Keeps a workload's pods to the first node.

@@ -164,6 +164,16 @@ spec: {{provider: {name}.{ns}, {subnet}}}
         patched.unwrap_or_else(|error| panic!("patching Service {name}: {error}"));
     }
 
+    /// The pods of a workload, those on their way out as well.
+    ///
+    /// # Panics
+    /// If the API server does not tell.
+    pub async fn pods(&self, workload: &str) -> Vec<Pod> {
+        let of_it = ListParams::default().labels(&format!("app={workload}"));
+        let pods = self.api::<Pod>().list(&of_it).await;
+        pods.unwrap_or_else(|error| panic!("listing the pods of {workload}: {error}")).items
+    }
+
     /// Has a Service served by this NAT back end, and waits until it is.
     ///
     /// # Panics

@@ -12,8 +12,8 @@ use std::time::Duration;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::ResourceExt;
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
-use lb_svc_e2e::objects::{backends, elsewhere, on_the_first_node, port, service, web};
+use kube::api::{DeleteParams, Patch, PatchParams};
+use lb_svc_e2e::objects::{DIRECT, backends, direct, elsewhere, on_the_first_node, port, service, web};
 use lb_svc_e2e::{
     Lab, QUICK, SLOW, Scene, client, expect, is_ready, is_true, scene, serves, throughout, until,
     without_controller,
@@ -22,22 +22,12 @@ use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
-const DIRECT: &str = "lb-svc.kubeovn.io/direct-access";
-
 fn annotate(object: &mut Value, name: &str, value: &str) {
     object["metadata"]["annotations"][name] = value.into();
 }
 
 /// Those that lead to pods.
 const BACK_ENDS: [&str; 2] = ["iptables", "nftables"];
-
-/// A Service that is led straight to its pods, by this back end.
-fn direct(name: &str, ports: &Value, back_end: &str) -> Value {
-    let mut object = service(name, ports);
-    annotate(&mut object, DIRECT, "true");
-    annotate(&mut object, "lb-svc.kubeovn.io/nat-backend", back_end);
-    object
-}
 
 /// The Service's conditions of this kind: reason and message.
 async fn said(scene: &Scene, name: &str, kind: &str) -> Option<(String, String)> {
@@ -52,15 +42,9 @@ async fn scale(scene: &Scene, name: &str, replicas: u32) {
     scene.api::<Deployment>().patch(name, &PatchParams::default(), &patch).await.unwrap();
 }
 
-/// The workload's pods, those on their way out as well.
-async fn pods(scene: &Scene, name: &str) -> Vec<Pod> {
-    let of_it = ListParams::default().labels(&format!("app={name}"));
-    scene.api::<Pod>().list(&of_it).await.unwrap().items
-}
-
 /// The names of the workload's pods that are ready and not on their way out.
 async fn ready(scene: &Scene, name: &str) -> BTreeSet<String> {
-    let pods = pods(scene, name).await.into_iter();
+    let pods = scene.pods(name).await.into_iter();
     let stay = pods.filter(|pod| is_ready(pod) && pod.metadata.deletion_timestamp.is_none());
     stay.map(|pod| pod.name_any()).collect()
 }
@@ -484,15 +468,14 @@ async fn is_rolled_out(back_end: &str) {
         roll(&scene).await;
         rolled(&scene, 3).await;
         until("the old pods to be gone", SLOW, async || {
-            let pods: BTreeSet<String> =
-                pods(&scene, "web").await.iter().map(ResourceExt::name_any).collect();
+            let pods: BTreeSet<String> = scene.pods("web").await.iter().map(ResourceExt::name_any).collect();
             expect(pods.is_disjoint(&before), pods)
         })
         .await;
         let (sent, failures) = load.end().await;
         assert!(sent > 500, "{sent}");
         assert_eq!(failures, [] as [&str; 0], "of {sent}");
-        for pod in pods(&scene, "web").await {
+        for pod in scene.pods("web").await {
             let conditions = pod.status.clone().unwrap_or_default().conditions.unwrap_or_default();
             let gate = conditions.into_iter().find(|condition| condition.type_ == "lb-svc.kubeovn.io/ready");
             let gate = gate.map(|condition| (condition.status, condition.reason.unwrap_or_default()));
@@ -519,7 +502,8 @@ async fn without_a_controller_the_gate_holds_what_would_be_lost() {
                     let new = until("a pod that waits", SLOW, async || {
                         let waits =
                             |pod: &Pod| is_true(pod, "ContainersReady") && !before.contains(&pod.name_any());
-                        pods(&scene, "web")
+                        scene
+                            .pods("web")
                             .await
                             .iter()
                             .find(|pod| waits(pod))

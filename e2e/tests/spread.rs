@@ -11,8 +11,8 @@ use futures::StreamExt;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::api::{ListParams, Patch, PatchParams};
-use lb_svc_e2e::objects::{backends, port, service, slice};
+use kube::api::{Patch, PatchParams};
+use lb_svc_e2e::objects::{backends, direct, port, slice};
 use lb_svc_e2e::{QUICK, SLOW, Scene, client, expect, is_ready, scene, until};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
@@ -23,17 +23,10 @@ const AT_ONCE: usize = 32;
 /// Established while endpoints come and go.
 const ESTABLISHED: usize = 40;
 
-fn direct(name: &str, ports: &Value) -> Value {
-    let mut object = service(name, ports);
-    object["metadata"]["annotations"]["lb-svc.kubeovn.io/direct-access"] = "true".into();
-    object
-}
-
 /// So many pods of the workload, once they are ready and there are no others.
 async fn pods(scene: &Arc<Scene>, workload: &str, count: usize) -> Vec<Pod> {
-    let of_it = ListParams::default().labels(&format!("app={workload}"));
     until(&format!("{count} pods"), SLOW, async || {
-        let pods = scene.api::<Pod>().list(&of_it).await.map_err(|error| error.to_string())?.items;
+        let pods = scene.pods(workload).await;
         let ready = pods.iter().filter(|pod| is_ready(pod)).count();
         if ready == count && pods.len() == count { Ok(pods) } else { Err(format!("{ready} are ready")) }
     })
@@ -92,7 +85,7 @@ async fn shares_are_even_and_who_need_not_move_stays() {
             let ports: &[u16] = if target < 9002 { &[80, 81] } else { &[81] };
             scene.create::<EndpointSlice>(slice(target, ports)).await;
         }
-        let mut object = direct("web", &json!([port("TCP", 80, 80), port("TCP", 81, 81)]));
+        let mut object = direct("web", &json!([port("TCP", 80, 80), port("TCP", 81, 81)]), "iptables");
         object["spec"]["selector"] = Value::Null;
         scene.create::<Service>(object).await;
         let ip = scene.address("web").await;
@@ -140,8 +133,7 @@ async fn a_thousand_ports_of_five_pods_are_five_thousand_endpoints() {
         scene.create::<Deployment>(backends("web", 5, &["tcp/80"])).await;
         pods(&scene, "web", 5).await;
         let ports: Value = (1000..2000).map(|number| port("TCP", number, 80)).collect();
-        let mut object = direct("web", &ports);
-        object["metadata"]["annotations"]["lb-svc.kubeovn.io/nat-backend"] = "nftables".into();
+        let mut object = direct("web", &ports, "nftables");
         // There are not so many.
         object["spec"]["allocateLoadBalancerNodePorts"] = false.into();
         scene.create::<Service>(object).await;

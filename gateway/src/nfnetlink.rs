@@ -24,7 +24,7 @@ const NFGEN_HEADER: usize = 4;
 /// IPv4 (`NFPROTO_IPV4`).
 pub const IPV4: u8 = 2;
 /// What is said of every change of nftables (`NFNLGRP_NFTABLES`).
-const NFTABLES_GROUP: u32 = 7;
+pub const NFTABLES_GROUP: u32 = 7;
 /// That a transaction is in force (`NFNL_SUBSYS_NFTABLES`, `NFT_MSG_NEWGEN`).
 const NEW_GENERATION: u16 = 10 << 8 | 15;
 

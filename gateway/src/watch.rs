@@ -12,8 +12,7 @@ use rtnetlink::sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket, proto
 use tokio::net::unix::pipe::Receiver;
 use tracing::warn;
 
-/// `NFNLGRP_NFTABLES`.
-const NFTABLES: u32 = 7;
+use crate::nfnetlink::NFTABLES_GROUP;
 
 /// Where something may have changed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -50,7 +49,7 @@ impl Watch {
             directories: directories.iter().map(|dir| (dir.to_path_buf(), false)).collect(),
             files: or_warn("the mounted files", Files::open()),
             network: or_warn("the network state", listen(protocols::NETLINK_ROUTE, &network)),
-            nat: or_warn("nftables", listen(protocols::NETLINK_NETFILTER, &[NFTABLES])),
+            nat: or_warn("nftables", listen(protocols::NETLINK_NETFILTER, &[NFTABLES_GROUP])),
         };
         watch.arm();
         watch

@@ -11,11 +11,11 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt;
-use lb_svc_e2e::objects::{BACKEND, backends};
+use lb_svc_e2e::objects::backends;
 use lb_svc_e2e::{SLOW, client};
 use serde_json::{Value, json};
 
-use crate::stage::{Stage, led, process, slice, within};
+use crate::stage::{Stage, backend, led, process, slice, within};
 use crate::start::{SETTLE, first_answer, millis};
 use crate::table::{Goal, Row};
 use crate::{Interleaved, Options, address};
@@ -185,18 +185,8 @@ impl Mirror {
 }
 
 fn mirror() -> Value {
-    json!({
-        "metadata": { "name": "mirror", "labels": { "app": "mirror" } },
-        "spec": {
-            "automountServiceAccountToken": false,
-            "terminationGracePeriodSeconds": 1,
-            "containers": [{
-                "name": "backend",
-                "image": BACKEND,
-                "imagePullPolicy": "IfNotPresent",
-                "volumeMounts": [{ "name": "mirror", "mountPath": "/etc/mirror" }],
-            }],
-            "volumes": [{ "name": "mirror", "configMap": { "name": "mirror" } }],
-        },
-    })
+    let mut pod = backend("mirror");
+    pod["spec"]["containers"][0]["volumeMounts"] = json!([{ "name": "mirror", "mountPath": "/etc/mirror" }]);
+    pod["spec"]["volumes"] = json!([{ "name": "mirror", "configMap": { "name": "mirror" } }]);
+    pod
 }

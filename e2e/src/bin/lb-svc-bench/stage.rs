@@ -12,7 +12,7 @@ use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::runtime::wait::await_condition;
 use kube::{Resource, ResourceExt};
 use lb_svc_crds::IP;
-use lb_svc_e2e::objects::{self, port, service};
+use lb_svc_e2e::objects::{self, BACKEND, port, service};
 use lb_svc_e2e::{Lab, SLOW, is_ready};
 use serde_json::{Value, json};
 
@@ -157,6 +157,22 @@ impl Stage {
         tokio::time::timeout(SLOW, seen).await.context("a pod does not become ready")???;
         Ok(start.elapsed())
     }
+}
+
+/// A pod of the workload's, by itself.
+pub fn backend(name: &str) -> Value {
+    json!({
+        "metadata": { "name": name, "labels": { "app": name } },
+        "spec": {
+            "automountServiceAccountToken": false,
+            "terminationGracePeriodSeconds": 1,
+            "containers": [{
+                "name": "backend",
+                "image": BACKEND,
+                "imagePullPolicy": "IfNotPresent",
+            }],
+        },
+    })
 }
 
 /// The EndpointSlice that leads a Service to these pods, each port to the same.

@@ -22,12 +22,12 @@ use anyhow::{Context, ensure};
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use kube::api::{Api, ListParams};
 use lb_svc_e2e::Lab;
-use lb_svc_e2e::objects::{BACKEND, port, service};
+use lb_svc_e2e::objects::{port, service};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
 use crate::load::{Closes, Load, Rate, connect, transfer};
-use crate::stage::{Stage, process};
+use crate::stage::{Stage, backend, process};
 use crate::start::first_answer;
 use crate::table::{Goal, Row, median};
 use crate::{Options, address};
@@ -182,7 +182,7 @@ async fn connections(paths: &Paths, options: &Options) -> anyhow::Result<Vec<Row
         Ok(per_second)
     })
     .await?;
-    let p99 = [0, 1, 2, 3, 4, 5].map(|path| slow.iter().copied().skip(path).step_by(6).collect());
+    let p99 = std::array::from_fn(|way| slow.iter().copied().skip(way).step_by(sides.len()).collect());
     let goals = [Goal::RatioAtLeast(0.65), Goal::RatioAtLeast(0.7)];
     let mut table = Vec::from(rows("new connections", "/s", goals, &sides));
     let goals = [Goal::None, Goal::RatioAtMost(1.5)];
@@ -299,20 +299,10 @@ async fn type_rules(stage: &Stage, node: &str, ip: IpAddr) -> anyhow::Result<Pat
 
 /// A pod on this node that listens there.
 fn backend_on(node: &str, name: &str, listens: &[String]) -> Value {
-    json!({
-        "metadata": { "name": name, "labels": { "app": name } },
-        "spec": {
-            "nodeName": node,
-            "automountServiceAccountToken": false,
-            "terminationGracePeriodSeconds": 1,
-            "containers": [{
-                "name": "backend",
-                "image": BACKEND,
-                "imagePullPolicy": "IfNotPresent",
-                "args": listens,
-            }],
-        },
-    })
+    let mut pod = backend(name);
+    pod["spec"]["nodeName"] = node.into();
+    pod["spec"]["containers"][0]["args"] = json!(listens);
+    pod
 }
 
 impl Paths {
