@@ -45,16 +45,17 @@ fn ports(services: &Services) -> BTreeSet<&Served> {
     services.keys().filter(|served| served.transport == Transport::Tcp).collect()
 }
 
-// What is new has its timeouts before the NAT (-100) and after conntrack (-200).
+// A chain for the NAT, though it changes nothing: the kernel asks those once for
+// each connection, and others for each packet.
 fn whole(ports: &BTreeSet<&Served>) -> String {
     let mut text = format!(
         "add table {TABLE}
 add ct timeout {TABLE} short {{ protocol tcp; l3proto ip; policy = {{ {POLICY} }}; }}
 add set {TABLE} served {{ type ipv4_addr . inet_service; }}
-add chain {TABLE} arriving {{ type filter hook prerouting priority -150; policy accept; }}
+add chain {TABLE} opening {{ type nat hook prerouting priority -110; policy accept; }}
 flush table {TABLE}
 flush set {TABLE} served
-add rule {TABLE} arriving ct state new ip daddr . tcp dport @served ct timeout set \"short\"
+add rule {TABLE} opening ip daddr . tcp dport @served ct timeout set \"short\"
 "
     );
     for Served { address, port, .. } in ports {

@@ -47,7 +47,8 @@ fn names(services: &Services) -> impl Iterator<Item = String> {
 
 // Connections are counted where the NAT is decided, which is once for each;
 // packets where clients still see the address: after those that are refused
-// went, and before the NAT; and after it on the way back.
+// went, and before the NAT; and after it on the way back. Which way a packet
+// goes is asked first, for a look into a map costs more.
 fn whole(services: &Services) -> String {
     let mut text = format!("add table {TABLE}\n");
     for kind in KINDS {
@@ -66,8 +67,8 @@ flush map {TABLE} opened
 flush map {TABLE} received
 flush map {TABLE} sent
 add rule {TABLE} opening counter name ip daddr . meta l4proto . th dport map @opened
-add rule {TABLE} arriving counter name ip daddr . meta l4proto . th dport map @received
-add rule {TABLE} leaving counter name ip saddr . meta l4proto . th sport map @sent
+add rule {TABLE} arriving ct direction original counter name ip daddr . meta l4proto . th dport map @received
+add rule {TABLE} leaving ct direction reply counter name ip saddr . meta l4proto . th sport map @sent
 "
     );
     for kind in KINDS {

@@ -978,7 +978,7 @@ fn connections_are_forgotten_in_time() {
     // connection that there was has none of that.
     gateway.kill();
     let gateway = lab.serving(&config(&[("TCP", 80), ("UDP", 53)]));
-    for damage in ["delete table ip lb-svc-timeouts", "flush chain ip lb-svc-timeouts arriving"] {
+    for damage in ["delete table ip lb-svc-timeouts", "flush chain ip lb-svc-timeouts opening"] {
         assert_eq!(there(), table);
         lab.pod.run(&format!("nft {damage}"));
         wait(damage, || (lab.pod.attempt(TABLE) == (true, table.clone())).then_some(()));
