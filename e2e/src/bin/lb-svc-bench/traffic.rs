@@ -32,8 +32,10 @@ use crate::start::first_answer;
 use crate::table::{Goal, Row, median};
 use crate::{Options, address};
 
-/// How long one transfer is to take.
-const TRANSFER: f64 = 2.5;
+/// How many transfers there are in a run, and how many seconds one is to take:
+/// short ones in turn, for how fast the machine copies changes from one second
+/// to the next.
+const TRANSFERS: (usize, f64) = (8, 0.3);
 /// What the first transfer takes to find out.
 const PROBE: u64 = 256 << 20;
 /// Runs of what takes half a minute, at most.
@@ -164,11 +166,26 @@ const SERVICES: [&str; 3] = ["busy", "straight", "away"];
 async fn throughput(paths: &Paths, runs: usize) -> anyhow::Result<[Row; 5]> {
     let [_, _, (_, pod), ..] = paths.targets;
     let rate = PROBE as f64 / transfer(pod, PROBE).await?.as_secs_f64();
-    let bytes = (rate * TRANSFER) as u64;
-    let sides = interleave(paths, &paths.targets, runs, "MiB/s", async |_, target| {
-        Ok(bytes as f64 / f64::from(1 << 20) / transfer(target, bytes).await?.as_secs_f64())
-    })
-    .await?;
+    let (count, seconds) = TRANSFERS;
+    let bytes = (rate * seconds) as u64;
+    let carried = (count as u64 * bytes) as f64 / f64::from(1 << 20);
+    let mut sides = [const { Vec::new() }; 6];
+    for run in 1..=runs {
+        paths.forget().await?;
+        let mut taken = [Duration::ZERO; 6];
+        for _ in 0..count {
+            for ((name, target), taken) in paths.targets.iter().zip(&mut taken) {
+                let time = transfer(*target, bytes).await;
+                *taken += time.with_context(|| format!("{name} at {target}"))?;
+            }
+        }
+        let values = taken.map(|taken| carried / taken.as_secs_f64());
+        for (side, value) in sides.iter_mut().zip(values) {
+            side.push(value);
+        }
+        tell(&run.to_string(), &paths.targets, &values, "MiB/s");
+    }
+    tell("medians", &paths.targets, &sides.each_ref().map(|side| median(side)), "MiB/s");
     Ok(rows("throughput", "MiB/s", [Goal::RatioAtLeast(0.85), Goal::RatioAtLeast(0.95)], &sides))
 }
 
@@ -239,6 +256,18 @@ async fn closed_by_the_server(paths: &Paths, options: &Options) -> anyhow::Resul
     Ok(ours.map(row).collect())
 }
 
+/// Shows what one run gave.
+fn tell<const WAYS: usize>(
+    run: &str,
+    targets: &[(&str, SocketAddr); WAYS],
+    values: &[f64; WAYS],
+    unit: &str,
+) {
+    let told: Vec<_> =
+        targets.iter().zip(values).map(|((name, _), value)| format!("{name} {value:.0}")).collect();
+    eprintln!("  {run:>2}  {} {unit}", told.join("  "));
+}
+
 /// Measures the ways in turn.
 async fn interleave<const WAYS: usize>(
     paths: &Paths,
@@ -249,17 +278,15 @@ async fn interleave<const WAYS: usize>(
 ) -> anyhow::Result<[Vec<f64>; WAYS]> {
     let mut sides = [const { Vec::new() }; WAYS];
     for run in 1..=runs {
-        let mut told = Vec::new();
-        for (way, ((name, target), side)) in targets.iter().zip(&mut sides).enumerate() {
+        let mut values = [0.0; WAYS];
+        for (way, ((name, target), value)) in targets.iter().zip(&mut values).enumerate() {
             paths.forget().await?;
-            let value = measure(way, *target).await.with_context(|| format!("{name} at {target}"))?;
-            side.push(value);
-            told.push(format!("{name} {value:.0}"));
+            *value = measure(way, *target).await.with_context(|| format!("{name} at {target}"))?;
+            sides[way].push(*value);
         }
-        eprintln!("  {run:2}  {} {unit}", told.join("  "));
+        tell(&run.to_string(), targets, &values, unit);
     }
-    let medians = sides.each_ref().map(|side| format!("{:.0}", median(side)));
-    eprintln!("  medians {} {unit}", medians.join(" "));
+    tell("medians", targets, &sides.each_ref().map(|side| median(side)), unit);
     Ok(sides)
 }
 
