@@ -17,8 +17,8 @@ use crate::start::millis;
 const AT_ONCE: usize = 32;
 
 /// How long a transfer takes, from the first byte to the last.
-pub async fn transfer(target: SocketAddr, bytes: u64) -> anyhow::Result<Duration> {
-    let mut stream = TcpStream::connect(target).await?;
+pub async fn transfer(target: SocketAddr, from: Option<IpAddr>, bytes: u64) -> anyhow::Result<Duration> {
+    let mut stream = reach(target, from).await?;
     stream.write_all(format!("GET /bytes/{bytes} HTTP/1.1\r\n\r\n").as_bytes()).await?;
     let mut buffer = vec![0; 1 << 18];
     let mut left = bytes;
@@ -108,17 +108,21 @@ pub async fn connect(target: SocketAddr, load: &Load) -> anyhow::Result<Rate> {
     Ok(Rate { per_second, p99 })
 }
 
+async fn reach(target: SocketAddr, from: Option<IpAddr>) -> anyhow::Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    if let Some(from) = from {
+        socket.bind(SocketAddr::new(from, 0))?;
+    }
+    Ok(socket.connect(target).await?)
+}
+
 async fn exchange(
     target: SocketAddr,
     from: Option<IpAddr>,
     closes: Closes,
     buffer: &mut [u8],
 ) -> anyhow::Result<()> {
-    let socket = TcpSocket::new_v4()?;
-    if let Some(from) = from {
-        socket.bind(SocketAddr::new(from, 0))?;
-    }
-    let mut stream = socket.connect(target).await?;
+    let mut stream = reach(target, from).await?;
     let path = match closes {
         Closes::Client => "/",
         Closes::Server => "/bye",

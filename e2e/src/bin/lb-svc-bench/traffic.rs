@@ -3,9 +3,12 @@
 //!
 //! All of these enter the cluster at the pod's node, and so does an address that
 //! is led to a ClusterIP as the gateway would do it, but by rules typed into a
-//! pod: what forwarding costs on this machine, whoever set it up. One LB address
-//! more is that of a gateway on another node, from which the cluster's network
-//! has one hop more to go, as from any node that is not the pod's.
+//! pod: what forwarding costs on this machine, whoever set it up. Beside these,
+//! the pod is reached by routing through one pod more, which stands where a
+//! gateway would and changes nothing in what it forwards: less than that, no
+//! gateway costs. One LB address more is that of a gateway on another node, from
+//! which the cluster's network has one hop more to go, as from any node that is
+//! not the pod's.
 //!
 //! Each path ends at a port of its own, and no run finds connections of the
 //! one before it in a conntrack table: paths that end at one port disturb each
@@ -32,10 +35,11 @@ use crate::start::first_answer;
 use crate::table::{Goal, Row, median};
 use crate::{Options, address};
 
-/// How many transfers there are in a run, and how many seconds one is to take:
-/// short ones in turn, for how fast the machine copies changes from one second
-/// to the next.
-const TRANSFERS: (usize, f64) = (8, 0.3);
+/// How many ways there are. A prime number: see [`throughput`].
+const WAYS: usize = 7;
+/// How many seconds a transfer is to take. Short ones in turn make a run, for how
+/// fast the machine copies changes from one second to the next.
+const TRANSFER: f64 = 0.3;
 /// What the first transfer takes to find out.
 const PROBE: u64 = 256 << 20;
 /// Runs of what takes half a minute, at most.
@@ -54,11 +58,31 @@ const CLIENT_SETTINGS: [(&str, &str); 2] =
 /// A network whose addresses the client has as well, and how many it uses.
 const CLIENTS: ([u8; 3], u8) = ([172, 18, 200], 100);
 
+/// The client's address when it goes through the pod that only routes.
+const ROUTED: [u8; 4] = [172, 18, 201, 1];
+/// The client's routing table for it.
+const ROUTED_TABLE: u8 = 201;
+
+/// A way to the pod.
+struct Way {
+    name: &'static str,
+    target: SocketAddr,
+    /// The client's addresses, in turn; none is the host's own.
+    from: Vec<IpAddr>,
+}
+
+impl Way {
+    const fn new(name: &'static str, target: SocketAddr) -> Self {
+        Self { name, target, from: Vec::new() }
+    }
+}
+
 /// The ways to one pod.
 struct Paths {
     /// Ours by the ClusterIP, ours straight to the pod, the pod itself by
-    /// routing, a NodePort, ours from another node, by hand: in this order.
-    targets: [(&'static str, SocketAddr); 6],
+    /// routing, a NodePort, ours from another node, by hand, through a pod that
+    /// only routes: in this order.
+    ways: [Way; WAYS],
     /// Where all of them end.
     pod: IpAddr,
     /// The numbers of the nodes.
@@ -83,7 +107,7 @@ pub async fn measure(stage: &Stage, options: &Options) -> anyhow::Result<Vec<Row
     let node_ip: IpAddr = node_ip.context("a node without address")?.address.parse()?;
 
     let closing = CLOSING..CLOSING + CLOSING_PATHS * CLOSING_RUNS as u16;
-    let listens = (8001..=8006).chain(closing.clone()).map(|port| format!("tcp/{port}"));
+    let listens = (8001..=8007).chain(closing.clone()).map(|port| format!("tcp/{port}"));
     stage.start(backend_on(&node_name, "busy", &listens.collect::<Vec<_>>())).await?;
     let pod = stage.ready("busy").await?;
     let pod_ip: IpAddr =
@@ -107,25 +131,31 @@ pub async fn measure(stage: &Stage, options: &Options) -> anyhow::Result<Vec<Row
     let created = gateway_on("busy", 0, &ports, &node_name, false).await?;
     gateway_on("straight", 1, &[port("TCP", 80, 8005)], &node_name, true).await?;
     gateway_on("away", 2, &[port("TCP", 80, 8004)], other, false).await?;
+    let number = |node: &str| node.trim_start_matches('n').to_owned();
     let typed = type_rules(stage, &node_name, address(3)).await?;
+    let routed = route_through(stage, &node_name, &number(&node_name), address(4), pod_ip).await?;
     let ports = created.spec.and_then(|spec| spec.ports).unwrap_or_default();
     let node_port = ports.iter().find(|port| port.port == 83).and_then(|port| port.node_port);
     let node_port = u16::try_from(node_port.context("no NodePort")?)?;
 
-    let to_pod = Route::add(format!("{pod_ip} via {node_ip}")).await?;
+    let to_pod = Change::add("route", format!("{pod_ip} via {node_ip}")).await?;
     let ([a, b, c], _) = CLIENTS;
-    let clients = Route::add(format!("local {a}.{b}.{c}.0/24 dev lo")).await?;
+    let clients = Change::add("route", format!("local {a}.{b}.{c}.0/24 dev lo")).await?;
     let settings = Settings::change()?;
-    let targets = [
-        ("lb address", SocketAddr::new(address(0), 80)),
-        ("straight", SocketAddr::new(address(1), 80)),
-        ("pod", SocketAddr::new(pod_ip, 8002)),
-        ("NodePort", SocketAddr::new(node_ip, node_port)),
-        ("away", SocketAddr::new(address(2), 80)),
-        ("by hand", SocketAddr::new(address(3), 80)),
+    let ways = [
+        Way::new("lb address", SocketAddr::new(address(0), 80)),
+        Way::new("straight", SocketAddr::new(address(1), 80)),
+        Way::new("pod", SocketAddr::new(pod_ip, 8002)),
+        Way::new("NodePort", SocketAddr::new(node_ip, node_port)),
+        Way::new("away", SocketAddr::new(address(2), 80)),
+        Way::new("by hand", SocketAddr::new(address(3), 80)),
+        Way {
+            from: vec![Ipv4Addr::from(ROUTED).into()],
+            ..Way::new("routed", SocketAddr::new(pod_ip, 8007))
+        },
     ];
-    for (_, target) in targets {
-        first_answer(target, Instant::now()).await?;
+    for way in &ways {
+        first_answer(way.target, Instant::now()).await?;
     }
     eprintln!("  the pod, the NodePort and two gateways are on node {node_name}, the one away on {other}");
     let mut gateways = vec![typed];
@@ -133,12 +163,7 @@ pub async fn measure(stage: &Stage, options: &Options) -> anyhow::Result<Vec<Row
         let gateway = stage.ready(&format!("lb-svc-{name}")).await?;
         gateways.push(process(&gateway, "lb-svc-gateway")?.join("ns/net"));
     }
-    let paths = Paths {
-        targets,
-        pod: pod_ip,
-        nodes: names.iter().map(|name| name.trim_start_matches('n').to_owned()).collect(),
-        gateways,
-    };
+    let paths = Paths { ways, pod: pod_ip, nodes: names.iter().map(|name| number(name)).collect(), gateways };
 
     let mut rows = Vec::new();
     if options.wants("throughput") {
@@ -150,12 +175,13 @@ pub async fn measure(stage: &Stage, options: &Options) -> anyhow::Result<Vec<Row
     if options.wants("closing") {
         rows.extend(closed_by_the_server(&paths, options).await?);
     }
-    drop((settings, to_pod, clients));
+    drop((settings, to_pod, clients, routed));
     for name in SERVICES {
         stage.delete::<Service>(name).await?;
     }
     stage.delete::<Service>("by-hand").await?;
     stage.delete::<Pod>("by-hand").await?;
+    stage.delete::<Pod>("routed").await?;
     stage.delete::<Pod>("busy").await?;
     stage.freed().await?;
     Ok(rows)
@@ -163,38 +189,39 @@ pub async fn measure(stage: &Stage, options: &Options) -> anyhow::Result<Vec<Row
 
 const SERVICES: [&str; 3] = ["busy", "straight", "away"];
 
-async fn throughput(paths: &Paths, runs: usize) -> anyhow::Result<[Row; 5]> {
-    let [_, _, (_, pod), ..] = paths.targets;
-    let rate = PROBE as f64 / transfer(pod, PROBE).await?.as_secs_f64();
-    let (count, seconds) = TRANSFERS;
-    let bytes = (rate * seconds) as u64;
-    let carried = (count as u64 * bytes) as f64 / f64::from(1 << 20);
-    let mut sides = [const { Vec::new() }; 6];
+async fn throughput(paths: &Paths, runs: usize) -> anyhow::Result<[Row; 6]> {
+    let [_, _, pod, ..] = &paths.ways;
+    let rate = PROBE as f64 / transfer(pod.target, None, PROBE).await?.as_secs_f64();
+    let bytes = (rate * TRANSFER) as u64;
+    let carried = ((WAYS - 1) as u64 * bytes) as f64 / f64::from(1 << 20);
+    let mut sides = [const { Vec::new() }; WAYS];
     for run in 1..=runs {
         paths.forget().await?;
-        let mut taken = [Duration::ZERO; 6];
-        for _ in 0..count {
-            for ((name, target), taken) in paths.targets.iter().zip(&mut taken) {
-                let time = transfer(*target, bytes).await;
-                *taken += time.with_context(|| format!("{name} at {target}"))?;
-            }
+        let mut taken = [Duration::ZERO; WAYS];
+        // What was before slows or speeds what comes: by these strides, each way
+        // follows each of the others once.
+        for turn in (1..WAYS).flat_map(|stride| (0..WAYS).map(move |turn| turn * stride % WAYS)) {
+            let Way { name, target, from } = &paths.ways[turn];
+            let time = transfer(*target, from.first().copied(), bytes).await;
+            taken[turn] += time.with_context(|| format!("{name} at {target}"))?;
         }
         let values = taken.map(|taken| carried / taken.as_secs_f64());
         for (side, value) in sides.iter_mut().zip(values) {
             side.push(value);
         }
-        tell(&run.to_string(), &paths.targets, &values, "MiB/s");
+        tell(&run.to_string(), &paths.ways, &values, "MiB/s");
     }
-    tell("medians", &paths.targets, &sides.each_ref().map(|side| median(side)), "MiB/s");
+    tell("medians", &paths.ways, &sides.each_ref().map(|side| median(side)), "MiB/s");
     Ok(rows("throughput", "MiB/s", [Goal::RatioAtLeast(0.85), Goal::RatioAtLeast(0.95)], &sides))
 }
 
 async fn connections(paths: &Paths, options: &Options) -> anyhow::Result<Vec<Row>> {
     let time = Duration::from_secs(if options.quick { 5 } else { 30 });
-    let load = Load { closes: Closes::Client, from: Vec::new(), after: Duration::ZERO, time };
     let mut slow = Vec::new();
-    let sides = interleave(paths, &paths.targets, options.runs.min(LONG_RUNS), "/s", async |_, target| {
-        let Rate { per_second, p99 } = connect(target, &load).await?;
+    let sides = interleave(paths, &paths.ways, options.runs.min(LONG_RUNS), "/s", async |way| {
+        let from = way.from.clone();
+        let load = Load { closes: Closes::Client, from, after: Duration::ZERO, time };
+        let Rate { per_second, p99 } = connect(way.target, &load).await?;
         slow.push(p99);
         Ok(per_second)
     })
@@ -208,14 +235,15 @@ async fn connections(paths: &Paths, options: &Options) -> anyhow::Result<Vec<Row
 }
 
 /// Ours and, for comparison, the others: all over the pod itself.
-fn rows(what: &str, unit: &'static str, goals: [Goal; 2], sides: &[Vec<f64>; 6]) -> [Row; 5] {
-    let [ours, straight, pod, node_port, away, by_hand] = sides;
+fn rows(what: &str, unit: &'static str, goals: [Goal; 2], sides: &[Vec<f64>; WAYS]) -> [Row; 6] {
+    let [ours, straight, pod, node_port, away, by_hand, routed] = sides;
     let row = |name: &str, side: &[f64], goal| Row::new(&format!("{name}: {what}"), unit, side, pod, goal);
     let [by_cluster_ip, by_endpoints] = goals;
     [
         row("LB address, over the pod itself by routing", ours, by_cluster_ip),
         row("straight to the pod", straight, by_endpoints),
         row("the same by rules typed by hand", by_hand, Goal::None),
+        row("routed through one pod more, by no rule at all", routed, Goal::None),
         row("its gateway on another node", away, Goal::None),
         row("a NodePort beside it", node_port, Goal::None),
     ]
@@ -227,66 +255,63 @@ async fn closed_by_the_server(paths: &Paths, options: &Options) -> anyhow::Resul
     let time = Duration::from_secs(if options.quick { 3 } else { 15 });
     let ([a, b, c], count) = CLIENTS;
     let many: Vec<IpAddr> = (1..=count).map(|last| Ipv4Addr::new(a, b, c, last).into()).collect();
-    let load = |from: &[IpAddr]| Load { closes: Closes::Server, from: from.to_vec(), after: time, time };
+    let mut port = CLOSING..;
     let ways = [
-        ("LB address, one client", address(0), &[][..]),
-        ("LB address, many clients", address(0), &many),
-        ("straight to the pod, one client", address(1), &[]),
-        ("straight to the pod, many clients", address(1), &many),
-        ("pod", paths.pod, &[]),
-    ];
-    let targets = [0, 1, 2, 3, 4].map(|way| {
-        let (name, ip, _) = ways[usize::from(way)];
-        (name, SocketAddr::new(ip, CLOSING + way))
+        ("LB address, one client", address(0), Vec::new()),
+        ("LB address, many clients", address(0), many.clone()),
+        ("straight to the pod, one client", address(1), Vec::new()),
+        ("straight to the pod, many clients", address(1), many),
+        ("pod", paths.pod, Vec::new()),
+    ]
+    .map(|(name, ip, from)| Way {
+        name,
+        target: SocketAddr::new(ip, port.next().unwrap_or(CLOSING)),
+        from,
     });
     let mut made = 0;
-    let sides = interleave(paths, &targets, options.runs.min(CLOSING_RUNS), "/s", async |way, target| {
+    let sides = interleave(paths, &ways, options.runs.min(CLOSING_RUNS), "/s", async |way| {
         let run = made / CLOSING_PATHS;
         made += 1;
-        let target = SocketAddr::new(target.ip(), target.port() + run * CLOSING_PATHS);
-        Ok(connect(target, &load(ways[way].2)).await?.per_second)
+        let target = SocketAddr::new(way.target.ip(), way.target.port() + run * CLOSING_PATHS);
+        let load = Load { closes: Closes::Server, from: way.from.clone(), after: time, time };
+        Ok(connect(target, &load).await?.per_second)
     })
     .await?;
     let [.., pod] = &sides;
     let ours = ways.iter().zip(&sides).take(4);
-    let row = |((name, ..), side): (&(&str, _, _), &Vec<f64>)| {
-        let name = format!("the server closing first, {name}: new connections");
+    let row = |(way, side): (&Way, &Vec<f64>)| {
+        let name = format!("the server closing first, {}: new connections", way.name);
         Row::new(&name, "/s", side, pod, Goal::None)
     };
     Ok(ours.map(row).collect())
 }
 
 /// Shows what one run gave.
-fn tell<const WAYS: usize>(
-    run: &str,
-    targets: &[(&str, SocketAddr); WAYS],
-    values: &[f64; WAYS],
-    unit: &str,
-) {
-    let told: Vec<_> =
-        targets.iter().zip(values).map(|((name, _), value)| format!("{name} {value:.0}")).collect();
-    eprintln!("  {run:>2}  {} {unit}", told.join("  "));
+fn tell<const COUNT: usize>(run: &str, ways: &[Way; COUNT], values: &[f64; COUNT], unit: &str) {
+    let told = ways.iter().zip(values).map(|(way, value)| format!("{} {value:.0}", way.name));
+    eprintln!("  {run:>2}  {} {unit}", told.collect::<Vec<_>>().join("  "));
 }
 
 /// Measures the ways in turn.
-async fn interleave<const WAYS: usize>(
+async fn interleave<const COUNT: usize>(
     paths: &Paths,
-    targets: &[(&str, SocketAddr); WAYS],
+    ways: &[Way; COUNT],
     runs: usize,
     unit: &str,
-    mut measure: impl AsyncFnMut(usize, SocketAddr) -> anyhow::Result<f64>,
-) -> anyhow::Result<[Vec<f64>; WAYS]> {
-    let mut sides = [const { Vec::new() }; WAYS];
+    mut measure: impl AsyncFnMut(&Way) -> anyhow::Result<f64>,
+) -> anyhow::Result<[Vec<f64>; COUNT]> {
+    let mut sides = [const { Vec::new() }; COUNT];
     for run in 1..=runs {
-        let mut values = [0.0; WAYS];
-        for (way, ((name, target), value)) in targets.iter().zip(&mut values).enumerate() {
+        let mut values = [0.0; COUNT];
+        for ((way, value), side) in ways.iter().zip(&mut values).zip(&mut sides) {
             paths.forget().await?;
-            *value = measure(way, *target).await.with_context(|| format!("{name} at {target}"))?;
-            sides[way].push(*value);
+            let measured = measure(way).await;
+            *value = measured.with_context(|| format!("{} at {}", way.name, way.target))?;
+            side.push(*value);
         }
-        tell(&run.to_string(), targets, &values, unit);
+        tell(&run.to_string(), ways, &values, unit);
     }
-    tell("medians", targets, &sides.each_ref().map(|side| median(side)), unit);
+    tell("medians", ways, &sides.each_ref().map(|side| median(side)), unit);
     Ok(sides)
 }
 
@@ -299,12 +324,7 @@ async fn type_rules(stage: &Stage, node: &str, ip: IpAddr) -> anyhow::Result<Pat
     });
     let created = stage.create::<Service>(inside).await?;
     let cluster_ip = created.spec.and_then(|spec| spec.cluster_ip).context("no ClusterIP")?;
-    let mut pod = backend_on(node, "by-hand", &["tcp/80".to_owned()]);
-    pod["metadata"]["annotations"] =
-        json!({ "k8s.v1.cni.cncf.io/networks": "kube-system/lb-svc-attachment" });
-    stage.start(pod).await?;
-    let pod = stage.ready("by-hand").await?;
-    let netns = process(&pod, "lb-svc-backend")?.join("ns/net");
+    let (netns, _) = attached(stage, node, "by-hand").await?;
     let script = format!(
         "set -e
         cd /proc/sys/net/ipv4
@@ -322,6 +342,50 @@ async fn type_rules(stage: &Stage, node: &str, ip: IpAddr) -> anyhow::Result<Pat
     );
     run("nsenter", &[&format!("--net={}", netns.display()), "sh", "-c", &script]).await?;
     Ok(netns)
+}
+
+/// Has a pod on this node, which the LAN knows by `ip`, route between the client
+/// and the pod, both ways. Returns what the client has for it.
+async fn route_through(
+    stage: &Stage,
+    node: &str,
+    number: &str,
+    ip: IpAddr,
+    pod: IpAddr,
+) -> anyhow::Result<[Change; 3]> {
+    let (netns, own) = attached(stage, node, "routed").await?;
+    let script = format!(
+        "set -e
+        echo 1 > /proc/sys/net/ipv4/ip_forward
+        ip address add {ip}/16 dev net1
+        ip link set net1 up"
+    );
+    run("nsenter", &[&format!("--net={}", netns.display()), "sh", "-c", &script]).await?;
+    let client = Ipv4Addr::from(ROUTED);
+    let to_own = Lab::cluster(&["node", number, "ip", "-o", "route", "get", &own]).await?;
+    let device =
+        to_own.split_whitespace().skip_while(|word| *word != "dev").nth(1).context("no way to a pod")?;
+    // It goes with the pod.
+    let back = format!("ip route replace {client} via {own} dev {device} onlink");
+    let back: Vec<&str> = ["node", number].into_iter().chain(back.split(' ')).collect();
+    Lab::cluster(&back).await?;
+    Ok([
+        Change::add("route", format!("local {client} dev lo")).await?,
+        Change::add("route", format!("{pod} via {ip} table {ROUTED_TABLE}")).await?,
+        Change::add("rule", format!("from {client} lookup {ROUTED_TABLE}")).await?,
+    ])
+}
+
+/// Starts a pod on this node with the attachment's interface. Returns its network
+/// namespace, and its own address.
+async fn attached(stage: &Stage, node: &str, name: &str) -> anyhow::Result<(PathBuf, String)> {
+    let mut pod = backend_on(node, name, &["tcp/80".to_owned()]);
+    pod["metadata"]["annotations"] =
+        json!({ "k8s.v1.cni.cncf.io/networks": "kube-system/lb-svc-attachment" });
+    stage.start(pod).await?;
+    let pod = stage.ready(name).await?;
+    let netns = process(&pod, "lb-svc-backend")?.join("ns/net");
+    Ok((netns, pod.status.and_then(|status| status.pod_ip).context("a pod without address")?))
 }
 
 /// A pod on this node that listens there.
@@ -357,23 +421,28 @@ async fn run(program: &str, args: &[&str]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A route of the client's, for as long as this lives.
-struct Route(String);
+/// A route or a rule of the client's, for as long as this lives.
+struct Change {
+    kind: &'static str,
+    what: String,
+}
 
-impl Route {
-    async fn add(route: String) -> anyhow::Result<Self> {
-        let args: Vec<&str> = ["route", "replace"].into_iter().chain(route.split(' ')).collect();
-        run("ip", &args).await?;
-        Ok(Self(route))
+impl Change {
+    async fn add(kind: &'static str, what: String) -> anyhow::Result<Self> {
+        let command = |verb| -> Vec<&str> { [kind, verb].into_iter().chain(what.split(' ')).collect() };
+        // One that was ended has left it.
+        run("ip", &command("del")).await.ok();
+        run("ip", &command("add")).await?;
+        Ok(Self { kind, what })
     }
 }
 
-impl Drop for Route {
+impl Drop for Change {
     fn drop(&mut self) {
         let mut command = std::process::Command::new("ip");
-        let removed = command.args(["route", "del"]).args(self.0.split(' ')).status();
+        let removed = command.args([self.kind, "del"]).args(self.what.split(' ')).status();
         if !removed.is_ok_and(|status| status.success()) {
-            eprintln!("the client keeps the route {}", self.0);
+            eprintln!("the client keeps the {} {}", self.kind, self.what);
         }
     }
 }
