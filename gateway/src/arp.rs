@@ -55,6 +55,13 @@ pub fn question(mac: Mac, sender: Ipv4Addr, target: Ipv4Addr) -> [u8; 42] {
     frame
 }
 
+/// The same question to one host alone, which leaves all others in peace (RFC
+/// 1122, 2.3.2.1, calls it a unicast poll).
+pub fn to(mut question: [u8; 42], host: Mac) -> [u8; 42] {
+    question[..6].copy_from_slice(&host);
+    question
+}
+
 /// What of an ARP frame matters here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frame {

@@ -29,7 +29,7 @@ use crate::config;
 use crate::election::{self, Counters, ETHERTYPE, Election, Instance, Key, Output, Reason, Role, Time};
 use crate::fault::Fault;
 use crate::metrics::Metrics;
-use crate::probe::Ear;
+use crate::probe::{Concern, Ear};
 use crate::reach::{Company, Hosts, Reach};
 
 /// While nobody else takes part: how often it is asked who has the addresses.
@@ -344,6 +344,7 @@ async fn attend(seat: Arc<Mutex<Seat>>, frames: Receiver, mut lan: Lan) {
         let deadline = {
             let mut seat = lock(&seat);
             let seat = &mut *seat;
+            lan.tune(&seat.hosts);
             let heard = lan.hear();
             doorway.watch(seat, &heard, &mut lan);
             look_around(seat, &heard, &mut reach, &mut lan);
@@ -368,6 +369,7 @@ async fn attend(seat: Arc<Mutex<Seat>>, frames: Receiver, mut lan: Lan) {
 struct Lan {
     name: String,
     arp: Ear,
+    concern: Concern,
     /// While nothing is in reach: it hears what the lease lets nobody else hear.
     all: Option<Ear>,
     sender: arp::Sender,
@@ -375,8 +377,20 @@ struct Lan {
 
 impl Lan {
     fn open(name: &str) -> io::Result<Self> {
-        let arp = Ear::open(name)?;
-        Ok(Self { name: name.to_owned(), arp, all: None, sender: arp::Sender::default() })
+        let concern = Concern::default();
+        let arp = Ear::open(name, &concern)?;
+        Ok(Self { name: name.to_owned(), arp, concern, all: None, sender: arp::Sender::default() })
+    }
+
+    /// Hears of these hosts: the routers, who has the addresses, and who asks
+    /// for them.
+    fn tune(&mut self, hosts: &Hosts) {
+        let Hosts { addresses, routers, .. } = hosts;
+        let concern = Concern { senders: [&addresses[..], routers].concat(), targets: addresses.clone() };
+        // Where the kernel refuses, it is tried again with the next frame.
+        if self.concern != concern && self.arp.tune(&concern).is_ok() {
+            self.concern = concern;
+        }
     }
 
     /// The ARP frames there are.
@@ -384,10 +398,11 @@ impl Lan {
         std::iter::from_fn(|| self.arp.take()).filter_map(|frame| Frame::parse(&frame)).collect()
     }
 
-    /// Asks for an address, as one that has none. That it cannot ask, a member
+    /// Asks for an address, as one that has none: the host there, or all. That it cannot ask, a member
     /// is told by its own frames.
-    fn ask(&mut self, mac: Mac, address: Ipv4Addr) {
-        let _ = self.sender.send(&self.name, &arp::probe(mac, address));
+    fn ask(&mut self, mac: Mac, address: Ipv4Addr, at: Option<Mac>) {
+        let question = arp::probe(mac, address);
+        let _ = self.sender.send(&self.name, &at.map_or(question, |host| arp::to(question, host)));
     }
 }
 
@@ -420,10 +435,8 @@ fn look_around(seat: &mut Seat, heard: &[Frame], reach: &mut Reach, lan: &mut La
     if lost && !seat.unplugged {
         seat.act(Election::isolated);
     }
-    if reach.asks(now) {
-        for router in &seat.hosts.routers {
-            lan.ask(seat.hosts.mac, *router);
-        }
+    for (router, at) in reach.take(now, &seat.hosts) {
+        lan.ask(seat.hosts.mac, router, at);
     }
 }
 
@@ -467,7 +480,7 @@ impl Doorway {
         if self.ask.is_none_or(|ask| ask <= now) {
             self.ask = Some(now + ASK);
             for address in addresses {
-                lan.ask(*mac, *address);
+                lan.ask(*mac, *address, None);
             }
         }
         // There is a stranger to wait for.

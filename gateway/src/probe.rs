@@ -7,8 +7,9 @@ use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
+use nix::libc::{BPF_ABS, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W};
 use nix::sys::socket::bind;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, Type};
 use tokio::net::unix::pipe::Receiver;
 
 use crate::arp::{self, Frame, Mac, Port};
@@ -193,14 +194,62 @@ const ETH_P_ARP: u16 = 0x0806;
 /// `ETH_P_ALL` (`linux/if_ether.h`).
 const ETH_P_ALL: u16 = 0x0003;
 
+/// Where the sender's and the target's address are in an ARP frame.
+const SENDER: u32 = 28;
+const TARGET: u32 = 38;
+
+/// Whose ARP is worth waking up for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Concern {
+    /// Addresses of senders.
+    pub senders: Vec<Ipv4Addr>,
+    /// Addresses that are asked for.
+    pub targets: Vec<Ipv4Addr>,
+}
+
+impl Concern {
+    /// As a program of the kernel's packet filter (`linux/filter.h`), which lets
+    /// what is of concern through.
+    fn filter(&self) -> Vec<SockFilter> {
+        const LOAD: u16 = (BPF_LD | BPF_W | BPF_ABS) as u16;
+        const IF_EQUAL: u16 = (BPF_JMP | BPF_JEQ | BPF_K) as u16;
+        const RETURN: u16 = (BPF_RET | BPF_K) as u16;
+        let accept = SockFilter::new(RETURN, 0, 0, u32::MAX);
+        // A jump leads over 255 instructions at most.
+        let Ok(mut left) = u8::try_from(self.senders.len() + self.targets.len() + 2) else {
+            return vec![accept];
+        };
+        let mut program = Vec::new();
+        for (offset, addresses) in [(SENDER, &self.senders), (TARGET, &self.targets)] {
+            program.push(SockFilter::new(LOAD, 0, 0, offset));
+            left -= 1;
+            for address in addresses {
+                // Over all that is left, to the last.
+                program.push(SockFilter::new(IF_EQUAL, left, 0, (*address).into()));
+                left -= 1;
+            }
+        }
+        program.extend([SockFilter::new(RETURN, 0, 0, 0), accept]);
+        program
+    }
+}
+
 /// A packet socket that hears an interface, as something that
 /// tokio waits for and reads.
 pub struct Ear(Receiver);
 
 impl Ear {
-    /// Hears the ARP of the interface of this name. Needs NET_RAW.
-    pub fn open(interface: &str) -> io::Result<Self> {
-        Self::of(interface, ETH_P_ARP)
+    /// Hears the ARP of the interface of this name that is of concern. Needs
+    /// NET_RAW.
+    pub fn open(interface: &str, concern: &Concern) -> io::Result<Self> {
+        let ear = Self::of(interface, ETH_P_ARP)?;
+        ear.tune(concern)?;
+        Ok(ear)
+    }
+
+    /// Hears what is of concern now, and may still have heard what was before.
+    pub fn tune(&self, concern: &Concern) -> io::Result<()> {
+        SockRef::from(&self.0).attach_filter(&concern.filter())
     }
 
     /// Hears everything on it, also what filters drop and what leaves by it.
@@ -274,6 +323,40 @@ mod tests {
                 return (sent, verdicts, at);
             }
         }
+    }
+
+    /// Which of the frames the kernel lets through, by their places.
+    fn let_through(concern: &Concern, frames: &[[u8; 42]]) -> Vec<usize> {
+        // A socket of another kind, for which no capability is needed.
+        let (mouth, ear) = std::os::unix::net::UnixDatagram::pair().unwrap();
+        ear.set_nonblocking(true).unwrap();
+        SockRef::from(&ear).attach_filter(&concern.filter()).unwrap();
+        let heard = |frame: &[u8; 42]| mouth.send(frame).is_ok() && ear.recv(&mut [0; 64]).is_ok();
+        (0..frames.len()).filter(|at| heard(&frames[*at])).collect()
+    }
+
+    #[test]
+    fn what_is_of_no_concern_wakes_nobody() {
+        let router = Ipv4Addr::new(172, 18, 0, 1);
+        let frames = [
+            arp::question(FOREIGN, OTHER, router),
+            arp::question(FOREIGN, router, OTHER),
+            arp::question(FOREIGN, OTHER, VIP),
+            arp::announcement(FOREIGN, VIP),
+            arp::probe(FOREIGN, OTHER),
+        ];
+        let concern = |senders: &[Ipv4Addr], targets: &[Ipv4Addr]| Concern {
+            senders: senders.to_vec(),
+            targets: targets.to_vec(),
+        };
+        let heard = |senders: &[_], targets: &[_]| let_through(&concern(senders, targets), &frames);
+        assert_eq!(heard(&[VIP, router], &[VIP]), [1, 2, 3]);
+        assert_eq!(heard(&[router], &[]), [1]);
+        assert_eq!(heard(&[], &[router, OTHER]), [0, 1, 4]);
+        assert!(heard(&[], &[]).is_empty());
+        let many: Vec<Ipv4Addr> = (0..126).map(|last| Ipv4Addr::new(10, 0, 0, last)).chain([VIP]).collect();
+        assert_eq!(heard(&many[..126], &many[..127]), [2, 3]);
+        assert_eq!(heard(&many, &many), [0, 1, 2, 3, 4], "more than a filter can tell");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
 use crate::arp::{self, Frame, Mac};
-use crate::probe::Ear;
+use crate::probe::{Concern, Ear};
 
 /// Between two questions: each costs a standby as much as an advertisement.
 const ASK: Duration = Duration::from_millis(100);
@@ -78,7 +78,8 @@ impl Pulse {
     /// # Errors
     /// When there is no socket to be had.
     pub fn begin(way: Way) -> io::Result<Self> {
-        let ear = Ear::open(&way.interface)?;
+        let concern = Concern { senders: vec![way.next_hop], targets: Vec::new() };
+        let ear = Ear::open(&way.interface, &concern)?;
         let (publish, alive) = cell::channel(true);
         let task = tokio::spawn(ask(way.clone(), ear, publish));
         Ok(Self { way, alive, task })
@@ -113,14 +114,18 @@ async fn ask(way: Way, ear: Ear, publish: cell::Sender<bool>) {
     let question = arp::question(way.mac, way.own, way.next_hop);
     let mut sender = arp::Sender::default();
     let mut beats = Beats::default();
+    // Where the last question was answered from. The next goes there alone; one
+    // without an answer is followed by one to all, for it may be elsewhere now.
+    let mut at: Option<Mac> = None;
     let (mut last, mut next) = (Instant::now(), Instant::now());
     loop {
         let now = Instant::now();
         while let Some(frame) = ear.take() {
             let answer =
                 Frame::parse(&frame).filter(|said| said.sender == way.next_hop && said.mac != way.mac);
-            if answer.is_some() {
+            if let Some(answer) = answer {
                 beats.answered(now);
+                at = Some(answer.mac);
             }
         }
         let alive = beats.alive(now, last + 2 * ASK > now);
@@ -135,7 +140,8 @@ async fn ask(way: Way, ear: Ear, publish: cell::Sender<bool>) {
         if next <= now {
             next = now + ASK;
             // What cannot be sent is not answered either.
-            let _ = sender.send(&way.interface, &question);
+            let to = at.take().map_or(question, |host| arp::to(question, host));
+            let _ = sender.send(&way.interface, &to);
         }
         tokio::select! {
             () = Ear::heard(Some(&ear)) => {}

@@ -5,6 +5,7 @@
 //!
 //! Pure: time and frames come in from outside.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
@@ -46,10 +47,12 @@ pub struct Hosts {
 }
 
 /// What has been heard of the LAN.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Reach {
     /// When a router last answered, if its silence would say something.
     answered: Option<Instant>,
+    /// Where routers answered from since they were last asked.
+    at: BTreeMap<Ipv4Addr, Mac>,
     missing_since: Option<Instant>,
     looked: Instant,
     asks: Instant,
@@ -59,7 +62,7 @@ pub struct Reach {
 impl Reach {
     /// Nothing is known yet; the first question is due.
     pub fn new(now: Instant) -> Self {
-        Self { answered: None, missing_since: None, looked: now, asks: now, lost: false }
+        Self { answered: None, at: BTreeMap::new(), missing_since: None, looked: now, asks: now, lost: false }
     }
 
     /// An ARP frame was received.
@@ -70,6 +73,7 @@ impl Reach {
         }
         if hosts.routers.contains(&said.sender) {
             self.answered = Some(now);
+            self.at.insert(said.sender, said.mac);
             self.lost = false;
         } else if ours(&said.target) && !ours(&said.sender) && !said.sender.is_unspecified() {
             self.wanted();
@@ -121,18 +125,21 @@ impl Reach {
         self.lost
     }
 
-    /// Whether the routers are to be asked now.
-    pub fn asks(&mut self, now: Instant) -> bool {
-        let due = self.asks <= now;
-        if due {
-            self.asks = now
-                + match self.missing_since {
-                    _ if self.lost => LOST,
-                    Some(_) => URGENT,
-                    None => CALM,
-                };
+    /// The routers to ask now, each where it answered from. After a question
+    /// without an answer it is asked for by all of the LAN's hosts, for it may be
+    /// elsewhere now: every other time that would be a burden to them.
+    pub fn take(&mut self, now: Instant, hosts: &Hosts) -> Vec<(Ipv4Addr, Option<Mac>)> {
+        if now < self.asks {
+            return Vec::new();
         }
-        due
+        self.asks = now
+            + match self.missing_since {
+                _ if self.lost => LOST,
+                Some(_) => URGENT,
+                None => CALM,
+            };
+        let ask = |router: &Ipv4Addr| (*router, self.at.remove(router));
+        hosts.routers.iter().map(ask).collect()
     }
 
     /// When they are to be asked next.
@@ -153,6 +160,10 @@ mod tests {
     const OURS: Mac = [2, 0, 0, 0, 0, 1];
     const OTHER: Mac = [2, 0, 0, 0, 0, 9];
 
+    fn hosts() -> Hosts {
+        Hosts { mac: OURS, addresses: vec![VIP], routers: vec![ROUTER] }
+    }
+
     /// A pod that looks every 50 ms, as a member does.
     struct Pod {
         reach: Reach,
@@ -167,9 +178,8 @@ mod tests {
         }
 
         fn hear(&mut self, mac: Mac, sender: Ipv4Addr, target: Ipv4Addr) {
-            let hosts = Hosts { mac: OURS, addresses: vec![VIP], routers: vec![ROUTER] };
             let now = self.start + Duration::from_millis(self.now);
-            self.reach.hear(now, &hosts, &Frame { request: true, mac, sender, target });
+            self.reach.hear(now, &hosts(), &Frame { request: true, mac, sender, target });
         }
 
         /// Until that time, in ms. Returns whether nothing is in reach then, and
@@ -179,7 +189,7 @@ mod tests {
             while self.now <= until {
                 let now = self.start + Duration::from_millis(self.now);
                 lost = self.reach.is_lost(now, company);
-                asked += usize::from(self.reach.asks(now));
+                asked += self.reach.take(now, &hosts()).len();
                 self.now += 50;
             }
             (lost, asked)
@@ -200,6 +210,23 @@ mod tests {
         assert!(pod.run(20_400, Absent).0, "our own words, come back");
         pod.hear(OTHER, ROUTER, NOBODY);
         assert!(!pod.run(20_450, Absent).0);
+    }
+
+    #[test]
+    fn a_router_is_asked_where_it_answered_and_everywhere_if_it_does_not() {
+        let mut reach = Reach::new(Instant::now());
+        let ask = |reach: &mut Reach| {
+            let now = reach.due();
+            reach.take(now, &hosts())
+        };
+        assert_eq!(ask(&mut reach), [(ROUTER, None)]);
+        reach.hear(
+            reach.due(),
+            &hosts(),
+            &Frame { request: false, mac: OTHER, sender: ROUTER, target: NOBODY },
+        );
+        assert_eq!(ask(&mut reach), [(ROUTER, Some(OTHER))]);
+        assert_eq!(ask(&mut reach), [(ROUTER, None)]);
     }
 
     #[test]
@@ -245,8 +272,7 @@ mod tests {
 
         let packet =
             |from: Mac, to: Ipv4Addr| [&[0; 6][..], &from, &[8, 0], &[0; 16], &to.octets(), &[0; 8]].concat();
-        let hosts = Hosts { mac: OURS, addresses: vec![VIP], routers: vec![ROUTER] };
-        let hear = |pod: &mut Pod, frame: &[u8]| pod.reach.hear_any(pod.start, &hosts, frame);
+        let hear = |pod: &mut Pod, frame: &[u8]| pod.reach.hear_any(pod.start, &hosts(), frame);
         hear(&mut pod, &packet(OTHER, CLIENT));
         hear(&mut pod, &packet(OURS, VIP));
         hear(&mut pod, &packet(OTHER, VIP)[..33]);

@@ -44,7 +44,7 @@ use crate::nat::{self, Backends};
 use crate::netlink::Netlink;
 use crate::path::{self, Paths};
 use crate::plan::{Op, plan};
-use crate::probe::{Ear, Probes, Verdict};
+use crate::probe::{Concern, Ear, Probes, Verdict};
 use crate::pulse::{Pulse, Way};
 use crate::ranges::Gate;
 use crate::sources;
@@ -671,13 +671,10 @@ impl Gateway {
         // Known and said already.
         if self.lacks(caps::NET_RAW) {
             port = None;
-        } else if port.is_some() && self.ear.is_none() && !to_probe.iter().all(|a| self.probes.is_free(*a)) {
-            match Ear::open(&lan.name) {
-                Ok(ear) => self.ear = Some((lan.index, ear)),
-                Err(error) => {
-                    port = None;
-                    why = Some(error.to_string());
-                }
+        } else if port.is_some() && !to_probe.iter().all(|a| self.probes.is_free(*a)) {
+            if let Err(error) = self.hear(lan, &to_probe) {
+                port = None;
+                why = Some(error.to_string());
             }
         } else if port.is_none() && lan.up {
             why = Some("it has no carrier".to_owned());
@@ -689,6 +686,16 @@ impl Gateway {
         };
         self.probe();
         why.map(|why| Fault::ProbeFailed { address, interface: lan.name.clone(), why })
+    }
+
+    /// Hears what the LAN says of these addresses.
+    fn hear(&mut self, lan: &Link, addresses: &[Ipv4Addr]) -> std::io::Result<()> {
+        let concern = Concern { senders: addresses.to_vec(), targets: addresses.to_vec() };
+        match &self.ear {
+            Some((_, ear)) => ear.tune(&concern)?,
+            None => self.ear = Some((lan.index, Ear::open(&lan.name, &concern)?)),
+        }
+        Ok(())
     }
 
     /// Hears the LAN, and asks what is to be asked now. Returns whether that

@@ -9,7 +9,7 @@ use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
-use lab::{Gateway, Lab, Site, VIP, ask, config, exchange, wait};
+use lab::{Gateway, Lab, Netns, Site, VIP, ask, config, exchange, wait};
 use lb_svc_crds::gateway::Role;
 use lb_svc_gateway::arp;
 
@@ -45,6 +45,10 @@ fn standby<'a>(first: &Gateway, site: &'a Site) -> Gateway<'a> {
     gateway
 }
 
+fn vip() -> Ipv4Addr {
+    VIP.parse().unwrap()
+}
+
 fn has_address(site: &Site) -> bool {
     site.pod.run("ip -4 addr show dev net1").contains(VIP)
 }
@@ -70,15 +74,17 @@ fn outage(lab: &Lab, until: &[&Gateway]) -> Duration {
     }
 }
 
-/// Every ARP frame that speaks for the address, and every frame from it, as
-/// the client hears them: the sender's hardware address, and whether it is an
-/// announcement.
+/// What a host of the LAN hears.
 struct Capture(std::os::fd::OwnedFd);
 
 impl Capture {
     fn on(lab: &Lab) -> Self {
+        Self::at(&lab.client)
+    }
+
+    fn at(host: &Netns) -> Self {
         use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, bind, socket};
-        let fd = lab.client.enter(|| {
+        let fd = host.enter(|| {
             let fd = socket(
                 AddressFamily::Packet,
                 SockType::Raw,
@@ -97,14 +103,23 @@ impl Capture {
         Self(fd)
     }
 
+    fn frames(&self) -> impl Iterator<Item = Vec<u8>> {
+        std::iter::from_fn(|| {
+            let mut frame = vec![0; 2048];
+            let length = nix::unistd::read(&self.0, &mut frame).ok()?;
+            frame.truncate(length);
+            Some(frame)
+        })
+    }
+
+    /// Every ARP frame that speaks for the address, and every frame from it: the
+    /// sender's hardware address, and whether it is an announcement.
     fn heard(&self) -> Vec<(String, bool)> {
-        let vip: Ipv4Addr = VIP.parse().unwrap();
+        let vip = vip();
         let mut heard = Vec::new();
-        let mut buffer = [0; 2048];
-        while let Ok(length) = nix::unistd::read(&self.0, &mut buffer) {
-            let frame = &buffer[..length];
+        for frame in self.frames() {
             let from: [u8; 6] = frame[6..12].try_into().unwrap();
-            if let Some(said) = arp::Frame::parse(frame).filter(|said| said.sender == vip) {
+            if let Some(said) = arp::Frame::parse(&frame).filter(|said| said.sender == vip) {
                 heard.push((arp::show(from), said.target == vip));
             } else if frame[12..14] == [8, 0] && frame[26..30] == vip.octets() {
                 heard.push((arp::show(from), false));
@@ -282,6 +297,48 @@ fn two_that_were_apart_agree_on_the_later_one() {
     wait("an announcement", || {
         capture.heard().iter().any(|(mac, announcement)| *announcement && *mac == other.mac()).then_some(())
     });
+}
+
+/// It makes sure of the router, again and again; with fifty such pods that would
+/// be a storm on the LAN.
+#[test]
+fn who_misses_the_other_pod_asks_the_router_alone() {
+    let lab = Lab::new();
+    let (first, other) = two(&lab);
+    let second = standby(&first, &other);
+    let (client, router) = (Capture::on(&lab), Capture::at(&lab.router));
+    first.kill();
+    let asks = |frame: &Vec<u8>| {
+        let said = arp::Frame::parse(frame);
+        said.is_some_and(|said| said.request && arp::show(said.mac) == other.mac() && said.target != vip())
+    };
+    let mut asked = 0;
+    wait("it to ask", || {
+        asked += router.frames().filter(asks).count();
+        (asked >= 5).then_some(())
+    });
+    let heard = client.frames().filter(asks).count();
+    assert!(heard <= 1, "it asked everyone {heard} times");
+    is(&second, Role::Active);
+}
+
+/// The pods of a node may be on one bridge: what is for all wakes each of them.
+#[test]
+fn the_pod_networks_next_hop_alone_is_asked_once_it_answered() {
+    let lab = Lab::new();
+    let capture = Capture::at(&lab.node);
+    let (_first, _other) = two(&lab);
+    let (mut asked, mut everyone) = (0, 0);
+    wait("it to be asked", || {
+        for frame in capture.frames() {
+            let asks = arp::Frame::parse(&frame).is_some_and(|said| said.request);
+            asked += usize::from(asks);
+            everyone += usize::from(asks && frame[..6] == [0xff; 6]);
+        }
+        (asked >= 10).then_some(())
+    });
+    // The kernel asks for itself as well.
+    assert!(everyone <= 2, "everyone was asked {everyone} of {asked} times");
 }
 
 #[test]
