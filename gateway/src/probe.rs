@@ -2,7 +2,7 @@
 //! shortened): who answers, or asks the same, has it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
+use std::io::{self, Read as _};
 use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
@@ -234,6 +234,24 @@ impl Concern {
     }
 }
 
+/// A packet socket of an interface.
+fn socket(interface: &str, protocol: u16) -> io::Result<Socket> {
+    let protocol = Protocol::from(i32::from(protocol.to_be()));
+    let socket = Socket::new(Domain::PACKET, Type::RAW, Some(protocol))?;
+    socket.set_nonblocking(true)?;
+    // The protocol stays as the socket has it.
+    bind(socket.as_raw_fd(), &arp::link_address(interface)?)?;
+    Ok(socket)
+}
+
+/// A frame, if there is one to read.
+fn frame(read: impl FnOnce(&mut [u8]) -> io::Result<usize>) -> Option<Vec<u8>> {
+    let mut frame = vec![0; 128];
+    let length = read(&mut frame).ok()?;
+    frame.truncate(length);
+    Some(frame)
+}
+
 /// A packet socket that hears an interface, as something that
 /// tokio waits for and reads.
 pub struct Ear(Receiver);
@@ -259,12 +277,7 @@ impl Ear {
     }
 
     fn of(interface: &str, protocol: u16) -> io::Result<Self> {
-        let protocol = Protocol::from(i32::from(protocol.to_be()));
-        let socket = Socket::new(Domain::PACKET, Type::RAW, Some(protocol))?;
-        socket.set_nonblocking(true)?;
-        // The protocol stays as the socket has it.
-        bind(socket.as_raw_fd(), &arp::link_address(interface)?)?;
-        Ok(Self(Receiver::from_owned_fd_unchecked(socket.into())?))
+        Ok(Self(Receiver::from_owned_fd_unchecked(socket(interface, protocol)?.into())?))
     }
 
     /// Resolves when there is something to hear; never without an ear.
@@ -279,10 +292,25 @@ impl Ear {
 
     /// The next frame there is.
     pub fn take(&self) -> Option<Vec<u8>> {
-        let mut frame = vec![0; 128];
-        let length = self.0.try_read(&mut frame).ok()?;
-        frame.truncate(length);
-        Some(frame)
+        frame(|buffer| self.0.try_read(buffer))
+    }
+}
+
+/// A packet socket that keeps the ARP of concern for who looks now and then. An
+/// [`Ear`] would wake up the process with each frame, awaited or not.
+pub struct Inbox(Socket);
+
+impl Inbox {
+    /// Keeps what comes by the interface of this name. Needs NET_RAW.
+    pub fn open(interface: &str, concern: &Concern) -> io::Result<Self> {
+        let socket = socket(interface, ETH_P_ARP)?;
+        socket.attach_filter(&concern.filter())?;
+        Ok(Self(socket))
+    }
+
+    /// The next frame there is.
+    pub fn take(&self) -> Option<Vec<u8>> {
+        frame(|buffer| (&self.0).read(buffer))
     }
 }
 

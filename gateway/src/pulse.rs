@@ -11,12 +11,14 @@ use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
 use crate::arp::{self, Frame, Mac};
-use crate::probe::{Concern, Ear};
+use crate::probe::{Concern, Inbox};
 
-/// Between two questions: each costs a standby as much as an advertisement.
+/// Between two questions; the answer is read before the next one, for to wake up
+/// costs more than all else here.
 const ASK: Duration = Duration::from_millis(100);
-/// So long without an answer, and the way is lost.
-const SILENCE: Duration = Duration::from_millis(300);
+/// So long without an answer, and the way is lost: two were not answered, and the
+/// third had its time.
+const SILENCE: Duration = Duration::from_millis(250);
 /// So long answered without a gap, and it is back.
 const STEADY: Duration = Duration::from_secs(1);
 
@@ -79,9 +81,9 @@ impl Pulse {
     /// When there is no socket to be had.
     pub fn begin(way: Way) -> io::Result<Self> {
         let concern = Concern { senders: vec![way.next_hop], targets: Vec::new() };
-        let ear = Ear::open(&way.interface, &concern)?;
+        let inbox = Inbox::open(&way.interface, &concern)?;
         let (publish, alive) = cell::channel(true);
-        let task = tokio::spawn(ask(way.clone(), ear, publish));
+        let task = tokio::spawn(ask(way.clone(), inbox, publish));
         Ok(Self { way, alive, task })
     }
 
@@ -110,17 +112,17 @@ impl Drop for Pulse {
     }
 }
 
-async fn ask(way: Way, ear: Ear, publish: cell::Sender<bool>) {
+async fn ask(way: Way, inbox: Inbox, publish: cell::Sender<bool>) {
     let question = arp::question(way.mac, way.own, way.next_hop);
     let mut sender = arp::Sender::default();
     let mut beats = Beats::default();
     // Where the last question was answered from. The next goes there alone; one
     // without an answer is followed by one to all, for it may be elsewhere now.
     let mut at: Option<Mac> = None;
-    let (mut last, mut next) = (Instant::now(), Instant::now());
+    let mut last = Instant::now();
     loop {
         let now = Instant::now();
-        while let Some(frame) = ear.take() {
+        while let Some(frame) = inbox.take() {
             let answer =
                 Frame::parse(&frame).filter(|said| said.sender == way.next_hop && said.mac != way.mac);
             if let Some(answer) = answer {
@@ -137,16 +139,10 @@ async fn ask(way: Way, ear: Ear, publish: cell::Sender<bool>) {
             }
         }
         last = now;
-        if next <= now {
-            next = now + ASK;
-            // What cannot be sent is not answered either.
-            let to = at.take().map_or(question, |host| arp::to(question, host));
-            let _ = sender.send(&way.interface, &to);
-        }
-        tokio::select! {
-            () = Ear::heard(Some(&ear)) => {}
-            () = tokio::time::sleep_until(next.into()) => {}
-        }
+        // What cannot be sent is not answered either.
+        let to = at.take().map_or(question, |host| arp::to(question, host));
+        let _ = sender.send(&way.interface, &to);
+        tokio::time::sleep(ASK).await;
     }
 }
 
@@ -161,9 +157,9 @@ mod tests {
         let mut beats = Beats::default();
         assert!(beats.alive(at(10_000), true), "never answered, nothing known");
         beats.answered(at(10_000));
-        assert!(beats.alive(at(10_300), true));
-        assert!(beats.alive(at(10_350), false), "asleep, nothing known");
-        assert!(!beats.alive(at(10_350), true));
+        assert!(beats.alive(at(10_250), true));
+        assert!(beats.alive(at(10_300), false), "asleep, nothing known");
+        assert!(!beats.alive(at(10_300), true));
         for ms in (11_000..12_000).step_by(50) {
             beats.answered(at(ms));
             assert!(!beats.alive(at(ms), true), "{ms}");

@@ -3,12 +3,15 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use anyhow::ensure;
+
+use futures::StreamExt;
 use futures::future::try_join_all;
-use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Service;
+use kube::api::DeleteParams;
 use lb_svc_e2e::objects::{backends, elsewhere, on_the_first_node, port, service};
 use lb_svc_e2e::outage::Watch;
 use lb_svc_e2e::{Lab, SLOW, Scene, client, scene};
@@ -26,6 +29,13 @@ const EVERY: Duration = Duration::from_millis(100);
 const QUIET: Duration = Duration::from_millis(500);
 /// Questions to gateways under way at once.
 const AT_ONCE: usize = 8;
+/// For how long nothing has moved before a node dies: what the beginning of a
+/// hundred pods did to a few processors is over.
+const CALM: Duration = Duration::from_secs(5);
+/// Between two looks at all of them.
+const LOOK: Duration = Duration::from_secs(3);
+/// Twice as many pods as Services, on a few processors.
+const LIMIT: Duration = Duration::from_secs(300);
 
 /// The rows: the median of the runs, and the worst.
 pub async fn measure(many: usize, runs: usize) -> anyhow::Result<Vec<Row>> {
@@ -53,13 +63,8 @@ async fn on(scene: &Arc<Scene>, many: usize, runs: usize) -> anyhow::Result<Vec<
     }
     let mut ips = Vec::new();
     for name in &names {
-        // Twice as many pods on a few cores: the first may wait for the last.
-        ips.push(
-            within(&format!("an address of {name}"), SLOW * 5, async || {
-                Ok(scene.ingress(name).await.first().copied())
-            })
-            .await?,
-        );
+        let address = async || Ok(scene.ingress(name).await.first().copied());
+        ips.push(within(&format!("an address of {name}"), LIMIT, address).await?);
     }
     let mut outages = Vec::new();
     let mut hit = Vec::new();
@@ -81,33 +86,49 @@ async fn on(scene: &Arc<Scene>, many: usize, runs: usize) -> anyhow::Result<Vec<
         hit.push(*active as f64);
         Lab::cluster(&["node-start", &node.to_string()]).await?;
     }
+    // All at once would be slow, and not be waited for by the scene.
     settled(scene, &names).await?;
+    for name in &names {
+        scene.api::<Service>().delete(name, &DeleteParams::default()).await?;
+    }
+    let freed = async || Ok(scene.claims().await.is_empty().then_some(()));
+    within("the addresses to be given back", LIMIT, freed).await?;
     let name = format!("{many} Services on two nodes, that of {:.0} dies: until all answer", median(&hit));
     let row = |what: &str, of, goal| Row::of(of, &format!("{name}, {what}"), "ms", &outages, None, goal);
     Ok(vec![row("median", median, Goal::None), row("worst", worst, Goal::AtMost(1500.0))])
 }
 
-/// How many of the Services have their active pod on each node, once each has
-/// an active pod and a standby.
+/// How many of the Services have their active pod on each node, once each has an
+/// active pod and a standby, and nothing has moved for a while.
 async fn settled(scene: &Arc<Scene>, names: &[String]) -> anyhow::Result<BTreeMap<u32, usize>> {
-    let nodes: Vec<u32> = futures::stream::iter(names)
-        .map(|name| async move {
-            within(&format!("two gateways of {name}"), SLOW * 5, async || {
-                let pair = pair(scene, name).await.ok().flatten();
-                Ok(pair.and_then(|[(active, _), _]| {
-                    active.spec?.node_name?.trim_start_matches('n').parse::<u32>().ok()
-                }))
-            })
-            .await
-        })
-        .buffer_unordered(AT_ONCE)
-        .try_collect()
-        .await?;
-    let mut counted = BTreeMap::new();
-    for node in nodes {
-        *counted.entry(node).or_insert(0) += 1;
+    let start = Instant::now();
+    loop {
+        let nodes: Vec<Option<u32>> = futures::stream::iter(names)
+            .map(|name| calm(scene, name))
+            .buffer_unordered(AT_ONCE)
+            .collect()
+            .await;
+        let mut counted = BTreeMap::new();
+        for node in nodes.iter().flatten() {
+            *counted.entry(*node).or_insert(0) += 1;
+        }
+        let count: usize = counted.values().sum();
+        if count == names.len() {
+            return Ok(counted);
+        }
+        ensure!(start.elapsed() < LIMIT, "only {count} of {} gateways have come to rest", names.len());
+        tokio::time::sleep(LOOK).await;
     }
-    Ok(counted)
+}
+
+/// The node of a Service's active pod, if that has a standby and neither has
+/// moved lately.
+async fn calm(scene: &Scene, name: &str) -> Option<u32> {
+    let [(active, leads), (_, follows)] = pair(scene, name).await.ok().flatten()?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
+    let since = Duration::from_millis(leads.since_ms.max(follows.since_ms));
+    (now.saturating_sub(since) >= CALM).then_some(())?;
+    active.spec?.node_name?.trim_start_matches('n').parse().ok()
 }
 
 /// Waits until every address is answered.
