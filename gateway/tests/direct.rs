@@ -402,8 +402,9 @@ fn a_crowded_target_does_without_timestamps() {
     lab.pod.run("conntrack -F");
     let start = Instant::now();
     while table().0 {
-        // The less often it looks, the more there was to look at.
-        assert!(start.elapsed() < Duration::from_secs(30));
+        // The more there was to look at, the later it looks again: ten times as
+        // long as it took, which is seconds here.
+        assert!(start.elapsed() < Duration::from_secs(90));
         std::thread::sleep(Duration::from_millis(100));
     }
 }
