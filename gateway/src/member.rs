@@ -398,8 +398,8 @@ impl Lan {
         std::iter::from_fn(|| self.arp.take()).filter_map(|frame| Frame::parse(&frame)).collect()
     }
 
-    /// Asks for an address, as one that has none: the host there, or all. That it cannot ask, a member
-    /// is told by its own frames.
+    /// Asks the host there for an address, or all, as one that has none. That it
+    /// cannot ask, a member is told by its own frames.
     fn ask(&mut self, mac: Mac, address: Ipv4Addr, at: Option<Mac>) {
         let question = arp::probe(mac, address);
         let _ = self.sender.send(&self.name, &at.map_or(question, |host| arp::to(question, host)));

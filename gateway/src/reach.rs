@@ -125,9 +125,9 @@ impl Reach {
         self.lost
     }
 
-    /// The routers to ask now, each where it answered from. After a question
-    /// without an answer it is asked for by all of the LAN's hosts, for it may be
-    /// elsewhere now: every other time that would be a burden to them.
+    /// The routers to ask now, each with where it answered from: it alone is to be
+    /// asked. After a question without an answer there is none, and the LAN's
+    /// hosts are to be asked, for it may be elsewhere now.
     pub fn take(&mut self, now: Instant, hosts: &Hosts) -> Vec<(Ipv4Addr, Option<Mac>)> {
         if now < self.asks {
             return Vec::new();
