@@ -220,7 +220,7 @@ fn node(pod: &Pod) -> String {
 
 /// A node's number: `n2` is 2.
 fn number(pod: &Pod) -> String {
-    node(pod).trim_start_matches('n').to_owned()
+    Lab::number(&node(pod)).to_owned()
 }
 
 async fn cluster(args: &[&str]) -> String {

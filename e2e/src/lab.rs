@@ -59,6 +59,11 @@ impl Lab {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
+    /// What `cluster.sh` calls the node of this name.
+    pub fn number(node: &str) -> &str {
+        node.trim_start_matches('n')
+    }
+
     /// `kubectl ARGS`; what it printed.
     ///
     /// # Errors

@@ -55,10 +55,12 @@ pub fn question(mac: Mac, sender: Ipv4Addr, target: Ipv4Addr) -> [u8; 42] {
     frame
 }
 
-/// The same question to one host alone, which leaves all others in peace (RFC
-/// 1122, 2.3.2.1, calls it a unicast poll).
-pub fn to(mut question: [u8; 42], host: Mac) -> [u8; 42] {
-    question[..6].copy_from_slice(&host);
+/// The same question to one host alone, if one is named, which leaves all others
+/// in peace (RFC 1122, 2.3.2.1, calls it a unicast poll).
+pub fn to(host: Option<Mac>, mut question: [u8; 42]) -> [u8; 42] {
+    if let Some(host) = host {
+        question[..6].copy_from_slice(&host);
+    }
     question
 }
 

@@ -15,10 +15,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use lb_svc_crds::gateway::{self as wire, ElectionStatus};
 use lb_svc_crds::names;
 use nix::libc;
-use nix::sys::socket::{MsgFlags, SetSockOpt as _, bind, sendto};
+use nix::sys::socket::{MsgFlags, SetSockOpt as _, sendto};
 use nix::time::{ClockId, clock_gettime};
 use nix::{setsockopt_impl, sockopt_impl};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::Socket;
 use tokio::net::unix::pipe::Receiver;
 use tokio::sync::watch as cell;
 use tokio::task::JoinHandle;
@@ -29,7 +29,7 @@ use crate::config;
 use crate::election::{self, Counters, ETHERTYPE, Election, Instance, Key, Output, Reason, Role, Time};
 use crate::fault::Fault;
 use crate::metrics::Metrics;
-use crate::probe::{Concern, Ear};
+use crate::probe::{self, Concern, Ear};
 use crate::reach::{Company, Hosts, Reach};
 
 /// While nobody else takes part: how often it is asked who has the addresses.
@@ -112,11 +112,7 @@ impl Member {
         let mut instance = [0; 16];
         getrandom::fill(&mut instance).map_err(io::Error::other)?;
         let group = election::group(&terms.election.gateway);
-        let protocol = Protocol::from(i32::from(ETHERTYPE.to_be()));
-        let socket = Socket::new(Domain::PACKET, Type::RAW, Some(protocol))?;
-        socket.set_nonblocking(true)?;
-        // The protocol stays as the socket has it.
-        bind(socket.as_raw_fd(), &arp::link_address(&terms.lan)?)?;
+        let socket = probe::socket(&terms.lan, ETHERTYPE)?;
         let mut address = [0; 8];
         address[..6].copy_from_slice(&group);
         let membership = libc::packet_mreq {
@@ -369,7 +365,8 @@ async fn attend(seat: Arc<Mutex<Seat>>, frames: Receiver, mut lan: Lan) {
 struct Lan {
     name: String,
     arp: Ear,
-    concern: Concern,
+    /// The hosts that it was last tuned to.
+    tuned: Option<Hosts>,
     /// While nothing is in reach: it hears what the lease lets nobody else hear.
     all: Option<Ear>,
     sender: arp::Sender,
@@ -377,20 +374,20 @@ struct Lan {
 
 impl Lan {
     fn open(name: &str) -> io::Result<Self> {
-        let concern = Concern::default();
-        let arp = Ear::open(name, &concern)?;
-        Ok(Self { name: name.to_owned(), arp, concern, all: None, sender: arp::Sender::default() })
+        let arp = Ear::open(name, &Concern::default())?;
+        Ok(Self { name: name.to_owned(), arp, tuned: None, all: None, sender: arp::Sender::default() })
     }
 
     /// Hears of these hosts: the routers, who has the addresses, and who asks
     /// for them.
     fn tune(&mut self, hosts: &Hosts) {
+        if self.tuned.as_ref() == Some(hosts) {
+            return;
+        }
         let Hosts { addresses, routers, .. } = hosts;
         let concern = Concern { senders: [&addresses[..], routers].concat(), targets: addresses.clone() };
         // Where the kernel refuses, it is tried again with the next frame.
-        if self.concern != concern && self.arp.tune(&concern).is_ok() {
-            self.concern = concern;
-        }
+        self.tuned = self.arp.tune(&concern).is_ok().then(|| hosts.clone());
     }
 
     /// The ARP frames there are.
@@ -401,8 +398,7 @@ impl Lan {
     /// Asks the host there for an address, or all, as one that has none. That it
     /// cannot ask, a member is told by its own frames.
     fn ask(&mut self, mac: Mac, address: Ipv4Addr, at: Option<Mac>) {
-        let question = arp::probe(mac, address);
-        let _ = self.sender.send(&self.name, &at.map_or(question, |host| arp::to(question, host)));
+        let _ = self.sender.send(&self.name, &arp::to(at, arp::probe(mac, address)));
     }
 }
 

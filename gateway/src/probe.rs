@@ -234,8 +234,9 @@ impl Concern {
     }
 }
 
-/// A packet socket of an interface.
-fn socket(interface: &str, protocol: u16) -> io::Result<Socket> {
+/// A packet socket that hears frames of a protocol (`linux/if_ether.h`) on the
+/// interface of this name. Needs NET_RAW.
+pub(crate) fn socket(interface: &str, protocol: u16) -> io::Result<Socket> {
     let protocol = Protocol::from(i32::from(protocol.to_be()));
     let socket = Socket::new(Domain::PACKET, Type::RAW, Some(protocol))?;
     socket.set_nonblocking(true)?;

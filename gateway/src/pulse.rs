@@ -140,8 +140,7 @@ async fn ask(way: Way, inbox: Inbox, publish: cell::Sender<bool>) {
         }
         last = now;
         // What cannot be sent is not answered either.
-        let to = at.take().map_or(question, |host| arp::to(question, host));
-        let _ = sender.send(&way.interface, &to);
+        let _ = sender.send(&way.interface, &arp::to(at.take(), question));
         tokio::time::sleep(ASK).await;
     }
 }

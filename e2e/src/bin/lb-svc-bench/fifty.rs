@@ -127,7 +127,7 @@ async fn calm(scene: &Scene, name: &str) -> Option<u32> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
     let since = Duration::from_millis(leads.since_ms.max(follows.since_ms));
     (now.saturating_sub(since) >= CALM).then_some(())?;
-    active.spec?.node_name?.trim_start_matches('n').parse().ok()
+    Lab::number(&active.spec?.node_name?).parse().ok()
 }
 
 /// Waits until every address is answered.

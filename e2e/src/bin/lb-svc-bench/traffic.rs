@@ -85,7 +85,7 @@ struct Paths {
     ways: [Way; WAYS],
     /// Where all of them end.
     pod: IpAddr,
-    /// The numbers of the nodes.
+    /// The names of the nodes.
     nodes: Vec<String>,
     /// The namespaces of the gateways, and of the pod with the typed rules.
     gateways: Vec<PathBuf>,
@@ -131,9 +131,8 @@ pub async fn measure(stage: &Stage, options: &Options) -> anyhow::Result<Vec<Row
     let created = gateway_on("busy", 0, &ports, &node_name, false).await?;
     gateway_on("straight", 1, &[port("TCP", 80, 8005)], &node_name, true).await?;
     gateway_on("away", 2, &[port("TCP", 80, 8004)], other, false).await?;
-    let number = |node: &str| node.trim_start_matches('n').to_owned();
     let typed = type_rules(stage, &node_name, address(3)).await?;
-    let routed = route_through(stage, &node_name, &number(&node_name), address(4), pod_ip).await?;
+    let routed = route_through(stage, &node_name, address(4), pod_ip).await?;
     let ports = created.spec.and_then(|spec| spec.ports).unwrap_or_default();
     let node_port = ports.iter().find(|port| port.port == 83).and_then(|port| port.node_port);
     let node_port = u16::try_from(node_port.context("no NodePort")?)?;
@@ -163,7 +162,7 @@ pub async fn measure(stage: &Stage, options: &Options) -> anyhow::Result<Vec<Row
         let gateway = stage.ready(&format!("lb-svc-{name}")).await?;
         gateways.push(process(&gateway, "lb-svc-gateway")?.join("ns/net"));
     }
-    let paths = Paths { ways, pod: pod_ip, nodes: names.iter().map(|name| number(name)).collect(), gateways };
+    let paths = Paths { ways, pod: pod_ip, nodes: names, gateways };
 
     let mut rows = Vec::new();
     if options.wants("throughput") {
@@ -346,13 +345,7 @@ async fn type_rules(stage: &Stage, node: &str, ip: IpAddr) -> anyhow::Result<Pat
 
 /// Has a pod on this node, which the LAN knows by `ip`, route between the client
 /// and the pod, both ways. Returns what the client has for it.
-async fn route_through(
-    stage: &Stage,
-    node: &str,
-    number: &str,
-    ip: IpAddr,
-    pod: IpAddr,
-) -> anyhow::Result<[Change; 3]> {
+async fn route_through(stage: &Stage, node: &str, ip: IpAddr, pod: IpAddr) -> anyhow::Result<[Change; 3]> {
     let (netns, own) = attached(stage, node, "routed").await?;
     let script = format!(
         "set -e
@@ -362,12 +355,12 @@ async fn route_through(
     );
     run("nsenter", &[&format!("--net={}", netns.display()), "sh", "-c", &script]).await?;
     let client = Ipv4Addr::from(ROUTED);
-    let to_own = Lab::cluster(&["node", number, "ip", "-o", "route", "get", &own]).await?;
+    let to_own = Lab::cluster(&["node", Lab::number(node), "ip", "-o", "route", "get", &own]).await?;
     let device =
         to_own.split_whitespace().skip_while(|word| *word != "dev").nth(1).context("no way to a pod")?;
     // It goes with the pod.
     let back = format!("ip route replace {client} via {own} dev {device} onlink");
-    let back: Vec<&str> = ["node", number].into_iter().chain(back.split(' ')).collect();
+    let back: Vec<&str> = ["node", Lab::number(node)].into_iter().chain(back.split(' ')).collect();
     Lab::cluster(&back).await?;
     Ok([
         Change::add("route", format!("local {client} dev lo")).await?,
@@ -406,7 +399,7 @@ impl Paths {
         let pod = self.pod.to_string();
         for node in &self.nodes {
             // It fails where there is nothing to delete.
-            Lab::cluster(&["node", node, "conntrack", "-D", "--reply-src", &pod]).await.ok();
+            Lab::cluster(&["node", Lab::number(node), "conntrack", "-D", "--reply-src", &pod]).await.ok();
         }
         for gateway in &self.gateways {
             run("nsenter", &[&format!("--net={}", gateway.display()), "conntrack", "-F"]).await?;
