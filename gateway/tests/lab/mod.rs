@@ -507,6 +507,10 @@ impl Gateway<'_> {
     /// A page of its server, with the status code.
     pub fn get(&self, path: &str) -> Option<(u16, String)> {
         let mut stream = self.site.node.connect(&format!("{POD_IP}:9410")).ok()?;
+        // Metrics tell of each connection, and a table may be full of them: as
+        // long as Prometheus waits. All else answers at once.
+        let patience = Duration::from_secs(if path == "/metrics" { 10 } else { 2 });
+        stream.set_read_timeout(Some(patience)).ok()?;
         write!(stream, "GET {path} HTTP/1.1\r\nHost: gateway\r\n\r\n").ok()?;
         let mut text = String::new();
         stream.read_to_string(&mut text).ok()?;
