@@ -195,6 +195,8 @@ make_cgroups() { # NAME
     for file in cpuset.cpus cpuset.mems; do # a new cpuset is empty, and nothing can run in it
       if [ -f "$root/$file" ]; then cat "$root/$file" >"$root/lb-svc-$1/$file"; fi
     done
+    # What the kubelet gives to all pods of a node, which this level would take away again.
+    if [ -f "$root/cpu.shares" ]; then echo $((1024 * $(nproc))) >"$root/lb-svc-$1/cpu.shares"; fi
   done
 }
 

@@ -10,6 +10,7 @@
 //!     own:   what the first byte of a frame of our own does to the lease:
 //!              Take           begins or renews it
 //!              Advertisement  renews it; without it, the frame is dropped
+//!              Prolong        the same, for longer
 //!              Resign         ends it
 //! ```
 //!
@@ -23,7 +24,7 @@ use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use crate::election::{ETHERTYPE, Kind};
+use crate::election::{ETHERTYPE, Kind, lease, stretched};
 use crate::fault::Fault;
 use crate::nft::Table;
 
@@ -36,8 +37,8 @@ pub struct Guard {
     pub lan: String,
     /// The addresses.
     pub addresses: Vec<Ipv4Addr>,
-    /// How long the lease holds after an advertisement.
-    pub time: Duration,
+    /// The advertisement interval, on which depends how long the lease holds.
+    pub interval: Duration,
 }
 
 /// The lease's table in the kernel.
@@ -71,9 +72,8 @@ impl Lease {
 // The set has room for what ran out and was not collected yet: a full one would
 // refuse the lease.
 fn script(guard: &Guard) -> String {
-    let Guard { lan, addresses, time } = guard;
+    let Guard { lan, addresses, interval } = guard;
     let addresses = addresses.iter().map(Ipv4Addr::to_string).collect::<Vec<_>>().join(", ");
-    let (take, advertisement, resign) = (Kind::Take as u8, Kind::Advertisement as u8, Kind::Resign as u8);
     let mut text = format!(
         "add table {TABLE}
 add set {TABLE} lease {{ type iface_index; size 256; flags dynamic, timeout; }}
@@ -86,11 +86,15 @@ flush table {TABLE}
     let mut rule = |chain: &str, rule: &str| {
         let _ = writeln!(text, "add rule {TABLE} {chain} {rule}");
     };
-    let renew = format!("update @lease {{ oif timeout {}ms }}", time.as_millis());
-    rule("own", &format!("@nh,0,8 {take} {renew}"));
-    rule("own", &format!("@nh,0,8 {advertisement} oif != @lease drop"));
-    rule("own", &format!("@nh,0,8 {advertisement} {renew}"));
-    rule("own", &format!("@nh,0,8 {resign} delete @lease {{ oif }}"));
+    let mut own = |kind: Kind, what: &str| rule("own", &format!("@nh,0,8 {} {what}", kind as u8));
+    let renew = |time: Duration| format!("update @lease {{ oif timeout {}ms }}", time.as_millis());
+    let (short, long) = (renew(lease(*interval)), renew(lease(stretched(*interval))));
+    own(Kind::Take, &short);
+    for (kind, renew) in [(Kind::Advertisement, &short), (Kind::Prolong, &long)] {
+        own(kind, "oif != @lease drop");
+        own(kind, renew);
+    }
+    own(Kind::Resign, "delete @lease { oif }");
     rule("own", "accept");
     rule("in", "iif @lease accept");
     rule("out", &format!("ether type {ETHERTYPE:#06x} goto own"));
@@ -113,7 +117,7 @@ mod tests {
         let guard = Guard {
             lan: "net1".to_owned(),
             addresses: vec!["172.18.0.18".parse().unwrap(), "172.18.0.19".parse().unwrap()],
-            time: Duration::from_millis(150),
+            interval: Duration::from_millis(50),
         };
         let expected = "\
 add table netdev lb-svc
@@ -125,6 +129,8 @@ flush table netdev lb-svc
 add rule netdev lb-svc own @nh,0,8 3 update @lease { oif timeout 150ms }
 add rule netdev lb-svc own @nh,0,8 2 oif != @lease drop
 add rule netdev lb-svc own @nh,0,8 2 update @lease { oif timeout 150ms }
+add rule netdev lb-svc own @nh,0,8 4 oif != @lease drop
+add rule netdev lb-svc own @nh,0,8 4 update @lease { oif timeout 450ms }
 add rule netdev lb-svc own @nh,0,8 1 delete @lease { oif }
 add rule netdev lb-svc own accept
 add rule netdev lb-svc in iif @lease accept

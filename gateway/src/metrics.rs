@@ -99,6 +99,8 @@ pub struct Metrics {
     pub role_changes: Counter<u64, AtomicU64>,
     /// Times that two pods were active at once.
     pub splits: Counter<u64, AtomicU64>,
+    /// Times that the election came late by an interval or more.
+    pub late: Counter<u64, AtomicU64>,
     /// Frames of the election that did not count.
     pub rejected: Family<Reason, Counter>,
     /// Addresses programmed.
@@ -154,6 +156,11 @@ impl Metrics {
         r.register("role_changes", "Changes of role in the election", metrics.role_changes.clone());
         r.register("splits", "Times that two pods were active at once", metrics.splits.clone());
         r.register(
+            "late",
+            "Times that the election had to wait for a processor for an interval or more",
+            metrics.late.clone(),
+        );
+        r.register(
             "election_rejected",
             "Frames of the election that did not count",
             metrics.rejected.clone(),
@@ -206,6 +213,7 @@ impl Metrics {
     /// Counts what the election counted since `before`.
     pub(crate) fn count_election(&self, before: &Counters, now: &Counters) {
         self.splits.inc_by(now.splits.saturating_sub(before.splits));
+        self.late.inc_by(now.late.saturating_sub(before.late));
         for (reason, before, now) in [
             ("malformed", before.malformed, now.malformed),
             ("foreign", before.foreign, now.foreign),

@@ -505,11 +505,8 @@ impl Gateway {
             return Ok(false);
         }
         let addresses: Vec<Ipv4Addr> = config.addresses.iter().map(|a| a.address).collect();
-        let guard = lease::Guard {
-            lan: lan.name.clone(),
-            addresses: addresses.clone(),
-            time: election::lease(election.interval),
-        };
+        let guard =
+            lease::Guard { lan: lan.name.clone(), addresses: addresses.clone(), interval: election.interval };
         self.lease.ensure(&guard, self.nat_suspect).await?;
         let name = nix::unistd::gethostname().unwrap_or_default().to_string_lossy().into_owned();
         let terms = Terms { lan: lan.name.clone(), index: lan.index, mac, election, key, name };

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use lab::{Gateway, Lab, Netns, Site, VIP, ask, config, exchange, wait};
 use lb_svc_crds::gateway::Role;
 use lb_svc_gateway::arp;
+use serde_json::json;
 
 /// The promise: from the active pod's end until the client is served again.
 const TAKEN_OVER: Duration = Duration::from_millis(800);
@@ -221,6 +222,48 @@ fn a_stopped_process_loses_the_address_and_does_not_take_it_back() {
     assert!(steady < Duration::from_secs(1), "{steady:?}");
     capture.changed_hands_cleanly(&lab.mac(), &other.mac());
     assert_eq!(second.status().unwrap().election.unwrap().splits, 0);
+}
+
+#[test]
+fn who_came_late_is_waited_for() {
+    let lab = Lab::new();
+    lab.key(7);
+    let mut slow = config(&[("UDP", 53)]);
+    // Between a lease and three times that there is to be time for a test.
+    slow["election"]["intervalMs"] = json!(200);
+    let gateway = lab.serving(&slow);
+    is(&gateway, Role::Active);
+    let site = lab.another(1);
+    site.key(7);
+    let other = site.serving(&slow);
+    is(&other, Role::Standby);
+    wait("the standby to be heard", || (gateway.status()?.election?.peers.len() == 1).then_some(()));
+    let changes = || gateway.metric("lb_svc_gateway_role_changes_total");
+    let (before, socket) = (changes(), lab.client.udp());
+    let late = || gateway.metric("lb_svc_gateway_late_total");
+    wait("it to be late", || {
+        // Never so long that it loses the lease.
+        gateway.pause(true);
+        std::thread::sleep(Duration::from_millis(380));
+        gateway.pause(false);
+        (late() > 0).then_some(())
+    });
+    let known = || lab.pod.run("nft list set netdev lb-svc lease").contains("expires 1s");
+    wait("the longer lease", || known().then_some(()));
+    // Longer than the lease would be: the kernel goes on answering.
+    let before_that = late();
+    gateway.pause(true);
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_millis(1200) {
+        assert!(exchange(&socket, &format!("{VIP}:53")).is_some(), "{:?}", start.elapsed());
+    }
+    gateway.pause(false);
+    wait("it to speak again", || (late() > before_that).then_some(()));
+    assert_eq!((changes(), role(&other)), (before, Some(Role::Standby)));
+
+    // And who does not come back is replaced.
+    gateway.kill();
+    is(&other, Role::Active);
 }
 
 #[test]

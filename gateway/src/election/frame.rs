@@ -9,7 +9,7 @@
 //! | 34 | 8 | sequence, from 1 on, higher with each frame of the instance |
 //! | 42 | 8 | term |
 //! | 50 | 16 | successor (an instance, or zero) |
-//! | 66 | 2 | the sender's advertisement interval, ms, not 0 |
+//! | 66 | 2 | the interval that the sender is to be counted by, ms, not 0 |
 //! | 68 | 1 | priority, not 0 |
 //! | 69 | 1 | number of echoes *n*, at most [`MAX_ECHOES`] |
 //! | 70 | 1 | length of the name *l*, at most [`MAX_NAME`] |
@@ -80,6 +80,16 @@ pub enum Kind {
     Advertisement = 2,
     /// Has become active. Gives the lease.
     Take = 3,
+    /// An advertisement of one that comes late at times, as all know. Renews the
+    /// lease for longer; without one it does not leave.
+    Prolong = 4,
+}
+
+impl Kind {
+    /// Whether its sender is active.
+    pub fn claims(self) -> bool {
+        matches!(self, Self::Take | Self::Advertisement | Self::Prolong)
+    }
 }
 
 /// A frame of a member of our gateway.
@@ -95,7 +105,8 @@ pub struct Frame {
     pub term: u64,
     /// Who is to be active now.
     pub successor: Option<Instance>,
-    /// The sender's advertisement interval, in whole milliseconds.
+    /// The interval that the sender is to be counted by, in whole milliseconds:
+    /// its advertisement interval, or the stretched one.
     pub interval: Duration,
     /// How sound the sender is.
     pub priority: NonZeroU8,
@@ -175,6 +186,7 @@ fn parse(rest: &mut Reader) -> Option<(Uid, Frame)> {
         [1, VERSION] => Kind::Resign,
         [2, VERSION] => Kind::Advertisement,
         [3, VERSION] => Kind::Take,
+        [4, VERSION] => Kind::Prolong,
         _ => return None,
     };
     let uid = rest.array()?;
@@ -324,7 +336,7 @@ mod tests {
         };
         // Kind, version, interval, priority, numbers of echoes and of the name's
         // bytes, the name.
-        for (at, to) in [(0, 4), (1, 2), (67, 0), (68, 0), (69, 17), (69, 2), (70, 64), (71, 0xff)] {
+        for (at, to) in [(0, 5), (1, 2), (67, 0), (68, 0), (69, 17), (69, 2), (70, 64), (71, 0xff)] {
             assert_eq!(with(at, to), Err(Rejected::Malformed), "{to} at {at}");
         }
         assert_eq!(with(0, 3), Err(Rejected::BadTag), "an advertisement is no take-over");

@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use super::frame::{Frame, Instance, Key, Kind, Rejected, Seal, Uid};
 use super::peers::{Heard, Peers, Said, State};
-use super::{Time, lease, silence, skew};
+use super::{Time, lease, silence, skew, stretched};
+
+/// For how many intervals a member that was late asks for patience.
+const PATIENCE: u32 = 100;
 
 /// Who takes part.
 #[derive(Clone)]
@@ -19,7 +22,7 @@ pub struct Member {
     pub instance: Instance,
     /// The pod's name, for people.
     pub name: String,
-    /// Between two frames; from 1 ms to 65 s, in whole milliseconds.
+    /// Between two frames; from 1 ms to 21 s, in whole milliseconds.
     pub interval: Duration,
     /// How sound it is.
     pub priority: NonZeroU8,
@@ -117,6 +120,8 @@ pub struct Counters {
     pub unanswering: u64,
     /// Times that two were active at once.
     pub splits: u64,
+    /// Times that the member came late by an interval or more.
+    pub late: u64,
 }
 
 /// A member as another sees it.
@@ -159,6 +164,23 @@ struct Vacancy {
     ours: bool,
 }
 
+/// How long a standby listens.
+#[derive(Clone, Copy, Debug)]
+struct Listening {
+    /// Nobody takes over before that.
+    until: Time,
+    /// The interval by which that was counted.
+    interval: Duration,
+}
+
+impl Listening {
+    /// Until whoever is active has been heard, or their lease has run out,
+    /// however long that is.
+    fn from(now: Time, interval: Duration) -> Self {
+        Self { until: now + silence(stretched(interval)), interval: stretched(interval) }
+    }
+}
+
 /// One member of the election among a gateway's pods.
 ///
 /// Each input carries the time and returns what to do, in order. An input that
@@ -177,11 +199,17 @@ pub struct Election {
     now: Time,
     /// When we last sent a frame: while active, one that renewed the lease.
     spoke: Option<Time>,
+    /// The interval of the lease that it gave or renewed, if it did.
+    leased: Duration,
+    /// Until then we ask to be counted by the stretched interval.
+    late_until: Time,
+    /// The first frame that asked for that, of those in a row that did.
+    asked: Option<u64>,
     role: Role,
     since: Time,
     reason: Reason,
-    /// As standby: nobody takes over before that.
-    listens_until: Time,
+    /// As standby.
+    listens: Listening,
     vacancy: Option<Vacancy>,
     /// The last split that we stayed in, by the other's instance and term.
     split: Option<(Instance, u64)>,
@@ -192,7 +220,8 @@ pub struct Election {
 impl Election {
     /// A standby that has heard nothing yet (6.4.1). The first `tick` is due.
     pub fn new(member: Member, now: Time) -> Self {
-        let interval = Duration::from_millis(member.interval.as_millis().clamp(1, u16::MAX.into()) as u64);
+        let longest = u128::from(u16::MAX) / stretched(Duration::from_millis(1)).as_millis();
+        let interval = Duration::from_millis(member.interval.as_millis().clamp(1, longest) as u64);
         Self {
             seal: Seal::new(member.uid, &member.key),
             instance: member.instance,
@@ -204,10 +233,13 @@ impl Election {
             claim: 0,
             now,
             spoke: None,
+            leased: interval,
+            late_until: now,
+            asked: None,
             role: Role::Standby,
             since: now,
             reason: Reason::Started,
-            listens_until: now + silence(interval),
+            listens: Listening::from(now, interval),
             vacancy: None,
             split: None,
             counters: Counters::default(),
@@ -230,7 +262,7 @@ impl Election {
     /// slept since it became active.
     pub fn holds(&self, now: Time) -> bool {
         let spoke = self.spoke.unwrap_or_default();
-        self.role == Role::Active && now.saturating_sub(spoke) <= lease(self.interval)
+        self.role == Role::Active && now.saturating_sub(spoke) <= lease(self.leased)
     }
 
     /// Time has passed, and everything that was received before is read.
@@ -378,6 +410,10 @@ impl Election {
         let due = self.deadline();
         self.now = self.now.max(now);
         self.peers.forget(self.now);
+        if due.is_some_and(|due| self.now >= due + self.interval) {
+            self.counters.late += 1;
+            self.late_until = self.now + PATIENCE * self.interval;
+        }
         match self.role {
             Role::Active if !self.holds(self.now) => {
                 let slept = self.now - self.spoke.unwrap_or_default();
@@ -405,7 +441,9 @@ impl Election {
                 return None;
             }
         };
-        match self.peers.hear(self.now, &frame, self.priority) {
+        // All have to know of it before we count on their patience.
+        let interval = if self.role == Role::Active { self.leased } else { self.counted() };
+        match self.peers.hear(self.now, &frame, interval, self.priority) {
             Heard::Fresh(before) => return Some((frame, before)),
             Heard::Replayed => self.counters.replayed += 1,
             Heard::Unanswering => self.counters.unanswering += 1,
@@ -417,12 +455,12 @@ impl Election {
         let theirs = (frame.term, frame.priority, frame.instance);
         let ours = (self.claim, self.priority, self.instance);
         match frame.kind {
-            Kind::Advertisement | Kind::Take if theirs > ours => {
+            kind if kind.claims() && theirs > ours => {
                 self.report_split(frame, false);
                 // Named, so that who listened to us does not take that for a vacancy.
                 self.stand_by(Some(frame.instance), Reason::YieldedTo(frame.name.clone()));
             }
-            Kind::Advertisement | Kind::Take => {
+            Kind::Advertisement | Kind::Prolong | Kind::Take => {
                 self.report_split(frame, true);
                 self.say(Kind::Advertisement, None);
             }
@@ -437,7 +475,7 @@ impl Election {
 
     /// `before` is what the sender said before.
     fn hear_as_standby(&mut self, frame: &Frame, before: Option<&Said>) {
-        if matches!(frame.kind, Kind::Advertisement | Kind::Take) {
+        if frame.kind.claims() {
             self.vacancy = None;
             return;
         }
@@ -449,9 +487,13 @@ impl Election {
             .actives()
             .any(|(_, other)| other.term > frame.term && self.now < self.peers.present_until(other));
         if (was_active || ours) && !outranked {
-            // Who was named may hold the lease from now on, heard or not.
-            let another = frame.successor.is_some() && !ours;
-            self.listens_until = self.now + if another { silence(self.interval) } else { Duration::ZERO };
+            if frame.successor.is_some() && !ours {
+                // Who was named may hold the lease from now on, heard or not.
+                self.listens = Listening::from(self.now, self.interval);
+            } else if ours || self.listens.until < self.now {
+                // Who listens goes on with that, as others do.
+                self.listens = Listening { until: self.now, interval: self.interval };
+            }
             self.vacancy = Some(Vacancy { name: frame.name.clone(), ours });
         } else if frame.kind == Kind::Hello
             && self.vacancy.is_none()
@@ -461,7 +503,7 @@ impl Election {
             // else our turn could come just when its does.
             let present = |said: &&Said| self.now < self.peers.present_until(said);
             if before.filter(present).is_none_or(|before| before.state != State::Standby) {
-                self.listens_until = self.now + silence(self.interval);
+                self.listens = Listening::from(self.now, self.interval);
             }
         }
     }
@@ -471,20 +513,23 @@ impl Election {
     /// sound for as long without handing over; and half an interval later for
     /// each better standby that is present then. Who was named does not wait.
     fn takes_at(&self) -> Time {
+        let Listening { until, interval } = self.listens;
         if self.vacancy.as_ref().is_some_and(|vacancy| vacancy.ours) {
-            return self.listens_until;
+            return until;
         }
-        let start = self
+        let listened = (until + skew(self.interval, self.priority), interval);
+        let (start, interval) = self
             .peers
             .actives()
             .map(|(_, said)| {
-                let patience = silence(said.interval) + skew(said.interval, self.priority);
+                let interval = said.interval.max(self.counted());
+                let patience = silence(interval) + skew(interval, self.priority);
                 // At its next advertisement, not before: a silent one may still
                 // hold the lease.
                 let heedless = said.at >= said.respected + patience;
-                if heedless { said.at } else { said.at + patience }
+                (if heedless { said.at } else { said.at + patience }, interval)
             })
-            .fold(self.listens_until + skew(self.interval, self.priority), Time::max);
+            .fold(listened, Ord::max);
         let mut better: Vec<Time> = self
             .peers
             .standbys()
@@ -493,9 +538,9 @@ impl Election {
             .collect();
         better.sort_by(|a, b| b.cmp(a));
         // With so many before us it is our turn then, and no sooner than the
-        // others are gone.
+        // others are gone. The longer the wait, the further are clocks apart.
         let turns = (0..=better.len()).map(|count| {
-            let turn = start + self.interval / 2 * count as u32;
+            let turn = start + interval / 2 * count as u32;
             better.get(count).map_or(turn, |gone| turn.max(*gone))
         });
         turns.min().unwrap_or(start)
@@ -519,6 +564,8 @@ impl Election {
         };
         self.term += 1;
         self.claim = self.term;
+        // As one that is active all are to hear it, before they are counted on.
+        self.asked = None;
         self.say(Kind::Take, None);
         // Twice, as one may be lost and the next standby waits half an interval.
         self.say(Kind::Advertisement, None);
@@ -543,8 +590,19 @@ impl Election {
 
     /// As if just started.
     fn listen(&mut self) {
-        self.listens_until = self.now + silence(self.interval);
+        self.listens = Listening::from(self.now, self.interval);
         self.vacancy = None;
+        self.late_until = self.now;
+    }
+
+    /// The interval that we ask to be counted by.
+    fn counted(&self) -> Duration {
+        if self.now < self.late_until { stretched(self.interval) } else { self.interval }
+    }
+
+    /// Whether all that are known have heard that we ask for patience.
+    fn is_granted(&self) -> bool {
+        self.asked.is_some_and(|asked| self.peers.all().all(|(_, said)| said.echoed >= asked))
     }
 
     fn turn(&mut self, role: Role, reason: Reason) {
@@ -564,13 +622,18 @@ impl Election {
     }
 
     fn say(&mut self, kind: Kind, successor: Option<Instance>) {
+        let sequence = self.peers.next_sequence(self.now);
+        let interval = self.counted();
+        self.asked = (interval > self.interval).then(|| self.asked.unwrap_or(sequence));
+        let prolongs = kind == Kind::Advertisement && self.is_granted();
+        self.leased = if prolongs { interval } else { self.interval };
         let frame = Frame {
-            kind,
+            kind: if prolongs { Kind::Prolong } else { kind },
             instance: self.instance,
-            sequence: self.peers.next_sequence(self.now),
+            sequence,
             term: if kind == Kind::Hello { self.term } else { self.claim },
             successor,
-            interval: self.interval,
+            interval,
             priority: self.priority,
             name: self.name.clone(),
             echoes: self.peers.echoes(),
@@ -591,6 +654,8 @@ mod tests {
     const LOW: Instance = Instance([1; 16]);
     const HIGH: Instance = Instance([9; 16]);
     const SILENCE: Duration = Duration::from_micros(162_500);
+    /// How long one listens.
+    const LISTENS: Duration = Duration::from_micros(487_500);
 
     fn ms(ms: u64) -> Time {
         Duration::from_millis(ms)
@@ -723,6 +788,17 @@ mod tests {
             outputs
         }
 
+        /// Lets time pass until then, with nothing late, and returns what is sent.
+        fn pass(&mut self, until: Time) -> Vec<Kind> {
+            let mut kinds = Vec::new();
+            while let Some(due) = self.us.deadline().filter(|due| *due <= until) {
+                let (sent, changes) = sent(&self.tick(due));
+                assert_eq!(changes, [], "at {due:?}");
+                kinds.extend(sent);
+            }
+            kinds
+        }
+
         /// Lets time pass until the role changes.
         fn next_role(&mut self) -> (Time, Vec<Output>) {
             for _ in 0..100 {
@@ -750,7 +826,7 @@ mod tests {
                 assert_eq!(due, A * said, "a Hello each interval");
                 said += 1;
             };
-            assert_eq!(at, SILENCE + skewed(by), "Active_Down_Interval");
+            assert_eq!(at, LISTENS + skewed(by));
             let kinds = vec![Kind::Take, Kind::Advertisement];
             assert_eq!(sent(&outputs), (kinds, became(Role::Active, Reason::Alone)));
             assert_eq!(frames(&outputs)[0].term, 1);
@@ -770,12 +846,9 @@ mod tests {
         scene.others[0].frame.term = 6;
         let mut last = ms(0);
         for at in [10, 60, 110, 250, 400].map(ms) {
+            assert!(scene.pass(at).iter().all(|kind| *kind == Kind::Hello));
             assert_eq!(scene.hear(at, 0, Kind::Advertisement), []);
             assert_eq!(scene.us.snapshot().active, Some((LOW, "pod-1".to_owned())));
-            while scene.us.deadline().unwrap() < at + ms(50) {
-                let due = scene.us.deadline().unwrap();
-                assert_eq!(sent(&scene.tick(due)).0, [Kind::Hello]);
-            }
             last = at;
         }
         let (at, outputs) = scene.next_role();
@@ -788,8 +861,9 @@ mod tests {
     fn backup_counts_in_the_actives_interval() {
         let mut scene = Scene::standby(100, &[(LOW, 100)]);
         scene.others[0].frame.interval = 2 * A;
-        scene.hear(ms(10), 0, Kind::Advertisement);
-        assert_eq!(scene.next_role().0, ms(10) + 2 * (SILENCE + skewed(100)));
+        scene.pass(ms(400));
+        scene.hear(ms(410), 0, Kind::Advertisement);
+        assert_eq!(scene.next_role().0, ms(410) + 2 * (SILENCE + skewed(100)));
     }
 
     #[test]
@@ -809,12 +883,12 @@ mod tests {
     #[test]
     fn backup_waits_for_the_lease_of_a_less_sound_one_that_fell_silent() {
         let mut scene = Scene::standby(100, &[(LOW, 99)]);
-        for at in [10, 60, 110, 160].map(ms) {
-            scene.tick(at);
+        for at in [410, 460, 510, 560].map(ms) {
+            scene.pass(at);
             scene.hear(at, 0, Kind::Advertisement);
         }
         let (at, outputs) = scene.next_role();
-        assert_eq!(at, ms(160) + SILENCE + skewed(100));
+        assert_eq!(at, ms(560) + SILENCE + skewed(100));
         assert_eq!(sent(&outputs).1, became(Role::Active, Reason::FellSilent("pod-1".to_owned())));
     }
 
@@ -824,36 +898,46 @@ mod tests {
         for (successor, wait, reason) in [
             (None, skewed(100), Reason::LetGo(name())),
             (Some(US), Duration::ZERO, Reason::HandedOver(name())),
-            (Some(HIGH), SILENCE + skewed(100), Reason::LetGo(name())),
+            (Some(HIGH), LISTENS + skewed(100), Reason::LetGo(name())),
         ] {
             let mut scene = Scene::standby(100, &[(LOW, 100)]);
-            scene.hear(ms(10), 0, Kind::Advertisement);
+            scene.pass(ms(500));
+            scene.hear(ms(510), 0, Kind::Advertisement);
             scene.others[0].frame.successor = successor;
-            assert_eq!(scene.hear(ms(20), 0, Kind::Resign), [], "tick decides");
+            assert_eq!(scene.hear(ms(520), 0, Kind::Resign), [], "tick decides");
             let (at, outputs) = scene.next_role();
-            assert_eq!((at, sent(&outputs).1), (ms(20) + wait, became(Role::Active, reason)));
+            assert_eq!((at, sent(&outputs).1), (ms(520) + wait, became(Role::Active, reason)));
         }
+    }
+
+    #[test]
+    fn backup_that_listens_goes_on_with_it_when_one_lets_go() {
+        let mut scene = Scene::standby(100, &[(LOW, 100)]);
+        scene.hear(ms(10), 0, Kind::Advertisement);
+        scene.hear(ms(20), 0, Kind::Resign);
+        assert_eq!(scene.next_role().0, LISTENS + skewed(100));
     }
 
     #[test]
     fn backup_takes_a_hello_of_who_was_active_for_the_resign_that_was_lost() {
         let mut scene = Scene::standby(100, &[(LOW, 100)]);
-        scene.hear(ms(10), 0, Kind::Advertisement);
-        scene.hear(ms(20), 0, Kind::Hello);
-        assert_eq!(scene.next_role().0, ms(20) + skewed(100));
+        scene.pass(ms(500));
+        scene.hear(ms(510), 0, Kind::Advertisement);
+        scene.hear(ms(520), 0, Kind::Hello);
+        assert_eq!(scene.next_role().0, ms(520) + skewed(100));
     }
 
     #[test]
     fn backup_does_not_take_one_that_yields_for_the_active_one() {
         let mut scene = Scene::standby(100, &[(LOW, 100), (HIGH, 100)]);
         (scene.others[0].frame.term, scene.others[1].frame.term) = (3, 4);
-        scene.hear(ms(10), 0, Kind::Advertisement);
-        scene.hear(ms(20), 1, Kind::Advertisement);
-        let deadline = |scene: &mut Scene| scene.next_role().0;
+        scene.pass(ms(400));
+        scene.hear(ms(410), 0, Kind::Advertisement);
+        scene.hear(ms(420), 1, Kind::Advertisement);
         // Whomever it names: us it could, if it has not heard of the other.
         let resign = scene.others[0].resigns(US);
-        scene.receive(ms(25), &resign);
-        assert_eq!(deadline(&mut scene), ms(20) + SILENCE + skewed(100));
+        scene.receive(ms(425), &resign);
+        assert_eq!(scene.next_role().0, ms(420) + SILENCE + skewed(100));
     }
 
     #[test]
@@ -870,18 +954,19 @@ mod tests {
     #[test]
     fn backup_has_its_turn_after_better_ones_that_are_present() {
         let mut scene = Scene::standby(100, &[(LOW, 100), (HIGH, 100), (Instance([3; 16]), 200)]);
-        scene.hear(ms(10), 0, Kind::Advertisement);
-        scene.hear(ms(10), 1, Kind::Hello);
-        scene.hear(ms(10), 2, Kind::Hello);
-        scene.tick(A);
-        scene.hear(ms(60), 0, Kind::Advertisement);
-        // Of the two that are better, one is not heard again.
-        for round in 2..=3 {
-            scene.tick(A * round);
-            scene.hear(A * round + ms(20), 1, Kind::Hello);
+        scene.hear(ms(0), 1, Kind::Hello);
+        scene.hear(ms(0), 2, Kind::Hello);
+        for round in 1..=12 {
+            scene.pass(A * round);
+            scene.hear(A * round, 1, Kind::Hello);
+            // Of the two that are better, one is not heard again.
+            if round <= 10 {
+                scene.hear(A * round, 0, Kind::Advertisement);
+                scene.hear(A * round, 2, Kind::Hello);
+            }
         }
-        let turn = ms(60) + SILENCE + skewed(100) + A / 2;
-        assert!(ms(170) + lease(A) > turn, "it is still present then");
+        let turn = A * 10 + SILENCE + skewed(100) + A / 2;
+        assert!(A * 12 + lease(A) > turn, "it is still present then");
         assert_eq!(scene.next_role().0, turn);
     }
 
@@ -893,8 +978,7 @@ mod tests {
         scene.hear(ms(60), 1, Kind::Hello);
         scene.tick(2 * A);
         scene.hear(ms(110), 0, Kind::Hello);
-        // Heard last at 110, it is gone at 260.
-        assert_eq!(scene.next_role().0, (ms(60) + SILENCE + skewed(100)).max(ms(110) + lease(A)));
+        assert_eq!(scene.next_role().0, ms(60) + LISTENS + skewed(100));
     }
 
     #[test]
@@ -915,12 +999,10 @@ mod tests {
 
     #[test]
     fn backup_that_slept_longer_than_a_lease_listens_anew() {
-        let due = SILENCE + skewed(100);
+        let due = LISTENS + skewed(100);
         for (woke, takes) in [(due + lease(A), true), (due + lease(A) + ms(1), false)] {
             let mut scene = Scene::standby(100, &[]);
-            for round in 1..4 {
-                scene.tick(A * round);
-            }
+            scene.pass(A * 10);
             assert_eq!(scene.us.deadline(), Some(due));
             let (kinds, changes) = sent(&scene.tick(woke));
             if takes {
@@ -1027,13 +1109,13 @@ mod tests {
     fn active_that_slept_longer_than_its_lease_does_nothing_before_it_is_standby() {
         let (mut scene, at) = Scene::active(100, &[]);
         assert!(scene.us.holds(at + lease(A)));
-        assert_eq!(sent(&scene.tick(at + lease(A))).0, [Kind::Advertisement]);
-        let woke = at + 2 * lease(A) + ms(1);
+        assert_eq!(scene.pass(at + A), [Kind::Advertisement]);
+        let woke = at + A + lease(A) + ms(1);
         assert!(!scene.us.holds(woke));
         let expected = became(Role::Standby, Reason::Lapsed(lease(A) + ms(1)));
         let outputs = scene.tick(woke);
         assert_eq!(sent(&outputs), (vec![Kind::Resign], expected.clone()));
-        assert_eq!(scene.next_role().0, woke + SILENCE + skewed(100));
+        assert_eq!(scene.next_role().0, woke + LISTENS + skewed(100));
 
         // So with every other input.
         for input in 0..3 {
@@ -1068,7 +1150,7 @@ mod tests {
             assert!(sent(&scene.tick(at + A * round)).1.is_empty());
         }
         let (back, _) = scene.next_role();
-        assert_eq!(back, at + A * 19 + SILENCE + skewed(100));
+        assert_eq!(back, at + A * 19 + LISTENS + skewed(100));
     }
 
     #[test]
@@ -1095,38 +1177,130 @@ mod tests {
             assert_eq!((hello.term, &hello.echoes), (0, &vec![(HIGH, 3)]));
             assert_eq!(scene.us.snapshot().others, []);
             // Nor what answers what is long said.
-            scene.tick(3 * A);
+            scene.pass(3 * A);
             scene.others[0].frame.echoes = echo;
             assert_eq!(scene.hear(ms(151), 0, kind), []);
             assert_eq!(scene.us.counters().unanswering, 4);
             let (at, outputs) = scene.next_role();
-            assert_eq!(at, SILENCE + skewed(100));
+            assert_eq!(at, LISTENS + skewed(100));
             assert_eq!(sent(&outputs).1, became(Role::Active, Reason::Alone));
         }
+    }
+
+    /// What we ask to be counted by, with the kind.
+    fn asks(outputs: &[Output]) -> Vec<(Kind, Duration)> {
+        frames(outputs).iter().map(|frame| (frame.kind, frame.interval)).collect()
+    }
+
+    #[test]
+    fn active_that_comes_late_has_a_longer_lease_once_all_know() {
+        let (mut scene, at) = Scene::active(100, &[(LOW, 90), (HIGH, 80)]);
+        let on_time = at + A * 2 - ms(1);
+        assert_eq!(asks(&scene.tick(on_time)), [(Kind::Advertisement, A)]);
+        let late = on_time + A * 2;
+        assert_eq!(asks(&scene.tick(late)), [(Kind::Advertisement, 3 * A)], "nobody knows yet");
+        assert_eq!(scene.us.counters().late, 1);
+        assert!(!scene.us.holds(late + lease(A) + ms(1)));
+
+        // One has heard it, and the other not.
+        let echoes = scene.others[1].frame.echoes.clone();
+        scene.hear(late, 0, Kind::Hello);
+        scene.others[1].frame.echoes = vec![(US, echoes[0].1 - 1)];
+        scene.hear(late, 1, Kind::Hello);
+        assert_eq!(asks(&scene.tick(late + A)), [(Kind::Advertisement, 3 * A)]);
+        scene.hear(late + A, 1, Kind::Hello);
+        assert_eq!(asks(&scene.tick(late + A * 2)), [(Kind::Prolong, 3 * A)]);
+        assert!(scene.us.holds(late + A * 2 + lease(3 * A)));
+        assert!(!scene.us.holds(late + A * 2 + lease(3 * A) + ms(1)));
+
+        // Who comes anew knows nothing of it.
+        let mut new = Other::new(Instance([3; 16]), 70);
+        new.frame.echoes = vec![(US, echoes[0].1 - 1)];
+        scene.others.push(new);
+        scene.hear(late + A * 2, 2, Kind::Hello);
+        assert_eq!(asks(&scene.tick(late + A * 3)), [(Kind::Advertisement, 3 * A)]);
+        assert!(!scene.us.holds(late + A * 3 + lease(A) + ms(1)));
+        scene.hear(late + A * 3, 2, Kind::Hello);
+        assert_eq!(asks(&scene.tick(late + A * 4)), [(Kind::Prolong, 3 * A)]);
+        let last = late + A * PATIENCE;
+        assert_eq!(scene.pass(last - A).last(), Some(&Kind::Prolong));
+        assert_eq!(asks(&scene.tick(last)), [(Kind::Advertisement, A)], "it was late long ago");
+        assert!(!scene.us.holds(last + lease(A) + ms(1)));
+    }
+
+    #[test]
+    fn active_has_to_be_known_as_such_before_its_lease_is_longer() {
+        let mut scene = Scene::standby(100, &[(LOW, 90)]);
+        scene.hear(ms(0), 0, Kind::Hello);
+        let outputs = loop {
+            let due = scene.us.deadline().unwrap() + A;
+            let outputs = scene.tick(due);
+            if !sent(&outputs).1.is_empty() {
+                break outputs;
+            }
+            scene.hear(due, 0, Kind::Hello);
+        };
+        assert_eq!(asks(&outputs), [(Kind::Take, 3 * A), (Kind::Advertisement, 3 * A)]);
+    }
+
+    #[test]
+    fn active_does_not_count_on_patience_that_it_only_asked_for() {
+        // A deaf one takes over after the Active_Down_Interval: whoever is late
+        // is not to take what it heard before for an answer.
+        let (mut scene, at) = Scene::active(100, &[(HIGH, 100)]);
+        scene.others[0].frame.term = 2;
+        let echoes = scene.others[0].frame.echoes.clone();
+        scene.tick(at + A * 2);
+        scene.others[0].frame.echoes = echoes;
+        assert_eq!(scene.hear(at + lease(A) + ms(1), 0, Kind::Take), []);
+        assert_eq!(scene.us.counters().unanswering, 1);
+    }
+
+    #[test]
+    fn backup_that_comes_late_has_more_patience() {
+        let mut scene = Scene::standby(100, &[(LOW, 100)]);
+        scene.pass(ms(400));
+        scene.hear(ms(410), 0, Kind::Advertisement);
+        let hello = scene.tick(ms(500));
+        assert_eq!(asks(&hello), [(Kind::Hello, 3 * A)]);
+        // It answers what was said before one was late.
+        let echo = frames(&hello)[0].sequence - 1;
+        scene.others[0].frame.echoes = vec![(US, echo)];
+        scene.hear(ms(560), 0, Kind::Advertisement);
+        assert_eq!(scene.us.counters().unanswering, 0);
+        assert_eq!(scene.next_role().0, ms(560) + 3 * (SILENCE + skewed(100)));
     }
 
     #[test]
     fn each_frame_counts_once_and_those_of_others_never() {
         let mut scene = Scene::standby(100, &[(LOW, 100)]);
+        scene.pass(ms(500));
         let first = scene.others[0].says(Kind::Advertisement);
         let resign = scene.others[0].says(Kind::Resign);
-        scene.receive(ms(10), &first);
-        scene.receive(ms(20), &resign);
-        scene.receive(ms(30), &first);
-        scene.receive(ms(30), &resign);
-        assert_eq!(scene.next_role().0, ms(20) + skewed(100));
+        scene.receive(ms(510), &first);
+        scene.receive(ms(520), &resign);
+        scene.receive(ms(530), &first);
+        scene.receive(ms(530), &resign);
+        assert_eq!(scene.next_role().0, ms(520) + skewed(100));
 
         let mut forged = first.clone();
         forged[0] = Kind::Take as u8;
         let foreign = Seal::new([8; 16], &KEY).seal(&read(&first));
         for payload in [&forged, &foreign, &vec![0; 9]] {
-            assert_eq!(scene.receive(ms(80), payload), []);
+            assert_eq!(scene.receive(ms(580), payload), []);
         }
-        let ours = scene.us.tick(ms(500));
+        let ours = scene.us.tick(ms(650));
         let Output::Send(payload) = &ours[0] else { panic!() };
-        assert_eq!(scene.us.receive(ms(500), payload), [], "a network that returns our words");
-        let expected =
-            Counters { malformed: 1, foreign: 1, bad_tag: 1, replayed: 2, unanswering: 0, splits: 0 };
+        assert_eq!(scene.us.receive(ms(650), payload), [], "a network that returns our words");
+        let expected = Counters {
+            malformed: 1,
+            foreign: 1,
+            bad_tag: 1,
+            replayed: 2,
+            unanswering: 0,
+            splits: 0,
+            late: 0,
+        };
         assert_eq!(scene.us.counters(), expected);
     }
 

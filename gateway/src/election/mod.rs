@@ -18,6 +18,7 @@
 //! | Hello | I am standby | |
 //! | Take | I have become active | gives the lease |
 //! | Advertisement | I am active | renews the lease; without one, drops the frame |
+//! | Prolong | I am active, and late at times | the same, with a longer lease |
 //! | Resign | I am not, and do not count on me until I say Hello | ends the lease |
 //!
 //! A **take-over** is a Take and an Advertisement, with a **term** one higher
@@ -34,28 +35,45 @@
 //! |---|---|---|
 //! | every member speaks | *A* | 50 ms |
 //! | the kernel's lease *L* ([`lease`]) | 3 *A* from the last Take or Advertisement | 150 ms |
+//! | and the longer one | 9 *A* from the last Prolong | 450 ms |
 //! | a frame is fresh if it answers one of ours no older than | *L* | 150 ms |
 //! | a member is present | *L* from its last fresh frame | 150 ms |
 //! | Skew_Time | (256 - priority)/256 *A* | 0.2 to 50 ms |
 //! | Active_Down_Interval | 3 *A* + *A*/4 + Skew_Time | 163 to 212 ms |
-//! | and for each better standby that is present | *A*/2 | 25 ms |
+//! | and for each better standby that is present | *A*/2, after listening 3/2 *A* | 25, 75 ms |
 //! | a successor takes over | at once | |
 //! | when nobody was named | Skew_Time and the turns of better ones | |
-//! | when another was named | the Active_Down_Interval | 163 to 212 ms |
+//! | who listens takes over after | 9 *A* + 3/4 *A* + Skew_Time | 488 to 538 ms |
 //! | what was said is forgotten | after 16 *A* of silence | 800 ms |
 //!
 //! A standby counts from the last Advertisement with the interval that the
-//! active one says it has. It listens for the Active_Down_Interval when it
-//! starts, when it becomes standby, when it has slept for more than *L*, and
+//! active one asks for. It **listens** when it starts, when it becomes standby,
+//! when it has slept for more than *L*, when another successor was named, and
 //! when a better standby is new. An Advertisement of one less sound than itself
 //! it respects as well, but only for that long: by then an active one that hears
 //! anything has handed over.
+//!
+//! # Late
+//!
+//! On a node with more to do than processors the processes wait for them, and an
+//! active one that waits for *L* has lost its lease. Should it be much to move
+//! the addresses, that takes processors too, and so they would go to and fro. So
+//! a member that comes late by *A* or more asks for patience, for a hundred *A*:
+//! the interval in its frames, by which the others count, is the **stretched**
+//! one then, 3 *A*. (In VRRPv3 it is the active one's interval that counts, too.)
+//! It still speaks each *A*. Only when every member that is known has echoed that
+//! it was asked is the lease longer: the active one's next Advertisement is a
+//! Prolong. The other way round it is the lease that goes first: an Advertisement
+//! has the short one back as it leaves. Who has not heard all that was said waits
+//! for the longest lease there is: that is what listening is for.
+//!
+//! Who counts by the stretched interval takes over after 488 to 638 ms.
 //!
 //! # Fresh
 //!
 //! A frame counts if its tag is right, its sequence is higher than the last
 //! heard of its sender, and it **answers**: it echoes a sequence that this
-//! process sent no more than *L* ago. Sequences never come again, and an
+//! process sent no more than *L* ago, by the longer interval of the two. Sequences never come again, and an
 //! instance is drawn for each process, so no nonces are needed beside them.
 //! - What was recorded answers old sequences or other instances. A frame counts
 //!   once, and no later than *L* after what it answers. It can be held back that
@@ -81,12 +99,13 @@
 //!    nor `receive`; when it is, `isolated`, so that the member listens first.
 //! 5. When nothing of the LAN is in reach, call `isolated`, and again at least
 //!    once in each *A* until something is.
-//! 6. The kernel's lease has a timeout of [`lease`]`(A)`. Its set is empty when
-//!    the process starts.
+//! 6. The kernel's lease has a timeout of [`lease`]`(A)`, and after a Prolong of
+//!    `lease(stretched(A))`. Its set is empty when the process starts.
 //!
 //! # Why there are not two
 //!
 //! **Only the kernel's lease lets a member answer**, and it ends by itself *L*
+//! (or 9 *A*, when all know that)
 //! after the last Advertisement left. A standby counts the Active_Down_Interval
 //! from when it heard that, which was not earlier, and is at least *A*/4 longer.
 //! That margin covers two clocks that are each wrong by 2 % and a delay of
@@ -98,7 +117,7 @@
 //! **A standby that slept knows nothing.** It decides in `tick` alone, after
 //! reading all that has come, and after more than *L* it listens anew.
 //! **Two standbys do not take over at once**: they have their turns by priority
-//! and instance, half an interval apart, and the first is heard before the
+//! and instance, half an interval of those that they waited for apart, and the first is heard before the
 //! second's. **Nobody is active for long beside another**: they hear each other,
 //! and of any two exactly one has the higher claim.
 //!
@@ -107,9 +126,11 @@
 //! - (a) No frame is lost: never. What may happen for 2*D*: that two standbys
 //!   take over at once which do not know each other yet, or of which one becomes
 //!   sounder or is held up by a turn just then.
-//! - (b) *k* frames in a row are lost. From a living active one nobody takes over
+//! - (b) *k* frames in a row are lost, with those that asked for patience heard.
+//!   From a living active one nobody takes over
 //!   while *k* ≤ 1 both ways, or 2 one way. One that died may have renewed its
-//!   lease *k* times unheard: *kA* - *A*/4 at most. Of two living ones that hear
+//!   lease *k* times unheard: *kA* - *A*/4 at most, and as much longer as it came
+//!   late. Of two living ones that hear
 //!   one in *k* + 1 frames, *k* ≤ 1, one has resigned after 2(*k*+1)*A* + 2*D*.
 //! - (c) The LAN is split, or one does not hear: for as long as that lasts, each
 //!   in its own part. From then on 2*A* + 2*D*: one interval until both have
@@ -142,6 +163,11 @@ pub type Time = Duration;
 
 /// How long the kernel lets a member be active after it last said so.
 pub const fn lease(interval: Duration) -> Duration {
+    interval.saturating_mul(3)
+}
+
+/// The interval that a member asks to be counted by while it comes late.
+pub const fn stretched(interval: Duration) -> Duration {
     interval.saturating_mul(3)
 }
 

@@ -1,7 +1,8 @@
 //! Who else is there, and whether what they say is fresh.
 //!
 //! A frame is fresh if it answers us: it echoes a sequence of ours that we
-//! sent no longer ago than a lease lasts, and its own sequence is higher than
+//! sent no longer ago than a lease lasts (the longer of the sender's and ours),
+//! and its own sequence is higher than
 //! any heard of its sender. What was recorded answers old sequences or other
 //! instances, and sequences never return: they are the nonces. What does not
 //! answer us yet only has its sender echoed, so that its next frame can.
@@ -38,8 +39,11 @@ pub(super) struct Said {
     pub state: State,
     pub term: u64,
     pub priority: NonZeroU8,
+    /// What it is to be counted by.
     pub interval: Duration,
     pub name: String,
+    /// The last sequence of ours that it had heard.
+    pub echoed: u64,
     /// While active: when it last said so in a way that we respect, which is
     /// at first, and then whenever it is no less sound than we are.
     pub respected: Time,
@@ -106,10 +110,10 @@ impl Peers {
         });
     }
 
-    /// Weighs a frame whose tag is right. Of the priority depends what is
-    /// respected.
-    pub fn hear(&mut self, now: Time, frame: &Frame, priority: NonZeroU8) -> Heard {
-        let answers = self.answers(now, frame);
+    /// Weighs a frame whose tag is right. Of the interval that we are counted by
+    /// depends what answers us, of the priority what is respected.
+    pub fn hear(&mut self, now: Time, frame: &Frame, interval: Duration, priority: NonZeroU8) -> Heard {
+        let answers = self.answered(now, frame, interval);
         let new = Peer { sequence: 0, heard: now, said: None };
         let peer = self.known.entry(frame.instance).or_insert(new);
         if frame.sequence <= peer.sequence {
@@ -117,14 +121,18 @@ impl Peers {
         }
         peer.sequence = frame.sequence;
         peer.heard = now;
-        if !answers {
+        let Some(echoed) = answers else {
+            // We echo it all the same, and its sender takes that for consent.
+            if let Some(said) = &mut peer.said {
+                said.interval = said.interval.max(frame.interval);
+            }
             self.bound();
             return Heard::Unanswering;
-        }
+        };
         let state = match frame.kind {
             Kind::Hello => State::Standby,
             Kind::Resign => State::Resigned,
-            Kind::Advertisement | Kind::Take => State::Active,
+            Kind::Advertisement | Kind::Prolong | Kind::Take => State::Active,
         };
         let respected = match &peer.said {
             Some(before)
@@ -142,15 +150,17 @@ impl Peers {
             priority: frame.priority,
             interval: frame.interval,
             name: frame.name.clone(),
+            echoed,
             respected,
         }))
     }
 
-    fn answers(&self, now: Time, frame: &Frame) -> bool {
-        let lease = lease(self.interval.max(frame.interval));
-        frame.echoes.iter().filter(|(instance, _)| *instance == self.me).any(|(_, sequence)| {
-            self.sent.iter().any(|(sent, at)| sent == sequence && now.saturating_sub(*at) <= lease)
-        })
+    /// Which sequence of ours a frame answers, if it does.
+    fn answered(&self, now: Time, frame: &Frame, interval: Duration) -> Option<u64> {
+        let lease = lease(interval.max(frame.interval));
+        let (_, echoed) = frame.echoes.iter().find(|(instance, _)| *instance == self.me)?;
+        let recent = |(sent, at): &(u64, Time)| sent == echoed && now.saturating_sub(*at) <= lease;
+        self.sent.iter().any(recent).then_some(*echoed)
     }
 
     /// Holds down how many are known without answering us. Who has to go is
@@ -227,32 +237,44 @@ mod tests {
         let mut peers = Peers::new(ME, A);
         let sequence = peers.next_sequence(Time::ZERO);
         let recorded = frame(1, 1, Some(sequence));
-        assert!(matches!(peers.hear(Time::ZERO, &recorded, PRIORITY), Heard::Fresh(None)));
+        assert!(matches!(peers.hear(Time::ZERO, &recorded, A, PRIORITY), Heard::Fresh(None)));
         for round in 1..=FORGOTTEN {
             peers.next_sequence(A * round);
             peers.forget(A * round);
-            assert!(matches!(peers.hear(A * round, &recorded, PRIORITY), Heard::Replayed));
+            assert!(matches!(peers.hear(A * round, &recorded, A, PRIORITY), Heard::Replayed));
         }
         let later = A * FORGOTTEN + Duration::from_millis(1);
         peers.forget(later);
         assert_eq!(peers.all().count(), 0);
-        assert!(matches!(peers.hear(later, &recorded, PRIORITY), Heard::Unanswering));
+        assert!(matches!(peers.hear(later, &recorded, A, PRIORITY), Heard::Unanswering));
     }
 
     #[test]
     fn what_does_not_answer_keeps_nothing_alive() {
         let mut peers = Peers::new(ME, A);
         let sequence = peers.next_sequence(Time::ZERO);
-        peers.hear(Time::ZERO, &frame(1, 1, Some(sequence)), PRIORITY);
+        peers.hear(Time::ZERO, &frame(1, 1, Some(sequence)), A, PRIORITY);
         for round in 1..=20 {
             peers.forget(A * round);
             assert!(matches!(
-                peers.hear(A * round, &frame(1, u64::from(round) + 1, None), PRIORITY),
+                peers.hear(A * round, &frame(1, u64::from(round) + 1, None), A, PRIORITY),
                 Heard::Unanswering
             ));
             assert_eq!(peers.all().count(), usize::from(round <= FORGOTTEN), "{round}");
         }
         assert_eq!(peers.echoes().len(), 1, "so that it may answer again");
+    }
+
+    #[test]
+    fn what_does_not_answer_is_echoed_and_so_its_wish_counts() {
+        let mut peers = Peers::new(ME, A);
+        let sequence = peers.next_sequence(Time::ZERO);
+        peers.hear(Time::ZERO, &frame(1, 1, Some(sequence)), A, PRIORITY);
+        let late = Frame { interval: 3 * A, ..frame(1, 2, None) };
+        assert!(matches!(peers.hear(A, &late, A, PRIORITY), Heard::Unanswering));
+        assert_eq!(peers.echoes()[0].1, 2);
+        let (_, said) = peers.all().next().unwrap();
+        assert_eq!((said.at, said.interval), (Time::ZERO, 3 * A));
     }
 
     #[test]
@@ -264,10 +286,10 @@ mod tests {
             let sequence = peers.next_sequence(now);
             peers.forget(now);
             // A member, a newcomer, and then a hundred dead ones many times.
-            peers.hear(now, &frame(1, u64::from(round), Some(sequence)), PRIORITY);
-            peers.hear(now, &frame(2, u64::from(round), None), PRIORITY);
+            peers.hear(now, &frame(1, u64::from(round), Some(sequence)), A, PRIORITY);
+            peers.hear(now, &frame(2, u64::from(round), None), A, PRIORITY);
             for dead in (0..1000).map(|index| 100 + index % 100) {
-                peers.hear(now, &frame(dead, 1, None), PRIORITY);
+                peers.hear(now, &frame(dead, 1, None), A, PRIORITY);
             }
             let echoes = peers.echoes();
             assert_eq!(echoes.len(), MAX_ECHOES);
