@@ -9,8 +9,8 @@ use anyhow::ensure;
 use futures::StreamExt;
 use futures::future::try_join_all;
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::Service;
-use kube::api::DeleteParams;
+use k8s_openapi::api::core::v1::{Event, Service};
+use kube::api::{DeleteParams, ListParams};
 use lb_svc_e2e::objects::{backends, elsewhere, on_the_first_node, port, service};
 use lb_svc_e2e::outage::Watch;
 use lb_svc_e2e::{Lab, SLOW, Scene, client, scene};
@@ -26,8 +26,9 @@ use crate::table::{Goal, Row, median, worst};
 const EVERY: Duration = Duration::from_millis(100);
 /// How long all is probed before a node dies, and after the last answers again.
 const QUIET: Duration = Duration::from_millis(500);
-/// Questions to gateways under way at once.
-const AT_ONCE: usize = 8;
+/// Questions to gateways under way at once: many would make them late, and move
+/// what is waited for to rest.
+const AT_ONCE: usize = 2;
 /// For how long nothing has moved before a node dies: what the beginning of a
 /// hundred pods did to a few processors is over.
 const CALM: Duration = Duration::from_secs(5);
@@ -102,6 +103,11 @@ async fn on(scene: &Arc<Scene>, many: usize, runs: usize) -> anyhow::Result<Vec<
 async fn settled(scene: &Arc<Scene>, names: &[String]) -> anyhow::Result<BTreeMap<u32, usize>> {
     let start = Instant::now();
     loop {
+        if moved(scene).await?.is_some_and(|ago| ago < CALM) {
+            ensure!(start.elapsed() < LIMIT, "addresses go on moving");
+            tokio::time::sleep(LOOK).await;
+            continue;
+        }
         let nodes: Vec<Option<u32>> = futures::stream::iter(names)
             .map(|name| calm(scene, name))
             .buffer_unordered(AT_ONCE)
@@ -120,13 +126,24 @@ async fn settled(scene: &Arc<Scene>, names: &[String]) -> anyhow::Result<BTreeMa
     }
 }
 
+/// How long ago an address moved, by the Events that tell of it.
+async fn moved(scene: &Scene) -> anyhow::Result<Option<Duration>> {
+    let of_moves = ListParams::default().fields("reason=ActiveChanged");
+    let events = scene.api::<Event>().list(&of_moves).await?;
+    let at = events.items.iter().filter_map(|event| Some(event.event_time.as_ref()?.0.as_millisecond()));
+    Ok(at.max().map(|at| now().saturating_sub(Duration::from_millis(at.unsigned_abs()))))
+}
+
+fn now() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
 /// The node of a Service's active pod, if that has a standby and neither has
 /// moved lately.
 async fn calm(scene: &Scene, name: &str) -> Option<u32> {
     let [(active, leads), (_, follows)] = pair(scene, name).await.ok().flatten()?;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
     let since = Duration::from_millis(leads.since_ms.max(follows.since_ms));
-    (now.saturating_sub(since) >= CALM).then_some(())?;
+    (now().saturating_sub(since) >= CALM).then_some(())?;
     Lab::number(&active.spec?.node_name?).parse().ok()
 }
 
