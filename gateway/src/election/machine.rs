@@ -9,7 +9,7 @@ use super::peers::{Heard, Peers, Said, State};
 use super::{Time, lease, silence, skew, stretched};
 
 /// For how many intervals a member that was late asks for patience.
-const PATIENCE: u32 = 100;
+const PATIENCE: u32 = 200;
 
 /// Who takes part.
 #[derive(Clone)]
@@ -199,8 +199,9 @@ pub struct Election {
     now: Time,
     /// When we last sent a frame: while active, one that renewed the lease.
     spoke: Option<Time>,
-    /// The interval of the lease that it gave or renewed, if it did.
-    leased: Duration,
+    /// The interval until the next one, by which the lease counts as well: the
+    /// stretched one only when all that are present know.
+    pace: Duration,
     /// Until then we ask to be counted by the stretched interval.
     late_until: Time,
     /// The first frame that asked for that, of those in a row that did.
@@ -233,7 +234,7 @@ impl Election {
             claim: 0,
             now,
             spoke: None,
-            leased: interval,
+            pace: interval,
             late_until: now,
             asked: None,
             role: Role::Standby,
@@ -249,7 +250,7 @@ impl Election {
 
     /// When to call [`tick`](Self::tick) next; never again after leaving.
     pub fn deadline(&self) -> Option<Time> {
-        let speaks = self.spoke.map_or(self.now, |spoke| spoke + self.interval);
+        let speaks = self.spoke.map_or(self.now, |spoke| spoke + self.pace);
         match self.role {
             Role::Active => Some(speaks),
             Role::Standby => Some(speaks.min(self.takes_at())),
@@ -262,14 +263,14 @@ impl Election {
     /// slept since it became active.
     pub fn holds(&self, now: Time) -> bool {
         let spoke = self.spoke.unwrap_or_default();
-        self.role == Role::Active && now.saturating_sub(spoke) <= lease(self.leased)
+        self.role == Role::Active && now.saturating_sub(spoke) <= lease(self.pace)
     }
 
     /// Time has passed, and everything that was received before is read.
     #[must_use]
     pub fn tick(&mut self, now: Time) -> Vec<Output> {
         self.wake(now);
-        let speaks = self.spoke.is_none_or(|spoke| self.now >= spoke + self.interval);
+        let speaks = self.spoke.is_none_or(|spoke| self.now >= spoke + self.pace);
         match self.role {
             Role::Active if speaks => self.say(Kind::Advertisement, None),
             Role::Standby if self.now >= self.takes_at() => self.take_over(),
@@ -441,8 +442,9 @@ impl Election {
                 return None;
             }
         };
-        // All have to know of it before we count on their patience.
-        let interval = if self.role == Role::Active { self.leased } else { self.counted() };
+        // All have to know of it before an active one counts on their patience.
+        let asked = if self.role == Role::Active { self.interval } else { self.counted() };
+        let interval = self.pace.max(asked);
         match self.peers.hear(self.now, &frame, interval, self.priority) {
             Heard::Fresh(before) => return Some((frame, before)),
             Heard::Replayed => self.counters.replayed += 1,
@@ -600,9 +602,11 @@ impl Election {
         if self.now < self.late_until { stretched(self.interval) } else { self.interval }
     }
 
-    /// Whether all that are known have heard that we ask for patience.
+    /// Whether all that are present have heard that we ask for patience.
     fn is_granted(&self) -> bool {
-        self.asked.is_some_and(|asked| self.peers.all().all(|(_, said)| said.echoed >= asked))
+        let Some(asked) = self.asked else { return false };
+        let mut present = self.peers.all().filter(|(_, said)| self.now < self.peers.present_until(said));
+        present.all(|(_, said)| said.echoed >= asked.max(said.since))
     }
 
     fn turn(&mut self, role: Role, reason: Reason) {
@@ -625,10 +629,10 @@ impl Election {
         let sequence = self.peers.next_sequence(self.now);
         let interval = self.counted();
         self.asked = (interval > self.interval).then(|| self.asked.unwrap_or(sequence));
-        let prolongs = kind == Kind::Advertisement && self.is_granted();
-        self.leased = if prolongs { interval } else { self.interval };
+        let granted = matches!(kind, Kind::Hello | Kind::Advertisement) && self.is_granted();
+        self.pace = if granted { interval } else { self.interval };
         let frame = Frame {
-            kind: if prolongs { Kind::Prolong } else { kind },
+            kind: if granted && kind == Kind::Advertisement { Kind::Prolong } else { kind },
             instance: self.instance,
             sequence,
             term: if kind == Kind::Hello { self.term } else { self.claim },
@@ -1194,15 +1198,17 @@ mod tests {
 
     #[test]
     fn active_that_comes_late_has_a_longer_lease_once_all_know() {
-        let (mut scene, at) = Scene::active(100, &[(LOW, 90), (HIGH, 80)]);
+        let (mut scene, at) = Scene::active(100, &[(LOW, 90), (HIGH, 80), (Instance([4; 16]), 70)]);
         let on_time = at + A * 2 - ms(1);
         assert_eq!(asks(&scene.tick(on_time)), [(Kind::Advertisement, A)]);
+        scene.hear(on_time, 0, Kind::Hello);
+        scene.hear(on_time, 1, Kind::Hello);
         let late = on_time + A * 2;
         assert_eq!(asks(&scene.tick(late)), [(Kind::Advertisement, 3 * A)], "nobody knows yet");
         assert_eq!(scene.us.counters().late, 1);
         assert!(!scene.us.holds(late + lease(A) + ms(1)));
 
-        // One has heard it, and the other not.
+        // One has heard it, and the other not; a third is not there any more.
         let echoes = scene.others[1].frame.echoes.clone();
         scene.hear(late, 0, Kind::Hello);
         scene.others[1].frame.echoes = vec![(US, echoes[0].1 - 1)];
@@ -1217,15 +1223,22 @@ mod tests {
         let mut new = Other::new(Instance([3; 16]), 70);
         new.frame.echoes = vec![(US, echoes[0].1 - 1)];
         scene.others.push(new);
-        scene.hear(late + A * 2, 2, Kind::Hello);
-        assert_eq!(asks(&scene.tick(late + A * 3)), [(Kind::Advertisement, 3 * A)]);
-        assert!(!scene.us.holds(late + A * 3 + lease(A) + ms(1)));
-        scene.hear(late + A * 3, 2, Kind::Hello);
-        assert_eq!(asks(&scene.tick(late + A * 4)), [(Kind::Prolong, 3 * A)]);
+        scene.hear(late + A * 2, 3, Kind::Hello);
+        assert_eq!(scene.us.deadline(), Some(late + A * 5), "it speaks less as well");
+        scene.hear(late + A * 3, 3, Kind::Hello);
+        assert_eq!(asks(&scene.tick(late + A * 5)), [(Kind::Advertisement, 3 * A)]);
+        assert!(!scene.us.holds(late + A * 5 + lease(A) + ms(1)));
+        // What it echoes did not answer it.
+        scene.others[3].frame.echoes[0].1 -= 1;
+        scene.hear(late + A * 5, 3, Kind::Hello);
+        assert_eq!(asks(&scene.tick(late + A * 6)), [(Kind::Advertisement, 3 * A)]);
+        scene.hear(late + A * 6, 3, Kind::Hello);
+        assert_eq!(asks(&scene.tick(late + A * 7)), [(Kind::Prolong, 3 * A)]);
         let last = late + A * PATIENCE;
-        assert_eq!(scene.pass(last - A).last(), Some(&Kind::Prolong));
-        assert_eq!(asks(&scene.tick(last)), [(Kind::Advertisement, A)], "it was late long ago");
-        assert!(!scene.us.holds(last + lease(A) + ms(1)));
+        assert_eq!(scene.pass(last - ms(1)).last(), Some(&Kind::Prolong));
+        let due = scene.us.deadline().unwrap();
+        assert_eq!(asks(&scene.tick(due)), [(Kind::Advertisement, A)], "it was late long ago");
+        assert!(!scene.us.holds(due + lease(A) + ms(1)));
     }
 
     #[test]
@@ -1234,11 +1247,11 @@ mod tests {
         scene.hear(ms(0), 0, Kind::Hello);
         let outputs = loop {
             let due = scene.us.deadline().unwrap() + A;
+            scene.hear(due, 0, Kind::Hello);
             let outputs = scene.tick(due);
             if !sent(&outputs).1.is_empty() {
                 break outputs;
             }
-            scene.hear(due, 0, Kind::Hello);
         };
         assert_eq!(asks(&outputs), [(Kind::Take, 3 * A), (Kind::Advertisement, 3 * A)]);
     }

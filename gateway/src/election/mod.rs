@@ -58,14 +58,16 @@
 //! On a node with more to do than processors the processes wait for them, and an
 //! active one that waits for *L* has lost its lease. Should it be much to move
 //! the addresses, that takes processors too, and so they would go to and fro. So
-//! a member that comes late by *A* or more asks for patience, for a hundred *A*:
+//! a member that comes late by *A* or more asks for patience, for 200 *A*:
 //! the interval in its frames, by which the others count, is the **stretched**
 //! one then, 3 *A*. (In VRRPv3 it is the active one's interval that counts, too.)
-//! It still speaks each *A*. Only when every member that is known has echoed that
-//! it was asked is the lease longer: the active one's next Advertisement is a
-//! Prolong. The other way round it is the lease that goes first: an Advertisement
-//! has the short one back as it leaves. Who has not heard all that was said waits
-//! for the longest lease there is: that is what listening is for.
+//! Only when every member that is present has echoed that it was asked is the
+//! lease longer: the active one's next Advertisement is a Prolong. From then on it
+//! also speaks by that interval, as a standby does that was late: a third of the
+//! work, on a node that has too much. The other way round it is the lease that
+//! goes first: an Advertisement has the short one back as it leaves. Who may not
+//! have heard all that was said waits for the longest lease there is: that is what
+//! listening is for.
 //!
 //! Who counts by the stretched interval takes over after 488 to 638 ms.
 //!
@@ -73,8 +75,9 @@
 //!
 //! A frame counts if its tag is right, its sequence is higher than the last
 //! heard of its sender, and it **answers**: it echoes a sequence that this
-//! process sent no more than *L* ago, by the longer interval of the two. Sequences never come again, and an
-//! instance is drawn for each process, so no nonces are needed beside them.
+//! process sent no more than *L* ago, by the longer interval of the two. Sequences
+//! never come again, and an instance is drawn for each process, so no nonces are
+//! needed beside them.
 //! - What was recorded answers old sequences or other instances. A frame counts
 //!   once, and no later than *L* after what it answers. It can be held back that
 //!   long, as by a slow network, if no later one of its sender has arrived.
@@ -121,7 +124,8 @@
 //! second's. **Nobody is active for long beside another**: they hear each other,
 //! and of any two exactly one has the higher claim.
 //!
-//! For how long two may hold a lease at once, with *D* the network's delay:
+//! For how long two may hold a lease at once, with *D* the network's delay, and *A*
+//! the interval that the members ask to be counted by:
 //!
 //! - (a) No frame is lost: never. What may happen for 2*D*: that two standbys
 //!   take over at once which do not know each other yet, or of which one becomes

@@ -44,6 +44,8 @@ pub(super) struct Said {
     pub name: String,
     /// The last sequence of ours that it had heard.
     pub echoed: u64,
+    /// The first of ours that it was to count: those before did not answer it.
+    pub since: u64,
     /// While active: when it last said so in a way that we respect, which is
     /// at first, and then whenever it is no less sound than we are.
     pub respected: Time,
@@ -129,6 +131,7 @@ impl Peers {
             self.bound();
             return Heard::Unanswering;
         };
+        let next = self.sent.back().map_or(0, |(last, _)| *last) + 1;
         let state = match frame.kind {
             Kind::Hello => State::Standby,
             Kind::Resign => State::Resigned,
@@ -151,6 +154,7 @@ impl Peers {
             interval: frame.interval,
             name: frame.name.clone(),
             echoed,
+            since: peer.said.as_ref().map_or(next, |before| before.since),
             respected,
         }))
     }
