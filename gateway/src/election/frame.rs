@@ -85,13 +85,6 @@ pub enum Kind {
     Prolong = 4,
 }
 
-impl Kind {
-    /// Whether its sender is active.
-    pub fn claims(self) -> bool {
-        matches!(self, Self::Take | Self::Advertisement | Self::Prolong)
-    }
-}
-
 /// A frame of a member of our gateway.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame {

@@ -376,7 +376,7 @@ impl Election {
 
     /// What there is to know.
     pub fn snapshot(&self) -> Snapshot {
-        let present = |said: &Said| self.now < self.peers.present_until(said);
+        let present = |said: &Said| self.peers.is_present(self.now, said);
         let other = self.peers.actives().filter(|(_, said)| present(said));
         let other = other.max_by_key(|(instance, said)| (said.term, said.priority, *instance));
         Snapshot {
@@ -457,7 +457,7 @@ impl Election {
         let theirs = (frame.term, frame.priority, frame.instance);
         let ours = (self.claim, self.priority, self.instance);
         match frame.kind {
-            kind if kind.claims() && theirs > ours => {
+            Kind::Advertisement | Kind::Prolong | Kind::Take if theirs > ours => {
                 self.report_split(frame, false);
                 // Named, so that who listened to us does not take that for a vacancy.
                 self.stand_by(Some(frame.instance), Reason::YieldedTo(frame.name.clone()));
@@ -477,7 +477,7 @@ impl Election {
 
     /// `before` is what the sender said before.
     fn hear_as_standby(&mut self, frame: &Frame, before: Option<&Said>) {
-        if frame.kind.claims() {
+        if matches!(frame.kind, Kind::Advertisement | Kind::Prolong | Kind::Take) {
             self.vacancy = None;
             return;
         }
@@ -487,7 +487,7 @@ impl Election {
         let outranked = self
             .peers
             .actives()
-            .any(|(_, other)| other.term > frame.term && self.now < self.peers.present_until(other));
+            .any(|(_, other)| other.term > frame.term && self.peers.is_present(self.now, other));
         if (was_active || ours) && !outranked {
             if frame.successor.is_some() && !ours {
                 // Who was named may hold the lease from now on, heard or not.
@@ -503,7 +503,7 @@ impl Election {
         {
             // A better standby that is new has to listen first. Then so do we,
             // else our turn could come just when its does.
-            let present = |said: &&Said| self.now < self.peers.present_until(said);
+            let present = |said: &&Said| self.peers.is_present(self.now, said);
             if before.filter(present).is_none_or(|before| before.state != State::Standby) {
                 self.listens = Listening::from(self.now, self.interval);
             }
@@ -559,7 +559,7 @@ impl Election {
             (Some(vacancy), _) if vacancy.ours => Reason::HandedOver(vacancy.name.clone()),
             (Some(vacancy), _) => Reason::LetGo(vacancy.name.clone()),
             (None, None) => Reason::Alone,
-            (None, Some(said)) if self.now < self.peers.present_until(said) => {
+            (None, Some(said)) if self.peers.is_present(self.now, said) => {
                 Reason::LessSound(said.name.clone())
             }
             (None, Some(said)) => Reason::FellSilent(said.name.clone()),
@@ -605,7 +605,7 @@ impl Election {
     /// Whether all that are present have heard that we ask for patience.
     fn is_granted(&self) -> bool {
         let Some(asked) = self.asked else { return false };
-        let mut present = self.peers.all().filter(|(_, said)| self.now < self.peers.present_until(said));
+        let mut present = self.peers.all().filter(|(_, said)| self.peers.is_present(self.now, said));
         present.all(|(_, said)| said.echoed >= asked.max(said.since))
     }
 

@@ -107,9 +107,8 @@
 //!
 //! # Why there are not two
 //!
-//! **Only the kernel's lease lets a member answer**, and it ends by itself *L*
-//! (or 9 *A*, when all know that)
-//! after the last Advertisement left. A standby counts the Active_Down_Interval
+//! **Only the kernel's lease lets a member answer**, and it ends by itself *L* (or
+//! 9 *A*, when all that are present know) after the last Advertisement left. A standby counts the Active_Down_Interval
 //! from when it heard that, which was not earlier, and is at least *A*/4 longer.
 //! That margin covers two clocks that are each wrong by 2 % and a delay of
 //! *A*/8 in the network, or with good clocks a tick of the kernel's. A process

@@ -205,11 +205,16 @@ impl Peers {
         said.at + lease(self.interval.max(said.interval))
     }
 
+    /// Whether to count on a peer.
+    pub fn is_present(&self, now: Time, said: &Said) -> bool {
+        now < self.present_until(said)
+    }
+
     /// Who takes over best: of the standbys that are present the soundest, and
     /// among equals the one with the highest instance.
     pub fn best_standby(&self, now: Time) -> Option<(Instance, &Said)> {
         self.standbys()
-            .filter(|(_, said)| now < self.present_until(said))
+            .filter(|(_, said)| self.is_present(now, said))
             .max_by_key(|(instance, said)| (said.priority, *instance))
     }
 }

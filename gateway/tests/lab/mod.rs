@@ -509,8 +509,9 @@ impl Gateway<'_> {
         let mut stream = self.site.node.connect(&format!("{POD_IP}:9410")).ok()?;
         // Metrics tell of each connection, and a table may be full of them: as
         // long as Prometheus waits. All else answers at once.
-        let patience = Duration::from_secs(if path == "/metrics" { 10 } else { 2 });
-        stream.set_read_timeout(Some(patience)).ok()?;
+        if path == "/metrics" {
+            stream.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
+        }
         write!(stream, "GET {path} HTTP/1.1\r\nHost: gateway\r\n\r\n").ok()?;
         let mut text = String::new();
         stream.read_to_string(&mut text).ok()?;
