@@ -7,10 +7,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service};
 use kube::ResourceExt;
 use kube::api::DeleteParams;
-use lb_svc_crds::gateway::Role;
+use lb_svc_crds::gateway::{GatewayConfig, Role};
+use lb_svc_crds::names;
 use serde_json::{Value, json};
 
 use crate::capture::Capture;
@@ -131,7 +132,27 @@ impl Pair {
         let pair = Self { scene: Arc::clone(scene), name: name.to_owned(), ip };
         pair.settled().await;
         until("it to serve", SLOW, async || client::get(ip, TCP).await).await;
+        pair.proven().await;
         pair
+    }
+
+    /// Both pods know that no other host has the address: a standby that does
+    /// not asks the LAN before it serves what it took over.
+    async fn proven(&self) {
+        until("both pods to have nothing to ask the LAN for", SLOW, async || {
+            let config = self.scene.api::<ConfigMap>().get(&format!("lb-svc-{}", self.name)).await;
+            let mut data = config.map_err(|error| error.to_string())?.data.unwrap_or_default();
+            let text = data.remove(names::CONFIG_KEY).unwrap_or_default();
+            let config: GatewayConfig = serde_json::from_str(&text).map_err(|error| error.to_string())?;
+            let wanted = Some(names::digest(text.as_bytes()));
+            let mut digests = Vec::new();
+            for pod in self.scene.gateways(&self.name).await {
+                digests.push(self.scene.status(&pod).await.map_err(|error| error.to_string())?.digest);
+            }
+            let asks = config.addresses.iter().any(|address| address.probe);
+            expect(!asks && digests.iter().all(|digest| *digest == wanted), (asks, digests))
+        })
+        .await;
     }
 
     /// The active pod and the standby, once each is what it is and both are
@@ -190,6 +211,16 @@ impl Pair {
                 let status = self.scene.status(&standby).await.map_err(|error| error.to_string())?;
                 let role = status.election.unwrap_or_default().role;
                 expect(role == Role::Active, role)
+            })
+            .await;
+        }
+        if event == Event::LanDeaf {
+            // It cannot hear that it was replaced. If it is to find out by itself,
+            // the LAN must not be back before.
+            until("the one before to let go", SLOW, async || {
+                let status = self.scene.status(&active).await.map_err(|error| error.to_string())?;
+                let role = status.election.unwrap_or_default().role;
+                expect(role != Role::Active, role)
             })
             .await;
         }

@@ -149,7 +149,7 @@ impl Member {
             publish,
         }));
         let lan = Lan::open(&terms.lan)?;
-        let task = tokio::spawn(attend(Arc::clone(&seat), frames, lan));
+        let task = tokio::spawn(attend(Arc::clone(&seat), frames, lan, terms.election.interval));
         Ok(Self { terms, seat, view, task })
     }
 
@@ -323,9 +323,9 @@ fn now() -> Time {
     clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default()
 }
 
-async fn attend(seat: Arc<Mutex<Seat>>, frames: Receiver, mut lan: Lan) {
+async fn attend(seat: Arc<Mutex<Seat>>, frames: Receiver, mut lan: Lan, interval: Duration) {
     let mut frame = [0; 2048];
-    let mut doorway = Doorway::default();
+    let mut doorway = Doorway::new(Instant::now(), interval);
     let mut reach = Reach::new(Instant::now());
     loop {
         // First what was received, then what time has passed: who slept hears
@@ -439,19 +439,25 @@ fn look_around(seat: &mut Seat, heard: &[Frame], reach: &mut Reach, lan: &mut La
 /// Keeps a member that hears no other from taking addresses that somebody
 /// answers for: a gateway's pod from before there was an election, or with
 /// another key. Once others are heard, or it is active, it has no say.
-#[derive(Default)]
 struct Doorway {
     /// It has no say any more.
     passed: bool,
     /// When to ask next.
-    ask: Option<Instant>,
+    ask: Instant,
     /// Since when somebody answers, and whether that was said.
     occupied: Option<(Instant, bool)>,
 }
 
 impl Doorway {
+    /// Asks from when other members would have been heard, late ones too: to one
+    /// that just asks the LAN whether its address is free, a question for the
+    /// same address is a conflict (RFC 5227, 2.1.1).
+    fn new(now: Instant, interval: Duration) -> Self {
+        Self { passed: false, ask: now + 2 * election::lease(interval), occupied: None }
+    }
+
     fn due(&self) -> Option<Instant> {
-        self.ask.filter(|_| !self.passed)
+        (!self.passed).then_some(self.ask)
     }
 
     fn watch(&mut self, seat: &mut Seat, heard: &[Frame], lan: &mut Lan) {
@@ -473,8 +479,8 @@ impl Doorway {
                 warn!("{mac} answers for {} and takes no part in the election: waiting", said.sender);
             }
         }
-        if self.ask.is_none_or(|ask| ask <= now) {
-            self.ask = Some(now + ASK);
+        if self.ask <= now {
+            self.ask = now + ASK;
             for address in addresses {
                 lan.ask(*mac, *address, None);
             }

@@ -430,6 +430,17 @@ fn a_client_is_served_when_the_other_pod_and_the_router_are_gone() {
 }
 
 #[test]
+fn who_hears_the_others_does_not_ask_for_their_address() {
+    let lab = Lab::new();
+    let (first, other) = two(&lab);
+    let capture = Capture::on(&lab);
+    standby(&first, &other);
+    let asked = |frame: &arp::Frame| frame.sender.is_unspecified() && frame.target == vip();
+    // To a pod that asks whether the address is free, that is a conflict.
+    assert_eq!(capture.frames().filter_map(|frame| arp::Frame::parse(&frame)).find(asked), None);
+}
+
+#[test]
 fn who_has_another_key_waits_at_the_door() {
     let lab = Lab::new();
     let (first, other) = two(&lab);
