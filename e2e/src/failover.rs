@@ -2,10 +2,12 @@
 //! long its address then goes unanswered. Its levers are the local cluster's.
 
 use std::net::IpAddr;
+use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use futures::FutureExt;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service};
 use kube::ResourceExt;
@@ -22,7 +24,8 @@ use crate::{Lab, SLOW, Scene, client, expect, until};
 /// Ports of the Service.
 const TCP: u16 = 80;
 const UDP: u16 = 53;
-/// How long a process is stopped, or its container kept from coming back.
+/// How long a process is stopped, its container kept from coming back, or its
+/// LAN away.
 const AWAY: Duration = Duration::from_secs(5);
 /// How long all has to be quiet before the next thing happens.
 const QUIET: Duration = Duration::from_millis(500);
@@ -198,33 +201,16 @@ impl Pair {
         tokio::time::sleep(QUIET).await;
         let begun = Instant::now();
         let undo = Undo::of(event, &active, self).await;
-        if event == Event::Updated {
-            until("both pods to be new ones", SLOW * 2, async || {
-                let old = [active.uid(), standby.uid()];
-                let pods = self.scene.gateways(&self.name).await;
-                let new = pods.iter().filter(|pod| !old.contains(&pod.uid())).count();
-                expect((new, pods.len()) == (2, 2), (new, pods.len()))
-            })
-            .await;
-        } else {
-            until("the standby to be active", SLOW, async || {
-                let status = self.scene.status(&standby).await.map_err(|error| error.to_string())?;
-                let role = status.election.unwrap_or_default().role;
-                expect(role == Role::Active, role)
-            })
-            .await;
-        }
-        if event == Event::LanDeaf {
-            // It cannot hear that it was replaced. If it is to find out by itself,
-            // the LAN must not be back before.
-            until("the one before to let go", SLOW, async || {
-                let status = self.scene.status(&active).await.map_err(|error| error.to_string())?;
-                let role = status.election.unwrap_or_default().role;
-                expect(role != Role::Active, role)
-            })
-            .await;
-        }
+        let moved = AssertUnwindSafe(self.scene.shown(self.moved(event, &active, &standby)));
+        let moved = moved.catch_unwind().await;
         undo.run().await;
+        if let Err(panic) = moved {
+            // The next test needs all nodes.
+            if event.kills_node() {
+                start_node(&active).await;
+            }
+            resume_unwind(panic);
+        }
         if !event.kills_node() {
             self.settled().await;
         }
@@ -242,6 +228,26 @@ impl Pair {
             _ => capture.end(&old, &new, begun),
         };
         Seen { outage, late }
+    }
+
+    /// Waits until an event has had its effect.
+    async fn moved(&self, event: Event, active: &Pod, standby: &Pod) {
+        if event == Event::Updated {
+            until("both pods to be new ones", SLOW * 2, async || {
+                let old = [active.uid(), standby.uid()];
+                let pods = self.scene.gateways(&self.name).await;
+                let new = pods.iter().filter(|pod| !old.contains(&pod.uid())).count();
+                expect((new, pods.len()) == (2, 2), (new, pods.len()))
+            })
+            .await;
+        } else {
+            until("the standby to be active", SLOW, async || {
+                let status = self.scene.status(standby).await.map_err(|error| error.to_string())?;
+                let role = status.election.unwrap_or_default().role;
+                expect(role == Role::Active, role)
+            })
+            .await;
+        }
     }
 }
 
@@ -334,7 +340,8 @@ impl Undo {
             }
             Event::LanDeaf => {
                 cluster(&["lan", "bridge", "link", "set", "dev", &node, "state", "0"]).await;
-                Self::Command(words(&format!("lan bridge link set dev {node} state 3")))
+                // It cannot hear that it was replaced, and is to find out by itself.
+                Self::Later(words(&format!("lan bridge link set dev {node} state 3")))
             }
             Event::PodNetworkDown => {
                 let link = pair.scene.in_pod(pod, &["ip", "-j", "link", "show", "eth0"]).await;
