@@ -1,8 +1,9 @@
 //! What speaks for an address on the LAN, as the client hears it.
 
 use std::collections::BTreeSet;
-use std::io::Read;
+use std::io::{self, Read as _};
 use std::net::{IpAddr, Ipv4Addr};
+use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -24,10 +25,7 @@ struct Spoken {
 }
 
 /// A capture under way.
-pub struct Capture {
-    stop: Arc<AtomicBool>,
-    thread: JoinHandle<Vec<Spoken>>,
-}
+pub struct Capture(Ear<Spoken>);
 
 impl Capture {
     /// Begins to listen. Needs NET_RAW, in the client's network namespace.
@@ -36,25 +34,8 @@ impl Capture {
     /// If there is no socket to be had, or the address is not IPv4.
     pub fn begin(ip: IpAddr) -> Self {
         let IpAddr::V4(ip) = ip else { panic!("{ip} is not IPv4") };
-        let protocol = Protocol::from(i32::from(ALL.to_be()));
-        let mut socket = Socket::new(Domain::PACKET, Type::RAW, Some(protocol))
-            .unwrap_or_else(|error| panic!("a packet socket: {error}"));
-        socket
-            .set_read_timeout(Some(Duration::from_millis(50)))
-            .unwrap_or_else(|error| panic!("a packet socket: {error}"));
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
-        let thread = std::thread::spawn(move || {
-            let mut all: Vec<Spoken> = Vec::new();
-            let mut buffer = [0; 2048];
-            while !stopped.load(Ordering::Relaxed) {
-                let Ok(length) = socket.read(&mut buffer) else { continue };
-                let spoken = spoken(buffer.get(..length).unwrap_or_default(), ip);
-                all.extend(spoken);
-            }
-            all
-        });
-        Self { stop, thread }
+        let ear = Ear::open(ALL, move |frame| spoken(frame, ip));
+        Self(ear.unwrap_or_else(|error| panic!("a packet socket: {error}")))
     }
 
     /// Ends it. Returns what was heard of the `old` hardware address after the
@@ -63,8 +44,7 @@ impl Capture {
     /// # Panics
     /// If `new` announced nothing.
     pub fn end(self, old: &str, new: &str, from: Instant) -> Vec<String> {
-        self.stop.store(true, Ordering::Relaxed);
-        let all = self.thread.join().unwrap_or_default();
+        let all = self.0.end();
         let first = all.iter().position(|spoken| spoken.mac == new && spoken.announcement);
         let first = first.unwrap_or_else(|| {
             let heard: BTreeSet<_> = all.iter().map(|spoken| (&spoken.mac, spoken.announcement)).collect();
@@ -75,6 +55,46 @@ impl Capture {
         });
         let late = all.into_iter().skip(first).filter(|spoken| spoken.mac == old && spoken.at >= from);
         late.map(|spoken| spoken.what).collect()
+    }
+}
+
+/// What is heard on a thread of its own, until it is ended.
+pub struct Ear<T> {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<Vec<T>>,
+}
+
+impl<T: Send + 'static> Ear<T> {
+    /// Hears the frames of a protocol (`linux/if_ether.h`), and keeps what
+    /// `heard` makes of them. Needs NET_RAW.
+    ///
+    /// # Errors
+    /// When there is no socket to be had.
+    pub fn open(protocol: u16, heard: impl Fn(&[u8]) -> Option<T> + Send + 'static) -> io::Result<Self> {
+        let protocol = Protocol::from(i32::from(protocol.to_be()));
+        let mut socket = Socket::new(Domain::PACKET, Type::RAW, Some(protocol))?;
+        socket.set_read_timeout(Some(Duration::from_millis(50)))?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = std::thread::spawn(move || {
+            let mut all = Vec::new();
+            let mut buffer = [0; 2048];
+            while !stopped.load(Ordering::Relaxed) {
+                let Ok(length) = socket.read(&mut buffer) else { continue };
+                all.extend(heard(buffer.get(..length).unwrap_or_default()));
+            }
+            all
+        });
+        Ok(Self { stop, thread })
+    }
+
+    /// Ends it. Returns what was heard, in order.
+    ///
+    /// # Panics
+    /// If the thread did.
+    pub fn end(self) -> Vec<T> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap_or_else(|panic| resume_unwind(panic))
     }
 }
 

@@ -10,10 +10,11 @@
 //! - [`Controller`], [`Proxy`], [`StandIns`]: a controller beside the cluster,
 //!   its way to the API server, and gateways that are played;
 //! - [`client`]: an HTTP and UDP client with a deadline for everything;
+//! - [`capture`]: what is heard on the LAN;
 //! - [`outage`]: probes that say for how long an address went unanswered;
 //! - [`until`]: waits for a condition, never just for time.
 
-mod capture;
+pub mod capture;
 pub mod client;
 mod controller;
 pub mod failover;

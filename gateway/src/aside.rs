@@ -4,10 +4,9 @@
 //! what is served is served all the same.
 
 use tokio::sync::watch as cell;
-use tracing::warn;
 
 use crate::config::Services;
-use crate::nft::{self, Before, Change, Error, Table};
+use crate::nft::{self, Before, Change, Error, Table, Told};
 
 /// What they are about.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -58,13 +57,12 @@ pub async fn keep(mut wanted: cell::Receiver<Wanted>, parts: impl IntoIterator<I
 struct Kept {
     part: Part,
     table: Table<Services>,
-    /// The failure that was told last, if there is one now.
-    told: Option<String>,
+    told: Told,
 }
 
 impl Kept {
     fn new(part: Part) -> Self {
-        Self { table: Table::new(part.name), part, told: None }
+        Self { table: Table::new(part.name), part, told: Told::default() }
     }
 
     async fn change(&mut self, services: &Services, suspect: bool) -> Option<Change<Services>> {
@@ -73,7 +71,7 @@ impl Kept {
         match change {
             Ok(change) => change,
             Err(error) => {
-                self.tell(Some(error));
+                self.told.tell(self.part.lacking, Some(error));
                 None
             }
         }
@@ -87,14 +85,6 @@ impl Kept {
             }
             Err(error) => Err(error),
         };
-        self.tell(settled.err());
-    }
-
-    fn tell(&mut self, failure: Option<Error>) {
-        let failure = failure.map(|error| error.to_string());
-        if let Some(error) = failure.as_ref().filter(|_| failure != self.told) {
-            warn!("{}: {error}", self.part.lacking);
-        }
-        self.told = failure;
+        self.told.tell(self.part.lacking, settled.err());
     }
 }

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 
+use tracing::warn;
+
 use crate::nfnetlink::{Ear, IPV4, Question, Socket, attributes, push};
 use crate::tool::{self, RunError};
 
@@ -19,6 +21,22 @@ pub enum Error {
     /// The kernel does not tell.
     #[error("the kernel does not say what its nftables are: {0}")]
     Read(#[from] io::Error),
+}
+
+/// The failure that was told last, if there is one now: the same one again is no
+/// news.
+#[derive(Debug, Default)]
+pub struct Told(Option<String>);
+
+impl Told {
+    /// Warns of a failure and of what is `lacking` by it, if that is news.
+    pub fn tell(&mut self, lacking: &str, failure: Option<Error>) {
+        let failure = failure.map(|error| error.to_string());
+        if let Some(error) = failure.as_ref().filter(|_| failure != self.0) {
+            warn!("{lacking}: {error}");
+        }
+        self.0 = failure;
+    }
 }
 
 /// What a table is before it is changed.

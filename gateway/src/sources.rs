@@ -25,13 +25,13 @@ use std::time::{Duration, Instant};
 
 use lb_svc_crds::gateway::Transport;
 use tokio::sync::watch as cell;
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
 use crate::aside::Wanted;
 use crate::config::Served;
 use crate::conntrack::{self, Entry};
 use crate::metrics::{Metrics, ServedPort};
-use crate::nft::{self, Before, Table};
+use crate::nft::{Before, Table, Told};
 
 /// What the kernel chooses from for a client whose own port is not one of the
 /// lowest: 1024 to 65535.
@@ -140,7 +140,7 @@ pub async fn relieve() {
     let mut table = Table::new(TABLE);
     // What another process has left is not known.
     let mut crowded = None;
-    let mut told = None;
+    let mut told = Told::default();
     loop {
         let began = Instant::now();
         let failed = match look(crowded.as_ref()).await {
@@ -158,11 +158,7 @@ pub async fn relieve() {
                 None
             }
         };
-        let failed = failed.map(|error: nft::Error| error.to_string());
-        if let Some(error) = failed.as_ref().filter(|_| failed != told) {
-            warn!("crowded targets are not relieved: {error}");
-        }
-        told = failed;
+        told.tell("crowded targets are not relieved", failed);
         tokio::time::sleep(EVERY.max(began.elapsed() * SHARE)).await;
     }
 }
@@ -251,7 +247,7 @@ mod tests {
     #[test]
     fn there_is_a_table_while_a_target_is_crowded() {
         let (none, crowded) = (Crowded::new(), Crowded::from(["10.16.0.1:8080".parse().unwrap()]));
-        let nothing = nft::Held::default();
+        let nothing = crate::nft::Held::default();
         assert_eq!(script(&none, &Before::Found(&nothing)), "");
         let made = script(&crowded, &Before::Found(&nothing));
         assert!(made.ends_with("add element ip lb-svc-crowded targets { 10.16.0.1 . 8080 }\n"), "{made}");

@@ -1,10 +1,8 @@
 //! What an election costs while nothing happens, and whether addresses stay
 //! where they are: on a quiet machine, and on one that others keep busy.
 
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -15,11 +13,11 @@ use kube::ResourceExt;
 use kube::api::{Patch, PatchParams};
 use lb_svc_crds::gateway::GatewayConfig;
 use lb_svc_crds::names;
+use lb_svc_e2e::capture::Ear;
 use lb_svc_e2e::objects::{PROVIDER, backends, elsewhere, on_the_first_node, port, service};
 use lb_svc_e2e::outage::{Outage, Watch};
 use lb_svc_e2e::{SLOW, Scene, scene, serves, without_controller};
 use serde_json::json;
-use socket2::{Domain, Protocol, Socket, Type};
 use tokio::process::{Child, Command};
 
 use crate::gateways::pair;
@@ -198,12 +196,12 @@ async fn heartbeat(scene: &Arc<Scene>) -> anyhow::Result<Vec<Row>> {
     let alone = scene.gateway("alone").await;
     let groups = [cgroup(&active)?, cgroup(&standby)?, cgroup(&alone)?];
     let macs = [mac(&active), mac(&standby)];
-    let frames = Frames::count(macs.map(String::from))?;
+    let ear = hear_election(macs.map(String::from))?;
     let begun = Instant::now();
     let before = [usage(&groups[0])?, usage(&groups[1])?, usage(&groups[2])?];
     tokio::time::sleep(COUNTED).await;
     let seconds = begun.elapsed().as_secs_f64();
-    let frames = frames.end() as f64 / seconds;
+    let frames = ear.end().len() as f64 / seconds;
     let mut spent = [0.0; 3];
     for ((spent, group), before) in spent.iter_mut().zip(&groups).zip(before) {
         *spent = millis(usage(group)?.saturating_sub(before)) / seconds;
@@ -248,37 +246,12 @@ fn usage(file: &Path) -> anyhow::Result<Duration> {
     })
 }
 
-/// Counts the election's frames from some hardware addresses, as the client
-/// hears them.
-struct Frames {
-    stop: Arc<AtomicBool>,
-    thread: std::thread::JoinHandle<usize>,
-}
-
-impl Frames {
-    fn count(macs: [String; 2]) -> anyhow::Result<Self> {
-        ensure!(macs.iter().all(|mac| !mac.is_empty()), "a gateway without a hardware address");
-        let protocol = Protocol::from(i32::from(ETHERTYPE.to_be()));
-        let mut socket = Socket::new(Domain::PACKET, Type::RAW, Some(protocol))?;
-        socket.set_read_timeout(Some(Duration::from_millis(50)))?;
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
-        let thread = std::thread::spawn(move || {
-            let mut count = 0;
-            let mut buffer = [0; 2048];
-            while !stopped.load(Ordering::Relaxed) {
-                let Ok(length) = socket.read(&mut buffer) else { continue };
-                let source = buffer.get(6..12.min(length)).unwrap_or_default();
-                let source: Vec<String> = source.iter().map(|byte| format!("{byte:02x}")).collect();
-                count += usize::from(macs.contains(&source.join(":")));
-            }
-            count
-        });
-        Ok(Self { stop, thread })
-    }
-
-    fn end(self) -> usize {
-        self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().unwrap_or_default()
-    }
+/// Hears the election's frames from some hardware addresses, as the client does.
+fn hear_election(macs: [String; 2]) -> anyhow::Result<Ear<()>> {
+    ensure!(macs.iter().all(|mac| !mac.is_empty()), "a gateway without a hardware address");
+    let of_them = move |frame: &[u8]| {
+        let source: Vec<String> = frame.get(6..12)?.iter().map(|byte| format!("{byte:02x}")).collect();
+        macs.contains(&source.join(":")).then_some(())
+    };
+    Ok(Ear::open(ETHERTYPE, of_them)?)
 }
