@@ -98,8 +98,14 @@ impl<T: Send + 'static> Ear<T> {
     }
 }
 
-fn spoken(frame: &[u8], ip: Ipv4Addr) -> Option<Spoken> {
+/// The hardware address that a frame comes from.
+pub fn source(frame: &[u8]) -> Option<String> {
     let mac: Vec<String> = frame.get(6..12)?.iter().map(|byte| format!("{byte:02x}")).collect();
+    Some(mac.join(":"))
+}
+
+fn spoken(frame: &[u8], ip: Ipv4Addr) -> Option<Spoken> {
+    let mac = source(frame)?;
     let address = |at: usize| frame.get(at..at + 4);
     let ours = Some(&ip.octets()[..]);
     let (announcement, what) = match frame.get(12..14)? {
@@ -110,5 +116,5 @@ fn spoken(frame: &[u8], ip: Ipv4Addr) -> Option<Spoken> {
         [0x08, 0x00] if address(26) == ours => (false, "packet"),
         _ => return None,
     };
-    Some(Spoken { at: Instant::now(), mac: mac.join(":"), announcement, what: format!("{what} from {ip}") })
+    Some(Spoken { at: Instant::now(), mac, announcement, what: format!("{what} from {ip}") })
 }

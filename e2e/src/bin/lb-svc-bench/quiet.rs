@@ -13,7 +13,7 @@ use kube::ResourceExt;
 use kube::api::{Patch, PatchParams};
 use lb_svc_crds::gateway::GatewayConfig;
 use lb_svc_crds::names;
-use lb_svc_e2e::capture::Ear;
+use lb_svc_e2e::capture::{self, Ear};
 use lb_svc_e2e::objects::{PROVIDER, backends, elsewhere, on_the_first_node, port, service};
 use lb_svc_e2e::outage::{Outage, Watch};
 use lb_svc_e2e::{SLOW, Scene, scene, serves, without_controller};
@@ -249,9 +249,6 @@ fn usage(file: &Path) -> anyhow::Result<Duration> {
 /// Hears the election's frames from some hardware addresses, as the client does.
 fn hear_election(macs: [String; 2]) -> anyhow::Result<Ear<()>> {
     ensure!(macs.iter().all(|mac| !mac.is_empty()), "a gateway without a hardware address");
-    let of_them = move |frame: &[u8]| {
-        let source: Vec<String> = frame.get(6..12)?.iter().map(|byte| format!("{byte:02x}")).collect();
-        macs.contains(&source.join(":")).then_some(())
-    };
+    let of_them = move |frame: &[u8]| macs.contains(&capture::source(frame)?).then_some(());
     Ok(Ear::open(ETHERTYPE, of_them)?)
 }
