@@ -8,6 +8,7 @@ use ipnet::Ipv4Net;
 
 use crate::config::{Config, Forwards, Target, cluster_ips};
 use crate::fault::Fault;
+use crate::filter;
 use crate::kernel::{Address, Hop, Kernel, Link, MAIN, Route, Rule, Setting, TABLE};
 use crate::nat;
 use crate::ranges::Ranges;
@@ -38,7 +39,9 @@ pub struct Desired {
     pub rules: Vec<Rule>,
     /// The LAN interface's addresses.
     pub addresses: Vec<Address>,
-    /// Packet filter and NAT.
+    /// What passes.
+    pub filter: filter::Desired,
+    /// The NAT.
     pub nat: nat::Desired,
     /// Who may connect.
     pub ranges: Ranges,
@@ -109,29 +112,34 @@ pub fn desired(
     let desired = Desired {
         lan: lan.index,
         foreign_addresses,
-        settings: settings(lan.index, primary.index),
+        settings: settings(lan.index, primary.index, kernel.rp_filter),
         routes,
         rules,
         addresses: addresses.collect(),
-        nat: nat::Desired {
-            backend: config.nat,
+        nat: nat::Desired { backend: config.nat, lan: lan.name.clone(), forwards },
+        filter: filter::Desired {
             lan: lan.name.clone(),
             addresses: config.addresses.iter().map(|a| a.address).collect(),
-            forwards,
         },
         ranges: config.ranges.clone(),
     };
     (desired, faults)
 }
 
-fn settings(lan: u32, primary: u32) -> Vec<(u32, Setting, u32)> {
-    vec![
-        (lan, Setting::Forwarding, 1),
-        (primary, Setting::Forwarding, 1),
-        // Loose: clients behind routers arrive where no route leads back to
-        // them but table 100's. The kernel takes the larger of this and `all`.
-        (lan, Setting::RpFilter, 2),
-        (primary, Setting::RpFilter, 2),
+fn settings(lan: u32, primary: u32, rp_filter_of_all: u32) -> Vec<(u32, Setting, u32)> {
+    // A look at the way back to the sender costs each packet as much as that at
+    // the way on, and refuses nobody here: there is a default route back to
+    // anyone. The kernel leaves it out where the pod's own addresses may come
+    // from outside as well (to which the answer would stay in the pod). It takes
+    // the larger of an interface's `rp_filter` and `all`'s, though; then at least
+    // loose, for clients behind routers arrive where no route leads back to them
+    // but table 100's.
+    let (rp_filter, accept_local) = if rp_filter_of_all == 0 { (0, 1) } else { (2, 0) };
+    let both = [lan, primary].into_iter().flat_map(|interface| {
+        [(Setting::Forwarding, 1), (Setting::RpFilter, rp_filter), (Setting::AcceptLocal, accept_local)]
+            .map(|(setting, value)| (interface, setting, value))
+    });
+    let of_lan = [
         // Answer for the interface's own addresses only, and never speak for
         // the pod's address on the LAN.
         (lan, Setting::ArpIgnore, 1),
@@ -140,7 +148,8 @@ fn settings(lan: u32, primary: u32) -> Vec<(u32, Setting, u32)> {
         (lan, Setting::SendRedirects, 0),
         // Else removing the first of several addresses removes them all.
         (lan, Setting::PromoteSecondaries, 1),
-    ]
+    ];
+    both.chain(of_lan).collect()
 }
 
 /// Without repetitions, in the order of first appearance.
@@ -231,6 +240,23 @@ pub(crate) mod tests {
             BTreeSet::new(),
             &BTreeSet::new(),
         )
+    }
+
+    #[test]
+    fn the_way_back_is_looked_at_only_where_the_kernel_is_to_anyway() {
+        let set = |rp_filter| {
+            let kernel = Kernel { rp_filter, ..kernel() };
+            let settings = made(&kernel).0.settings;
+            let of = |setting| {
+                let of = settings.iter().filter(move |(_, which, _)| *which == setting);
+                of.map(|(interface, _, value)| (*interface, *value)).collect::<Vec<_>>()
+            };
+            (of(Setting::RpFilter), of(Setting::AcceptLocal))
+        };
+        assert_eq!(set(0), (vec![(3, 0), (2, 0)], vec![(3, 1), (2, 1)]));
+        for strict_or_loose in [1, 2] {
+            assert_eq!(set(strict_or_loose), (vec![(3, 2), (2, 2)], vec![(3, 0), (2, 0)]));
+        }
     }
 
     #[test]

@@ -67,12 +67,17 @@ pub enum Fault {
     IptablesVariant(String),
     /// The kernel lacks what a rule needs.
     #[error(
-        "the node's kernel lacks a netfilter module, load it on the node (modprobe nft_compat xt_conntrack xt_nat xt_MASQUERADE ipt_REJECT xt_TCPMSS); iptables says: {0}"
+        "the node's kernel lacks a netfilter module, load it on the node (modprobe nft_compat xt_conntrack xt_nat xt_MASQUERADE xt_statistic); iptables says: {0}"
     )]
     KernelModuleMissing(String),
     /// The NAT rules could not be written or read.
     #[error("the NAT rules could not be programmed: {0}")]
     NatFailed(String),
+    /// The filter's table could not be written or read.
+    #[error(
+        "what may pass cannot be filtered, and nothing is changed without that (it needs nft, and nf_tables with nft_ct and nft_reject_ipv4 in the node's kernel): {0}"
+    )]
+    FilterFailed(String),
     /// The table of who may connect could not be written or read.
     #[error("spec.loadBalancerSourceRanges cannot be programmed, and nothing is changed without them: {0}")]
     RangesFailed(String),
@@ -146,6 +151,7 @@ impl Fault {
             Self::IptablesVariant(_) => "IptablesVariant",
             Self::KernelModuleMissing(_) => "KernelModuleMissing",
             Self::NatFailed(_) => "NatFailed",
+            Self::FilterFailed(_) => "FilterFailed",
             Self::RangesFailed(_) => "RangesFailed",
             Self::LeaseFailed(_) => "LeaseFailed",
             Self::KeyInvalid { .. } => "KeyInvalid",

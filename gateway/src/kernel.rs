@@ -30,6 +30,8 @@ pub struct Kernel {
     pub routes: Vec<Route>,
     /// IPv4 rules.
     pub rules: Vec<Rule>,
+    /// The `rp_filter` of `all` interfaces.
+    pub rp_filter: u32,
 }
 
 impl Kernel {
@@ -91,6 +93,8 @@ pub enum Setting {
     ArpIgnore = 19,
     /// `promote_secondaries`.
     PromoteSecondaries = 20,
+    /// `accept_local`.
+    AcceptLocal = 23,
 }
 
 /// An IPv4 address on an interface.

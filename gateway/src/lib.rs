@@ -4,8 +4,8 @@
 //! What it is to do comes as mounted files ([`config`], [`interfaces`]); it
 //! holds no credentials. From them and the pod's own routes [`desired`] says
 //! what the kernel is to hold, [`plan`] compares that with what it does hold
-//! ([`kernel`]), and [`netlink`], [`nat`], [`ranges`] and [`conntrack`] carry it
-//! out; beside it ([`aside`]) [`timeouts`] has the kernel forget connections in
+//! ([`kernel`]), and [`netlink`], [`nat`], [`filter`], [`ranges`] and
+//! [`conntrack`] carry it out; beside it ([`aside`]) [`timeouts`] has the kernel forget connections in
 //! time, [`traffic`] has it count them, and [`sources`] sees to it that there are
 //! source ports for more.
 //! [`watch`] says when to look again, [`probe`] asks the LAN and [`arp`] tells it,
@@ -25,6 +25,7 @@ pub mod conntrack;
 pub mod desired;
 pub mod election;
 pub mod fault;
+pub mod filter;
 pub mod health;
 pub mod http;
 pub mod interfaces;

@@ -90,6 +90,7 @@ impl Netlink {
             addresses: addresses.iter().filter_map(address).collect(),
             routes: routes.iter().filter_map(route).collect(),
             rules: rules.iter().map(rule).collect(),
+            rp_filter: rp_filter_of_all(),
         })
     }
 
@@ -193,6 +194,12 @@ fn fault(what: &str, error: &rtnetlink::Error) -> Fault {
     }
 }
 
+/// Of the network namespace of the thread. What cannot be read may be strict.
+fn rp_filter_of_all() -> u32 {
+    let text = std::fs::read_to_string("/proc/sys/net/ipv4/conf/all/rp_filter").unwrap_or_default();
+    text.trim().parse().unwrap_or(1)
+}
+
 fn link(message: &LinkMessage) -> Option<Link> {
     let mut link = Link {
         index: message.header.index,
@@ -230,6 +237,7 @@ fn settings(conf: &InetDevConf) -> Vec<(Setting, u32)> {
         (Setting::ArpAnnounce, conf.arp_announce),
         (Setting::ArpIgnore, conf.arp_ignore),
         (Setting::PromoteSecondaries, conf.promote_secondaries),
+        (Setting::AcceptLocal, conf.accept_local),
     ]
     .into_iter()
     .filter_map(|(setting, value)| Some((setting, u32::try_from(value).ok()?)))

@@ -33,6 +33,7 @@ use crate::conntrack;
 use crate::desired::{Desired, desired};
 use crate::election;
 use crate::fault::Fault;
+use crate::filter::Filter;
 use crate::health::{self, Health, Question};
 use crate::http::{self, Published};
 use crate::interfaces::{self, Network};
@@ -118,6 +119,7 @@ pub async fn run(settings: Settings) {
         pod_ip,
         capabilities: caps::missing(),
         netlink: None,
+        filter: Filter::default(),
         gate: Gate::default(),
         wanted,
         nat: Backends::default(),
@@ -178,6 +180,7 @@ struct Gateway {
     pod_ip: cell::Sender<Option<Ipv4Addr>>,
     capabilities: Vec<Fault>,
     netlink: Option<Netlink>,
+    filter: Filter,
     gate: Gate,
     /// What is programmed beside the loop.
     wanted: cell::Sender<aside::Wanted>,
@@ -442,6 +445,7 @@ impl Gateway {
         for _ in 0..ROUNDS {
             // First the filters and the NAT: nothing is forwarded unfiltered,
             // nothing answered for before it is served.
+            nat_applied |= self.filter.ensure(&desired.filter, self.nat_suspect).await?;
             nat_applied |= self.gate.ensure(&desired.ranges, self.nat_suspect).await?;
             let outcome = self.nat.ensure(&desired.nat, self.nat_suspect).await?;
             self.nat_suspect = false;

@@ -134,43 +134,13 @@ fn render(desired: &Desired) -> Rules {
         snat.push(format!("! -o {lan} -j MASQUERADE"));
     }
 
-    // A gateway is no router: only what was DNATed passes between the LAN and
-    // the pods, and the errors that belong to it.
-    let forward = vec![
-        "-p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu".to_owned(),
-        "-m conntrack --ctstate DNAT -j ACCEPT".to_owned(),
-        "-m conntrack --ctstate RELATED -j ACCEPT".to_owned(),
-        format!("-i {lan} -j DROP"),
-        format!("-o {lan} -j DROP"),
-    ];
-    // A reply that conntrack cannot place would be taken for the pod's own and
-    // reset, and with it a connection that is well.
-    let mut input = vec!["-m conntrack --ctstate INVALID -j DROP".to_owned()];
-    // Ports that are not served refuse at once, whatever listens in the pod;
-    // and no conntrack entry stays that would keep a flow from being DNATed
-    // once they are.
-    for address in &desired.addresses {
-        let to = format!("-d {address}/32 -i {lan}");
-        input.push(format!("{to} -p icmp -j ACCEPT"));
-        input.push(format!("{to} -p tcp -j REJECT --reject-with tcp-reset"));
-        input.push(format!("{to} -p udp -j REJECT --reject-with icmp-port-unreachable"));
-    }
-    input.push(format!("-i {lan} -j DROP"));
-
     let key = |table: &str, chain: &str| (table.to_owned(), chain.to_owned());
     let jump = |rule: &str| vec![(0, rule.to_owned())];
-    let chains = [
-        (key("filter", "LB-SVC-FORWARD"), forward),
-        (key("filter", "LB-SVC-INPUT"), input),
-        (key("nat", "LB-SVC-DNAT"), dnat),
-        (key("nat", "LB-SVC-SNAT"), snat),
-    ];
+    let chains = [(key("nat", "LB-SVC-DNAT"), dnat), (key("nat", "LB-SVC-SNAT"), snat)];
     let spread = spread.into_iter().map(|(chain, rules)| (key("nat", &chain), rules));
     Rules {
         chains: chains.into_iter().chain(spread).collect(),
         jumps: [
-            (key("filter", "FORWARD"), jump("-j LB-SVC-FORWARD")),
-            (key("filter", "INPUT"), jump("-j LB-SVC-INPUT")),
             (key("nat", "PREROUTING"), jump("-j LB-SVC-DNAT")),
             (key("nat", "POSTROUTING"), jump("-m conntrack --ctstate DNAT -j LB-SVC-SNAT")),
         ]
@@ -201,8 +171,8 @@ fn spread_rules(served: &Served, endpoints: &Endpoints) -> Vec<String> {
 }
 
 /// The input of `iptables-restore --noflush` that turns `held` into `wanted`.
-/// The filter comes before the NAT, so that nothing passes unfiltered. A table
-/// that is as it should be is left out: each costs the kernel a grace period.
+/// A table that is as it should be is left out: each costs the kernel a grace
+/// period.
 fn script(wanted: &Rules, held: &Rules) -> String {
     let mut text = String::new();
     let tables: BTreeSet<&str> = wanted.tables().union(&held.tables()).copied().collect();
@@ -352,26 +322,10 @@ mod tests {
             })
             .collect();
         let backend = NatBackend::Iptables;
-        Desired { backend, lan: "net1".to_owned(), addresses: vec![address], forwards }
+        Desired { backend, lan: "net1".to_owned(), forwards }
     }
 
     const SCRIPT: &str = "\
-*filter
-:LB-SVC-FORWARD - [0:0]
-:LB-SVC-INPUT - [0:0]
--A LB-SVC-FORWARD -p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu
--A LB-SVC-FORWARD -m conntrack --ctstate DNAT -j ACCEPT
--A LB-SVC-FORWARD -m conntrack --ctstate RELATED -j ACCEPT
--A LB-SVC-FORWARD -i net1 -j DROP
--A LB-SVC-FORWARD -o net1 -j DROP
--A LB-SVC-INPUT -m conntrack --ctstate INVALID -j DROP
--A LB-SVC-INPUT -d 172.18.0.18/32 -i net1 -p icmp -j ACCEPT
--A LB-SVC-INPUT -d 172.18.0.18/32 -i net1 -p tcp -j REJECT --reject-with tcp-reset
--A LB-SVC-INPUT -d 172.18.0.18/32 -i net1 -p udp -j REJECT --reject-with icmp-port-unreachable
--A LB-SVC-INPUT -i net1 -j DROP
--I FORWARD 1 -j LB-SVC-FORWARD
--I INPUT 1 -j LB-SVC-INPUT
-COMMIT
 *nat
 :LB-SVC-DNAT - [0:0]
 :LB-SVC-SNAT - [0:0]

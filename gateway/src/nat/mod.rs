@@ -1,10 +1,7 @@
-//! Packet filter and NAT: what is wanted of them, and the back ends that can
-//! carry it out.
+//! The NAT: what is wanted of it, and the back ends that can carry it out.
 
 pub mod iptables;
 pub mod nftables;
-
-use std::net::Ipv4Addr;
 
 use lb_svc_crds::gateway::NatBackend;
 
@@ -18,8 +15,6 @@ pub struct Desired {
     pub backend: NatBackend,
     /// The LAN interface's name.
     pub lan: String,
-    /// The gateway's addresses on it.
-    pub addresses: Vec<Ipv4Addr>,
     /// What is served.
     pub forwards: Forwards,
 }

@@ -163,7 +163,6 @@ impl fmt::Display for Value {
     }
 }
 
-// The rules of the filter are those of the other back end, see there for why.
 fn rules(desired: &Desired, slots: &Slots) -> Rules {
     let lan = &desired.lan;
     let mut base = format!(
@@ -176,29 +175,14 @@ add map {TABLE} holders {{ type ipv4_addr . inet_proto . inet_service . mark : i
 add map {TABLE} clients {{ type ipv4_addr . inet_proto . inet_service . ipv4_addr : mark; flags dynamic, timeout; size {CLIENTS}; }}
 add chain {TABLE} arriving {{ type nat hook prerouting priority -100; policy accept; }}
 add chain {TABLE} leaving {{ type nat hook postrouting priority 100; policy accept; }}
-add chain {TABLE} forwarded {{ type filter hook forward priority 0; policy accept; }}
-add chain {TABLE} own {{ type filter hook input priority 0; policy accept; }}
 flush table {TABLE}
 flush map {TABLE} targets
 flush map {TABLE} spread
 flush map {TABLE} slots
 flush map {TABLE} picks
 flush map {TABLE} holders
-add rule {TABLE} forwarded tcp flags & (syn | rst) == syn tcp option maxseg size set rt mtu
-add rule {TABLE} forwarded ct status dnat accept
-add rule {TABLE} forwarded ct state related accept
-add rule {TABLE} forwarded iifname \"{lan}\" drop
-add rule {TABLE} forwarded oifname \"{lan}\" drop
-add rule {TABLE} own ct state invalid drop
 "
     );
-    for address in &desired.addresses {
-        let to = format!("add rule {TABLE} own iifname \"{lan}\" ip daddr {address}");
-        let _ = writeln!(base, "{to} ip protocol icmp accept");
-        let _ = writeln!(base, "{to} meta l4proto tcp reject with tcp reset");
-        let _ = writeln!(base, "{to} meta l4proto udp reject with icmp port-unreachable");
-    }
-    let _ = writeln!(base, "add rule {TABLE} own iifname \"{lan}\" drop");
     for rule in dnat(KEY, "targets") {
         let _ = writeln!(base, "add rule {TABLE} arriving {rule}");
     }
@@ -332,7 +316,7 @@ fn write_chain(text: &mut String, name: &str, rules: &[String]) {
 
 /// Makes the table of whatever is there, of which `chains` are known.
 fn anew<'a>(wanted: &Rules, chains: impl IntoIterator<Item = &'a String>) -> String {
-    const HOOKED: [&str; 4] = ["arriving", "leaving", "forwarded", "own"];
+    const HOOKED: [&str; 2] = ["arriving", "leaving"];
     let mut text = wanted.base.clone();
     for (name, rules) in &wanted.chains {
         write_chain(&mut text, name, rules);
@@ -394,7 +378,6 @@ mod tests {
         Desired {
             backend: NatBackend::Nftables,
             lan: "net1".to_owned(),
-            addresses: vec!["172.18.0.18".parse().unwrap()],
             forwards: forwards.iter().map(|(port, target)| (served(*port), target.clone())).collect(),
         }
     }
