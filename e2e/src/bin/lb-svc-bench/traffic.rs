@@ -236,7 +236,7 @@ async fn connections(paths: &Paths, options: &Options) -> anyhow::Result<Vec<Row
 /// Ours and, for comparison, the others: all over the pod itself.
 fn rows(what: &str, unit: &'static str, goals: [Goal; 2], sides: &[Vec<f64>; WAYS]) -> [Row; 6] {
     let [ours, straight, pod, node_port, away, by_hand, routed] = sides;
-    let row = |name: &str, side: &[f64], goal| Row::new(&format!("{name}: {what}"), unit, side, pod, goal);
+    let row = |name: &str, side: &[f64], goal| Row::paired(&format!("{name}: {what}"), unit, side, pod, goal);
     let [by_cluster_ip, by_endpoints] = goals;
     [
         row("LB address, over the pod itself by routing", ours, by_cluster_ip),
@@ -280,7 +280,7 @@ async fn closed_by_the_server(paths: &Paths, options: &Options) -> anyhow::Resul
     let ours = ways.iter().zip(&sides).take(4);
     let row = |(way, side): (&Way, &Vec<f64>)| {
         let name = format!("the server closing first, {}: new connections", way.name);
-        Row::new(&name, "/s", side, pod, Goal::None)
+        Row::paired(&name, "/s", side, pod, Goal::None)
     };
     Ok(ours.map(row).collect())
 }
