@@ -16,6 +16,7 @@
 //! takes its source ports again after a second, so that it has enough of them;
 //! but for rows that say otherwise.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -55,13 +56,33 @@ const CLOSING_PATHS: u16 = 5;
 /// What the client's namespace is set to meanwhile.
 const CLIENT_SETTINGS: [(&str, &str); 2] =
     [("net/ipv4/tcp_tw_reuse", "1"), ("net/ipv4/ip_local_port_range", "1024 65535")];
-/// A network whose addresses the client has as well, and how many it uses.
-const CLIENTS: ([u8; 3], u8) = ([172, 18, 200], 100);
-
-/// The client's address when it goes through the pod that only routes.
-const ROUTED: [u8; 4] = [172, 18, 201, 1];
-/// The client's routing table for it.
+/// A network whose addresses the client has as well.
+const CLIENTS: Network = Network([172, 18, 200]);
+/// The same for when it goes through the pod that only routes.
+const ROUTED: Network = Network([172, 18, 201]);
+/// The client's routing table for these.
 const ROUTED_TABLE: u8 = 201;
+/// How many addresses of a network are used: a port that is bound to one of them
+/// is not taken again for a minute.
+const ADDRESSES: u8 = 100;
+
+/// A network of 24 bits.
+#[derive(Clone, Copy)]
+struct Network([u8; 3]);
+
+impl Network {
+    fn addresses(self) -> Vec<IpAddr> {
+        let Self([a, b, c]) = self;
+        (1..=ADDRESSES).map(|last| Ipv4Addr::new(a, b, c, last).into()).collect()
+    }
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self([a, b, c]) = self;
+        write!(f, "{a}.{b}.{c}.0/24")
+    }
+}
 
 /// A way to the pod.
 struct Way {
@@ -138,8 +159,7 @@ pub async fn measure(stage: &Stage, options: &Options) -> anyhow::Result<Vec<Row
     let node_port = u16::try_from(node_port.context("no NodePort")?)?;
 
     let to_pod = Change::add("route", format!("{pod_ip} via {node_ip}")).await?;
-    let ([a, b, c], _) = CLIENTS;
-    let clients = Change::add("route", format!("local {a}.{b}.{c}.0/24 dev lo")).await?;
+    let clients = Change::add("route", format!("local {CLIENTS} dev lo")).await?;
     let settings = Settings::change()?;
     let ways = [
         Way::new("lb address", SocketAddr::new(address(0), 80)),
@@ -148,13 +168,15 @@ pub async fn measure(stage: &Stage, options: &Options) -> anyhow::Result<Vec<Row
         Way::new("NodePort", SocketAddr::new(node_ip, node_port)),
         Way::new("away", SocketAddr::new(address(2), 80)),
         Way::new("by hand", SocketAddr::new(address(3), 80)),
-        Way {
-            from: vec![Ipv4Addr::from(ROUTED).into()],
-            ..Way::new("routed", SocketAddr::new(pod_ip, 8007))
-        },
+        Way { from: ROUTED.addresses(), ..Way::new("routed", SocketAddr::new(pod_ip, 8007)) },
     ];
     for way in &ways {
         first_answer(way.target, Instant::now()).await?;
+        if let Some(from) = way.from.first() {
+            transfer(way.target, Some(*from), 1)
+                .await
+                .with_context(|| format!("{} from {from}", way.name))?;
+        }
     }
     eprintln!("  the pod, the NodePort and two gateways are on node {node_name}, the one away on {other}");
     let mut gateways = vec![typed];
@@ -252,8 +274,7 @@ fn rows(what: &str, unit: &'static str, goals: [Goal; 2], sides: &[Vec<f64>; WAY
 /// source ports that were never used, but then.
 async fn closed_by_the_server(paths: &Paths, options: &Options) -> anyhow::Result<Vec<Row>> {
     let time = Duration::from_secs(if options.quick { 3 } else { 15 });
-    let ([a, b, c], count) = CLIENTS;
-    let many: Vec<IpAddr> = (1..=count).map(|last| Ipv4Addr::new(a, b, c, last).into()).collect();
+    let many = CLIENTS.addresses();
     let mut port = CLOSING..;
     let ways = [
         ("LB address, one client", address(0), Vec::new()),
@@ -354,18 +375,17 @@ async fn route_through(stage: &Stage, node: &str, ip: IpAddr, pod: IpAddr) -> an
         ip link set net1 up"
     );
     run("nsenter", &[&format!("--net={}", netns.display()), "sh", "-c", &script]).await?;
-    let client = Ipv4Addr::from(ROUTED);
     let to_own = Lab::cluster(&["node", Lab::number(node), "ip", "-o", "route", "get", &own]).await?;
     let device =
         to_own.split_whitespace().skip_while(|word| *word != "dev").nth(1).context("no way to a pod")?;
     // It goes with the pod.
-    let back = format!("ip route replace {client} via {own} dev {device} onlink");
+    let back = format!("ip route replace {ROUTED} via {own} dev {device} onlink");
     let back: Vec<&str> = ["node", Lab::number(node)].into_iter().chain(back.split(' ')).collect();
     Lab::cluster(&back).await?;
     Ok([
-        Change::add("route", format!("local {client} dev lo")).await?,
+        Change::add("route", format!("local {ROUTED} dev lo")).await?,
         Change::add("route", format!("{pod} via {ip} table {ROUTED_TABLE}")).await?,
-        Change::add("rule", format!("from {client} lookup {ROUTED_TABLE}")).await?,
+        Change::add("rule", format!("from {ROUTED} lookup {ROUTED_TABLE}")).await?,
     ])
 }
 
