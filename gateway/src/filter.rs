@@ -1,8 +1,8 @@
 //! What passes the gateway and what reaches the pod itself, in an nftables table
 //! of our own, whichever way the NAT is done.
 //!
-//! Every packet comes by here, which is why iptables does not do it: asking
-//! conntrack costs its rules several times as much.
+//! Every packet comes by here, which is why iptables does not do it: its rules
+//! cost more.
 
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
