@@ -442,8 +442,11 @@ impl Site {
                 let _ = writeln!(text, "{line}");
             }
         }
-        // Where it is another's, there is none.
-        text + &self.pod.attempt("nft -s list table ip lb-svc").1
+        for table in ["lb-svc", "lb-svc-filter"] {
+            // Where the NAT is another's, there is no table for it.
+            text += &self.pod.attempt(&format!("nft -s list table ip {table}")).1;
+        }
+        text
     }
 }
 
