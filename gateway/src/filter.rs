@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 
 use crate::fault::Fault;
-use crate::nft::{Before, Table};
+use crate::nft::Table;
 
 const TABLE: &str = "ip lb-svc-filter";
 
@@ -38,25 +38,23 @@ impl Filter {
     /// # Errors
     /// When the kernel or the program refuses.
     pub async fn ensure(&mut self, desired: &Desired, suspect: bool) -> Result<bool, Fault> {
-        let make = |before: Before<'_, Desired>| match before {
-            Before::Left(_) => script(desired),
-            // Whatever else stands there goes.
-            Before::Found(_) => format!("add table {TABLE}\ndelete table {TABLE}\n{}", script(desired)),
-        };
-        let ensured = self.0.ensure(desired.clone(), suspect, make).await;
+        let ensured = self.0.ensure(desired.clone(), suspect, |_| script(desired)).await;
         ensured.map_err(|error| Fault::FilterFailed(error.to_string()))
     }
 }
 
+/// Makes the table anew, whatever stands there: in one transaction, no packet
+/// finds it gone.
 fn script(desired: &Desired) -> String {
     let Desired { lan, addresses } = desired;
     // A gateway is no router: only what was DNATed passes between the LAN and
     // the pods, and the errors that belong to it.
     let mut text = format!(
         "add table {TABLE}
+delete table {TABLE}
+add table {TABLE}
 add chain {TABLE} passing {{ type filter hook forward priority 0; policy accept; }}
 add chain {TABLE} own {{ type filter hook input priority 0; policy accept; }}
-flush table {TABLE}
 add rule {TABLE} passing tcp flags & (syn | rst) == syn tcp option maxseg size set rt mtu
 add rule {TABLE} passing ct status dnat accept
 add rule {TABLE} passing ct state related accept

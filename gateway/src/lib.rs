@@ -5,9 +5,9 @@
 //! holds no credentials. From them and the pod's own routes [`desired`] says
 //! what the kernel is to hold, [`plan`] compares that with what it does hold
 //! ([`kernel`]), and [`netlink`], [`nat`], [`filter`], [`ranges`] and
-//! [`conntrack`] carry it out; beside it ([`aside`]) [`timeouts`] has the kernel forget connections in
-//! time, [`traffic`] has it count them, and [`sources`] sees to it that there are
-//! source ports for more.
+//! [`conntrack`] carry it out; beside it ([`aside`]) [`timeouts`] has the kernel
+//! forget connections in time, [`traffic`] has it count them, and [`sources`]
+//! sees to it that there are source ports for more.
 //! [`watch`] says when to look again, [`probe`] asks the LAN and [`arp`] tells it,
 //! [`path`] and [`health`] ask the cluster, [`http`] tells the cluster, and [`run`] is the
 //! loop around it all. Where a gateway has several pods, [`election`] says which

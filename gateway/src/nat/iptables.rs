@@ -134,15 +134,15 @@ fn render(desired: &Desired) -> Rules {
         snat.push(format!("! -o {lan} -j MASQUERADE"));
     }
 
-    let key = |table: &str, chain: &str| (table.to_owned(), chain.to_owned());
+    let key = |chain: &str| ("nat".to_owned(), chain.to_owned());
     let jump = |rule: &str| vec![(0, rule.to_owned())];
-    let chains = [(key("nat", "LB-SVC-DNAT"), dnat), (key("nat", "LB-SVC-SNAT"), snat)];
-    let spread = spread.into_iter().map(|(chain, rules)| (key("nat", &chain), rules));
+    let chains = [(key("LB-SVC-DNAT"), dnat), (key("LB-SVC-SNAT"), snat)];
+    let spread = spread.into_iter().map(|(chain, rules)| (key(&chain), rules));
     Rules {
         chains: chains.into_iter().chain(spread).collect(),
         jumps: [
-            (key("nat", "PREROUTING"), jump("-j LB-SVC-DNAT")),
-            (key("nat", "POSTROUTING"), jump("-m conntrack --ctstate DNAT -j LB-SVC-SNAT")),
+            (key("PREROUTING"), jump("-j LB-SVC-DNAT")),
+            (key("POSTROUTING"), jump("-m conntrack --ctstate DNAT -j LB-SVC-SNAT")),
         ]
         .into(),
     }
