@@ -58,6 +58,9 @@ pub enum Error {
     /// Others took every address that was tried.
     #[error("every address tried was taken in the meantime")]
     Contended,
+    /// An object that is not ours has a name that the gateway needs.
+    #[error("the name is taken by an object that lb-svc did not make")]
+    Taken,
     /// What was to be written is not what the API takes: a defect here.
     #[error("rendering: {0}")]
     Render(#[from] serde_json::Error),
@@ -94,6 +97,7 @@ impl Error {
                 kube::Error::Api(_) => "refused",
                 _ => "transport",
             },
+            Self::Taken => "conflict",
             Self::Timeout => "timeout",
             Self::Contended => "contended",
             Self::Render(_) => "render",
@@ -103,7 +107,7 @@ impl Error {
 
     /// Whether someone else was quicker; what is seen is out of date.
     pub fn is_conflict(&self) -> bool {
-        self.code() == Some(409)
+        self.code() == Some(409) || matches!(self, Self::Taken)
     }
 
     /// Whether the API server understood and will not have it: a quota, an

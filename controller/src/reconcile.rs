@@ -419,8 +419,7 @@ impl Reconciler {
             Action::WriteConfig(content) => {
                 let written =
                     self.actor.write_config(owner, place, content, observed.config.as_ref()).await?;
-                self.note(Part::Config, service, written);
-                Ok(())
+                self.note(Part::Config, service, written)
             }
             Action::WriteKey(config) => {
                 let master = self.master.get_or_try_init(|| self.actor.master(&self.namespace)).await?;
@@ -430,14 +429,12 @@ impl Reconciler {
             }
             Action::WriteBudget(wanted) => {
                 let written = self.actor.write_budget(place, wanted, observed.budget.as_ref()).await?;
-                self.note(Part::Budget, service, written);
-                Ok(())
+                self.note(Part::Budget, service, written)
             }
             Action::WriteDeployment(wanted) => {
                 let written =
                     self.actor.write_deployment(place, wanted, observed.deployment.as_ref()).await?;
-                self.note(Part::Deployment, service, written);
-                Ok(())
+                self.note(Part::Deployment, service, written)
             }
             Action::Annotate { pod, uid, annotations, nudge } => {
                 match self.actor.annotate(&place.namespace, pod, uid, annotations).await? {
@@ -524,12 +521,20 @@ impl Reconciler {
         Ok(())
     }
 
-    fn note<K: Watched>(&self, part: Part, service: &ServiceRef, written: Written<K>) {
+    /// Takes in what came of writing a part. No pod may run on what is not ours,
+    /// so nothing more is made beside that; a gateway does without a budget.
+    fn note<K: Watched>(&self, part: Part, service: &ServiceRef, written: Written<K>) -> Result<(), Error> {
         match written {
             Written::Ours(object) => learn(&mut lock(&self.state), *object),
             Written::Already => {}
-            Written::Foreign => lock(&self.state).set_foreign(part, service, Instant::now()),
+            Written::Foreign => {
+                lock(&self.state).set_foreign(part, service, Instant::now());
+                if part != Part::Budget {
+                    return Err(Error::Taken);
+                }
+            }
         }
+        Ok(())
     }
 
     fn learn<K: Watched>(&self, written: Option<K>) {
@@ -561,16 +566,19 @@ impl Reconciler {
 mod tests {
     use http::{Request, Response};
     use http_body_util::BodyExt;
+    use k8s_openapi::api::policy::v1::PodDisruptionBudget;
     use kube::Client;
     use kube::client::Body;
-    use lb_svc_crds::names;
+    use lb_svc_crds::{SubnetSpec, names};
     use tower_test::mock;
 
     use super::*;
+    use crate::convert;
     use crate::direct::Sight;
-    use crate::domain::{Backend, PodId};
+    use crate::domain::{Attachment, Backend, PodId};
     use crate::gate::Verdict;
     use crate::queue;
+    use crate::state::FOREIGN_FOR;
 
     type Handle = mock::Handle<Request<Body>, Response<Body>>;
 
@@ -674,6 +682,69 @@ mod tests {
         assert_eq!(scene.run().await, Some(Duration::from_secs(1)));
         scene.say(Verdict::Taken);
         assert_eq!(scene.write().await.0["status"], "True");
+    }
+
+    #[tokio::test]
+    async fn no_pod_is_made_for_a_config_map_that_is_not_ours() {
+        let Scene { reconciler, mut handle, service, .. } = Scene::new();
+        {
+            let mut state = lock(&reconciler.state);
+            let spec = SubnetSpec {
+                provider: "lan.kube-system".into(),
+                cidr_block: "172.18.0.0/16".into(),
+                ..SubnetSpec::default()
+            };
+            state.set_subnet("lan", Some(convert::subnet(&lb_svc_crds::Subnet::new("lan", spec))));
+            state.set_attachment(("kube-system".into(), "lan".into()), Some(Attachment::default()));
+            let mut web = state.observe(&service, Instant::now()).service.unwrap();
+            web.load_balancer_ip = "172.18.0.11".into();
+            let claim = json!({
+                "metadata": { "name": "lan.kube-system.172.18.0.11", "uid": "c-1", "resourceVersion": "5" },
+                "spec": {
+                    "subnet": "lan", "provider": "lan.kube-system", "ipAddress": "172.18.0.11",
+                    "namespace": service.namespace, "serviceName": service.name,
+                    "serviceUid": web.owner.uid, "requested": "static",
+                },
+            });
+            state.set_claim(convert::claim(&serde_json::from_value(claim).unwrap()).unwrap());
+            state.set_service(service.clone(), Some(web));
+        }
+        let mut asked = Vec::new();
+        let answers = async {
+            while let Some((request, send)) = handle.next_request().await {
+                let line = format!("{} {}", request.method(), request.uri().path());
+                let (code, body) = match (request.method().as_str(), line.contains("/configmaps")) {
+                    ("GET", true) => (200, json!({ "metadata": { "name": "lb-svc-web" } })),
+                    ("POST", true) => (409, json!({ "status": "Failure", "code": 409 })),
+                    _ => (404, json!({ "status": "Failure", "code": 404 })),
+                };
+                let body = Body::from(body.to_string().into_bytes());
+                asked.push(line);
+                send.send_response(Response::builder().status(code).body(body).unwrap());
+            }
+        };
+        let again = tokio::select! {
+            again = reconciler.run(Key::Gateway(service.clone())) => again,
+            () = answers => None,
+        };
+        let configs = "/api/v1/namespaces/default/configmaps";
+        assert_eq!(asked, [format!("POST {configs}"), format!("GET {configs}/lb-svc-test-service")]);
+        assert_eq!(again, Some(FAILED.0), "to say so");
+        let planned = |at| {
+            let actions = plan(&service, &lock(&reconciler.state).observe(&service, at)).actions;
+            let tries = actions.iter().any(|action| matches!(action, Action::WriteConfig(_)));
+            let says = |action: &Action| match action {
+                Action::SetStatus { conditions, .. } => format!("{conditions:?}").contains("NameTaken"),
+                _ => false,
+            };
+            (actions.iter().any(says), tries)
+        };
+        let now = Instant::now();
+        assert_eq!(planned(now), (true, false));
+        assert_eq!(planned(now + FOREIGN_FOR), (false, true), "it may be free now");
+        // A gateway does without a budget.
+        let budget = Written::<PodDisruptionBudget>::Foreign;
+        reconciler.note(Part::Budget, &service, budget).unwrap();
     }
 
     #[tokio::test]

@@ -119,8 +119,9 @@ pub enum Part {
 }
 
 /// For how long a name is believed to be taken by an object that no watch
-/// shows, for it bears no label of ours.
-const FOREIGN_FOR: Duration = Duration::from_secs(30);
+/// shows, for it bears no label of ours. Then it is tried again, which is all
+/// that shows that the name is free.
+pub(crate) const FOREIGN_FOR: Duration = Duration::from_secs(5);
 
 /// A pod that has passed our gate is in its slice as ready after this at the
 /// latest. From then on that is believed: of a pod whose node is dead nothing

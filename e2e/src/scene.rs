@@ -384,8 +384,10 @@ spec: {{provider: {name}.{ns}, {subnet}}}
     /// Shows what is there: for the reader of a failed test.
     async fn dump(&self) {
         let ns = self.namespace.as_str();
-        let shows: [&[&str]; 6] = [
+        let shows: [&[&str]; 8] = [
             &["get", "services,deployments,configmaps,pods,endpointslices", "-n", ns, "-o", "wide"],
+            &["get", "deployments,configmaps,pods", "-n", "lb-svc-gateways", "-o", "wide"],
+            &["get", "events", "-n", "lb-svc-gateways", "--sort-by=.lastTimestamp"],
             &["get", "ips,subnets"],
             &["get", "events", "-n", ns, "--sort-by=.lastTimestamp"],
             &["get", "services", "-n", ns, "-o", "yaml"],

@@ -264,6 +264,8 @@ async fn a_tenant_under_restricted_pod_security_is_served_from_a_namespace_of_ga
         })
         .await;
         assert_eq!(configs.get(&name).await.unwrap().data.unwrap()["is"], "theirs");
+        let made = Api::<Deployment>::namespaced(scene.client(), GATEWAYS).get_opt(&name).await.unwrap();
+        assert!(made.is_none(), "no pod runs on it");
         configs.delete(&name, &DeleteParams::default()).await.unwrap();
 
         let ip = scene.address("web").await;
