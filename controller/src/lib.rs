@@ -28,6 +28,7 @@ pub mod gate;
 pub mod health;
 pub mod ipam;
 pub mod keys;
+mod leader;
 pub mod metrics;
 pub mod plan;
 mod quantity;

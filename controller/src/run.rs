@@ -8,15 +8,15 @@ use anyhow::{Context, bail};
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::api::{Api, ListParams};
 use kube::{Client, Config};
-use kube_lease_manager::LeaseManagerBuilder;
 use lb_svc_crds::{IP, Subnet};
 use prometheus_client::registry::Registry;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::act::{Actor, MANAGER};
+use crate::act::Actor;
 use crate::admin;
 use crate::args::Args;
 use crate::ask::Asker;
+use crate::leader::Election;
 use crate::metrics::Metrics;
 use crate::queue;
 use crate::reconcile::Reconciler;
@@ -25,9 +25,6 @@ use crate::state::State;
 use crate::watch;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// A controller that stops at once leaves its work to another after this.
-const LEASE_SECONDS: u64 = 15;
-const LEASE_GRACE_SECONDS: u64 = 5;
 /// How long a start-up question to the API server may take.
 const STARTUP_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -101,23 +98,11 @@ async fn lead(
     // A standby is ready too: it has seen the cluster.
     ready.store(true, Ordering::Relaxed);
 
-    let lease = LeaseManagerBuilder::new(client.clone(), "lb-svc-controller")
-        .with_namespace(&args.namespace)
-        .with_identity(&args.name)
-        .with_field_manager(format!("{MANAGER}-lease"))
-        .with_duration(LEASE_SECONDS)
-        .with_grace(LEASE_GRACE_SECONDS)
-        .build()
-        .await
-        .context("the leader's Lease")?;
-    let (mut leading, lease_task) = lease.watch().await;
+    let mut election = Election::stand(client.clone(), args.namespace.clone(), args.name.clone()).await?;
     let mut stopped = std::pin::pin!(stopped);
     let led = tokio::select! {
         () = &mut stopped => false,
-        led = leading.wait_for(|leading| *leading) => {
-            led.context("the leader election ended")?;
-            true
-        }
+        led = election.led() => led.map(|()| true)?,
         // A standby has no use for what changes; the first run looks at all.
         () = async { while requests.recv().await.is_some() {} } => bail!("every watch ended"),
     };
@@ -138,16 +123,13 @@ async fn lead(
         let stop = async {
             tokio::select! {
                 () = &mut stopped => {}
-                _ = leading.wait_for(|leading| !*leading) => lost = true,
+                () = election.lost() => lost = true,
             }
         };
         queue::run(requests, queue, stop, |key| reconciler.run(key)).await;
     }
 
-    // Closing the channel makes the manager give the Lease back, also one that
-    // it has just got.
-    drop(leading);
-    let _ = tokio::time::timeout(CONNECT_TIMEOUT, lease_task).await;
+    election.leave().await;
     if lost {
         bail!("lost the Lease: another controller leads now");
     }
