@@ -107,9 +107,10 @@
 //!
 //! # Why there are not two
 //!
-//! **Only the kernel's lease lets a member answer**, and it ends by itself *L* (or
-//! 9 *A*, when all that are present know) after the last Advertisement left. A standby counts the Active_Down_Interval
-//! from when it heard that, which was not earlier, and is at least *A*/4 longer.
+//! **Only the kernel's lease lets a member answer**, and it ends by itself *L*
+//! (or 9 *A*, when all that are present know) after the last Advertisement left.
+//! A standby counts the Active_Down_Interval from when it heard that, which was
+//! not earlier, and is at least *A*/4 longer.
 //! That margin covers two clocks that are each wrong by 2 % and a delay of
 //! *A*/8 in the network, or with good clocks a tick of the kernel's. A process
 //! that sleeps cannot renew a lease that has run out: an Advertisement does not
@@ -119,22 +120,23 @@
 //! **A standby that slept knows nothing.** It decides in `tick` alone, after
 //! reading all that has come, and after more than *L* it listens anew.
 //! **Two standbys do not take over at once**: they have their turns by priority
-//! and instance, half an interval of those that they waited for apart, and the first is heard before the
-//! second's. **Nobody is active for long beside another**: they hear each other,
-//! and of any two exactly one has the higher claim.
+//! and instance, half an interval of those that they waited for apart, and the
+//! first is heard before the second's. **Nobody is active for long beside
+//! another**: they hear each other, and of any two exactly one has the higher
+//! claim.
 //!
-//! For how long two may hold a lease at once, with *D* the network's delay, and *A*
-//! the interval that the members ask to be counted by:
+//! For how long two may hold a lease at once, with *D* the network's delay, and
+//! *A* the interval that the members ask to be counted by:
 //!
 //! - (a) No frame is lost: never. What may happen for 2*D*: that two standbys
 //!   take over at once which do not know each other yet, or of which one becomes
 //!   sounder or is held up by a turn just then.
 //! - (b) *k* frames in a row are lost, with those that asked for patience heard.
-//!   From a living active one nobody takes over
-//!   while *k* ≤ 1 both ways, or 2 one way. One that died may have renewed its
-//!   lease *k* times unheard: *kA* - *A*/4 at most, and as much longer as it came
-//!   late. Of two living ones that hear
-//!   one in *k* + 1 frames, *k* ≤ 1, one has resigned after 2(*k*+1)*A* + 2*D*.
+//!   From a living active one nobody takes over while *k* ≤ 1 both ways, or 2 one
+//!   way. One that died may have renewed its lease *k* times unheard: *kA* -
+//!   *A*/4 at most, and as much longer as it came late. Of two living ones that
+//!   hear one in *k* + 1 frames, *k* ≤ 1, one has resigned after 2(*k*+1)*A* +
+//!   2*D*.
 //! - (c) The LAN is split, or one does not hear: for as long as that lasts, each
 //!   in its own part. From then on 2*A* + 2*D*: one interval until both have
 //!   heard the other, one until they have been answered. One whose part is just
