@@ -14,6 +14,7 @@ use lab::{
     config_to, exchange, nat_backend, wait,
 };
 use lb_svc_gateway::arp::{self, Frame};
+use nix::libc;
 use nix::sys::socket::{MsgFlags, recv};
 use serde_json::{Value, json};
 
@@ -362,6 +363,60 @@ fn fault_14_a_lan_without_a_router_is_served() {
     assert!(gateway.status().unwrap().faults.is_empty());
     lab.router.run("ip link set eth0 up");
     wait("those behind it", || lab.far.tcp(&format!("{VIP}:80")).ok());
+}
+
+/// A question to the LAN address's port 53, from whoever it says.
+fn claims_to_be(source: std::net::Ipv4Addr) -> Vec<u8> {
+    let vip: std::net::Ipv4Addr = VIP.parse().expect("an address");
+    // Version and length of the header, no options; 30 bytes, do not fragment;
+    // 64 hops, UDP; the kernel fills in the checksum (raw(7)).
+    let ip = [0x45, 0, 0, 30, 0, 0, 0x40, 0, 64, 17, 0, 0];
+    // From port 5353, 10 bytes, without a checksum (RFC 768).
+    let udp = [0x14, 0xe9, 0, 53, 0, 10, 0, 0, b'?', b'\n'];
+    [&ip[..], &source.octets(), &vip.octets(), &udp].concat()
+}
+
+#[test]
+fn no_answer_leaves_for_who_claims_to_be_the_pod_or_all_hosts() {
+    let lab = Lab::new();
+    let _gateway = lab.serving(&config(&[("UDP", 53)]));
+    lab.client.run("ip addr add 172.18.0.77/16 dev eth0");
+    // The pod's side of the LAN's bridge.
+    let leaves = lab.lan.enter(|| {
+        let protocol = socket2::Protocol::from(i32::from((libc::ETH_P_ALL as u16).to_be()));
+        let socket =
+            socket2::Socket::new(socket2::Domain::PACKET, socket2::Type::RAW, Some(protocol)).unwrap();
+        socket.bind_device(Some(b"p0")).unwrap();
+        socket
+    });
+    let raw = lab.client.enter(|| {
+        let protocol = socket2::Protocol::from(libc::IPPROTO_RAW);
+        socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::RAW, Some(protocol)).unwrap()
+    });
+    let to = std::net::SocketAddr::new(VIP.parse().unwrap(), 0).into();
+    let ask = |source: &str| raw.send_to(&claims_to_be(source.parse().unwrap()), &to).unwrap();
+    for source in [VIP, POD_IP, CLUSTER_IP, "172.18.255.255", "172.18.0.0", "255.255.255.255", "127.0.0.1"] {
+        for _ in 0..5 {
+            ask(source);
+        }
+    }
+    // Whom what leaves the pod is for; the neighbour's answer is the last.
+    let mac = lab.mac();
+    let mut answered = Vec::new();
+    let mut buffer = [0; 2048];
+    wait("the neighbour's answer", || {
+        ask("172.18.0.77");
+        while let Ok(length) = recv(leaves.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
+            let frame = &buffer[..length];
+            if arp::show(frame[6..12].try_into().unwrap()) == mac && frame[12..14] == [0x08, 0x00] {
+                let to: [u8; 4] = frame[30..34].try_into().unwrap();
+                answered.push(std::net::Ipv4Addr::from(to).to_string());
+            }
+        }
+        answered.contains(&"172.18.0.77".to_owned()).then_some(())
+    });
+    answered.retain(|to| to != "172.18.0.77");
+    assert_eq!(answered, Vec::<String>::new());
 }
 
 /// As the pod's securityContext has it.
