@@ -1,6 +1,7 @@
 use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures::FutureExt;
@@ -20,6 +21,9 @@ pub struct Scene {
     pub namespace: String,
     /// The cluster.
     pub lab: Lab,
+    /// What was there when the test failed has been shown: once, before
+    /// anything was put right.
+    shown: AtomicBool,
 }
 
 /// Runs `test` in a namespace named after it. When it fails, shows what was
@@ -38,7 +42,7 @@ pub async fn scene(name: &str, test: impl AsyncFnOnce(Arc<Scene>)) {
         .await
         .unwrap_or_else(|error| panic!("namespace: {error}"));
 
-    let scene = Arc::new(Scene { namespace, lab });
+    let scene = Arc::new(Scene::within(namespace, lab));
     let outcome = scene.watch(test(Arc::clone(&scene))).await;
     namespaces.delete(&scene.namespace, &DeleteParams::default()).await.ok();
     let freed = scene.wait_freed().await;
@@ -57,11 +61,16 @@ pub(crate) fn from<K: serde::de::DeserializeOwned>(object: Value) -> K {
 }
 
 impl Scene {
+    /// A namespace that is there.
+    pub fn within(namespace: String, lab: Lab) -> Self {
+        Self { namespace, lab, shown: AtomicBool::new(false) }
+    }
+
     /// The outcome of `test`; if it is a panic, what is in the namespace has
     /// been shown.
     async fn watch(&self, test: impl Future<Output = ()>) -> std::thread::Result<()> {
         let outcome = AssertUnwindSafe(Box::pin(test)).catch_unwind().await;
-        if outcome.is_err() {
+        if outcome.is_err() && !self.shown.swap(true, Ordering::Relaxed) {
             self.dump().await;
         }
         outcome

@@ -18,7 +18,7 @@ fn lines(output: &str) -> Vec<String> {
 
 #[tokio::test]
 async fn the_example_of_the_readme() {
-    let scene = Scene { namespace: "default".to_owned(), lab: Lab::connect().await.unwrap() };
+    let scene = Scene::within("default".to_owned(), Lab::connect().await.unwrap());
     scene.shown(the_example(&scene)).await;
 }
 
