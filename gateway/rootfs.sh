@@ -3,31 +3,22 @@
 # Debian or Ubuntu packages of the machine it runs on and the gateway's static
 # binary:
 #
-#     gateway/rootfs.sh OUTDIR [BINARY]
+#     gateway/rootfs.sh OUTDIR BINARY
 #
 # It holds iptables of the nf_tables variant, ip, nft, the libraries they need
 # and nothing else: no shell, no package manager. It may be mounted read-only.
 set -euo pipefail
 
-out=${1:?usage: $0 OUTDIR [BINARY]}
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-target=x86_64-unknown-linux-gnu
-binary=${2:-}
+out=${1:?usage: $0 OUTDIR BINARY}
+binary=${2:?usage: $0 OUTDIR BINARY}
 
-if [[ -z $binary ]]; then
-    # Flags by the target's own variable, so that those of the host's build
-    # scripts, and with them its build cache, stay as they are.
-    (cd "$here/.." && CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS="-C target-feature=+crt-static" \
-        cargo build --release --locked --package lb-svc-gateway --target "$target")
-    binary=${CARGO_TARGET_DIR:-$here/../target}/$target/release/lb-svc-gateway
-fi
 if readelf --program-headers "$binary" | grep -q INTERP; then
     echo "$binary is not statically linked" >&2
     exit 1
 fi
 
 # What the rules use; an extension is one for matches and targets alike.
-extensions=(conntrack DNAT icmp MASQUERADE REJECT standard statistic tcp TCPMSS udp comment NAT)
+extensions=(conntrack DNAT MASQUERADE standard statistic tcp udp comment NAT)
 
 rm -rf "$out"
 mkdir -p "$out"/{dev,etc,proc,run,sys,tmp,etc/lb-svc/config,etc/lb-svc/pod} \
