@@ -4,11 +4,10 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export CLUSTER=${CLUSTER:-local}
-locked=${CI:+--locked}
 host=$(rustc -vV | sed -n 's/^host: //p')
 
 # As the images are built; but the bench asks more of some libraries, which are built once more for it.
-RUSTFLAGS='-C target-feature=+crt-static' cargo build -q $locked --release --target "$host" \
+RUSTFLAGS='-C target-feature=+crt-static' cargo build -q ${CI:+--locked} --release --target "$host" \
   --bin lb-svc-controller --bin lb-svc-gateway --bin lb-svc-backend --bin lb-svc-bench
 
 only=$(sed -n 's/.*--only[= ]\([^ ]*\).*/\1/p' <<<"$*")
@@ -17,9 +16,9 @@ wants() { [[ -z $only || ,$only, == *",$1,"* ]]; }
 ports() { # TEST LINE: the numbers in the line of this name that a measurement ends in
   local result numbers
   # In namespaces of its own, where the processors are for nobody else.
-  cargo test -q $locked --release -p lb-svc-gateway --test ports --no-run
+  cargo test -q ${CI:+--locked} --release -p lb-svc-gateway --test ports --no-run
   result=$(env "CARGO_TARGET_$(tr a-z- A-Z_ <<<"$host")_RUNNER=unshare --net --mount" \
-    cargo test -q $locked --release -p lb-svc-gateway --test ports -- --ignored --nocapture --exact "$1")
+    cargo test -q ${CI:+--locked} --release -p lb-svc-gateway --test ports -- --ignored --nocapture --exact "$1")
   numbers=$(sed -n "s/^$2 //p" <<<"$result")
   [ -n "$numbers" ] || { echo "bench: $1 was not measured: $result" >&2; exit 1; }
   echo "  medians $numbers ms" >&2
