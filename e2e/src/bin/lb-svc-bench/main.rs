@@ -33,7 +33,7 @@ use table::{Goal, Row, Table, median};
 #[derive(Debug, Parser)]
 pub struct Options {
     /// Runs of each side.
-    #[arg(long, default_value_t = 10)]
+    #[arg(long, default_value_t = 20)]
     runs: usize,
     /// Runs of each event of failover.
     #[arg(long, default_value_t = 20)]
