@@ -15,6 +15,9 @@ use serde_json::{Value, json};
 
 use crate::{Lab, QUICK, SLOW, client, expect, objects, until};
 
+/// Where `manifests/gateway-namespace` has all gateways be.
+pub const GATEWAYS: &str = "lb-svc-gateways";
+
 /// A namespace of a test's own.
 pub struct Scene {
     /// The namespace.
@@ -395,8 +398,8 @@ spec: {{provider: {name}.{ns}, {subnet}}}
         let ns = self.namespace.as_str();
         let shows: [&[&str]; 8] = [
             &["get", "services,deployments,configmaps,pods,endpointslices", "-n", ns, "-o", "wide"],
-            &["get", "deployments,configmaps,pods", "-n", "lb-svc-gateways", "-o", "wide"],
-            &["get", "events", "-n", "lb-svc-gateways", "--sort-by=.lastTimestamp"],
+            &["get", "deployments,configmaps,pods", "-n", GATEWAYS, "-o", "wide"],
+            &["get", "events", "-n", GATEWAYS, "--sort-by=.lastTimestamp"],
             &["get", "ips,subnets"],
             &["get", "events", "-n", ns, "--sort-by=.lastTimestamp"],
             &["get", "services", "-n", ns, "-o", "yaml"],

@@ -12,7 +12,7 @@ use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
 use lb_svc_crds::names::{GATEWAY_NAMESPACE_LABEL, gateway_name_apart};
 use lb_svc_e2e::objects::{backends, port, service, web};
 use lb_svc_e2e::{
-    Lab, QUICK, SLOW, Scene, client, expect, repository, scale_controller, scene, serves, until,
+    GATEWAYS, Lab, QUICK, SLOW, Scene, client, expect, repository, scale_controller, scene, serves, until,
 };
 use serde_json::{Value, json};
 
@@ -197,7 +197,6 @@ async fn a_configuration_that_is_wrong_is_refused_at_start_and_gateways_serve_on
     .await;
 }
 
-const GATEWAYS: &str = "lb-svc-gateways";
 /// What lets the controller see and write gateways everywhere.
 const WIDE: [&str; 2] = ["clusterrolebinding", "lb-svc-gateways"];
 

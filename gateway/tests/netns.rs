@@ -381,14 +381,7 @@ fn no_answer_leaves_for_who_claims_to_be_the_pod_or_all_hosts() {
     let lab = Lab::new();
     let _gateway = lab.serving(&config(&[("UDP", 53)]));
     lab.client.run("ip addr add 172.18.0.77/16 dev eth0");
-    // The pod's side of the LAN's bridge.
-    let leaves = lab.lan.enter(|| {
-        let protocol = socket2::Protocol::from(i32::from((libc::ETH_P_ALL as u16).to_be()));
-        let socket =
-            socket2::Socket::new(socket2::Domain::PACKET, socket2::Type::RAW, Some(protocol)).unwrap();
-        socket.bind_device(Some(b"p0")).unwrap();
-        socket
-    });
+    let leaves = packets(&lab.lan, libc::ETH_P_ALL as u16);
     let raw = lab.client.enter(|| {
         let protocol = socket2::Protocol::from(libc::IPPROTO_RAW);
         socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::RAW, Some(protocol)).unwrap()
@@ -661,14 +654,19 @@ fn probing(addresses: &[(&str, bool)]) -> Value {
     config
 }
 
+/// Hears the frames of a protocol (`linux/if_ether.h`) on all interfaces there.
+fn packets(netns: &lab::Netns, protocol: u16) -> socket2::Socket {
+    let protocol = socket2::Protocol::from(i32::from(protocol.to_be()));
+    let open = || socket2::Socket::new(socket2::Domain::PACKET, socket2::Type::RAW, Some(protocol));
+    netns.enter(open).expect("a packet socket")
+}
+
 /// What the hosts of the LAN hear by ARP, of one sender.
 struct Heard(socket2::Socket);
 
 impl Heard {
     fn on(netns: &lab::Netns) -> Self {
-        let protocol = socket2::Protocol::from(i32::from(0x0806u16.to_be()));
-        let open = || socket2::Socket::new(socket2::Domain::PACKET, socket2::Type::RAW, Some(protocol));
-        Self(netns.enter(open).expect("a packet socket"))
+        Self(packets(netns, libc::ETH_P_ARP as u16))
     }
 
     /// From which address to which, in order.
