@@ -1,4 +1,6 @@
+#[cfg(feature = "kube")]
 use kube::{CustomResource, KubeSchema};
+#[cfg(feature = "kube")]
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -7,30 +9,34 @@ use serde::{Deserialize, Serialize};
 /// Its name is network and address ([`crate::names::Provider::claim_name`]),
 /// so the API server itself refuses a second one. It is keyed to the Service's
 /// uid and outlives every gateway pod.
-#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[kube(
-    group = "kubeovn.io",
-    version = "v1",
-    kind = "IP",
-    plural = "ips",
-    singular = "ip",
-    shortname = "ip",
-    doc = "A claim: one Service's hold on one address of an attached network.",
-    derive = "PartialEq",
-    printcolumn = r#"{"name":"V4IP","type":"string","jsonPath":".spec.v4IpAddress"}"#,
-    printcolumn = r#"{"name":"V6IP","type":"string","jsonPath":".spec.v6IpAddress"}"#,
-    printcolumn = r#"{"name":"Mac","type":"string","jsonPath":".spec.macAddress"}"#,
-    printcolumn = r#"{"name":"Subnet","type":"string","jsonPath":".spec.subnet"}"#,
-    printcolumn = r#"{"name":"Namespace","type":"string","jsonPath":".spec.namespace"}"#,
-    printcolumn = r#"{"name":"Service","type":"string","jsonPath":".spec.serviceName"}"#,
-    printcolumn = r#"{"name":"Keep","type":"boolean","jsonPath":".spec.keep","priority":1}"#,
-    printcolumn = r#"{"name":"Requested","type":"string","jsonPath":".spec.requested","priority":1}"#
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(CustomResource, KubeSchema))]
+#[cfg_attr(
+    feature = "kube",
+    kube(
+        group = "kubeovn.io",
+        version = "v1",
+        kind = "IP",
+        plural = "ips",
+        singular = "ip",
+        shortname = "ip",
+        doc = "A claim: one Service's hold on one address of an attached network.",
+        derive = "PartialEq",
+        printcolumn = r#"{"name":"V4IP","type":"string","jsonPath":".spec.v4IpAddress"}"#,
+        printcolumn = r#"{"name":"V6IP","type":"string","jsonPath":".spec.v6IpAddress"}"#,
+        printcolumn = r#"{"name":"Mac","type":"string","jsonPath":".spec.macAddress"}"#,
+        printcolumn = r#"{"name":"Subnet","type":"string","jsonPath":".spec.subnet"}"#,
+        printcolumn = r#"{"name":"Namespace","type":"string","jsonPath":".spec.namespace"}"#,
+        printcolumn = r#"{"name":"Service","type":"string","jsonPath":".spec.serviceName"}"#,
+        printcolumn = r#"{"name":"Keep","type":"boolean","jsonPath":".spec.keep","priority":1}"#,
+        printcolumn = r#"{"name":"Requested","type":"string","jsonPath":".spec.requested","priority":1}"#
+    )
 )]
 #[serde(rename_all = "camelCase")]
-#[x_kube(
+#[cfg_attr(feature = "kube", x_kube(
     validation = Rule::new("self.ipAddress == oldSelf.ipAddress && self.provider == oldSelf.provider && (self.serviceUid == oldSelf.serviceUid || (has(oldSelf.keep) && oldSelf.keep))")
         .message("a claim's address, provider and Service never change: delete the claim and make another")
-)]
+))]
 pub struct IPSpec {
     /// The Subnet the address is from.
     pub subnet: String,
@@ -70,7 +76,8 @@ pub struct IPSpec {
 }
 
 /// How a Service came to its address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Requested {
     /// The user named it in `spec.loadBalancerIP`.

@@ -6,19 +6,20 @@
 //! - [`range`]: the grammar of addresses and ranges in `spec.excludeIps`;
 //! - [`names`]: every annotation, label, port and object name, in one place.
 //!
-//! The crate holds types and their grammar, no client and no logic. The custom
-//! resources need the feature `kube`; the gateway does without it.
+//! The crate holds types and their grammar, no client and no logic. The specs of
+//! the custom resources are plain types; as Kubernetes objects they need the
+//! feature `kube`, which the gateway and the controller's core do without.
 
 pub mod gateway;
 pub mod names;
 pub mod range;
 
-#[cfg(feature = "kube")]
 mod ip;
-#[cfg(feature = "kube")]
 mod subnet;
 
 #[cfg(feature = "kube")]
-pub use ip::{IP, IPSpec, Requested};
+pub use ip::IP;
+pub use ip::{IPSpec, Requested};
+pub use subnet::{Protocol, SubnetSpec};
 #[cfg(feature = "kube")]
-pub use subnet::{Protocol, Subnet, SubnetSpec, SubnetStatus};
+pub use subnet::{Subnet, SubnetStatus};
