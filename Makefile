@@ -19,6 +19,8 @@ nodes := 3
 host := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 runner := CARGO_TARGET_$(shell echo $(host) | tr a-z- A-Z_)_RUNNER
 locked := $(if $(CI),--locked)
+# Crates of decisions only: no client of Kubernetes, no asynchronous IO.
+pure := lb-svc-core
 release := target/$(host)/release
 cache := $(or $(LB_SVC_CACHE),$(HOME)/.cache/lb-svc)
 deny_version := 0.20.2
@@ -43,6 +45,10 @@ test: deps lint unit netns e2e
 lint: $(deny)
 	cargo fmt --all --check
 	cargo clippy $(locked) --workspace --all-targets --all-features -- $(if $(CI),-D warnings)
+	@for crate in $(pure); do \
+	  tree=$$(cargo tree $(locked) -p $$crate -e normal --prefix none); \
+	  if grep -E '^(kube|k8s-openapi|tokio)' <<< "$$tree"; then echo "$$crate must not depend on these"; exit 1; fi; \
+	done
 	$(deny) --log-level error check bans licenses sources
 
 unit:

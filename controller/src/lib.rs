@@ -1,47 +1,28 @@
 //! The lb-svc controller.
 //!
 //! ```text
-//!  API server ──watch──▶ watch ──convert──▶ State (domain terms, ipam::Ledger)
-//!                                             │ whom it concerns
-//!                                             ▼
-//!                                           queue ──key──▶ reconcile
-//!                                                            │ observe: State, and ask the gateways
-//!                                                            │ plan:    pure, what to write
-//!  API server ◀──────────────── act (render) ◀───────────────┘ act
+//!  API server ──▶ api_server::watch ──▶ api_server::read ──▶ index (lb_svc_core::model)
+//!                                                              │ whom a change concerns
+//!                                                              ▼
+//!                                                    reconcile::queue ──key──▶ reconcile
+//!                                       index, gateway_client ──▶ observe ──┐     │
+//!                                                 lb_svc_core ──▶ plan ◀────┘◀────┘
+//!  API server ◀── api_server::write ◀── act ◀─────────────────────┘
 //! ```
 //!
-//! [`domain`], [`ipam`], [`request`], [`health`], [`endpoints`], [`plan`],
-//! [`active`], [`direct`], [`gate`] and [`subnets`] hold the decisions: no
-//! Kubernetes types, no IO. [`settings`] and [`render`] know
-//! what Kubernetes objects look like. [`act`] is the only module that writes.
+//! What is decided is in `lb_svc_core`, which knows no client and no Kubernetes
+//! types. Here is what watches, reads, writes and paces.
 
-pub mod act;
-pub mod active;
-mod admin;
-mod args;
-mod ask;
-pub mod convert;
-pub mod direct;
-pub mod domain;
-pub mod endpoints;
-pub mod gate;
-pub mod health;
-pub mod ipam;
-pub mod keys;
-mod leader;
-pub mod metrics;
-pub mod plan;
-mod quantity;
-mod queue;
+pub mod api_server;
+mod app;
+mod cli;
+mod config_file;
+pub mod election_key;
+mod gateway_client;
+pub mod index;
 mod reconcile;
-pub mod render;
-pub mod request;
-mod run;
-pub mod settings;
-pub mod state;
-pub mod subnets;
-pub mod versions;
-mod watch;
+mod strict_yaml;
+pub mod telemetry;
 
-pub use args::Args;
-pub use run::run;
+pub use app::run;
+pub use cli::Args;

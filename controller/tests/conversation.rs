@@ -13,15 +13,17 @@ use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Client;
 use kube::client::Body;
-use lb_svc_controller::act::{Actor, Claimed, Written};
-use lb_svc_controller::convert;
-use lb_svc_controller::domain::{Attachment, Child, DeploymentView, Owner, Place, Pod, ServiceRef};
-use lb_svc_controller::ipam::{Candidate, ClaimId, Wish};
-use lb_svc_controller::keys::Master;
-use lb_svc_controller::plan::{Action, plan};
-use lb_svc_controller::render::{self, Template};
-use lb_svc_controller::settings::{Configuration, Settings};
-use lb_svc_controller::state::{Key, State};
+use lb_svc_controller::api_server::client::ApiServer;
+use lb_svc_controller::api_server::read;
+use lb_svc_controller::api_server::write::{Claimed, Written};
+use lb_svc_controller::election_key::Master;
+use lb_svc_controller::index::{Key, State};
+use lb_svc_core::action::Action;
+use lb_svc_core::gateway::manifests::{self, Template};
+use lb_svc_core::gateway::pod_settings::{Configuration, Settings};
+use lb_svc_core::ipam::{Candidate, ClaimId, Wish};
+use lb_svc_core::model::{Attachment, Child, DeploymentView, Owner, Place, Pod, ServiceRef};
+use lb_svc_core::service::plan::plan;
 use lb_svc_crds::SubnetSpec;
 use lb_svc_crds::gateway::DIRECT_VERSION;
 use lb_svc_crds::names;
@@ -30,9 +32,9 @@ use tower_test::mock;
 
 type Handle = mock::Handle<Request<Body>, Response<Body>>;
 
-fn actor() -> (Actor, Handle) {
+fn api_server() -> (ApiServer, Handle) {
     let (service, handle) = mock::pair::<Request<Body>, Response<Body>>();
-    (Actor::new(Client::new(service, "default"), "controller-1".into()), handle)
+    (ApiServer::new(Client::new(service, "default"), "controller-1".into()), handle)
 }
 
 /// What was asked: method, path with query, content type, body.
@@ -97,10 +99,10 @@ fn claim_of(uid: &str) -> Value {
 
 #[tokio::test]
 async fn a_claim_is_a_post_under_the_addresss_name() {
-    let (actor, mut handle) = actor();
+    let (api_server, mut handle) = api_server();
     let (wish, candidate) = wish();
     let (claimed, asked) = tokio::join!(
-        actor.claim(&wish, &candidate, "default"),
+        api_server.claim(&wish, &candidate, "default"),
         answer(&mut handle, StatusCode::CREATED, claim_of("uid-1"))
     );
     assert_eq!(asked.line, "POST /apis/kubeovn.io/v1/ips?&fieldManager=lb-svc-controller");
@@ -114,13 +116,13 @@ async fn a_claim_is_a_post_under_the_addresss_name() {
 
 #[tokio::test]
 async fn a_claim_that_others_made_first_is_looked_at() {
-    let (actor, mut handle) = actor();
+    let (api_server, mut handle) = api_server();
     let (wish, candidate) = wish();
     let talk = async {
         answer(&mut handle, StatusCode::CONFLICT, refusal(409, "AlreadyExists")).await;
         answer(&mut handle, StatusCode::OK, claim_of("uid-9")).await
     };
-    let (claimed, asked) = tokio::join!(actor.claim(&wish, &candidate, "default"), talk);
+    let (claimed, asked) = tokio::join!(api_server.claim(&wish, &candidate, "default"), talk);
     assert_eq!(asked.line, "GET /apis/kubeovn.io/v1/ips/lan.kube-system.172.18.0.11");
     let Claimed::Exists(claim) = claimed.unwrap() else { panic!("vanished") };
     assert_eq!(claim.owner.uid, "uid-9");
@@ -129,23 +131,23 @@ async fn a_claim_that_others_made_first_is_looked_at() {
         answer(&mut handle, StatusCode::CONFLICT, refusal(409, "AlreadyExists")).await;
         answer(&mut handle, StatusCode::NOT_FOUND, refusal(404, "NotFound")).await
     };
-    let (claimed, _) = tokio::join!(actor.claim(&wish, &candidate, "default"), talk);
+    let (claimed, _) = tokio::join!(api_server.claim(&wish, &candidate, "default"), talk);
     assert!(matches!(claimed.unwrap(), Claimed::Vanished));
 }
 
 #[tokio::test]
 async fn a_delete_names_exactly_what_was_seen() {
     let place = beside();
-    let (actor, mut handle) = actor();
+    let (api_server, mut handle) = api_server();
     let claim = ClaimId { name: "c".into(), uid: "c-1".into(), resource_version: "5".into() };
     let (done, asked) =
-        tokio::join!(actor.release(&claim), answer(&mut handle, StatusCode::OK, refusal(200, "")));
+        tokio::join!(api_server.release(&claim), answer(&mut handle, StatusCode::OK, refusal(200, "")));
     done.unwrap();
     assert_eq!(asked.line, "DELETE /apis/kubeovn.io/v1/ips/c?");
     assert_eq!(asked.body["preconditions"], json!({ "uid": "c-1", "resourceVersion": "5" }));
 
     let (done, asked) = tokio::join!(
-        actor.delete_deployment(&place, "d-1", "6"),
+        api_server.delete_deployment(&place, "d-1", "6"),
         answer(&mut handle, StatusCode::NOT_FOUND, refusal(404, "NotFound"))
     );
     done.expect("gone is as good as deleted");
@@ -156,10 +158,10 @@ async fn a_delete_names_exactly_what_was_seen() {
 
 #[tokio::test]
 async fn an_address_is_filled_into_the_service_that_was_seen() {
-    let (actor, mut handle) = actor();
+    let (api_server, mut handle) = api_server();
     let owner = owner();
     let (done, asked) = tokio::join!(
-        actor.set_address(&owner, "7", Some("172.18.0.11")),
+        api_server.set_address(&owner, "7", Some("172.18.0.11")),
         answer(&mut handle, StatusCode::CONFLICT, refusal(409, "Conflict"))
     );
     assert!(done.unwrap_err().is_conflict());
@@ -176,7 +178,7 @@ async fn an_address_is_filled_into_the_service_that_was_seen() {
 
 #[tokio::test]
 async fn why_a_pod_hangs_is_what_its_node_said_last() {
-    let (actor, mut handle) = actor();
+    let (api_server, mut handle) = api_server();
     let event = |minute: u32, reason: &str, message: &str| {
         json!({
             "metadata": { "name": minute.to_string(), "namespace": "default" },
@@ -196,7 +198,7 @@ async fn why_a_pod_hangs_is_what_its_node_said_last() {
     let mut said = Vec::new();
     for digit in ["1", "f"] {
         let (why, asked) =
-            tokio::join!(actor.why("default", "p-1"), answer(&mut handle, StatusCode::OK, told(digit)));
+            tokio::join!(api_server.why("default", "p-1"), answer(&mut handle, StatusCode::OK, told(digit)));
         assert_eq!(
             asked.line,
             "GET /api/v1/namespaces/default/events?&fieldSelector=involvedObject.uid%3Dp-1%2Ctype%3DWarning&limit=100"
@@ -209,7 +211,7 @@ async fn why_a_pod_hangs_is_what_its_node_said_last() {
 
 #[tokio::test]
 async fn fault_32_a_subnets_spec_is_never_written() {
-    let (actor, mut handle) = actor();
+    let (api_server, mut handle) = api_server();
     let spec = lb_svc_crds::SubnetSpec {
         provider: "lan.kube-system".into(),
         cidr_block: "10.0.0.9/24".into(),
@@ -218,10 +220,10 @@ async fn fault_32_a_subnets_spec_is_never_written() {
     };
     let subnet = lb_svc_crds::Subnet::new("lan", spec);
     let object = serde_json::to_value(&subnet).unwrap();
-    let subnet = lb_svc_controller::convert::subnet(&subnet);
+    let subnet = read::subnet(&subnet);
     for held in [true, false] {
         let (done, asked) = tokio::join!(
-            actor.hold_subnet("lan", &subnet, held),
+            api_server.hold_subnet("lan", &subnet, held),
             answer(&mut handle, StatusCode::OK, object.clone())
         );
         done.unwrap();
@@ -230,7 +232,7 @@ async fn fault_32_a_subnets_spec_is_never_written() {
     }
     let status = Default::default();
     let (done, asked) = tokio::join!(
-        actor.set_subnet_status("lan", &subnet, &status),
+        api_server.set_subnet_status("lan", &subnet, &status),
         answer(&mut handle, StatusCode::OK, object)
     );
     done.unwrap();
@@ -242,10 +244,10 @@ async fn fault_32_a_subnets_spec_is_never_written() {
 #[tokio::test]
 async fn a_config_map_is_posted_first_and_applied_later() {
     let place = beside();
-    let (actor, mut handle) = actor();
+    let (api_server, mut handle) = api_server();
     let owner = owner();
     let (created, asked) = tokio::join!(
-        actor.write_config(&owner, &place, "{}", None),
+        api_server.write_config(&owner, &place, "{}", None),
         answer(&mut handle, StatusCode::CREATED, json!({ "metadata": { "name": "lb-svc-web" } }))
     );
     assert!(matches!(created.unwrap(), Written::Ours(_)));
@@ -254,7 +256,7 @@ async fn a_config_map_is_posted_first_and_applied_later() {
 
     let known = child("cm-1", String::new());
     let (created, asked) = tokio::join!(
-        actor.write_config(&owner, &place, "{\"version\":1}", Some(&known)),
+        api_server.write_config(&owner, &place, "{\"version\":1}", Some(&known)),
         answer(&mut handle, StatusCode::OK, json!({ "metadata": { "name": "lb-svc-web" } }))
     );
     assert!(matches!(created.unwrap(), Written::Ours(_)));
@@ -272,7 +274,7 @@ async fn a_config_map_is_posted_first_and_applied_later() {
 #[tokio::test]
 async fn someone_elses_object_of_that_name_is_found_out_not_overwritten() {
     let place = beside();
-    let (actor, mut handle) = actor();
+    let (api_server, mut handle) = api_server();
     let talk = async |handle: &mut Handle, annotations: Value| {
         answer(handle, StatusCode::CONFLICT, refusal(409, "AlreadyExists")).await;
         let labels = json!({ "app.kubernetes.io/managed-by": "lb-svc" });
@@ -281,11 +283,12 @@ async fn someone_elses_object_of_that_name_is_found_out_not_overwritten() {
     };
     let owner = owner();
     let (created, asked) =
-        tokio::join!(actor.write_config(&owner, &place, "{}", None), talk(&mut handle, json!({})));
+        tokio::join!(api_server.write_config(&owner, &place, "{}", None), talk(&mut handle, json!({})));
     assert!(matches!(created.unwrap(), Written::Foreign));
     assert_eq!(asked, "GET /api/v1/namespaces/default/configmaps/lb-svc-web");
     let ours = json!({ "lb-svc.kubeovn.io/service": "default/web" });
-    let (created, _) = tokio::join!(actor.write_config(&owner, &place, "{}", None), talk(&mut handle, ours));
+    let (created, _) =
+        tokio::join!(api_server.write_config(&owner, &place, "{}", None), talk(&mut handle, ours));
     assert!(matches!(created.unwrap(), Written::Already), "our own, which the cache has not shown yet");
 }
 
@@ -298,7 +301,7 @@ fn deployment(own: &Settings) -> Value {
     let (attachment, configuration) = (Attachment::default(), Configuration::new("gateway:1"));
     let provider = "lan.kube-system".parse().unwrap();
     let all = &configuration.gateway;
-    render::deployment(
+    manifests::deployment(
         &owner(),
         &beside(),
         &Template { provider: &provider, attachment: &attachment, all, own },
@@ -323,10 +326,10 @@ fn fault_21_a_gateway_leaves_a_silent_node_soon_and_its_pod_in_order() {
 #[tokio::test]
 async fn a_deployment_is_posted_first_and_replaced_later_exactly_as_it_was_seen() {
     let place = beside();
-    let (actor, mut handle) = actor();
+    let (api_server, mut handle) = api_server();
     let wanted = deployment(&Settings::default());
     let (created, asked) = tokio::join!(
-        actor.write_deployment(&place, &wanted, None),
+        api_server.write_deployment(&place, &wanted, None),
         answer(&mut handle, StatusCode::CREATED, json!({ "metadata": { "name": "lb-svc-web" } }))
     );
     assert!(matches!(created.unwrap(), Written::Ours(_)));
@@ -338,11 +341,11 @@ async fn a_deployment_is_posted_first_and_replaced_later_exactly_as_it_was_seen(
     live["metadata"]["annotations"]["deployment.kubernetes.io/revision"] = json!("1");
     live["metadata"]["finalizers"] = json!(["example.com/theirs"]);
     live["spec"]["template"]["spec"]["nodeSelector"] = json!({ "set": "earlier" });
-    let live = convert::live(&serde_json::from_value(live).unwrap());
+    let live = read::live(&serde_json::from_value(live).unwrap());
     let known = child("d-1", DeploymentView { live, ..DeploymentView::default() });
 
     let (written, asked) = tokio::join!(
-        actor.write_deployment(&place, &wanted, Some(&known)),
+        api_server.write_deployment(&place, &wanted, Some(&known)),
         answer(&mut handle, StatusCode::CONFLICT, refusal(409, "Conflict"))
     );
     assert!(written.unwrap_err().is_conflict(), "it is not forced");
@@ -363,7 +366,7 @@ async fn what_the_api_server_will_not_have_is_told_from_what_may_pass() {
     for (code, refused) in
         [(400, true), (403, true), (404, true), (422, true), (409, false), (429, false), (500, false)]
     {
-        let (actor, mut handle) = actor();
+        let (api_server, mut handle) = api_server();
         let wanted = deployment(&Settings::default());
         let answered = StatusCode::from_u16(code).unwrap();
         // A conflict is looked into.
@@ -373,25 +376,25 @@ async fn what_the_api_server_will_not_have_is_told_from_what_may_pass() {
                 answer(&mut handle, StatusCode::INTERNAL_SERVER_ERROR, refusal(500, "No")).await;
             }
         };
-        let (written, ()) = tokio::join!(actor.write_deployment(&place, &wanted, None), talk);
+        let (written, ()) = tokio::join!(api_server.write_deployment(&place, &wanted, None), talk);
         assert_eq!(written.unwrap_err().is_refusal(), refused, "{code}");
     }
 }
 
 #[tokio::test]
 async fn apart_from_its_service_a_gateway_has_no_owner_and_the_claim_says_where_it_is() {
-    let (actor, mut handle) = actor();
+    let (api_server, mut handle) = api_server();
     let (owner, (wish, candidate)) = (owner(), wish());
     let apart = Place { service: owner.service.clone(), namespace: "gateways".into() };
     let name = apart.name();
     let (_, asked) = tokio::join!(
-        actor.claim(&wish, &candidate, "gateways"),
+        api_server.claim(&wish, &candidate, "gateways"),
         answer(&mut handle, StatusCode::CREATED, claim_of("uid-1"))
     );
     assert_eq!(asked.body["metadata"]["labels"]["lb-svc.kubeovn.io/gateway-namespace"], "gateways");
 
     let (_, asked) = tokio::join!(
-        actor.write_config(&owner, &apart, "{}", None),
+        api_server.write_config(&owner, &apart, "{}", None),
         answer(&mut handle, StatusCode::CREATED, json!({ "metadata": { "name": name } }))
     );
     assert_eq!(asked.line, "POST /api/v1/namespaces/gateways/configmaps?&fieldManager=lb-svc-controller");
@@ -403,7 +406,7 @@ async fn apart_from_its_service_a_gateway_has_no_owner_and_the_claim_says_where_
     let claim = ClaimId { name: "c".into(), uid: "c-1".into(), resource_version: "5".into() };
     for (place, label) in [(apart, json!("gateways")), (beside(), Value::Null)] {
         let (_, asked) = tokio::join!(
-            actor.settle_claim(&claim, &place),
+            api_server.settle_claim(&claim, &place),
             answer(&mut handle, StatusCode::OK, claim_of("uid-1"))
         );
         assert_eq!(
@@ -418,10 +421,10 @@ async fn apart_from_its_service_a_gateway_has_no_owner_and_the_claim_says_where_
 
 #[tokio::test]
 async fn a_pod_passes_our_gate_by_a_condition_merged_into_its_own() {
-    let (actor, mut handle) = actor();
+    let (api_server, mut handle) = api_server();
     let pod = ("default".to_owned(), "web-0".to_owned());
     let (done, asked) = tokio::join!(
-        actor.set_gate(&pod, "p-1", true, "Served", "its gateways lead to it"),
+        api_server.set_gate(&pod, "p-1", true, "Served", "its gateways lead to it"),
         answer(&mut handle, StatusCode::OK, json!({ "metadata": { "name": "web-0" } }))
     );
     assert!(done.unwrap().is_some());
@@ -437,7 +440,7 @@ async fn a_pod_passes_our_gate_by_a_condition_merged_into_its_own() {
     assert!(condition["lastTransitionTime"].is_string());
 
     let (done, _) = tokio::join!(
-        actor.set_gate(&pod, "p-1", true, "Served", "its gateways lead to it"),
+        api_server.set_gate(&pod, "p-1", true, "Served", "its gateways lead to it"),
         answer(&mut handle, StatusCode::NOT_FOUND, refusal(404, "NotFound"))
     );
     assert!(done.expect("gone is no failure").is_none());
@@ -462,7 +465,7 @@ fn direct_service() -> Service {
 
 fn endpoint_slice(addresses: &[&str]) -> EndpointSlice {
     let object = json!({
-        "metadata": { "labels": { convert::SERVICE_NAME_LABEL: "web" } },
+        "metadata": { "labels": { read::SERVICE_NAME_LABEL: "web" } },
         "addressType": "IPv4",
         "ports": [{ "name": "http", "port": 8080, "protocol": "TCP" }],
         "endpoints": addresses.iter().map(|address| json!({ "addresses": [address] })).collect::<Value>(),
@@ -472,7 +475,7 @@ fn endpoint_slice(addresses: &[&str]) -> EndpointSlice {
 
 #[tokio::test]
 async fn changed_endpoints_are_written_to_the_gateway_and_its_pods_are_told() {
-    let (actor, mut handle) = actor();
+    let (api_server, mut handle) = api_server();
     let (owner, place, slice) = (owner(), beside(), ("default".to_owned(), "web-1".to_owned()));
     let mut state = State::default();
     let spec = SubnetSpec {
@@ -480,9 +483,9 @@ async fn changed_endpoints_are_written_to_the_gateway_and_its_pods_are_told() {
         cidr_block: "172.18.0.0/16".into(),
         ..SubnetSpec::default()
     };
-    state.set_subnet("lan", Some(convert::subnet(&lb_svc_crds::Subnet::new("lan", spec))));
-    state.set_claim(convert::claim(&serde_json::from_value(claim_of("uid-1")).unwrap()).unwrap());
-    state.set_service(owner.service.clone(), convert::service(&direct_service()));
+    state.set_subnet("lan", Some(read::subnet(&lb_svc_crds::Subnet::new("lan", spec))));
+    state.set_claim(read::claim(&serde_json::from_value(claim_of("uid-1")).unwrap()).unwrap());
+    state.set_service(owner.service.clone(), read::service(&direct_service()));
     let pod = Pod {
         name: "gw".into(),
         uid: "g-1".into(),
@@ -495,14 +498,14 @@ async fn changed_endpoints_are_written_to_the_gateway_and_its_pods_are_told() {
     state.set_config(place.clone(), Some(child("cm-1", String::new())));
 
     for addresses in [&["10.0.0.1"][..], &["10.0.0.1", "10.0.0.2"]] {
-        let keys = state.set_slice(&slice, convert::slice(&endpoint_slice(addresses)));
+        let keys = state.set_slice(&slice, read::slice(&endpoint_slice(addresses)));
         assert_eq!(keys, [Key::Gateway(owner.service.clone())]);
         let observed = state.observe(&owner.service, Instant::now());
         let planned = plan(&owner.service, &observed).actions;
         let written = planned.iter().position(|action| matches!(action, Action::WriteConfig(_))).unwrap();
         let Action::WriteConfig(content) = &planned[written] else { unreachable!() };
         let (done, asked) = tokio::join!(
-            actor.write_config(&owner, &place, content, observed.config.as_ref()),
+            api_server.write_config(&owner, &place, content, observed.config.as_ref()),
             answer(&mut handle, StatusCode::OK, json!({ "metadata": { "name": "lb-svc-web" } }))
         );
         assert!(matches!(done.unwrap(), Written::Ours(_)));
@@ -523,7 +526,7 @@ async fn changed_endpoints_are_written_to_the_gateway_and_its_pods_are_told() {
             _ => None,
         });
         let (_, asked) = tokio::join!(
-            actor.annotate("default", "gw", "g-1", told.expect("after it a nudge")),
+            api_server.annotate("default", "gw", "g-1", told.expect("after it a nudge")),
             answer(&mut handle, StatusCode::OK, json!({ "metadata": { "name": "gw" } }))
         );
         assert!(asked.line.starts_with("PATCH /api/v1/namespaces/default/pods/gw?"), "{}", asked.line);
@@ -543,15 +546,17 @@ fn master_of(bytes: &[u8]) -> Value {
 
 #[tokio::test]
 async fn a_key_is_made_once_and_never_read() {
-    let (actor, mut handle) = actor();
+    let (api_server, mut handle) = api_server();
     let (owner, place, master) = (owner(), place(), Master::kept(&[1; 32]).unwrap());
     for (status, body, is_made) in [
         (StatusCode::CREATED, json!({ "metadata": {} }), true),
         (StatusCode::CONFLICT, refusal(409, "AlreadyExists"), true),
         (StatusCode::FORBIDDEN, refusal(403, "Forbidden"), false),
     ] {
-        let (done, asked) =
-            tokio::join!(actor.write_key(&owner, &place, "cm-1", &master), answer(&mut handle, status, body));
+        let (done, asked) = tokio::join!(
+            api_server.write_key(&owner, &place, "cm-1", &master),
+            answer(&mut handle, status, body)
+        );
         assert_eq!(done.is_ok(), is_made, "{status}");
         assert!(done.err().is_none_or(|error| error.is_refusal()));
         assert_eq!(asked.line, "POST /api/v1/namespaces/default/secrets?&fieldManager=lb-svc-controller");
@@ -563,10 +568,12 @@ async fn a_key_is_made_once_and_never_read() {
 
 #[tokio::test]
 async fn the_master_key_is_made_if_there_is_none_and_kept() {
-    let (actor, mut handle) = actor();
+    let (api_server, mut handle) = api_server();
     let get = "GET /api/v1/namespaces/lb-svc-system/secrets/lb-svc-gateway-keys";
-    let (master, asked) =
-        tokio::join!(actor.master("lb-svc-system"), answer(&mut handle, StatusCode::OK, master_of(&[1; 32])));
+    let (master, asked) = tokio::join!(
+        api_server.master("lb-svc-system"),
+        answer(&mut handle, StatusCode::OK, master_of(&[1; 32]))
+    );
     assert_eq!(asked.line, get);
     assert_eq!(master.unwrap().bytes(), [1; 32]);
 
@@ -574,7 +581,7 @@ async fn the_master_key_is_made_if_there_is_none_and_kept() {
         answer(&mut handle, StatusCode::NOT_FOUND, refusal(404, "NotFound")).await;
         answer(&mut handle, StatusCode::CREATED, master_of(&[1; 32])).await
     };
-    let (master, asked) = tokio::join!(actor.master("lb-svc-system"), talk);
+    let (master, asked) = tokio::join!(api_server.master("lb-svc-system"), talk);
     assert_eq!(asked.line, "POST /api/v1/namespaces/lb-svc-system/secrets?&fieldManager=lb-svc-controller");
     let made: ByteString = serde_json::from_value(asked.body["data"]["master"].clone()).unwrap();
     assert_eq!(master.unwrap().bytes(), made.0);
@@ -585,24 +592,26 @@ async fn the_master_key_is_made_if_there_is_none_and_kept() {
         answer(&mut handle, StatusCode::CONFLICT, refusal(409, "AlreadyExists")).await;
         answer(&mut handle, StatusCode::OK, master_of(&[2; 32])).await
     };
-    let (master, asked) = tokio::join!(actor.master("lb-svc-system"), talk);
+    let (master, asked) = tokio::join!(api_server.master("lb-svc-system"), talk);
     assert_eq!(asked.line, get);
     assert_eq!(master.unwrap().bytes(), [2; 32]);
 
     // What somebody else put there is not guessed at.
-    let (master, _) =
-        tokio::join!(actor.master("lb-svc-system"), answer(&mut handle, StatusCode::OK, master_of(&[1; 31])));
+    let (master, _) = tokio::join!(
+        api_server.master("lb-svc-system"),
+        answer(&mut handle, StatusCode::OK, master_of(&[1; 31]))
+    );
     let error = master.err().unwrap();
     assert!(error.is_refusal() && error.to_string().contains("lb-svc-system/lb-svc-gateway-keys"), "{error}");
 }
 
 #[tokio::test]
 async fn a_budget_is_posted_first_applied_later_and_deleted_as_it_was_seen() {
-    let (actor, mut handle) = actor();
-    let (place, wanted) = (place(), render::budget(&owner(), &place()));
+    let (api_server, mut handle) = api_server();
+    let (place, wanted) = (place(), manifests::budget(&owner(), &place()));
     let answered = json!({ "metadata": { "name": "lb-svc-web" } });
     let (made, asked) = tokio::join!(
-        actor.write_budget(&place, &wanted, None),
+        api_server.write_budget(&place, &wanted, None),
         answer(&mut handle, StatusCode::CREATED, answered.clone())
     );
     assert!(matches!(made.unwrap(), Written::Ours(_)));
@@ -612,7 +621,7 @@ async fn a_budget_is_posted_first_applied_later_and_deleted_as_it_was_seen() {
 
     let known = child("b-1", json!({}));
     let (made, asked) = tokio::join!(
-        actor.write_budget(&place, &wanted, Some(&known)),
+        api_server.write_budget(&place, &wanted, Some(&known)),
         answer(&mut handle, StatusCode::OK, answered)
     );
     assert!(matches!(made.unwrap(), Written::Ours(_)));
@@ -620,7 +629,7 @@ async fn a_budget_is_posted_first_applied_later_and_deleted_as_it_was_seen() {
     assert_eq!(asked.body["metadata"]["uid"], "b-1", "not another of its name");
 
     let (done, asked) = tokio::join!(
-        actor.delete_budget(&place, "b-1", "6"),
+        api_server.delete_budget(&place, "b-1", "6"),
         answer(&mut handle, StatusCode::NOT_FOUND, refusal(404, "NotFound"))
     );
     done.expect("gone is as good as deleted");

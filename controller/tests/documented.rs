@@ -7,10 +7,10 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use lb_svc_controller::health;
-use lb_svc_controller::metrics::Metrics;
-use lb_svc_controller::request::ANNOTATIONS;
-use lb_svc_controller::settings::Setting;
+use lb_svc_controller::telemetry::metrics::Metrics;
+use lb_svc_core::model::Setting;
+use lb_svc_core::service::health_check;
+use lb_svc_core::service::spec::ANNOTATIONS;
 use lb_svc_crds::names;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
@@ -79,7 +79,9 @@ fn is_reason(word: &str) -> bool {
 fn every_reason_is_documented() {
     let operations = operations();
     let known: BTreeSet<&str> = operations.split(|c: char| !c.is_ascii_alphabetic()).collect();
-    let text = program(&repository().join("controller/src")) + &program(&repository().join("gateway/src"));
+    let text: String = ["controller/src", "controller/core/src", "gateway/src"]
+        .map(|dir| program(&repository().join(dir)))
+        .concat();
     let reasons: Vec<&str> = literals(&text)
         .into_iter()
         .filter(|word| is_reason(word) && !NOT_TOLD.contains(word))
@@ -123,7 +125,7 @@ fn every_annotation_of_a_service_is_documented() {
     let operations = operations();
     let settings = Setting::ALL.map(Setting::annotation);
     let others = [names::CCE_PASS_THROUGH_ANNOTATION, names::TKE_DIRECT_ACCESS_ANNOTATION];
-    let others = ANNOTATIONS.into_iter().chain(health::ANNOTATIONS).chain(others);
+    let others = ANNOTATIONS.into_iter().chain(health_check::ANNOTATIONS).chain(others);
     for name in settings.into_iter().chain(others) {
         let (_, short) = name.split_once('/').unwrap();
         assert!(operations.contains(name) || operations.contains(&format!("| `{short}` |")), "{name}");

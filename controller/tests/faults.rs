@@ -10,17 +10,18 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use k8s_openapi::api::core::v1 as core;
-use lb_svc_controller::convert;
-use lb_svc_controller::domain::{
-    Answer, Attachment, Child, Condition, DeploymentView, Owner, Place, Pod, ServiceRef,
+use lb_svc_controller::api_server::read;
+use lb_svc_controller::api_server::write::typed;
+use lb_svc_controller::index::State;
+use lb_svc_core::action::Action;
+use lb_svc_core::ipam::{self, Candidate, Ledger, Pool, Refusal, Wish};
+use lb_svc_core::model::{
+    Answer, Attachment, Child, Condition, DeploymentView, Owner, Place, Pod, ServiceRef, Subnet, SubnetView,
 };
-use lb_svc_controller::ipam::{Candidate, Ledger, Pool, Refusal, Wish};
-use lb_svc_controller::plan::{Action, GATEWAY_READY, LIMITED, Observed, plan};
-use lb_svc_controller::state::{State, Subnet, SubnetView};
-use lb_svc_controller::{ipam, render, subnets};
-use lb_svc_crds::SubnetSpec;
+use lb_svc_core::service::plan::{GATEWAY_READY, LIMITED, Observed, plan};
 use lb_svc_crds::gateway::{GatewayConfig, GatewayStatus};
 use lb_svc_crds::names::{self, Provider};
+use lb_svc_crds::{IP, SubnetSpec};
 use serde_json::{Value, json};
 
 const NAMESPACE: &str = "default";
@@ -104,7 +105,7 @@ impl World {
     /// The Service's watch shows it.
     fn show(&mut self) {
         let object: core::Service = serde_json::from_value(self.service.clone()).unwrap();
-        self.state.set_service(key(), convert::service(&object));
+        self.state.set_service(key(), read::service(&object));
     }
 
     fn edit(&mut self, pointer: &str, value: Value) {
@@ -191,10 +192,10 @@ impl World {
 
     fn claim(&mut self, wish: &Wish) -> Result<(), Refusal> {
         let candidate = self.state.ledger.reserve(wish)?;
-        let mut object = render::claim(wish, &candidate, NAMESPACE);
+        let mut object: IP = typed(ipam::claim::manifest(wish, &candidate, NAMESPACE)).unwrap();
         object.metadata.uid = Some(format!("u-{}", candidate.name));
         object.metadata.resource_version = Some("1".into());
-        self.state.set_claim(convert::claim(&object).unwrap());
+        self.state.set_claim(read::claim(&object).unwrap());
         self.writes += 1;
         Ok(())
     }
@@ -245,7 +246,7 @@ impl World {
             }),
             Action::Release(id) => self.state.ledger.remove(&id.name, &id.uid),
             Action::SetStatus { ingress, conditions } => {
-                let ingress: Vec<_> = ingress.iter().map(convert::ingress_entry).collect();
+                let ingress: Vec<_> = ingress.iter().map(read::ingress_entry).collect();
                 let condition = |c: &Condition| {
                     json!({
                         "type": c.kind, "status": if c.status { "True" } else { "False" }, "reason": c.reason,
@@ -376,7 +377,8 @@ fn fault_34_a_corrected_subnet_is_well_again() {
     let mut look = |spec: &SubnetSpec| {
         let mut ledger = Ledger::default();
         ledger.set_subnet("lan", spec, None, false);
-        subnet.status = subnets::plan(&subnet, &ledger.usage("lan").unwrap()).status.expect("news");
+        subnet.status =
+            lb_svc_core::subnet::plan::plan(&subnet, &ledger.usage("lan").unwrap()).status.expect("news");
         subnet.status.conditions.clone()
     };
     let mut spec = SubnetSpec {
@@ -405,7 +407,7 @@ fn fault_37_the_longest_names_fit() {
     };
     let address: IpAddr = "172.18.0.11".parse().unwrap();
     let candidate = Candidate { name: wish.provider.claim_name(address), subnet: "x".repeat(253), address };
-    let claim = render::claim(&wish, &candidate, NAMESPACE);
+    let claim: IP = typed(ipam::claim::manifest(&wish, &candidate, NAMESPACE)).unwrap();
     assert!(claim.metadata.name.as_ref().unwrap().len() <= 253);
     for (label, value) in claim.metadata.labels.iter().flatten() {
         let name = label.rsplit('/').next().unwrap();

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::time::Instant;
 
 use anyhow::Context;
-use lb_svc_controller::ipam::{Network, Pool};
+use lb_svc_core::ipam::{Network, Pool};
 use lb_svc_crds::SubnetSpec;
 
 use crate::table::{Goal, Row};

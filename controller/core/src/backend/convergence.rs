@@ -1,0 +1,372 @@
+//! How a gateway fares that leads connections straight to endpoints.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use jiff::{SignedDuration, Timestamp};
+use lb_svc_crds::gateway::{GatewayStatus, HealthCheck, Port, Subset, TargetPort, Transport};
+
+use super::readiness_gate::Verdict;
+use crate::model::{Answer, Pod, PodId, Slice};
+
+/// For so long a gateway may be behind with its endpoints and still be said to
+/// serve: they come and go, and its configuration with each of them.
+const BEHIND: SignedDuration = SignedDuration::from_secs(10);
+/// How much longer than its time limit a check has to have failed everywhere
+/// before that is said: no endpoint is healthy before it has been asked.
+const ASKED: SignedDuration = SignedDuration::from_secs(1);
+
+/// How many configurations are remembered that lead to pods which wait.
+const RECENT: usize = 32;
+
+/// Where a gateway is to lead connections.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Led {
+    /// The ports served.
+    pub ports: Vec<Port>,
+    /// The endpoints.
+    pub subsets: Vec<Subset>,
+    /// How they are checked, if they are.
+    pub check: Option<HealthCheck>,
+    /// Digest of the gateway's configuration without them.
+    pub rest: String,
+}
+
+/// What is to be remembered from one look at a gateway to the next. It may be
+/// lost: then less is known for a while.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Course {
+    /// What its pods carry out but for the endpoints, if they do.
+    rest: Option<String>,
+    /// The digests that they say.
+    digests: BTreeSet<String>,
+    /// Since when these have stayed the same, while others were to come.
+    behind: Option<Timestamp>,
+    /// Since when all endpoints of some port have failed their check.
+    failing: Option<Timestamp>,
+    /// The last configurations, by digest, with the pods that they lead to of
+    /// those that wait for our readiness gate.
+    recent: VecDeque<(String, BTreeSet<PodId>)>,
+}
+
+/// A look at a gateway.
+pub struct Look<'a> {
+    /// Where it is to lead connections.
+    pub led: &'a Led,
+    /// The digest of its configuration.
+    pub digest: &'a str,
+    /// Its ready pods.
+    pub pods: &'a [&'a Pod],
+    /// Whether the gateway carries out its whole configuration, as far as can
+    /// be told.
+    pub follows: bool,
+    /// Whether a pod says that it does.
+    pub carries: &'a dyn Fn(&GatewayStatus) -> bool,
+    /// The Service's slices.
+    pub slices: &'a [Arc<Slice>],
+    /// The pods that are ready but for our readiness gate, and whether they
+    /// have passed it.
+    pub fit: &'a BTreeMap<PodId, bool>,
+    /// Now.
+    pub now: Timestamp,
+}
+
+/// What is seen of a gateway.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Sight {
+    /// To be remembered.
+    pub course: Course,
+    /// Whether it serves: all, or all but the last changes of endpoints.
+    pub serves: bool,
+    /// Whether it checks its endpoints.
+    pub checks: bool,
+    /// The ports all whose endpoints have failed their check for a while.
+    pub failing: Vec<Port>,
+    /// Whether that has yet to show.
+    pub may_fail: bool,
+    /// Whether pods wait for our readiness gate.
+    pub holds: bool,
+    /// What the gateway makes of those.
+    pub verdicts: BTreeMap<PodId, Verdict>,
+}
+
+impl Look<'_> {
+    /// What is seen, by who saw `before`.
+    pub fn see(&self, before: Option<&Course>) -> Sight {
+        let waiting = self.waiting();
+        let failing = self.failing();
+        let course = self.course(before, &waiting, !failing.is_empty());
+        let is_recent = |since: Timestamp| self.now.duration_since(since) < BEHIND;
+        let patience = self.led.check.as_ref().map(|check| {
+            let limit = SignedDuration::from_millis(check.timeout_ms.into());
+            limit + ASKED
+        });
+        let fails = course.failing.zip(patience);
+        let fails = fails.map(|(since, patience)| self.now.duration_since(since) >= patience);
+        Sight {
+            serves: course.rest.is_some() && course.behind.is_none_or(is_recent),
+            checks: self.led.check.is_some(),
+            failing: failing.into_iter().filter(|_| fails == Some(true)).collect(),
+            may_fail: fails == Some(false),
+            holds: !waiting.is_empty(),
+            verdicts: self.verdicts(&waiting, &course.recent),
+            course,
+        }
+    }
+
+    fn course(&self, before: Option<&Course>, waiting: &BTreeMap<PodId, IpAddr>, fails: bool) -> Course {
+        let digests = self.pods.iter().filter_map(|pod| status(pod)?.digest.clone()).collect();
+        let known = before.filter(|before| before.rest.as_ref() == Some(&self.led.rest));
+        let behind = match known {
+            _ if self.follows => None,
+            Some(known) if known.digests == digests => Some(known.behind.unwrap_or(self.now)),
+            // It moves.
+            _ => Some(self.now),
+        };
+        let rest = (self.follows || known.is_some()).then(|| self.led.rest.clone());
+        let failing = fails.then(|| before.and_then(|before| before.failing).unwrap_or(self.now));
+        let mut recent = VecDeque::new();
+        if !waiting.is_empty() {
+            recent = before.map(|before| before.recent.clone()).unwrap_or_default();
+            recent.retain(|(digest, _)| digest != self.digest);
+            recent.truncate(RECENT - 1);
+            let led = waiting.iter().filter(|(_, address)| self.leading(**address).next().is_some());
+            recent.push_front((self.digest.to_owned(), led.map(|(pod, _)| *pod).collect()));
+        }
+        Course { rest, digests, behind, failing, recent }
+    }
+
+    /// The ports all whose endpoints a pod finds unhealthy.
+    fn failing(&self) -> Vec<Port> {
+        let finds = |pod: &Pod, port: &Port| {
+            let Some(status) = status(pod).filter(|status| !status.unhealthy.is_empty()) else {
+                return false;
+            };
+            let is = |target: &&TargetPort| (target.protocol, target.port) == (port.protocol, port.port);
+            let of_port = self.led.subsets.iter().filter_map(|subset| {
+                let number = subset.ports.iter().find(is)?.target_port;
+                Some(subset.addresses.iter().map(move |address| SocketAddr::new(*address, number)))
+            });
+            let mut sockets = of_port.flatten().peekable();
+            sockets.peek().is_some() && sockets.all(|socket| status.unhealthy.contains(&socket))
+        };
+        let checked = self.led.ports.iter().filter(|port| port.protocol == Transport::Tcp);
+        checked.filter(|port| self.pods.iter().any(|pod| finds(pod, port))).cloned().collect()
+    }
+
+    /// The pods among the endpoints that wait for our readiness gate.
+    fn waiting(&self) -> BTreeMap<PodId, IpAddr> {
+        let endpoints = self.slices.iter().flat_map(|slice| &slice.endpoints);
+        let pods = endpoints.filter_map(|endpoint| Some((endpoint.pod?, endpoint.address.into())));
+        pods.filter(|(pod, _)| self.fit.get(pod) == Some(&false)).collect()
+    }
+
+    /// Where connections are to go to `address`.
+    fn leading(&self, address: IpAddr) -> impl Iterator<Item = &Subset> {
+        self.led.subsets.iter().filter(move |subset| subset.addresses.contains(&address))
+    }
+
+    fn verdicts(
+        &self,
+        waiting: &BTreeMap<PodId, IpAddr>,
+        recent: &VecDeque<(String, BTreeSet<PodId>)>,
+    ) -> BTreeMap<PodId, Verdict> {
+        // A pod that cannot be asked may not have heard of it. One that is
+        // behind, in the middle of a roll-out, may.
+        let leads = |pod: &Pod, to: PodId| {
+            let Some(status) = status(pod) else { return false };
+            let knew = |(digest, led): &(String, BTreeSet<PodId>)| {
+                status.digest.as_ref() == Some(digest) && led.contains(&to)
+            };
+            (self.carries)(status) || recent.iter().any(knew)
+        };
+        let verdict = |to: PodId, address: IpAddr| {
+            let mut subsets = self.leading(address).peekable();
+            subsets.peek()?;
+            let ports = subsets.flat_map(|subset| &subset.ports);
+            let checked = ports.filter(|port| port.protocol == Transport::Tcp);
+            let sockets: Vec<_> = checked.map(|port| SocketAddr::new(address, port.target_port)).collect();
+            let unhealthy = self.pods.iter().find_map(|pod| {
+                let unhealthy = &status(pod)?.unhealthy;
+                Some((pod, sockets.iter().find(|socket| unhealthy.contains(socket))?))
+            });
+            match unhealthy {
+                Some((pod, socket)) => {
+                    Some(Verdict::Unhealthy(format!("{socket} fails the check of gateway pod {}", pod.name)))
+                }
+                None => {
+                    let all = !self.pods.is_empty() && self.pods.iter().all(|pod| leads(pod, to));
+                    all.then_some(Verdict::Taken)
+                }
+            }
+        };
+        waiting.iter().filter_map(|(pod, address)| Some((*pod, verdict(*pod, *address)?))).collect()
+    }
+}
+
+fn status(pod: &Pod) -> Option<&GatewayStatus> {
+    match &pod.answer {
+        Answer::Said(status) => Some(status),
+        Answer::Unasked | Answer::Silence => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::slice;
+
+    fn gateway(name: &str, digest: &str, unhealthy: &[&str]) -> Pod {
+        let unhealthy = unhealthy.iter().map(|socket| socket.parse().unwrap()).collect();
+        let status = GatewayStatus { digest: Some(digest.into()), unhealthy, ..GatewayStatus::default() };
+        Pod { name: name.into(), ready: true, answer: Answer::Said(Box::new(status)), ..Pod::default() }
+    }
+
+    /// Two endpoints on port 80, of which the second waits for the gate, and
+    /// port 53 by UDP.
+    fn led() -> Led {
+        let target = |protocol, port, target_port| TargetPort { protocol, port, target_port };
+        let subset = Subset {
+            ports: vec![target(Transport::Tcp, 80, 8080), target(Transport::Udp, 53, 53)],
+            addresses: vec!["10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap()],
+            draining: Vec::new(),
+        };
+        let port = |protocol, port| Port { protocol, port };
+        let check = HealthCheck { path: None, interval_ms: 5000, timeout_ms: 2000, rise: 2, fall: 3 };
+        Led {
+            ports: vec![port(Transport::Tcp, 80), port(Transport::Udp, 53)],
+            subsets: vec![subset],
+            check: Some(check),
+            rest: "rest".into(),
+        }
+    }
+
+    fn second() -> PodId {
+        PodId::of("uid-2")
+    }
+
+    struct Scene {
+        led: Led,
+        digest: &'static str,
+        pods: Vec<Pod>,
+        follows: bool,
+        start: Timestamp,
+        course: Option<Course>,
+    }
+
+    impl Scene {
+        fn new(pods: Vec<Pod>) -> Self {
+            Self {
+                led: led(),
+                digest: "now",
+                pods,
+                follows: true,
+                start: Timestamp::UNIX_EPOCH,
+                course: None,
+            }
+        }
+
+        /// What is seen after so many seconds, and remembered.
+        fn see(&mut self, seconds: i64) -> Sight {
+            let slices = [Arc::new(slice(&[], &[(1, "ready"), (2, "unready"), (3, "unready")]))];
+            let fit = [(PodId::of("uid-1"), true), (second(), false), (PodId::of("uid-4"), false)].into();
+            let pods: Vec<&Pod> = self.pods.iter().collect();
+            let look = Look {
+                led: &self.led,
+                digest: self.digest,
+                pods: &pods,
+                follows: self.follows,
+                carries: &|status| status.digest.as_deref() == Some(self.digest),
+                slices: &slices,
+                fit: &fit,
+                now: self.start + SignedDuration::from_secs(seconds),
+            };
+            let sight = look.see(self.course.as_ref());
+            self.course = Some(sight.course.clone());
+            sight
+        }
+    }
+
+    #[test]
+    fn one_that_is_behind_with_endpoints_serves_for_as_long_as_it_moves() {
+        let mut scene = Scene::new(vec![gateway("a", "1", &[])]);
+        scene.follows = false;
+        assert!(!scene.see(0).serves, "it never did");
+        scene.follows = true;
+        assert!(scene.see(60).serves);
+        scene.follows = false;
+        assert!(scene.see(120).serves && scene.see(129).serves);
+        scene.pods = vec![gateway("a", "2", &[])];
+        assert!(scene.see(131).serves && scene.see(140).serves, "it came nearer");
+        assert!(!scene.see(141).serves, "and then no more");
+        scene.follows = true;
+        assert!(scene.see(142).serves);
+        (scene.follows, scene.led.rest) = (false, "other".into());
+        assert!(!scene.see(143).serves, "that is more than endpoints");
+    }
+
+    #[test]
+    fn a_check_that_fails_everywhere_is_said_after_a_while() {
+        let all = ["10.0.0.1:8080", "10.0.0.2:8080"];
+        let mut scene = Scene::new(vec![gateway("a", "now", &[]), gateway("b", "now", &all)]);
+        let seen = |sight: Sight| (sight.failing.iter().map(|port| port.port).collect(), sight.may_fail);
+        assert_eq!(seen(scene.see(0)), (vec![], true));
+        assert_eq!(seen(scene.see(2)), (vec![], true), "there was one time limit so far");
+        assert_eq!(seen(scene.see(3)), (vec![80], false));
+        scene.pods[1] = gateway("b", "now", &all[..1]);
+        assert_eq!(seen(scene.see(4)), (vec![], false));
+        scene.pods[1] = gateway("b", "now", &all);
+        assert_eq!(seen(scene.see(5)), (vec![], true), "it begins anew");
+
+        // A port is all its endpoints, by whatever number they serve it.
+        let mut other = scene.led.subsets[0].clone();
+        other.ports[0].target_port = 8081;
+        scene.led.subsets.push(other);
+        assert_eq!(seen(scene.see(60)), (vec![], false));
+        scene.led.subsets.clear();
+        assert_eq!(seen(scene.see(61)), (vec![], false), "nobody cannot fail");
+        assert!(scene.see(62).checks);
+    }
+
+    #[test]
+    fn a_pod_is_taken_when_every_gateway_pod_says_so() {
+        let verdict = |pods: &[Pod]| {
+            let sight = Scene::new(pods.to_vec()).see(0);
+            assert!(sight.holds);
+            sight.verdicts.get(&second()).cloned()
+        };
+        let taken = Some(Verdict::Taken);
+        let now = |name: &str| gateway(name, "now", &[]);
+        assert_eq!(verdict(&[now("a"), now("b")]), taken);
+        assert_eq!(verdict(&[]), None);
+        assert_eq!(verdict(&[now("a"), gateway("b", "earlier", &[])]), None);
+        let silent = Pod { answer: Answer::Silence, ..now("b") };
+        assert_eq!(verdict(&[now("a"), silent]), None, "it may not know");
+        // Others' failures, and of what is not checked, are none of its own.
+        assert_eq!(verdict(&[gateway("a", "now", &["10.0.0.1:8080", "10.0.0.2:53"])]), taken);
+        let fails = |digest| match verdict(&[now("a"), gateway("b", digest, &["10.0.0.2:8080"])]) {
+            Some(Verdict::Unhealthy(message)) => message,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(fails("now"), "10.0.0.2:8080 fails the check of gateway pod b");
+        assert_eq!(fails("earlier"), fails("now"));
+
+        // In a roll-out it may have heard of this one, but not of the last.
+        let mut scene = Scene::new(vec![now("a")]);
+        scene.see(0);
+        scene.digest = "later";
+        assert_eq!(scene.see(1).verdicts.get(&second()).cloned(), taken);
+        for n in 0..2 * RECENT {
+            scene.digest = format!("{n}").leak();
+            scene.see(2);
+        }
+        assert_eq!(scene.see(3).verdicts.get(&second()), None);
+        assert_eq!(scene.course.unwrap().recent.len(), RECENT);
+
+        let mut scene = Scene::new(vec![now("a")]);
+        scene.led.subsets[0].addresses.pop();
+        let sight = scene.see(0);
+        assert!(sight.holds && sight.verdicts.is_empty(), "it leads nowhere yet");
+    }
+}

@@ -1,0 +1,195 @@
+//! Which of a gateway's pods answers for its addresses, where it has several.
+
+use std::collections::BTreeMap;
+
+use lb_svc_crds::gateway::{ElectionStatus, Role};
+
+use crate::model::{Answer, Pod};
+
+/// The pod that answers.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Active<'a> {
+    /// The pod.
+    pub pod: &'a Pod,
+    /// How often the addresses were taken over, that time included.
+    pub term: u64,
+    /// Why it is active; only that pod itself knows.
+    pub why: Option<&'a str>,
+}
+
+/// What a pod says of its election.
+fn election(pod: &Pod) -> Option<&ElectionStatus> {
+    match &pod.answer {
+        Answer::Said(status) => status.election.as_ref(),
+        Answer::Unasked | Answer::Silence => None,
+    }
+}
+
+/// The active one of `pods`, as they say: the one that took over last, where
+/// two say so. One that cannot be asked is active if others say so.
+pub fn active<'a>(pods: &[&'a Pod]) -> Option<Active<'a>> {
+    let says = |pod: &&'a Pod| {
+        let election = election(pod).filter(|election| election.role == Role::Active)?;
+        Some(Active { pod, term: election.term, why: Some(&election.why) })
+    };
+    let is_said = |pod: &&'a Pod| {
+        let election = election(pod)?;
+        let name = election.active.as_ref()?;
+        let active = pods.iter().find(|other| other.name == *name && other.answer == Answer::Silence)?;
+        Some(Active { pod: active, term: election.term, why: None })
+    };
+    pods.iter().filter_map(says).chain(pods.iter().filter_map(is_said)).max_by_key(|active| active.term)
+}
+
+/// What was last seen of a gateway's election.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// The active pod's name, and its term.
+    pub active: Option<(String, u64)>,
+    /// How many splits each pod had counted, by uid.
+    pub splits: BTreeMap<String, u64>,
+}
+
+/// What is to be told of an election.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum News {
+    /// The pod of this name took over, on this node and for this reason, as
+    /// far as that is known.
+    Active(String, Option<String>, Option<String>),
+    /// These pods saw that two were active at once.
+    Split(Vec<String>),
+}
+
+impl Seen {
+    /// What is seen now of the election among `pods`, and what of it is news
+    /// to who saw `before`. The first look only learns.
+    pub fn look(before: Option<&Self>, pods: &[&Pod]) -> (Self, Vec<News>) {
+        let mut news = Vec::new();
+        let active = active(pods);
+        let told = before.and_then(|before| before.active.clone());
+        let now = active.map(|active| (active.pod.name.clone(), active.term));
+        if let (Some(active), Some(_)) = (active, told.as_ref().filter(|told| now.as_ref() != Some(told))) {
+            let Active { pod, why, .. } = active;
+            news.push(News::Active(pod.name.clone(), pod.node.clone(), why.map(str::to_owned)));
+        }
+        let mut splits = BTreeMap::new();
+        let mut witnesses = Vec::new();
+        for pod in pods {
+            let known = before.map(|before| before.splits.get(&pod.uid).copied().unwrap_or_default());
+            let counted = election(pod).map(|election| election.splits);
+            if known.zip(counted).is_some_and(|(known, counted)| counted > known) {
+                witnesses.push(pod.name.clone());
+            }
+            splits.extend(counted.or(known).map(|count| (pod.uid.clone(), count)));
+        }
+        if !witnesses.is_empty() {
+            news.push(News::Split(witnesses));
+        }
+        (Self { active: now.or(told), splits }, news)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lb_svc_crds::gateway::GatewayStatus;
+
+    use super::*;
+    use crate::testing::election_status as status;
+
+    fn pod(name: &str, election: Option<ElectionStatus>) -> Pod {
+        let answer = match election {
+            Some(_) => Answer::Said(Box::new(GatewayStatus { election, ..GatewayStatus::default() })),
+            None => Answer::Silence,
+        };
+        Pod {
+            name: name.into(),
+            uid: format!("uid-{name}"),
+            node: Some(format!("on-{name}")),
+            answer,
+            ..Pod::default()
+        }
+    }
+
+    fn of(pods: &[Pod]) -> Option<(String, u64, bool)> {
+        let pods: Vec<&Pod> = pods.iter().collect();
+        active(&pods).map(|active| (active.pod.name.clone(), active.term, active.why.is_some()))
+    }
+
+    #[test]
+    fn the_active_pod_is_the_one_that_took_over_last() {
+        let a = pod("a", Some(status(Role::Active, "a", 1)));
+        let b = pod("b", Some(status(Role::Standby, "a", 1)));
+        assert_eq!(of(&[a.clone(), b]), Some(("a".into(), 1, true)));
+        // The LAN is in two parts.
+        let b = pod("b", Some(status(Role::Active, "b", 2)));
+        assert_eq!(of(&[a.clone(), b.clone()]), Some(("b".into(), 2, true)));
+        assert_eq!(of(&[b, a]), Some(("b".into(), 2, true)));
+        assert_eq!(of(&[pod("a", Some(ElectionStatus::default()))]), None);
+    }
+
+    #[test]
+    fn one_that_cannot_be_asked_is_active_if_others_say_so() {
+        let b = pod("b", Some(status(Role::Standby, "a", 3)));
+        assert_eq!(of(&[pod("a", None), b.clone()]), Some(("a".into(), 3, false)));
+        // It was asked a moment before it became active, or is gone: the next look knows.
+        let a = pod("a", Some(status(Role::Standby, "b", 2)));
+        assert_eq!(of(&[a, b.clone()]), None);
+        assert_eq!(of(&[b]), None);
+    }
+
+    /// Looks once after another, and what was news each time.
+    fn looks(looks: &[&[Pod]]) -> Vec<Vec<News>> {
+        let mut seen = None;
+        let look = |pods: &&[Pod]| {
+            let (now, news) = Seen::look(seen.as_ref(), &pods.iter().collect::<Vec<_>>());
+            seen = Some(now);
+            news
+        };
+        looks.iter().map(look).collect()
+    }
+
+    #[test]
+    fn each_change_is_news_once_and_the_first_look_only_learns() {
+        let a = pod("a", Some(status(Role::Active, "a", 1)));
+        let b = pod("b", Some(status(Role::Active, "b", 2)));
+        let again = pod("a", Some(status(Role::Active, "a", 3)));
+        let later = pod("a", Some(status(Role::Active, "a", 5)));
+        let nobody = pod("c", None);
+        let news = looks(&[
+            std::slice::from_ref(&a),
+            std::slice::from_ref(&a),
+            // It is gone, and who comes next is not known yet.
+            std::slice::from_ref(&nobody),
+            std::slice::from_ref(&b),
+            std::slice::from_ref(&b),
+            &[again, b.clone()],
+            // Away and back between two looks.
+            std::slice::from_ref(&later),
+        ]);
+        let told = |name: &str, term: u64| {
+            vec![News::Active(name.into(), Some(format!("on-{name}")), Some(format!("why {term}")))]
+        };
+        assert_eq!(news, [vec![], vec![], vec![], told("b", 2), vec![], told("a", 3), told("a", 5)]);
+    }
+
+    #[test]
+    fn a_split_is_news_once() {
+        let split = |name: &str, splits| {
+            let role = if name == "a" { Role::Active } else { Role::Standby };
+            pod(name, Some(ElectionStatus { splits, ..status(role, "a", 1) }))
+        };
+        let news = looks(&[
+            &[split("a", 3)],
+            &[split("a", 3), split("b", 0)],
+            &[split("a", 4), split("b", 1)],
+            // One that is not asked for once has counted nothing new.
+            &[split("a", 4), pod("b", None)],
+            &[split("a", 4), split("b", 1)],
+            // A process that starts anew counts from the beginning.
+            &[split("a", 0), split("b", 1)],
+            &[split("a", 1), split("b", 1), split("c", 1)],
+        ]);
+        let saw = |names: &[&str]| vec![News::Split(names.iter().map(|&name| name.to_owned()).collect())];
+        assert_eq!(news, [vec![], vec![], saw(&["a", "b"]), vec![], vec![], vec![], saw(&["a", "c"])]);
+    }
+}

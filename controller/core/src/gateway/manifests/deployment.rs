@@ -1,0 +1,321 @@
+//! A gateway's Deployment.
+
+use std::time::Duration;
+
+use lb_svc_crds::names::{self, Provider};
+use serde_json::{Value, json};
+
+use super::{TemplateHash, labels, metadata, selector};
+use crate::gateway::pod_settings::Settings;
+use crate::model::{Attachment, Owner, Place, ServiceRef, Setting};
+
+/// For how long a gateway stays bound to a node that does not answer.
+const UNREACHABLE_SECONDS: i64 = 10;
+/// The same where another pod answers meanwhile.
+const UNREACHABLE_SECONDS_OF_SEVERAL: i64 = 2;
+/// The volume with the election's key; only pods of several have it.
+pub const KEY_VOLUME: &str = "key";
+/// After so long without progress Kubernetes gives a roll-out up, and so do
+/// those that wait for it.
+pub const PROGRESS: Duration = Duration::from_secs(60);
+/// What a gateway asks for unless it is set.
+const RESOURCES: [(&str, &[(&str, &str)]); 2] =
+    [("requests", &[("cpu", "10m"), ("memory", "16Mi")]), ("limits", &[("memory", "64Mi")])];
+
+/// What a gateway's Deployment is made from.
+#[derive(Clone, Copy, Debug)]
+pub struct Template<'a> {
+    /// The attachment's name.
+    pub provider: &'a Provider,
+    /// The attachment.
+    pub attachment: &'a Attachment,
+    /// The settings for all gateways.
+    pub all: &'a Settings,
+    /// Those of this gateway's own.
+    pub own: &'a Settings,
+}
+
+/// A gateway's Deployment.
+///
+/// Nothing in it depends on the address, the ports or the Subnet: changing
+/// those must not roll gateways. It says what it was made from, see
+/// [`TemplateHash`].
+pub fn deployment(owner: &Owner, place: &Place, template: &Template<'_>) -> Value {
+    let nobody = Owner { service: ServiceRef::new("", ""), uid: String::new() };
+    let anywhere = Place { service: nobody.service.clone(), namespace: String::new() };
+    let nowhere = Provider { name: String::new(), namespace: String::new() };
+    let short = |text: String| names::digest(text.as_bytes())[..16].to_owned();
+    // What this build makes of it for anyone, and what is only this one's.
+    let all = plain(&nobody, &anywhere, &nowhere, template.attachment, template.all);
+    let own = json!([template.provider.to_string(), template.own.to_value()]);
+    let origin = TemplateHash { all: short(all.to_string()), own: short(own.to_string()) };
+    let settings = template.own.or(template.all);
+    let mut object = plain(owner, place, template.provider, template.attachment, &settings);
+    object["metadata"]["annotations"][names::TEMPLATE_ANNOTATION] = json!(origin.to_string());
+    object
+}
+
+fn resources(attachment: &Attachment, settings: &Settings) -> Value {
+    let mut resources = settings.get(Setting::Resources).cloned().unwrap_or_else(|| {
+        RESOURCES.iter().map(|(kind, amounts)| (*kind, amounts.iter().copied().collect::<Value>())).collect()
+    });
+    // As Multus's own injector does for pods that users make.
+    if let Some(resource) = &attachment.resource {
+        for kind in ["requests", "limits"] {
+            if resources[kind][resource].is_null() {
+                resources[kind][resource] = json!("1");
+            }
+        }
+    }
+    resources
+}
+
+/// The tolerations that are set, and those that free a gateway from a node
+/// that is lost, unless these are set.
+fn tolerations(settings: &Settings) -> Vec<Value> {
+    let set = settings.get(Setting::Tolerations).and_then(Value::as_array).cloned().unwrap_or_default();
+    let several = settings.replicas() > 1;
+    let seconds = if several { UNREACHABLE_SECONDS_OF_SEVERAL } else { UNREACHABLE_SECONDS };
+    let ours = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"].map(|key| {
+        json!({ "key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": seconds })
+    });
+    let unset =
+        ours.into_iter().filter(|ours| set.iter().all(|set| set["key"] != ours["key"])).collect::<Vec<_>>();
+    unset.into_iter().chain(set).collect()
+}
+
+/// The Deployment but for its origin.
+fn plain(
+    owner: &Owner,
+    place: &Place,
+    provider: &Provider,
+    attachment: &Attachment,
+    settings: &Settings,
+) -> Value {
+    let probe = |path: &str, period: u32, failures: u32| {
+        json!({
+            "httpGet": { "path": path, "port": "status", "scheme": "HTTP" },
+            "periodSeconds": period,
+            "timeoutSeconds": 2,
+            "failureThreshold": failures,
+        })
+    };
+    let mut object = json!({
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": metadata(owner, place),
+        "spec": {
+            "replicas": settings.replicas(),
+            // A roll-out back to an earlier ReplicaSet would count as complete
+            // before its pod is ready.
+            "revisionHistoryLimit": 0,
+            "progressDeadlineSeconds": PROGRESS.as_secs(),
+            "paused": false,
+            "strategy": { "type": "Recreate" },
+            "selector": { "matchLabels": selector(owner) },
+            "template": {
+                "metadata": {
+                    "labels": labels(owner),
+                    "annotations": {
+                        names::NETWORKS_ANNOTATION: provider.multus_name(),
+                        names::SERVICE_ANNOTATION: owner.service.to_string(),
+                        names::ATTACHMENT_ANNOTATION: attachment.digest,
+                        // A mesh's sidecar would take the traffic before the
+                        // gateway's rules do.
+                        "sidecar.istio.io/inject": "false",
+                        "linkerd.io/inject": "disabled",
+                    },
+                },
+                "spec": {
+                    "automountServiceAccountToken": false,
+                    "enableServiceLinks": false,
+                    "terminationGracePeriodSeconds": 5,
+                    "securityContext": { "seccompProfile": { "type": "RuntimeDefault" } },
+                    "tolerations": tolerations(settings),
+                    "containers": [{
+                        "name": "gateway",
+                        "image": settings.get(Setting::Image),
+                        "imagePullPolicy": "IfNotPresent",
+                        "ports": [{ "name": "status", "containerPort": names::GATEWAY_PORT, "protocol": "TCP" }],
+                        "readinessProbe": probe("/readyz", 1, 3),
+                        "resources": resources(attachment, settings),
+                        "securityContext": {
+                            "allowPrivilegeEscalation": false,
+                            "capabilities": { "drop": ["ALL"], "add": ["NET_ADMIN", "NET_RAW"] },
+                            "privileged": false,
+                            "readOnlyRootFilesystem": true,
+                        },
+                        "volumeMounts": [
+                            { "name": "config", "mountPath": names::CONFIG_DIR, "readOnly": true },
+                            { "name": "pod", "mountPath": names::POD_INFO_DIR, "readOnly": true },
+                        ],
+                    }],
+                    "volumes": [
+                        { "name": "config", "configMap": { "name": place.name() } },
+                        { "name": "pod", "downwardAPI": { "items": [{
+                            "path": names::NETWORK_STATUS_FILE,
+                            "fieldRef": { "fieldPath": format!("metadata.annotations['{}']", names::NETWORK_STATUS_ANNOTATION) },
+                        }] } },
+                    ],
+                },
+            },
+        },
+    });
+    let pod = &mut object["spec"]["template"]["spec"];
+    for setting in
+        [Setting::ImagePullSecrets, Setting::NodeSelector, Setting::Affinity, Setting::PriorityClassName]
+    {
+        if let Some(value) = settings.get(setting) {
+            pod[setting.field()] = value.clone();
+        }
+    }
+    if settings.replicas() > 1 {
+        make_several(&mut object["spec"], owner, place);
+    }
+    object
+}
+
+/// What a Deployment of several pods has beyond that of one: each pod is on a
+/// node of its own, has the election's key, and leaves before its successor
+/// comes, for the others answer meanwhile.
+fn make_several(spec: &mut Value, owner: &Owner, place: &Place) {
+    fn push(list: &mut Value, item: Value) {
+        match list.as_array_mut() {
+            Some(items) => items.push(item),
+            None => *list = json!([item]),
+        }
+    }
+    spec["strategy"] =
+        json!({ "type": "RollingUpdate", "rollingUpdate": { "maxSurge": 0, "maxUnavailable": 1 } });
+    let pod = &mut spec["template"]["spec"];
+    let apart = json!({
+        "labelSelector": { "matchLabels": selector(owner) },
+        "topologyKey": "kubernetes.io/hostname",
+    });
+    push(&mut pod["affinity"]["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"], apart);
+    let mount = json!({ "name": KEY_VOLUME, "mountPath": names::KEY_DIR, "readOnly": true });
+    push(&mut pod["containers"][0]["volumeMounts"], mount);
+    // Its reader is root without any capability over files.
+    let secret = json!({ "secretName": names::key_name(&place.name(), &owner.uid), "defaultMode": 0o400 });
+    push(&mut pod["volumes"], json!({ "name": KEY_VOLUME, "secret": secret }));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gateway::manifests::is_as_wanted;
+    use crate::gateway::pod_settings::Configuration;
+
+    fn owner(name: &str) -> Owner {
+        Owner { service: ServiceRef::new("default", name), uid: "uid-1".into() }
+    }
+
+    fn place(name: &str) -> Place {
+        Place { service: owner(name).service, namespace: "default".into() }
+    }
+
+    fn rendered(name: &str) -> Value {
+        with(name, &Attachment::default(), &[], &[])
+    }
+
+    fn with(
+        name: &str,
+        attachment: &Attachment,
+        all: &[(Setting, Value)],
+        own: &[(Setting, Value)],
+    ) -> Value {
+        let all = Settings::from_iter(all.iter().cloned()).or(&Configuration::new("gateway:1").gateway);
+        let own = Settings::from_iter(own.iter().cloned());
+        let provider = "lan.kube-system".parse().unwrap();
+        deployment(
+            &owner(name),
+            &place(name),
+            &Template { provider: &provider, attachment, all: &all, own: &own },
+        )
+    }
+
+    #[test]
+    fn the_gateway_has_two_capabilities_and_no_credentials() {
+        let rendered = rendered("web");
+        let pod = &rendered["spec"]["template"]["spec"];
+        assert_eq!(pod["automountServiceAccountToken"], false);
+        let security = &pod["containers"][0]["securityContext"];
+        assert_eq!(security["capabilities"], json!({ "drop": ["ALL"], "add": ["NET_ADMIN", "NET_RAW"] }));
+        assert_eq!(security["privileged"], false);
+        assert_eq!(security["readOnlyRootFilesystem"], true);
+    }
+
+    #[test]
+    fn an_edit_is_seen_and_a_default_is_not() {
+        let wanted = rendered("web");
+        let mut live = wanted.clone();
+        live["spec"]["minReadySeconds"] = json!(0);
+        live["metadata"]["annotations"]["deployment.kubernetes.io/revision"] = json!("1");
+        live["spec"]["template"]["spec"]["containers"][0]["securityContext"]
+            .as_object_mut()
+            .unwrap()
+            .remove("privileged");
+        assert!(is_as_wanted(&live, &wanted));
+        for (pointer, value) in [
+            ("/spec/replicas", json!(0)),
+            ("/spec/template/spec/containers/0/image", json!("other:1")),
+            (
+                "/spec/template/spec/containers/0/securityContext/capabilities/add",
+                json!(["NET_ADMIN", "NET_RAW", "SYS_ADMIN"]),
+            ),
+            ("/metadata/labels/app", json!("x")),
+        ] {
+            let mut edited = live.clone();
+            *edited.pointer_mut(pointer).unwrap() = value;
+            assert!(!is_as_wanted(&edited, &wanted), "{pointer}");
+        }
+    }
+
+    #[test]
+    fn one_of_the_attachments_resource_is_asked_for() {
+        let attachment = Attachment { resource: Some("intel.com/sriov".into()), ..Attachment::default() };
+        let of =
+            |rendered: &Value| rendered["spec"]["template"]["spec"]["containers"][0]["resources"].clone();
+        let plain = of(&with("web", &attachment, &[], &[]));
+        assert_eq!(
+            (&plain["requests"]["intel.com/sriov"], &plain["limits"]["intel.com/sriov"]),
+            (&json!("1"), &json!("1"))
+        );
+        assert_eq!(plain["limits"]["memory"], "64Mi");
+        let set = [(Setting::Resources, json!({ "limits": { "intel.com/sriov": "2" } }))];
+        let set = of(&with("web", &attachment, &[], &set));
+        assert_eq!(
+            set,
+            json!({ "limits": { "intel.com/sriov": "2" }, "requests": { "intel.com/sriov": "1" } })
+        );
+    }
+
+    #[test]
+    fn what_it_was_made_from_tells_its_own_from_what_is_for_all() {
+        let high = [(Setting::PriorityClassName, json!("high"))];
+        let attachment = Attachment::default();
+        let other = Attachment { digest: "other".into(), ..Attachment::default() };
+        let base = TemplateHash::of(&rendered("web"));
+        assert_eq!(TemplateHash::of(&with("other", &attachment, &[], &[])), base);
+        let all = TemplateHash::of(&with("web", &attachment, &high, &[]));
+        let own = TemplateHash::of(&with("web", &attachment, &[], &high));
+        let attached = TemplateHash::of(&with("web", &other, &[], &[]));
+        assert!(all.all != base.all && all.own == base.own);
+        assert!(own.all == base.all && own.own != base.own);
+        assert!(attached.all != base.all && attached.own == base.own);
+        assert_eq!(TemplateHash::of(&json!({})), TemplateHash::default());
+    }
+
+    #[test]
+    fn the_api_servers_own_way_to_write_a_value_is_no_difference() {
+        let set =
+            |resources: Value| with("web", &Attachment::default(), &[], &[(Setting::Resources, resources)]);
+        let wanted = set(json!({ "limits": { "cpu": "0.5", "memory": "1024Mi" }, "requests": {} }));
+        let mut live = wanted.clone();
+        let resources = |cpu: &str| json!({ "limits": { "cpu": cpu, "memory": "1Gi" } });
+        live["spec"]["template"]["spec"]["containers"][0]["resources"] = resources("500m");
+        assert!(is_as_wanted(&live, &wanted));
+        live["spec"]["template"]["spec"]["containers"][0]["resources"] = resources("600m");
+        assert!(!is_as_wanted(&live, &wanted));
+    }
+}

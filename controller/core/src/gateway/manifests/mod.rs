@@ -1,0 +1,118 @@
+//! The objects a gateway is made of, as JSON: what the API server is to be
+//! given, and whether what it has is that.
+
+use std::collections::BTreeMap;
+
+use lb_svc_crds::names;
+use serde_json::{Value, json};
+
+use crate::model::{Owner, Place};
+
+mod deployment;
+mod diff;
+pub mod quantity;
+mod template_hash;
+
+pub use deployment::{KEY_VOLUME, PROGRESS, Template, deployment};
+pub use diff::{contains, is_as_wanted};
+pub use template_hash::TemplateHash;
+
+fn labels(owner: &Owner) -> BTreeMap<String, String> {
+    [
+        ("app", names::label_value(&names::gateway_name(&owner.service.name))),
+        ("namespace", names::label_value(&owner.service.namespace)),
+        ("service", names::label_value(&owner.service.name)),
+        (names::MANAGED_BY_LABEL, names::MANAGED_BY.to_owned()),
+        (names::SERVICE_UID_LABEL, owner.uid.clone()),
+    ]
+    .map(|(key, value)| (key.to_owned(), value))
+    .into()
+}
+
+/// The labels that a gateway's pods, and no others, have.
+fn selector(owner: &Owner) -> BTreeMap<String, String> {
+    let mut labels = labels(owner);
+    labels.remove(names::MANAGED_BY_LABEL);
+    labels
+}
+
+/// Name, labels and owner of a gateway's ConfigMap, Deployment and
+/// PodDisruptionBudget. Ownership ends at the namespace.
+fn metadata(owner: &Owner, place: &Place) -> Value {
+    let mut metadata = json!({
+        "name": place.name(),
+        "namespace": place.namespace,
+        "labels": labels(owner),
+        "annotations": { names::SERVICE_ANNOTATION: owner.service.to_string() },
+    });
+    if place.is_beside() {
+        metadata["ownerReferences"] = json!([{
+            "apiVersion": "v1",
+            "kind": "Service",
+            "name": owner.service.name,
+            "uid": owner.uid,
+            "controller": true,
+            "blockOwnerDeletion": false,
+        }]);
+    }
+    metadata
+}
+
+/// A gateway's ConfigMap.
+pub fn config(owner: &Owner, place: &Place, content: &str) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": metadata(owner, place),
+        "data": { names::CONFIG_KEY: content },
+    })
+}
+
+/// The PodDisruptionBudget of a gateway with several pods: one at a time.
+pub fn budget(owner: &Owner, place: &Place) -> Value {
+    json!({
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": metadata(owner, place),
+        "spec": { "maxUnavailable": 1, "selector": { "matchLabels": selector(owner) } },
+    })
+}
+
+/// The Secret with a gateway's key. It goes with the gateway's ConfigMap, the
+/// one with this uid, for nobody may delete it. `key` is in base64.
+pub fn key(owner: &Owner, place: &Place, config: &str, key: &Value) -> Value {
+    let mut metadata = metadata(owner, place);
+    metadata["name"] = json!(names::key_name(&place.name(), &owner.uid));
+    metadata["ownerReferences"] = json!([{
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "name": place.name(),
+        "uid": config,
+        "controller": true,
+        "blockOwnerDeletion": false,
+    }]);
+    json!({
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": metadata,
+        "type": "Opaque",
+        "immutable": true,
+        "data": { names::KEY_FILE: key },
+    })
+}
+
+/// The Secret that all gateways' keys are derived from; `master` is in base64.
+pub fn master(namespace: &str, master: &Value) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {
+            "name": names::MASTER_SECRET,
+            "namespace": namespace,
+            "labels": { names::MANAGED_BY_LABEL: names::MANAGED_BY },
+        },
+        "type": "Opaque",
+        "immutable": true,
+        "data": { names::MASTER_KEY: master },
+    })
+}

@@ -1,0 +1,6 @@
+//! Gateways: their objects, their settings, and who of their pods is active.
+
+pub mod election;
+pub mod manifests;
+pub mod pod_settings;
+pub mod rollout;

@@ -1,0 +1,620 @@
+//! All networks and all claims, and the choice of an address.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::{IpAddr, Ipv4Addr};
+
+use lb_svc_crds::SubnetSpec;
+use lb_svc_crds::names::Provider;
+use lb_svc_crds::range::IpRange;
+
+use super::pool::ranges;
+use super::{Candidate, Claim, Invalid, Network, Pool, Refusal, Wish};
+use crate::model::ServiceRef;
+
+/// When a Subnet was created; of two that overlap the older one stays.
+pub type Age = (Option<jiff::Timestamp>, String);
+
+#[derive(Debug)]
+struct Subnet {
+    spec: SubnetSpec,
+    age: Age,
+    deleting: bool,
+    /// The network with what is free of it, or why it is none.
+    parsed: Result<(Network, Pool), Invalid>,
+    /// The older Subnet that it overlaps.
+    overlaps: Option<Invalid>,
+}
+
+impl Subnet {
+    fn state(&self) -> Result<&(Network, Pool), &Invalid> {
+        match &self.overlaps {
+            Some(overlaps) => Err(overlaps),
+            None => self.parsed.as_ref(),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Entry {
+    claim: Claim,
+    /// Whether the watch has shown it, or only our own write.
+    confirmed: bool,
+}
+
+/// All Subnets and all claims as last seen, and what is reserved.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    subnets: BTreeMap<String, Subnet>,
+    claims: HashMap<String, Entry>,
+    by_service: HashMap<ServiceRef, BTreeSet<String>>,
+    /// Names of claims on their way to the API server.
+    reserved: HashMap<String, (Provider, IpAddr)>,
+    nodes: BTreeMap<String, Vec<Ipv4Addr>>,
+    /// What attachments are on, where that is known: two on one wire share
+    /// their addresses.
+    wires: HashMap<Provider, String>,
+}
+
+impl Ledger {
+    /// A Subnet is as `spec` says. Returns the Subnets for which that changes
+    /// something.
+    pub fn set_subnet(
+        &mut self,
+        name: &str,
+        spec: &SubnetSpec,
+        created: Option<jiff::Timestamp>,
+        deleting: bool,
+    ) -> Vec<String> {
+        if let Some(known) = self.subnets.get_mut(name)
+            && known.spec == *spec
+        {
+            let changed = std::mem::replace(&mut known.deleting, deleting) != deleting;
+            return if changed { vec![name.to_owned()] } else { Vec::new() };
+        }
+        let parsed = Network::parse(spec).map(|network| {
+            let pool = self.pool(&network);
+            (network, pool)
+        });
+        let age = (created, name.to_owned());
+        let subnet = Subnet { spec: spec.clone(), age, deleting, parsed, overlaps: None };
+        self.subnets.insert(name.to_owned(), subnet);
+        let mut changed = self.find_overlaps();
+        if !changed.iter().any(|other| other == name) {
+            changed.push(name.to_owned());
+        }
+        changed
+    }
+
+    /// A Subnet is gone. Returns the others for which that changes something.
+    pub fn remove_subnet(&mut self, name: &str) -> Vec<String> {
+        self.subnets.remove(name);
+        self.find_overlaps()
+    }
+
+    /// An attachment is on this wire; `None` if that is not known. Returns the
+    /// Subnets for which that changes something.
+    pub fn set_wire(&mut self, provider: Provider, wire: Option<String>) -> Vec<String> {
+        match wire {
+            Some(wire) => self.wires.insert(provider, wire),
+            None => self.wires.remove(&provider),
+        };
+        self.find_overlaps()
+    }
+
+    /// Finds which Subnets overlap an older one on their wire; returns those
+    /// for which that is news.
+    fn find_overlaps(&mut self) -> Vec<String> {
+        let mut by_age: Vec<(&Age, &Network)> = Vec::new();
+        for subnet in self.subnets.values() {
+            if let Ok((network, _)) = &subnet.parsed {
+                by_age.push((&subnet.age, network));
+            }
+        }
+        by_age.sort_by_key(|(age, _)| *age);
+        let wire = |network: &Network| {
+            self.wires.get(&network.provider).cloned().unwrap_or_else(|| network.provider.to_string())
+        };
+        let mut standing: Vec<(String, &Age, &Network)> = Vec::new();
+        let mut overlaps: HashMap<String, Invalid> = HashMap::new();
+        for (age, network) in by_age {
+            let wire = wire(network);
+            let meets = |(other_wire, _, other): &&(String, &Age, &Network)| {
+                *other_wire == wire
+                    && (other.cidr.contains(&network.cidr) || network.cidr.contains(&other.cidr))
+            };
+            match standing.iter().find(meets) {
+                Some((_, other, _)) => {
+                    overlaps.insert(age.1.clone(), Invalid::Overlaps(network.cidr.into(), other.1.clone()));
+                }
+                None => standing.push((wire, age, network)),
+            }
+        }
+        let mut changed = Vec::new();
+        for (name, subnet) in &mut self.subnets {
+            let found = overlaps.remove(name);
+            if subnet.overlaps != found {
+                subnet.overlaps = found;
+                changed.push(name.clone());
+            }
+        }
+        changed
+    }
+
+    /// A node has these addresses. Returns whether that is news.
+    pub fn set_node(&mut self, name: &str, addresses: Vec<Ipv4Addr>) -> bool {
+        let changed = if addresses.is_empty() {
+            self.nodes.remove(name).is_some()
+        } else {
+            self.nodes.insert(name.to_owned(), addresses.clone()) != Some(addresses)
+        };
+        if changed {
+            let names: Vec<String> = self.subnets.keys().cloned().collect();
+            for name in names {
+                if let Some(Ok((network, _))) = self.subnets.get(&name).map(|subnet| &subnet.parsed) {
+                    let network = network.clone();
+                    let pool = self.pool(&network);
+                    if let Some(subnet) = self.subnets.get_mut(&name) {
+                        subnet.parsed = Ok((network, pool));
+                    }
+                }
+            }
+        }
+        changed
+    }
+
+    /// What is free of `network`, all claims, reservations and nodes seen.
+    fn pool(&self, network: &Network) -> Pool {
+        let mut pool = Pool::new(network);
+        let claimed = self.claims.values().map(|entry| (&entry.claim.provider, entry.claim.address));
+        let reserved = self.reserved.values().map(|(provider, address)| (provider, *address));
+        for (provider, address) in claimed.chain(reserved) {
+            if let (true, IpAddr::V4(address)) = (*provider == network.provider, address) {
+                pool.take(address);
+            }
+        }
+        for address in self.nodes.values().flatten() {
+            pool.take(*address);
+        }
+        pool
+    }
+
+    /// A claim exists: the watch shows it (`confirmed`), or the API server
+    /// answered so to our own write. Returns whether that is news.
+    pub fn apply(&mut self, claim: Claim, confirmed: bool) -> bool {
+        let name = claim.id.name.clone();
+        self.reserved.remove(&name);
+        if let Some(known) = self.claims.get_mut(&name) {
+            known.confirmed |= confirmed;
+            if known.claim == claim {
+                return false;
+            }
+        }
+        self.remove_entry(&name);
+        self.each_pool(&claim.provider, claim.address, Pool::take);
+        self.by_service.entry(claim.owner.service.clone()).or_default().insert(name.clone());
+        self.claims.insert(name, Entry { claim, confirmed });
+        true
+    }
+
+    /// The watch shows that the claim with this name and uid is gone.
+    pub fn remove(&mut self, name: &str, uid: &str) {
+        if self.claims.get(name).is_some_and(|entry| entry.claim.id.uid == uid) {
+            self.remove_entry(name);
+        }
+    }
+
+    /// The watch listed all claims anew: those it did not name are gone, but
+    /// for our own that it cannot have seen yet. Returns the ones gone.
+    pub fn retain(&mut self, listed: &BTreeSet<String>) -> Vec<Claim> {
+        let gone: Vec<String> = self
+            .claims
+            .iter()
+            .filter(|(name, entry)| entry.confirmed && !listed.contains(*name))
+            .map(|(name, _)| name.clone())
+            .collect();
+        gone.iter().filter_map(|name| self.remove_entry(name)).collect()
+    }
+
+    fn remove_entry(&mut self, name: &str) -> Option<Claim> {
+        let claim = self.claims.remove(name)?.claim;
+        if let Some(names) = self.by_service.get_mut(&claim.owner.service) {
+            names.remove(name);
+            if names.is_empty() {
+                self.by_service.remove(&claim.owner.service);
+            }
+        }
+        self.give_back(&claim.provider, claim.address);
+        Some(claim)
+    }
+
+    /// Chooses and reserves an address.
+    ///
+    /// # Errors
+    /// Why there is none to be had.
+    pub fn reserve(&mut self, wish: &Wish) -> Result<Candidate, Refusal> {
+        let (subnet, address) = match wish.address {
+            Some(address) => (self.containing(wish, address)?, address),
+            None => self.any(wish)?,
+        };
+        let name = wish.provider.claim_name(address);
+        self.reserved.insert(name.clone(), (wish.provider.clone(), address));
+        self.each_pool(&wish.provider, address, Pool::take);
+        Ok(Candidate { name, subnet, address })
+    }
+
+    /// The candidate's claim was not made.
+    pub fn unreserve(&mut self, candidate: &Candidate) {
+        if let Some((provider, address)) = self.reserved.remove(&candidate.name) {
+            self.give_back(&provider, address);
+        }
+    }
+
+    fn give_back(&mut self, provider: &Provider, address: IpAddr) {
+        let a_node = self.nodes.values().flatten().any(|node| IpAddr::V4(*node) == address);
+        if !a_node {
+            self.each_pool(provider, address, Pool::release);
+        }
+    }
+
+    fn each_pool(&mut self, provider: &Provider, address: IpAddr, change: fn(&mut Pool, Ipv4Addr)) {
+        let IpAddr::V4(address) = address else { return };
+        for subnet in self.subnets.values_mut() {
+            if let Ok((network, pool)) = &mut subnet.parsed
+                && network.provider == *provider
+            {
+                change(pool, address);
+            }
+        }
+    }
+
+    /// The Subnets that may serve `wish`, by name.
+    fn eligible(&self, wish: &Wish) -> Result<Vec<(&String, &Network, &Pool)>, Refusal> {
+        let mut eligible = Vec::new();
+        let mut refusal = Refusal::NoSubnet(wish.provider.clone());
+        for (name, subnet) in &self.subnets {
+            let asked = wish.subnet.as_ref() == Some(name);
+            if wish.subnet.is_some() && !asked {
+                continue;
+            }
+            match subnet.state() {
+                Ok((network, _)) if network.provider != wish.provider => {
+                    if asked {
+                        refusal = Refusal::OtherProvider(name.clone(), wish.provider.clone());
+                    }
+                }
+                Ok(_) if subnet.deleting => refusal = Refusal::Deleting(name.clone()),
+                Ok((network, _)) if !network.admits(&wish.owner.service.namespace) => {
+                    refusal = Refusal::NotAdmitted(name.clone(), wish.owner.service.namespace.clone());
+                }
+                Ok((network, pool)) => eligible.push((name, network, pool)),
+                Err(invalid) if asked || subnet.spec.provider == wish.provider.to_string() => {
+                    refusal = Refusal::InvalidSubnet(name.clone(), invalid.clone());
+                }
+                Err(_) => {}
+            }
+        }
+        if let (Refusal::NoSubnet(_), Some(name)) = (&refusal, &wish.subnet) {
+            refusal = Refusal::UnknownSubnet(name.clone(), wish.provider.annotation("logical_switch"));
+        }
+        if eligible.is_empty() { Err(refusal) } else { Ok(eligible) }
+    }
+
+    fn any(&self, wish: &Wish) -> Result<(String, IpAddr), Refusal> {
+        let eligible = self.eligible(wish)?;
+        for (name, _, pool) in &eligible {
+            if let Some(address) = pool.next() {
+                return Ok(((*name).clone(), address.into()));
+            }
+        }
+        Err(Refusal::Full(name_all(&eligible)))
+    }
+
+    fn containing(&self, wish: &Wish, address: IpAddr) -> Result<String, Refusal> {
+        let eligible = self.eligible(wish)?;
+        let IpAddr::V4(v4) = address else {
+            return Err(Refusal::Outside(address, name_all(&eligible)));
+        };
+        let Some((name, network, _)) = eligible.iter().find(|(_, network, _)| network.cidr.contains(&v4))
+        else {
+            return Err(Refusal::Outside(address, name_all(&eligible)));
+        };
+        let not_assignable = |what: String| Err(Refusal::NotAssignable(address, what));
+        if v4 == network.gateway {
+            return not_assignable(format!("the gateway of Subnet {name}"));
+        }
+        let (first, last) = network.hosts();
+        if v4 < first {
+            return not_assignable(format!("the network address of Subnet {name}"));
+        }
+        if v4 > last {
+            return not_assignable(format!("the broadcast address of Subnet {name}"));
+        }
+        if let Some((node, _)) = self.nodes.iter().find(|(_, addresses)| addresses.contains(&v4)) {
+            return not_assignable(format!("the address of node {node}"));
+        }
+        let claim_name = wish.provider.claim_name(address);
+        if let Some(entry) = self.claims.get(&claim_name) {
+            let owner = &entry.claim.owner.service;
+            return Err(if *owner == wish.owner.service {
+                Refusal::BeingFreed(address)
+            } else {
+                Refusal::Taken(address, owner.to_string())
+            });
+        }
+        if self.reserved.contains_key(&claim_name) {
+            return Err(Refusal::Taken(address, "that asked first".to_owned()));
+        }
+        Ok((*name).clone())
+    }
+
+    /// The claims of every Service that has or had this name, by name.
+    pub fn claims_of(&self, service: &ServiceRef) -> Vec<Claim> {
+        self.by_service
+            .get(service)
+            .into_iter()
+            .flatten()
+            .filter_map(|name| self.claims.get(name).map(|entry| entry.claim.clone()))
+            .collect()
+    }
+
+    /// All claims.
+    pub fn claims(&self) -> impl Iterator<Item = &Claim> {
+        self.claims.values().map(|entry| &entry.claim)
+    }
+
+    /// The network of a Subnet, if its spec makes sense.
+    pub fn network(&self, subnet: &str) -> Option<&Network> {
+        self.subnets.get(subnet)?.state().ok().map(|(network, _)| network)
+    }
+
+    /// What is to be said of a Subnet: its usage, or why it has none. `None`
+    /// if there is no such Subnet.
+    pub fn usage(&self, subnet: &str) -> Option<Usage> {
+        let state = self.subnets.get(subnet)?.state();
+        let claims: Vec<&Claim> = self.claims().filter(|claim| claim.subnet == subnet).collect();
+        let v4 = |claim: &&Claim| match claim.address {
+            IpAddr::V4(v4) => Some(v4),
+            IpAddr::V6(_) => None,
+        };
+        let using: Vec<Ipv4Addr> = claims.iter().filter_map(v4).collect();
+        Some(Usage {
+            using: using.len() as u64,
+            holders: claims.iter().map(|claim| claim.owner.service.clone()).collect(),
+            using_ranges: ranges(using),
+            available: state.map_or(0, |(_, pool)| pool.available()),
+            available_ranges: state.map_or(Vec::new(), |(_, pool)| pool.free()),
+            invalid: state.err().cloned(),
+        })
+    }
+}
+
+/// How much of a Subnet is in use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// Claims.
+    pub using: u64,
+    /// The Services that hold them, or held and left them.
+    pub holders: BTreeSet<ServiceRef>,
+    /// Their addresses.
+    pub using_ranges: Vec<IpRange>,
+    /// What a Service that names no address could still get.
+    pub available: u64,
+    /// Those addresses.
+    pub available_ranges: Vec<IpRange>,
+    /// Why the Subnet's spec makes no sense, if it makes none.
+    pub invalid: Option<Invalid>,
+}
+
+fn name_all(subnets: &[(&String, &Network, &Pool)]) -> String {
+    let names: Vec<String> =
+        subnets.iter().map(|(name, network, _)| format!("Subnet {name} ({})", network.cidr)).collect();
+    names.join(" or ")
+}
+
+#[cfg(test)]
+mod tests {
+    use lb_svc_crds::Requested;
+
+    use super::*;
+    use crate::ipam::ClaimId;
+    use crate::model::Owner;
+    use crate::testing::subnet_spec as spec;
+
+    fn owner(name: &str) -> Owner {
+        Owner { service: ServiceRef::new("default", name), uid: format!("uid-{name}") }
+    }
+
+    fn wish(name: &str, address: Option<&str>) -> Wish {
+        Wish {
+            owner: owner(name),
+            provider: "lan.kube-system".parse().unwrap(),
+            subnet: None,
+            address: address.map(|address| address.parse().unwrap()),
+            keep: false,
+        }
+    }
+
+    fn claim(wish: &Wish, candidate: &Candidate) -> Claim {
+        Claim {
+            id: ClaimId {
+                name: candidate.name.clone(),
+                uid: format!("u-{}", candidate.name),
+                resource_version: "1".into(),
+            },
+            provider: wish.provider.clone(),
+            subnet: candidate.subnet.clone(),
+            address: candidate.address,
+            owner: wish.owner.clone(),
+            requested: Requested::Dynamic,
+            mac: String::new(),
+            keep: false,
+            probed: false,
+            conflict: String::new(),
+            gateway_namespace: wish.owner.service.namespace.clone(),
+        }
+    }
+
+    fn ledger() -> Ledger {
+        let mut ledger = Ledger::default();
+        ledger.set_subnet(
+            "lan",
+            &spec("172.18.0.0/16", "172.18.0.1", &["172.18.0.0..172.18.0.10"]),
+            None,
+            false,
+        );
+        ledger
+    }
+
+    #[test]
+    fn an_address_is_handed_out_once() {
+        let mut ledger = ledger();
+        let first = ledger.reserve(&wish("a", None)).unwrap();
+        assert_eq!(first.name, "lan.kube-system.172.18.0.11");
+        let second = ledger.reserve(&wish("b", None)).unwrap();
+        assert_eq!(second.address.to_string(), "172.18.0.12", "a reservation counts");
+        ledger.unreserve(&first);
+        assert_eq!(ledger.usage("lan").unwrap().available, 65523);
+
+        ledger.apply(claim(&wish("b", None), &second), false);
+        let refusal = ledger.reserve(&wish("c", Some("172.18.0.12"))).unwrap_err();
+        assert_eq!(refusal, Refusal::Taken("172.18.0.12".parse().unwrap(), "default/b".into()));
+    }
+
+    #[test]
+    fn what_a_static_request_may_name() {
+        let mut ledger = ledger();
+        ledger.set_node("n1", vec!["172.18.0.2".parse().unwrap()]);
+        let mut reason = |address: &str| match ledger.reserve(&wish("a", Some(address))) {
+            Ok(candidate) => candidate.subnet,
+            Err(refusal) => refusal.to_string(),
+        };
+        assert_eq!(reason("172.18.0.5"), "lan", "an excluded address is reserved for who names it");
+        assert_eq!(reason("172.18.0.1"), "172.18.0.1 is the gateway of Subnet lan and cannot be a Service's");
+        assert_eq!(reason("172.18.0.2"), "172.18.0.2 is the address of node n1 and cannot be a Service's");
+        assert!(reason("172.18.0.0").contains("network address"));
+        assert!(reason("172.18.255.255").contains("broadcast address"));
+        assert_eq!(reason("172.19.0.1"), "172.19.0.1 is not an address of Subnet lan (172.18.0.0/16)");
+        assert!(reason("fd00::1").contains("not an address of"));
+    }
+
+    #[test]
+    fn a_nodes_address_is_never_handed_out() {
+        let mut ledger = ledger();
+        assert!(ledger.set_node("n1", vec!["172.18.0.11".parse().unwrap()]));
+        assert!(!ledger.set_node("n1", vec!["172.18.0.11".parse().unwrap()]));
+        assert_eq!(ledger.reserve(&wish("a", None)).unwrap().address.to_string(), "172.18.0.12");
+        ledger.set_node("n1", Vec::new());
+        assert_eq!(ledger.reserve(&wish("b", None)).unwrap().address.to_string(), "172.18.0.11");
+    }
+
+    #[test]
+    fn which_subnet() {
+        let mut ledger = Ledger::default();
+        assert_eq!(ledger.reserve(&wish("a", None)).unwrap_err().reason(), "SubnetNotFound");
+        ledger.set_subnet("b-lan", &spec("10.0.2.0/24", "", &[]), None, false);
+        ledger.set_subnet("a-lan", &spec("10.0.1.0/30", "", &[]), None, false);
+        let mut other = spec("10.0.3.0/24", "", &[]);
+        other.provider = "other.kube-system".into();
+        ledger.set_subnet("other", &other, None, false);
+
+        assert_eq!(
+            ledger.reserve(&wish("a", None)).unwrap().address.to_string(),
+            "10.0.1.2",
+            "first by name"
+        );
+        assert_eq!(ledger.reserve(&wish("b", None)).unwrap().subnet, "b-lan", "a-lan is full");
+        assert_eq!(ledger.reserve(&wish("c", Some("10.0.2.9"))).unwrap().subnet, "b-lan", "by the address");
+        let by_name = |name: &str| Wish { subnet: Some(name.into()), ..wish("d", None) };
+        assert_eq!(ledger.reserve(&by_name("a-lan")).unwrap_err().reason(), "SubnetFull");
+        assert!(matches!(ledger.reserve(&by_name("other")), Err(Refusal::OtherProvider(..))));
+        assert!(matches!(ledger.reserve(&by_name("nowhere")), Err(Refusal::UnknownSubnet(..))));
+        assert!(matches!(
+            ledger.reserve(&Wish { subnet: Some("a-lan".into()), ..wish("e", Some("10.0.2.7")) }),
+            Err(Refusal::Outside(..))
+        ));
+    }
+
+    #[test]
+    fn who_may_have_addresses() {
+        let mut ledger = Ledger::default();
+        let closed = SubnetSpec { namespaces: vec!["shop".into()], ..spec("10.0.1.0/24", "", &[]) };
+        ledger.set_subnet("closed", &closed, None, false);
+        assert_eq!(ledger.reserve(&wish("a", None)).unwrap_err().reason(), "NamespaceNotAllowed");
+        ledger.set_subnet("gone", &spec("10.0.2.0/24", "", &[]), None, true);
+        let gone = Wish { subnet: Some("gone".into()), ..wish("a", None) };
+        assert_eq!(ledger.reserve(&gone).unwrap_err().reason(), "SubnetDeleting");
+        ledger.set_subnet("bad", &spec("10.0.2.0/33", "", &[]), None, false);
+        let bad = Wish { subnet: Some("bad".into()), ..wish("a", None) };
+        assert_eq!(ledger.reserve(&bad).unwrap_err().reason(), "SubnetInvalid");
+    }
+
+    #[test]
+    fn of_two_subnets_that_overlap_the_older_one_stays() {
+        let at = |second| jiff::Timestamp::from_second(second).ok();
+        let mut ledger = Ledger::default();
+        ledger.set_subnet("b-new", &spec("10.0.0.0/16", "", &[]), at(2), false);
+        let changed = ledger.set_subnet("c-old", &spec("10.0.1.0/24", "", &[]), at(1), false);
+        assert_eq!(changed, ["b-new", "c-old"]);
+        assert!(
+            matches!(ledger.usage("b-new").unwrap().invalid, Some(Invalid::Overlaps(_, other)) if other == "c-old")
+        );
+        assert_eq!(ledger.reserve(&wish("a", None)).unwrap().subnet, "c-old");
+
+        // Another attachment: no matter, until it is known to be on the same wire.
+        let mut other = spec("10.0.1.0/24", "", &[]);
+        other.provider = "other.kube-system".into();
+        ledger.set_subnet("other", &other, at(3), false);
+        assert_eq!(ledger.usage("other").unwrap().invalid, None);
+        let wire = || Some("macvlan on eth0".to_owned());
+        ledger.set_wire("other.kube-system".parse().unwrap(), wire());
+        assert_eq!(ledger.set_wire("lan.kube-system".parse().unwrap(), wire()), ["other"]);
+
+        assert_eq!(ledger.remove_subnet("c-old"), ["b-new", "other"]);
+        assert_eq!(ledger.usage("b-new").unwrap().invalid, None);
+        assert!(ledger.usage("other").unwrap().invalid.is_some(), "it overlaps the next older one");
+    }
+
+    #[test]
+    fn usage_counts_every_claim_of_the_subnet() {
+        let mut ledger = ledger();
+        let wish = wish("a", Some("172.18.0.5"));
+        let candidate = ledger.reserve(&wish).unwrap();
+        ledger.apply(claim(&wish, &candidate), true);
+        let usage = ledger.usage("lan").unwrap();
+        assert_eq!(
+            (usage.using, usage.available),
+            (1, 65524),
+            "an excluded address was not available anyway"
+        );
+        assert_eq!(usage.using_ranges[0].to_string(), "172.18.0.5");
+    }
+
+    #[test]
+    fn a_subnet_that_changes_keeps_its_claims() {
+        let mut ledger = ledger();
+        let asked = wish("a", None);
+        let candidate = ledger.reserve(&asked).unwrap();
+        ledger.apply(claim(&asked, &candidate), true);
+        ledger.set_subnet(
+            "lan",
+            &spec("172.18.0.0/24", "172.18.0.1", &["172.18.0.0..172.18.0.10"]),
+            None,
+            false,
+        );
+        assert_eq!(ledger.reserve(&wish("b", None)).unwrap().address.to_string(), "172.18.0.12");
+    }
+
+    #[test]
+    fn a_relist_forgets_what_is_gone_but_not_what_is_new() {
+        let mut ledger = ledger();
+        let (old, new) = (wish("old", None), wish("new", None));
+        let old_candidate = ledger.reserve(&old).unwrap();
+        ledger.apply(claim(&old, &old_candidate), true);
+        let new_candidate = ledger.reserve(&new).unwrap();
+        ledger.apply(claim(&new, &new_candidate), false);
+        let gone = ledger.retain(&BTreeSet::new());
+        assert_eq!(gone.len(), 1);
+        assert_eq!(ledger.claims_of(&new.owner.service).len(), 1);
+        assert!(ledger.claims_of(&old.owner.service).is_empty());
+    }
+}

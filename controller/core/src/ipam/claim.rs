@@ -1,0 +1,171 @@
+//! Claims: what is asked for, what is reserved, what is held, and why there is
+//! nothing to be had.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use lb_svc_crds::names::{self, Provider};
+use lb_svc_crds::{IPSpec, Requested};
+use serde_json::{Value, json};
+
+use super::Invalid;
+use crate::model::Owner;
+
+/// One Service's hold on one address: an IP object, as last seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// The object.
+    pub id: ClaimId,
+    /// The attachment.
+    pub provider: Provider,
+    /// The Subnet's name.
+    pub subnet: String,
+    /// The address.
+    pub address: IpAddr,
+    /// The Service, by uid.
+    pub owner: Owner,
+    /// Whether the Service named the address.
+    pub requested: Requested,
+    /// Hardware address recorded in it; may be empty.
+    pub mac: String,
+    /// Whether it outlives its Service.
+    pub keep: bool,
+    /// Whether the address has been in service.
+    pub probed: bool,
+    /// Hardware address of the foreign host for which it was given up; may be
+    /// empty.
+    pub conflict: String,
+    /// The namespace of the gateway that may answer for it.
+    pub gateway_namespace: String,
+}
+
+/// Which IP object, exactly: what a delete must match.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClaimId {
+    /// Its name.
+    pub name: String,
+    /// Its uid.
+    pub uid: String,
+    /// Its resourceVersion.
+    pub resource_version: String,
+}
+
+/// What a Service wants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wish {
+    /// Who asks.
+    pub owner: Owner,
+    /// On which attachment.
+    pub provider: Provider,
+    /// From which Subnet; any of the attachment's if `None`.
+    pub subnet: Option<String>,
+    /// Which address; any if `None`.
+    pub address: Option<IpAddr>,
+    /// Whether the claim is to outlive the Service.
+    pub keep: bool,
+}
+
+/// An address chosen for a [`Wish`], reserved until its claim is
+/// [applied](super::Ledger::apply) or the reservation [dropped](super::Ledger::unreserve).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// The name its claim will have.
+    pub name: String,
+    /// The Subnet it is from.
+    pub subnet: String,
+    /// The address.
+    pub address: IpAddr,
+}
+
+/// Why a wish cannot be fulfilled now.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The attachment has no Subnet.
+    #[error("no Subnet has spec.provider {0}: create one")]
+    NoSubnet(Provider),
+    /// The Subnet asked for does not exist.
+    #[error("there is no Subnet {0}: create it, or correct the annotation {1}")]
+    UnknownSubnet(String, String),
+    /// The Subnet asked for is another attachment's.
+    #[error("Subnet {0} is not for {1}: its spec.provider says otherwise")]
+    OtherProvider(String, Provider),
+    /// The Subnet's spec makes no sense.
+    #[error("Subnet {0} is not valid: {1}")]
+    InvalidSubnet(String, Invalid),
+    /// The Subnet is being deleted.
+    #[error("Subnet {0} is being deleted and hands out no addresses")]
+    Deleting(String),
+    /// The Subnet is not for this namespace.
+    #[error("Subnet {0} is not open to namespace {1} (spec.namespaces)")]
+    NotAdmitted(String, String),
+    /// The address asked for is in none of the Subnets.
+    #[error("{0} is not an address of {1}")]
+    Outside(IpAddr, String),
+    /// The address asked for is nobody's to have.
+    #[error("{0} is {1} and cannot be a Service's")]
+    NotAssignable(IpAddr, String),
+    /// The address asked for is another Service's.
+    #[error("{0} belongs to Service {1}")]
+    Taken(IpAddr, String),
+    /// The address asked for is still an earlier Service's of this name.
+    #[error("{0} was the address of an earlier Service of this name, and is being given back")]
+    BeingFreed(IpAddr),
+    /// Nothing is free.
+    #[error("no free address in {0}")]
+    Full(String),
+}
+
+/// The reason that passes by itself.
+pub const BEING_FREED: &str = "AddressBeingFreed";
+
+impl Refusal {
+    /// One CamelCase word for the cause.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::NoSubnet(_) | Self::UnknownSubnet(..) | Self::OtherProvider(..) => "SubnetNotFound",
+            Self::InvalidSubnet(..) => "SubnetInvalid",
+            Self::Deleting(_) => "SubnetDeleting",
+            Self::NotAdmitted(..) => "NamespaceNotAllowed",
+            Self::Outside(..) | Self::NotAssignable(..) => "AddressNotAssignable",
+            Self::Taken(..) => "AddressInUse",
+            Self::BeingFreed(_) => BEING_FREED,
+            Self::Full(_) => "SubnetFull",
+        }
+    }
+}
+
+/// The IP object of a claim on `candidate` for who wished it, whose gateway is or will be in
+/// `gateway_namespace`.
+pub fn manifest(wish: &Wish, candidate: &Candidate, gateway_namespace: &str) -> Value {
+    let address = candidate.address.to_string();
+    let (v4, v6) = if candidate.address.is_ipv4() {
+        (address.clone(), String::new())
+    } else {
+        (String::new(), address.clone())
+    };
+    let spec = IPSpec {
+        subnet: candidate.subnet.clone(),
+        provider: wish.provider.to_string(),
+        ip_address: address,
+        v4_ip_address: v4,
+        v6_ip_address: v6,
+        mac_address: String::new(),
+        namespace: wish.owner.service.namespace.clone(),
+        service_name: wish.owner.service.name.clone(),
+        service_uid: wish.owner.uid.clone(),
+        requested: if wish.address.is_some() { Requested::Static } else { Requested::Dynamic },
+        keep: wish.keep,
+        probed: false,
+        conflict: String::new(),
+    };
+    let mut labels = BTreeMap::from([(names::MANAGED_BY_LABEL, names::MANAGED_BY)]);
+    if gateway_namespace != wish.owner.service.namespace {
+        labels.insert(names::GATEWAY_NAMESPACE_LABEL, gateway_namespace);
+    }
+    json!({
+        "apiVersion": "kubeovn.io/v1",
+        "kind": "IP",
+        "metadata": { "name": candidate.name, "labels": labels },
+        "spec": spec,
+    })
+}

@@ -1,0 +1,20 @@
+//! The decisions of the lb-svc controller, as functions of what is seen: no
+//! client, no Kubernetes types, no IO.
+//!
+//! ```text
+//!  model ──▶ service::spec    what a Service asks
+//!        ──▶ ipam             which address it gets
+//!        ──▶ gateway          the objects that serve it, and which pod is active
+//!        ──▶ backend          where connections go, and when a pod may be Ready
+//!        ──▶ service::plan, subnet::plan ──▶ action   what is to be written
+//! ```
+
+pub mod action;
+pub mod backend;
+pub mod gateway;
+pub mod ipam;
+pub mod model;
+pub mod service;
+pub mod subnet;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;

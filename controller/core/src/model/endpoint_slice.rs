@@ -1,0 +1,43 @@
+//! EndpointSlices.
+
+use std::net::Ipv4Addr;
+
+use lb_svc_crds::gateway::Transport;
+
+use super::PodId;
+
+/// An EndpointSlice as last seen.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Slice {
+    /// Its ports; a port of another protocol, or without a number, is not
+    /// among them.
+    pub ports: Vec<SlicePort>,
+    /// Its endpoints, each of which serves all its ports.
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// A port of an EndpointSlice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SlicePort {
+    /// The Service's name for it.
+    pub name: String,
+    /// Its protocol.
+    pub protocol: Transport,
+    /// The endpoints' number for it.
+    pub port: u16,
+}
+
+/// An endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Its address.
+    pub address: Ipv4Addr,
+    /// Whether connections may go there.
+    pub ready: bool,
+    /// Whether they could, were it not on its way out.
+    pub serving: bool,
+    /// Whether it is on its way out.
+    pub terminating: bool,
+    /// The pod it is, if it is one.
+    pub pod: Option<PodId>,
+}

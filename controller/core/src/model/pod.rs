@@ -1,0 +1,79 @@
+//! Pods of gateways.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use jiff::Timestamp;
+use lb_svc_crds::gateway::GatewayStatus;
+use sha2::{Digest, Sha256};
+
+/// A gateway pod as last seen.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Pod {
+    /// Its name.
+    pub name: String,
+    /// Its uid.
+    pub uid: String,
+    /// The Service it was made for, by uid.
+    pub made_for: String,
+    /// When it was created.
+    pub created: Option<Timestamp>,
+    /// Whether its deletion has begun.
+    pub deleting: bool,
+    /// Whether its containers have ended for good.
+    pub finished: bool,
+    /// Its node, once scheduled.
+    pub node: Option<String>,
+    /// Whether its node is gone, or said to be off (taint out-of-service).
+    pub node_lost: bool,
+    /// Its Ready condition.
+    pub ready: bool,
+    /// Since when it has not been ready, while it is not.
+    pub unready_since: Option<Timestamp>,
+    /// Whether it has the election's key mounted, and so takes part in one.
+    pub member: bool,
+    /// Its pod IP.
+    pub address: Option<IpAddr>,
+    /// The attached interface's hardware address, as Multus reports it.
+    pub mac: Option<String>,
+    /// Its annotations that are ours.
+    pub annotations: BTreeMap<String, String>,
+    /// What keeps it from running: reason and message.
+    pub waiting: Option<(String, String)>,
+    /// What it answered at `/status`.
+    pub answer: Answer,
+}
+
+impl Pod {
+    /// Whether anything in it could still answer on the LAN.
+    pub fn could_answer(&self) -> bool {
+        !self.finished && !self.node_lost
+    }
+}
+
+/// A pod's uid, in little room: there may be one for each endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PodId([u8; 16]);
+
+impl PodId {
+    /// The pod with this uid.
+    pub fn of(uid: &str) -> Self {
+        let digest: [u8; 32] = Sha256::digest(uid).into();
+        let mut id = [0; 16];
+        id.copy_from_slice(&digest[..16]);
+        Self(id)
+    }
+}
+
+/// What a gateway said when asked for its status.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Answer {
+    /// It was not asked: there is nobody to ask yet.
+    #[default]
+    Unasked,
+    /// It was asked and nothing came back in time: it is starting or gone, or
+    /// a NetworkPolicy stands between.
+    Silence,
+    /// It answered.
+    Said(Box<GatewayStatus>),
+}

@@ -1,0 +1,124 @@
+//! Services: what is read of their spec and status.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::{Condition, Setting};
+
+/// A Service, or the gateway that serves it: both are known by this.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServiceRef {
+    /// The Service's namespace.
+    pub namespace: String,
+    /// The Service's name.
+    pub name: String,
+}
+
+impl ServiceRef {
+    /// The Service `name` in `namespace`.
+    pub fn new(namespace: &str, name: &str) -> Self {
+        Self { namespace: namespace.to_owned(), name: name.to_owned() }
+    }
+
+    /// Reads `<namespace>/<name>`.
+    pub fn parse(text: &str) -> Option<Self> {
+        text.split_once('/').map(|(namespace, name)| Self::new(namespace, name))
+    }
+}
+
+impl fmt::Display for ServiceRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// One Service, and no other that had or will have its name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Owner {
+    /// Namespace and name.
+    pub service: ServiceRef,
+    /// Its uid.
+    pub uid: String,
+}
+
+/// A Service as last seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// Namespace, name, uid.
+    pub owner: Owner,
+    /// For conditional writes.
+    pub resource_version: String,
+    /// Conditions carry it; absent where the API server keeps none.
+    pub generation: Option<i64>,
+    /// Whether it is being deleted.
+    pub deleting: bool,
+    /// Whether `spec.type` is LoadBalancer.
+    pub load_balancer: bool,
+    /// `spec.loadBalancerClass`.
+    pub class: Option<String>,
+    /// The annotations that concern us, see [`crate::service::spec`].
+    pub annotations: BTreeMap<String, String>,
+    /// The gateway pod settings among the annotations, as the API writes them;
+    /// an error says what is wrong with the annotation's value.
+    pub settings: BTreeMap<Setting, Result<Value, String>>,
+    /// `spec.loadBalancerIP`, as written.
+    pub load_balancer_ip: String,
+    /// `spec.clusterIPs`, as written.
+    pub cluster_ips: Vec<String>,
+    /// `spec.ports`.
+    pub ports: Vec<ServicePort>,
+    /// `spec.selector`.
+    pub selector: BTreeMap<String, String>,
+    /// For how many seconds a client stays with its backend, where
+    /// `spec.sessionAffinity` is ClientIP.
+    pub affinity: Option<u32>,
+    /// Whether `spec.externalTrafficPolicy` is Local.
+    pub local_policy: bool,
+    /// Whether `spec.internalTrafficPolicy` is Local.
+    pub internal_local: bool,
+    /// `spec.loadBalancerSourceRanges`, as written.
+    pub source_ranges: Vec<String>,
+    /// `status.loadBalancer.ingress`.
+    pub ingress: Vec<Ingress>,
+    /// Our conditions in its status.
+    pub conditions: Vec<Condition>,
+    /// When each of them last changed its status.
+    pub since: BTreeMap<String, Timestamp>,
+}
+
+/// A port of a Service.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServicePort {
+    /// Its name; may be empty where it is the only one.
+    pub name: String,
+    /// Its protocol, as written.
+    pub protocol: String,
+    /// Its number.
+    pub port: u16,
+}
+
+/// An entry of a Service's `status.loadBalancer.ingress`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ingress {
+    /// The address; empty in an entry without one.
+    pub ip: String,
+    /// Whether `ipMode` is Proxy: to clients inside the cluster the address is
+    /// one to send to, not one that their node serves by itself.
+    pub proxy: bool,
+    /// Every port of the Service.
+    pub ports: Vec<PortStatus>,
+}
+
+/// What became of a Service's port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortStatus {
+    /// Its protocol, as written.
+    pub protocol: String,
+    /// Its number.
+    pub port: u16,
+    /// Why it is not served.
+    pub error: Option<String>,
+}

@@ -1,0 +1,44 @@
+//! Subnets.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use lb_svc_crds::SubnetSpec;
+
+use super::Condition;
+
+/// A Subnet as last seen, beside what the ledger keeps of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Subnet {
+    /// Its uid.
+    pub uid: String,
+    /// When it was created.
+    pub created: Option<Timestamp>,
+    /// Conditions carry it.
+    pub generation: Option<i64>,
+    /// Whether its deletion has begun.
+    pub deleting: bool,
+    /// Whether it has our finalizer.
+    pub held: bool,
+    /// Its spec.
+    pub spec: SubnetSpec,
+    /// Its status, without the conditions' times.
+    pub status: SubnetView,
+    /// When each condition last changed its status.
+    pub since: BTreeMap<String, Timestamp>,
+}
+
+/// A Subnet's status.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SubnetView {
+    /// `v4usingIPs`.
+    pub using: u64,
+    /// `v4availableIPs`.
+    pub available: u64,
+    /// `v4usingIPrange`.
+    pub using_range: String,
+    /// `v4availableIPrange`.
+    pub available_range: String,
+    /// Its conditions.
+    pub conditions: Vec<Condition>,
+}

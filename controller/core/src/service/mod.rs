@@ -1,0 +1,5 @@
+//! What a Service asks, and what is done for it.
+
+pub mod health_check;
+pub mod plan;
+pub mod spec;

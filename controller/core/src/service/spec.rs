@@ -1,0 +1,469 @@
+//! What a Service asks of us: its spec and annotations, read and checked.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use lb_svc_crds::gateway::{HealthCheck, NatBackend, Port, Transport};
+use lb_svc_crds::names::{self, Provider};
+
+use super::health_check as health;
+use crate::model::{PortStatus, Problem, Service, ServicePort, Setting};
+
+/// Our annotations of a Service, beside those of [`Setting`] and of
+/// [`health_check`](super::health_check).
+pub const ANNOTATIONS: [&str; 4] = [
+    names::KEEP_ADDRESS_ANNOTATION,
+    names::PASS_THROUGH_ANNOTATION,
+    names::NAT_BACKEND_ANNOTATION,
+    names::DIRECT_ACCESS_ANNOTATION,
+];
+
+/// A port that no gateway can serve.
+const UNSUPPORTED_PROTOCOL: &str = "UnsupportedProtocol";
+
+/// A Service's wishes, checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// The attachment its address lives on.
+    pub provider: Provider,
+    /// The Subnet it names.
+    pub subnet: Option<String>,
+    /// `spec.loadBalancerIP`; who set it is not known here.
+    pub address: Option<IpAddr>,
+    /// Where its gateway sends connections.
+    pub cluster_ips: Vec<IpAddr>,
+    /// The ports it can have served.
+    pub ports: Vec<Port>,
+    /// All its ports, as its status is to have them.
+    pub port_statuses: Vec<PortStatus>,
+    /// Whether clients inside the cluster are to go to the gateway as well.
+    pub pass_through: bool,
+    /// The networks whose hosts it is to serve; `None`: everybody.
+    pub clients: Option<Vec<IpNet>>,
+    /// How it is served straight from its endpoints, if it is.
+    pub direct: Option<Direct>,
+    /// What is to program its gateway's NAT, if it says.
+    pub nat_backend: Option<NatBackend>,
+    /// Whether its address is kept when it is deleted.
+    pub keep: bool,
+    /// What of it cannot be served, while the rest is.
+    pub limits: Vec<Problem>,
+}
+
+/// How a Service is served straight from its endpoints.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Direct {
+    /// Why it is.
+    pub cause: Cause,
+    /// For how many seconds a client stays with its endpoint.
+    pub affinity_seconds: Option<u32>,
+    /// How the endpoints are asked whether they are well.
+    pub check: Option<HealthCheck>,
+}
+
+/// Why a Service is served straight from its endpoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// An annotation asks for it.
+    Asked,
+    /// Only so can clients stay with their endpoints.
+    Affinity,
+    /// Only so is it served wherever the endpoints are.
+    LocalPolicy,
+}
+
+impl std::fmt::Display for Cause {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Asked => "as asked for",
+            Self::Affinity => "for spec.sessionAffinity",
+            Self::LocalPolicy => "for spec.internalTrafficPolicy",
+        })
+    }
+}
+
+/// Reads what `service` asks. `None`: nothing of us.
+///
+/// # Errors
+/// What makes the request unreadable.
+pub fn request(service: &Service) -> Option<Result<Request, Problem>> {
+    Some(read(service, provider(service)?))
+}
+
+/// Whether `service` asks to be served straight from its endpoints. It may be
+/// unreadable otherwise.
+pub fn is_direct(service: &Service) -> bool {
+    provider(service).is_some() && cause(service, &mut Vec::new()).is_some()
+}
+
+/// The transport protocol of this name, if gateways forward it.
+pub fn transport(name: &str) -> Option<Transport> {
+    match name {
+        "TCP" => Some(Transport::Tcp),
+        "UDP" => Some(Transport::Udp),
+        _ => None,
+    }
+}
+
+/// What a Service that asks anything of us names its attachment by.
+fn provider(service: &Service) -> Option<&String> {
+    let ours = service.class.as_deref().is_none_or(|class| class == names::LOAD_BALANCER_CLASS);
+    let asks = service.load_balancer && ours && !service.deleting;
+    service.annotations.get(names::PROVIDER_ANNOTATION).filter(|_| asks)
+}
+
+/// Why the Service is to be served straight from its endpoints; `None` if it
+/// is not.
+fn cause(service: &Service, limits: &mut Vec<Problem>) -> Option<Cause> {
+    let asked = [names::DIRECT_ACCESS_ANNOTATION, names::TKE_DIRECT_ACCESS_ANNOTATION]
+        .into_iter()
+        .find_map(|name| switch(service, name, &[], limits));
+    match asked {
+        Some(asked) => asked.then_some(Cause::Asked),
+        None if service.affinity.is_some() => Some(Cause::Affinity),
+        None => service.internal_local.then_some(Cause::LocalPolicy),
+    }
+}
+
+fn read(service: &Service, provider: &str) -> Result<Request, Problem> {
+    let provider: Provider = provider.parse().map_err(|error| {
+        Problem::new("InvalidProvider", format!("annotation {}: {error}", names::PROVIDER_ANNOTATION))
+    })?;
+    let subnet = service
+        .annotations
+        .get(&provider.annotation("logical_switch"))
+        .filter(|subnet| !subnet.is_empty())
+        .cloned();
+    let address = match service.load_balancer_ip.as_str() {
+        "" => None,
+        text => Some(text.parse().map_err(|_| {
+            Problem::new("InvalidAddress", format!("spec.loadBalancerIP: {text:?} is not an address"))
+        })?),
+    };
+    let mut limits = Vec::new();
+    let cluster_ips: Vec<IpAddr> = service.cluster_ips.iter().filter_map(|ip| ip.parse().ok()).collect();
+    let (v4, v6): (Vec<IpAddr>, Vec<IpAddr>) = cluster_ips.into_iter().partition(IpAddr::is_ipv4);
+    if v4.is_empty() {
+        return Err(Problem::new(
+            "UnsupportedFamily",
+            "the Service has no IPv4 ClusterIP, and gateways serve IPv4 only: set spec.ipFamilies to include IPv4",
+        ));
+    }
+    if !v6.is_empty() {
+        limits.push(Problem::new(
+            "UnsupportedFamily",
+            "the Service's IPv6 half is not served: gateways serve IPv4 only",
+        ));
+    }
+    let cause = cause(service, &mut limits);
+    // What hides the client, or would have to know it, is said rather than
+    // passed over.
+    let unserved = [
+        (
+            service.affinity.is_some() && cause.is_none(),
+            "AffinityNotKept",
+            "spec.sessionAffinity ClientIP sees the gateway as the only client without direct access: all connections go to one backend",
+        ),
+        (
+            service.local_policy,
+            "ClientAddressHidden",
+            "spec.externalTrafficPolicy Local does not keep the client's address: backends see the gateway's",
+        ),
+        (
+            service.internal_local && cause.is_none(),
+            "LocalBackendsOnly",
+            "spec.internalTrafficPolicy Local keeps the gateway, too, to the backends of its own node without direct access: without one there nobody is served",
+        ),
+    ];
+    limits.extend(
+        unserved
+            .iter()
+            .filter(|(asked, ..)| *asked)
+            .map(|(_, reason, message)| Problem::new(reason, *message)),
+    );
+    let mut ports = BTreeSet::new();
+    let mut port_statuses = Vec::new();
+    for ServicePort { protocol, port, .. } in &service.ports {
+        let transport = transport(protocol);
+        let error = transport.is_none().then(|| format!("{}/{UNSUPPORTED_PROTOCOL}", names::DOMAIN));
+        port_statuses.push(PortStatus { protocol: protocol.clone(), port: *port, error });
+        match transport {
+            Some(protocol) => {
+                ports.insert(Port { protocol, port: *port });
+            }
+            None => limits.push(Problem::new(
+                UNSUPPORTED_PROTOCOL,
+                format!("port {port}/{protocol} is not served: gateways forward TCP and UDP"),
+            )),
+        }
+    }
+    let keep = switch(service, names::KEEP_ADDRESS_ANNOTATION, &[], &mut limits).unwrap_or(false);
+    // As CCE has it: whose policy is Local wants what the gateway does, from inside as well.
+    let pass_through = [names::PASS_THROUGH_ANNOTATION, names::CCE_PASS_THROUGH_ANNOTATION]
+        .into_iter()
+        .find_map(|name| switch(service, name, &["onlyLocal"], &mut limits))
+        .unwrap_or(service.local_policy);
+    let check = health::check(&service.annotations, &mut limits);
+    let direct =
+        cause.map(|cause| Direct { cause, affinity_seconds: service.affinity, check: check.clone() });
+    let unchecked = match &direct {
+        None => Some("without direct access"),
+        Some(_) if ports.iter().all(|port| port.protocol != Transport::Tcp) => Some("without a TCP port"),
+        Some(_) => None,
+    };
+    if let (Some(_), Some(why)) = (check, unchecked) {
+        limits.push(health::ignored(why));
+    }
+    let mut nat_backend = service.annotations.get(names::NAT_BACKEND_ANNOTATION).and_then(|text| {
+        let fault = |why| {
+            let message = format!("annotation {}: {why}", names::NAT_BACKEND_ANNOTATION);
+            limits.push(Problem::new("InvalidAnnotation", message));
+        };
+        text.parse().map_err(fault).ok()
+    });
+    if direct.as_ref().is_some_and(|direct| direct.affinity_seconds.is_some()) {
+        if nat_backend == Some(NatBackend::Iptables) {
+            let name = names::NAT_BACKEND_ANNOTATION;
+            let message =
+                format!("annotation {name}: only nftables keeps spec.sessionAffinity, and is taken");
+            limits.push(Problem::new("NatBackendIgnored", message));
+        }
+        nat_backend = Some(NatBackend::Nftables);
+    }
+    limits.extend(service.annotations.keys().filter(|name| is_unknown(name)).map(|name| {
+        let message = format!("annotation {name} means nothing to lb-svc: correct or remove it");
+        Problem::new("UnknownAnnotation", message)
+    }));
+    Ok(Request {
+        provider,
+        subnet,
+        address,
+        cluster_ips: v4,
+        ports: ports.into_iter().collect(),
+        port_statuses,
+        pass_through,
+        clients: clients(service)?,
+        direct,
+        nat_backend,
+        keep,
+        limits,
+    })
+}
+
+/// Whom the Service is limited to.
+fn clients(service: &Service) -> Result<Option<Vec<IpNet>>, Problem> {
+    let parse = |text: &String| {
+        text.trim().parse().map_err(|_| {
+            let message =
+                format!("spec.loadBalancerSourceRanges: {text:?} is not a network, as 192.0.2.0/24 is");
+            Problem::new("InvalidSourceRange", message)
+        })
+    };
+    let mut networks = service.source_ranges.iter().map(parse).collect::<Result<Vec<IpNet>, _>>()?;
+    networks.sort_unstable();
+    networks.dedup();
+    let everybody = |network: &IpNet| network.addr().is_ipv4() && network.prefix_len() == 0;
+    Ok((!networks.is_empty() && !networks.iter().any(everybody)).then_some(networks))
+}
+
+/// What an annotation says that is "true" or "false", or another word for
+/// "true". `None` if it is not there, or neither.
+fn switch(service: &Service, name: &str, also: &[&str], limits: &mut Vec<Problem>) -> Option<bool> {
+    match service.annotations.get(name)?.as_str() {
+        "true" => Some(true),
+        "false" => Some(false),
+        other if also.contains(&other) => Some(true),
+        other => {
+            let message = format!("annotation {name}: {other:?} is neither \"true\" nor \"false\"");
+            limits.push(Problem::new("InvalidAnnotation", message));
+            None
+        }
+    }
+}
+
+/// Whether an annotation has our domain and no meaning on a Service.
+fn is_unknown(name: &str) -> bool {
+    let ours = name.strip_prefix(names::DOMAIN).is_some_and(|rest| rest.starts_with('/'));
+    let known = |name| ANNOTATIONS.contains(&name) || health::ANNOTATIONS.contains(&name);
+    ours && !known(name) && !Setting::ALL.iter().any(|known| known.annotation() == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{port, service};
+
+    #[test]
+    fn the_annotation_is_the_opt_in() {
+        assert!(request(&service()).is_some());
+        let none = |change: fn(&mut Service)| {
+            let mut service = service();
+            change(&mut service);
+            request(&service).is_none()
+        };
+        assert!(none(|s| s.annotations.clear()));
+        assert!(none(|s| s.load_balancer = false));
+        assert!(none(|s| s.deleting = true));
+        assert!(none(|s| s.class = Some("metallb.io/l2".into())));
+        assert!(!none(|s| s.class = Some("lb-svc.kubeovn.io/gateway".into())));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let problem = |change: fn(&mut Service)| {
+            let mut service = service();
+            change(&mut service);
+            request(&service).unwrap().unwrap_err()
+        };
+        assert_eq!(problem(|s| s.load_balancer_ip = "172.18.0".into()).reason, "InvalidAddress");
+        assert_eq!(problem(|s| s.cluster_ips = vec!["fd00::1".into()]).reason, "UnsupportedFamily");
+        let bad = problem(|s| {
+            s.annotations.insert(names::PROVIDER_ANNOTATION.into(), "lan".into());
+        });
+        assert_eq!(bad.reason, "InvalidProvider");
+        assert!(bad.message.contains("<nad>.<namespace>"), "{}", bad.message);
+    }
+
+    #[test]
+    fn what_cannot_be_served_does_not_stop_the_rest() {
+        let mut service = service();
+        service.ports.push(port("SCTP", 38412));
+        service.ports.push(port("UDP", 80));
+        service.cluster_ips.push("fd00::1".into());
+        let request = request(&service).unwrap().unwrap();
+        assert_eq!(request.ports.len(), 2);
+        assert_eq!(request.cluster_ips.len(), 1);
+        let reasons: Vec<&str> = request.limits.iter().map(|limit| limit.reason.as_str()).collect();
+        assert_eq!(reasons, ["UnsupportedFamily", "UnsupportedProtocol"]);
+        service.ports.pop();
+        service.local_policy = true;
+        let limits = super::request(&service).unwrap().unwrap().limits;
+        assert!(limits.iter().any(|limit| limit.reason == "ClientAddressHidden"));
+    }
+
+    #[test]
+    fn the_nat_is_programmed_as_it_says_or_as_all_are() {
+        let of = |value: &str| {
+            let mut service = service();
+            service.annotations.insert(names::NAT_BACKEND_ANNOTATION.to_owned(), value.to_owned());
+            let request = super::request(&service).unwrap().unwrap();
+            (request.nat_backend, request.limits.first().map(|limit| limit.reason.clone()))
+        };
+        assert_eq!(of("nftables"), (Some(NatBackend::Nftables), None));
+        assert_eq!(of("iptables"), (Some(NatBackend::Iptables), None));
+        assert_eq!(of("ipvs"), (None, Some("InvalidAnnotation".to_owned())));
+    }
+
+    /// What a Service with these annotations asks, after `change`.
+    fn asked(annotations: &[(&str, &str)], change: fn(&mut Service)) -> (Request, Vec<String>) {
+        let mut service = service();
+        let annotations = annotations.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        service.annotations.extend(annotations);
+        change(&mut service);
+        let request = request(&service).unwrap().unwrap();
+        assert_eq!(is_direct(&service), request.direct.is_some());
+        let reasons = request.limits.iter().map(|limit| limit.reason.clone()).collect();
+        (request, reasons)
+    }
+
+    #[test]
+    fn it_is_served_directly_as_it_asks_or_has_to_be() {
+        let cause = |annotations: &[(&str, &str)], change: fn(&mut Service)| {
+            let (request, reasons) = asked(annotations, change);
+            (request.direct.map(|direct| direct.cause), reasons)
+        };
+        let none = |_: &mut Service| {};
+        let affinity = |service: &mut Service| service.affinity = Some(60);
+        let local = |service: &mut Service| service.internal_local = true;
+        let (ours, theirs) = (names::DIRECT_ACCESS_ANNOTATION, names::TKE_DIRECT_ACCESS_ANNOTATION);
+        assert_eq!(cause(&[], none), (None, vec![]));
+        for name in [ours, theirs] {
+            assert_eq!(cause(&[(name, "true")], none), (Some(Cause::Asked), vec![]));
+            assert_eq!(cause(&[(name, "false")], none), (None, vec![]));
+            assert_eq!(cause(&[(name, "false")], affinity), (None, vec!["AffinityNotKept".to_owned()]));
+            assert_eq!(cause(&[(name, "false")], local), (None, vec!["LocalBackendsOnly".to_owned()]));
+            assert_eq!(cause(&[(name, "yes")], none), (None, vec!["InvalidAnnotation".to_owned()]));
+        }
+        assert_eq!(cause(&[(ours, "false"), (theirs, "true")], none), (None, vec![]), "ours first");
+        assert_eq!(cause(&[], affinity), (Some(Cause::Affinity), vec![]));
+        assert_eq!(cause(&[], local), (Some(Cause::LocalPolicy), vec![]));
+        let (request, _) = asked(&[(ours, "true")], affinity);
+        assert_eq!(request.direct.unwrap().affinity_seconds, Some(60));
+
+        // It is whatever else is wrong with it.
+        let mut service = service();
+        service.affinity = Some(60);
+        service.load_balancer_ip = "172.18.0".into();
+        assert!(super::request(&service).unwrap().is_err() && is_direct(&service));
+        service.load_balancer = false;
+        assert!(!is_direct(&service));
+    }
+
+    #[test]
+    fn affinity_is_kept_by_nftables() {
+        let affinity = |service: &mut Service| service.affinity = Some(60);
+        let backend = |annotations: &[(&str, &str)]| {
+            let (request, reasons) = asked(annotations, affinity);
+            (request.nat_backend, reasons)
+        };
+        let (nat, direct) = (names::NAT_BACKEND_ANNOTATION, names::DIRECT_ACCESS_ANNOTATION);
+        let nftables = Some(NatBackend::Nftables);
+        assert_eq!(backend(&[]), (nftables, vec![]));
+        assert_eq!(backend(&[(nat, "nftables")]), (nftables, vec![]));
+        assert_eq!(backend(&[(nat, "iptables")]), (nftables, vec!["NatBackendIgnored".to_owned()]));
+        let plain = backend(&[(nat, "iptables"), (direct, "false")]);
+        assert_eq!(plain, (Some(NatBackend::Iptables), vec!["AffinityNotKept".to_owned()]));
+        let (request, reasons) = asked(&[(nat, "iptables"), (direct, "true")], |_| {});
+        assert_eq!((request.nat_backend, reasons), (Some(NatBackend::Iptables), vec![]));
+    }
+
+    #[test]
+    fn endpoints_are_checked_where_connections_go_to_them() {
+        let (check, direct) =
+            ((names::HEALTH_CHECK_ANNOTATION, "tcp"), (names::DIRECT_ACCESS_ANNOTATION, "true"));
+        let (request, reasons) = asked(&[check, direct], |_| {});
+        assert!(request.direct.unwrap().check.is_some());
+        assert_eq!(reasons, [""; 0]);
+        assert_eq!(asked(&[check], |_| {}).1, ["HealthCheckIgnored"]);
+        assert_eq!(
+            asked(&[check, direct], |service| service.ports = vec![port("UDP", 53)]).1,
+            ["HealthCheckIgnored"]
+        );
+    }
+
+    #[test]
+    fn who_may_connect_is_read_and_ordered() {
+        let of = |ranges: &[&str]| {
+            let mut service = service();
+            service.source_ranges = ranges.iter().map(ToString::to_string).collect();
+            super::request(&service).unwrap().map(|request| request.clients)
+        };
+        let networks = |texts: &[&str]| Some(texts.iter().map(|text| text.parse().unwrap()).collect());
+        assert_eq!(of(&[]).unwrap(), None);
+        assert_eq!(of(&["192.0.2.0/24", " 10.0.0.0/8 "]).unwrap(), networks(&["10.0.0.0/8", "192.0.2.0/24"]));
+        assert_eq!(of(&["192.0.2.0/24", "0.0.0.0/0"]).unwrap(), None, "that is everybody");
+        assert_eq!(of(&["::/0"]).unwrap(), networks(&["::/0"]), "nobody of IPv4");
+        assert_eq!(of(&["192.0.2.0"]).unwrap_err().reason, "InvalidSourceRange");
+    }
+
+    #[test]
+    fn an_annotation_that_means_nothing_is_not_passed_over() {
+        let mut service = service();
+        let known = Setting::ALL.map(Setting::annotation);
+        for name in known.into_iter().chain([names::KEEP_ADDRESS_ANNOTATION, names::DIRECT_ACCESS_ANNOTATION])
+        {
+            service.annotations.insert(name.to_owned(), "false".to_owned());
+        }
+        for name in health::ANNOTATIONS {
+            assert!(!is_unknown(name), "{name}");
+        }
+        service.annotations.insert("lb-svc.kubeovn.io.example.com/x".to_owned(), String::new());
+        assert_eq!(request(&service).unwrap().unwrap().limits, []);
+        service.annotations.insert("lb-svc.kubeovn.io/keep-adress".to_owned(), "true".to_owned());
+        let limits = request(&service).unwrap().unwrap().limits;
+        assert_eq!(limits.len(), 1);
+        assert_eq!(limits[0].reason, "UnknownAnnotation");
+        assert!(limits[0].message.contains("lb-svc.kubeovn.io/keep-adress"), "{}", limits[0].message);
+    }
+}

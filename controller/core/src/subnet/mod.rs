@@ -1,0 +1,3 @@
+//! Subnets.
+
+pub mod plan;

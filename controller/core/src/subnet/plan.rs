@@ -1,0 +1,152 @@
+//! What is said of a Subnet, and when it may go.
+
+use crate::ipam::Usage;
+use crate::model::{Condition, Subnet, SubnetView};
+
+/// What is to be written to a Subnet.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SubnetPlan {
+    /// Its status, if it differs.
+    pub status: Option<SubnetView>,
+    /// Whether to set (`true`) or take back (`false`) our finalizer.
+    pub hold: Option<bool>,
+}
+
+/// So many holders of claims are named.
+const NAMED: usize = 5;
+
+/// Who holds the claims, for people.
+fn holders(usage: &Usage) -> String {
+    let named: Vec<String> = usage.holders.iter().take(NAMED).map(ToString::to_string).collect();
+    let more = usage.holders.len().saturating_sub(NAMED);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("{}{more}", named.join(", "))
+}
+
+/// Plans for a Subnet: status true to its claims, held while there are any.
+pub fn plan(subnet: &Subnet, usage: &Usage) -> SubnetPlan {
+    let text = |ranges: &[lb_svc_crds::range::IpRange]| {
+        ranges.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+    };
+    let condition = |kind: &str, status, reason: &str, message: String| Condition {
+        kind: kind.to_owned(),
+        status,
+        reason: reason.to_owned(),
+        message,
+    };
+    let validated = match &usage.invalid {
+        None => condition("Validated", true, "Valid", "the spec makes sense".to_owned()),
+        Some(invalid) => condition("Validated", false, "Invalid", invalid.to_string()),
+    };
+    let ready = match &usage.invalid {
+        Some(invalid) => condition("Ready", false, "Invalid", invalid.to_string()),
+        None if subnet.deleting => {
+            let message = format!(
+                "waits for {} claim(s) to be given back by {}; hands out nothing",
+                usage.using,
+                holders(usage)
+            );
+            condition("Ready", false, "Deleting", message)
+        }
+        None => condition("Ready", true, "Ready", "hands out addresses".to_owned()),
+    };
+    let mut status = SubnetView {
+        using: usage.using,
+        available: usage.available,
+        using_range: text(&usage.using_ranges),
+        available_range: text(&usage.available_ranges),
+        conditions: vec![ready, validated],
+    };
+    if subnet.deleting || usage.invalid.is_some() {
+        status.available = 0;
+        status.available_range = String::new();
+    }
+    let by_kind = |mut view: SubnetView| {
+        view.conditions.sort_by(|a, b| a.kind.cmp(&b.kind));
+        view
+    };
+    let hold = usage.using > 0;
+    SubnetPlan {
+        status: (by_kind(subnet.status.clone()) != status).then_some(status),
+        // A deletion that has begun takes no new finalizers.
+        hold: (hold != subnet.held && !(hold && subnet.deleting)).then_some(hold),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lb_svc_crds::SubnetSpec;
+
+    use super::*;
+    use crate::ipam::Ledger;
+    use crate::model::ServiceRef;
+
+    fn subnet(cidr: &str) -> Subnet {
+        Subnet {
+            uid: "u".into(),
+            created: None,
+            generation: Some(1),
+            deleting: false,
+            held: false,
+            spec: SubnetSpec {
+                provider: "lan.kube-system".into(),
+                cidr_block: cidr.into(),
+                ..SubnetSpec::default()
+            },
+            status: SubnetView::default(),
+            since: Default::default(),
+        }
+    }
+
+    fn planned(subnet: &Subnet) -> SubnetPlan {
+        let mut ledger = Ledger::default();
+        ledger.set_subnet("lan", &subnet.spec, None, subnet.deleting);
+        plan(subnet, &ledger.usage("lan").unwrap())
+    }
+
+    #[test]
+    fn a_valid_subnet_is_ready_and_said_so_once() {
+        let mut subnet = subnet("10.0.0.0/24");
+        let first = planned(&subnet);
+        let status = first.status.unwrap();
+        assert_eq!((status.using, status.available), (0, 253));
+        assert_eq!(status.available_range, "10.0.0.2-10.0.0.254");
+        assert_eq!(first.hold, None);
+        subnet.status = status;
+        subnet.status.conditions.reverse();
+        assert_eq!(planned(&subnet), SubnetPlan::default());
+    }
+
+    #[test]
+    fn an_invalid_one_says_why() {
+        let status = planned(&subnet("10.0.0.0/32")).status.unwrap();
+        assert!(status.conditions.iter().all(|condition| !condition.status));
+        assert!(status.conditions[0].message.contains("single address"));
+    }
+
+    #[test]
+    fn one_in_use_is_held_and_let_go_afterwards() {
+        let usage = |using| Usage {
+            using,
+            holders: (0..using).map(|n| ServiceRef::new("default", &format!("s{n}"))).collect(),
+            using_ranges: Vec::new(),
+            available: 1,
+            available_ranges: Vec::new(),
+            invalid: None,
+        };
+        let mut subnet = subnet("10.0.0.0/24");
+        assert_eq!(plan(&subnet, &usage(1)).hold, Some(true));
+        subnet.held = true;
+        assert_eq!(plan(&subnet, &usage(1)).hold, None);
+        subnet.deleting = true;
+        let deleting = plan(&subnet, &usage(1));
+        assert_eq!(deleting.hold, None);
+        let status = deleting.status.unwrap();
+        assert_eq!(status.available, 0);
+        let message = &status.conditions[0].message;
+        assert!(message.contains("by default/s0;"), "{message}");
+        let message = &plan(&subnet, &usage(7)).status.unwrap().conditions[0].message;
+        assert!(message.contains("default/s4 and 2 more;"), "{message}");
+        assert_eq!(plan(&subnet, &usage(0)).hold, Some(false));
+    }
+}

@@ -1,0 +1,8 @@
+//! The API server: what is watched, read and written, and which controller
+//! leads.
+
+pub mod client;
+pub mod leader;
+pub mod read;
+pub mod watch;
+pub mod write;

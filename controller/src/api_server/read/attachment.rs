@@ -1,0 +1,66 @@
+//! NetworkAttachmentDefinitions.
+
+use kube::{CustomResource, ResourceExt};
+use lb_svc_core::model::Attachment;
+use lb_svc_crds::names;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// Multus's kind, as far as it concerns us.
+#[derive(CustomResource, Clone, Debug, Default, Serialize, Deserialize)]
+#[kube(
+    group = "k8s.cni.cncf.io",
+    version = "v1",
+    kind = "NetworkAttachmentDefinition",
+    plural = "network-attachment-definitions",
+    namespaced,
+    schema = "disabled"
+)]
+pub struct NetworkAttachmentDefinitionSpec {
+    /// The CNI configuration, JSON.
+    #[serde(default)]
+    pub config: String,
+}
+
+/// An attachment. An empty configuration is right: Multus looks for one on the
+/// node then.
+pub fn attachment(object: &NetworkAttachmentDefinition) -> Attachment {
+    let (config, fault) = match serde_json::from_str::<Value>(&object.spec.config) {
+        Ok(config) => (config, None),
+        Err(_) if object.spec.config.is_empty() => (Value::Null, None),
+        Err(error) => (Value::Null, Some(format!("its spec.config is not JSON: {error}"))),
+    };
+    Attachment {
+        wire: wire(&config),
+        resource: object.annotations().get(names::RESOURCE_NAME_ANNOTATION).cloned(),
+        digest: names::digest(config.to_string().as_bytes()),
+        fault,
+    }
+}
+
+/// CNI type, interface and VLAN, where the configuration names them.
+fn wire(config: &Value) -> Option<String> {
+    let plugin = config["plugins"].get(0).unwrap_or(config);
+    let (kind, master) = (plugin["type"].as_str()?, plugin["master"].as_str()?);
+    let vlan = ["vlan", "vlanId"].iter().find_map(|key| plugin[key].as_u64()).unwrap_or(0);
+    Some(format!("{kind} on {master}, VLAN {vlan}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_attachment_is_known_by_what_it_says_not_by_how() {
+        let of = |config: &str| {
+            let spec = NetworkAttachmentDefinitionSpec { config: config.to_owned() };
+            attachment(&NetworkAttachmentDefinition::new("lan", spec))
+        };
+        let one = of(r#"{"type": "macvlan", "master": "eth0"}"#);
+        assert_eq!(of(r#"{ "master":"eth0", "type":"macvlan" }"#), one);
+        assert_eq!(one.wire.as_deref(), Some("macvlan on eth0, VLAN 0"));
+        assert_ne!(of(r#"{"type": "macvlan", "master": "eth1"}"#).digest, one.digest);
+        assert!(of("{").fault.is_some());
+        assert_eq!(of("").fault, None, "it is on the node then");
+    }
+}

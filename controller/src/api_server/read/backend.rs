@@ -1,0 +1,104 @@
+//! Pods with the readiness gate.
+
+use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
+use kube::{Resource, ResourceExt};
+use lb_svc_core::model::{Backend, PodId};
+use lb_svc_crds::names;
+use serde::Deserialize;
+
+/// A pod, as far as our readiness gate concerns it: all of them are watched.
+#[derive(Resource, Clone, Debug, Deserialize)]
+#[resource(inherit = core::Pod)]
+pub struct GatedPod {
+    metadata: meta::ObjectMeta,
+    spec: Option<GatedPodSpec>,
+    status: Option<GatedPodStatus>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct GatedPodSpec {
+    readiness_gates: Option<Vec<core::PodReadinessGate>>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+struct GatedPodStatus {
+    phase: Option<String>,
+    conditions: Option<Vec<core::PodCondition>>,
+}
+
+impl GatedPod {
+    fn gates(&self) -> impl Iterator<Item = &str> {
+        let gates = self.spec.iter().filter_map(|spec| spec.readiness_gates.as_ref()).flatten();
+        gates.map(|gate| gate.condition_type.as_str())
+    }
+
+    /// Whether our gate is among its own.
+    pub fn is_gated(&self) -> bool {
+        self.gates().any(|gate| gate == names::READINESS_GATE)
+    }
+}
+
+/// A pod that has our gate.
+pub fn backend(object: &GatedPod) -> Backend {
+    let status = object.status.clone().unwrap_or_default();
+    let conditions = status.conditions.unwrap_or_default();
+    let condition = |kind: &str| conditions.iter().find(|condition| condition.type_ == kind);
+    let is = |kind: &str, status: &str| condition(kind).filter(|condition| condition.status == status);
+    let is_true = |kind: &str| is(kind, "True").is_some();
+    let ended = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
+    let others = object.gates().filter(|gate| *gate != names::READINESS_GATE).all(is_true);
+    let uid = object.uid().unwrap_or_default();
+    Backend {
+        id: PodId::of(&uid),
+        uid,
+        labels: object.labels().clone(),
+        fit: !ended && object.metadata.deletion_timestamp.is_none() && others && is_true("ContainersReady"),
+        passed: is(names::READINESS_GATE, "True").map(|condition| {
+            let since = condition.last_transition_time.as_ref().map(|time| time.0);
+            since.unwrap_or_default()
+        }),
+        told: is(names::READINESS_GATE, "False").is_some(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use serde_json::Value;
+
+    #[test]
+    fn a_pod_with_our_gate_waits_for_nothing_else() {
+        let other = "example.com/other";
+        let of = |metadata: Value, phase: &str, conditions: &[(&str, &str)]| {
+            let conditions = conditions.iter().map(|(kind, status)| {
+                json!({ "type": kind, "status": status, "lastTransitionTime": "2026-01-01T00:00:07Z" })
+            });
+            let gates = [names::READINESS_GATE, other].map(|gate| json!({ "conditionType": gate }));
+            let object = json!({
+                "metadata": metadata,
+                "spec": { "readinessGates": gates, "containers": [] },
+                "status": { "phase": phase, "conditions": conditions.collect::<Value>() },
+            });
+            let pod: GatedPod = serde_json::from_value(object).unwrap();
+            assert!(pod.is_gated());
+            let Backend { fit, passed, told, .. } = backend(&pod);
+            (fit, passed.map(|at| at.to_string()), told)
+        };
+        let lives = || json!({ "uid": "p-1" });
+        let (containers, others) = (("ContainersReady", "True"), (other, "True"));
+        let ours = |status| (names::READINESS_GATE, status);
+        assert_eq!(of(lives(), "Running", &[containers, others]), (true, None, false));
+        assert_eq!(of(lives(), "Running", &[containers, others, ours("False")]), (true, None, true));
+        let passed = Some("2026-01-01T00:00:07Z".to_owned());
+        assert_eq!(of(lives(), "Running", &[containers, others, ours("True")]), (true, passed, false));
+        assert!(!of(lives(), "Running", &[others]).0);
+        assert!(!of(lives(), "Running", &[containers, (other, "False")]).0);
+        assert!(!of(lives(), "Failed", &[containers, others]).0);
+        let ends = json!({ "uid": "p-1", "deletionTimestamp": "2026-01-01T00:00:00Z" });
+        assert!(!of(ends, "Running", &[containers, others]).0);
+    }
+}

@@ -1,0 +1,44 @@
+//! Events of nodes about pods that do not start.
+
+use k8s_openapi::api::core::v1 as core;
+use kube::api::{Api, ListParams};
+
+use crate::api_server::client::{ApiServer, Error, timed};
+
+/// Why a pod that has a node gets nothing to run with, in the kubelet's words.
+const HANGS: [&str; 3] = ["FailedCreatePodSandBox", "FailedMount", "NetworkNotReady"];
+/// A digest or a UUID is no shorter.
+const ID_LENGTH: usize = 32;
+
+/// The text without what is another at each attempt, so that the same cause is
+/// the same text.
+fn without_ids(text: &str) -> String {
+    let of_id = |c: char| c.is_ascii_hexdigit() || c == '-';
+    let pieces = text.split_inclusive(|c| !of_id(c)).map(|piece| {
+        let word = piece.trim_end_matches(|c| !of_id(c));
+        if word.len() < ID_LENGTH { piece.to_owned() } else { piece.replacen(word, "…", 1) }
+    });
+    pieces.collect()
+}
+
+impl ApiServer {
+    /// Why the node of the pod with this uid cannot give it what it runs with,
+    /// as the node says: reason and message.
+    ///
+    /// # Errors
+    /// It is not known then.
+    pub async fn why(&self, namespace: &str, pod: &str) -> Result<Option<(String, String)>, Error> {
+        let events: Api<core::Event> = self.namespaced(namespace);
+        let on_it =
+            ListParams::default().fields(&format!("involvedObject.uid={pod},type=Warning")).limit(100);
+        let told = timed(events.list(&on_it)).await?.items.into_iter();
+        let told = told.filter(|event| HANGS.contains(&event.reason.as_deref().unwrap_or_default()));
+        let at = |event: &core::Event| {
+            let at = event.last_timestamp.as_ref().map(|time| time.0);
+            at.or(event.event_time.as_ref().map(|time| time.0))
+        };
+        let last = told.max_by_key(at);
+        Ok(last
+            .map(|event| (event.reason.unwrap_or_default(), without_ids(&event.message.unwrap_or_default()))))
+    }
+}

@@ -1,0 +1,27 @@
+//! Kubernetes objects, as the core's model has them: one file for each kind.
+
+mod attachment;
+mod backend;
+mod claim;
+mod conditions;
+mod endpoint_slice;
+mod events;
+mod gateway_objects;
+mod gateway_pod;
+mod node;
+mod pod_settings;
+mod service;
+mod subnet;
+
+pub use attachment::{NetworkAttachmentDefinition, NetworkAttachmentDefinitionSpec, attachment};
+pub use backend::{GatedPod, backend};
+pub use claim::{NoClaim, claim};
+pub use endpoint_slice::{SERVICE_NAME_LABEL, slice};
+pub use gateway_objects::{budget, config, deployment, gateway_of, live};
+pub use gateway_pod::{gateway_of_pod, pod};
+pub use node::node;
+pub use pod_settings::pod_settings;
+pub use service::{ingress_entry, service, service_ref};
+pub use subnet::subnet;
+
+use conditions::conditions;

@@ -1,0 +1,594 @@
+//! The watches: one per kind, each feeding [`State`] and telling the queue
+//! whom a change concerns.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use futures::StreamExt;
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use kube::api::Api;
+use kube::core::DeserializeGuard;
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Client, Resource, ResourceExt};
+use lb_svc_core::model::{ObjectName, Part, Place, ServiceRef};
+use lb_svc_crds::{IP, Subnet, names};
+use serde::de::DeserializeOwned;
+use tokio::sync::watch;
+
+use super::read::{self, GatedPod, NetworkAttachmentDefinition, SERVICE_NAME_LABEL};
+use crate::index::{Key, State};
+use crate::reconcile::queue::Queue;
+
+/// How long one watch request lasts before it is made anew.
+pub(crate) const WATCH_SECONDS: u32 = 30;
+/// On EndpointSlices of Services without a ClusterIP, which are never ours
+/// (Kubernetes API).
+const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
+/// Objects of an answer to a list: what a whole one takes while it is read
+/// would stay with the process.
+const PAGE: u32 = 100;
+
+/// How one kind of object gets into the state.
+pub(crate) trait Watched:
+    Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned + Send + 'static
+{
+    /// Whether the object is any business of ours. One that is not leaves no
+    /// trace, for there may be very many.
+    fn matters(&self) -> bool {
+        true
+    }
+
+    /// The object is so.
+    fn set(state: &mut State, object: Self) -> Vec<Key>;
+    /// The object is gone.
+    fn gone(state: &mut State, object: &Self) -> Vec<Key>;
+    /// A new list shows these objects and no others.
+    fn listed(state: &mut State, names: &BTreeSet<ObjectName>) -> Vec<Key>;
+}
+
+/// Starts all watches. Each task ends when the queue is gone.
+///
+/// Gateways are looked for in every namespace: they may have to move. Where
+/// there is a gateway namespace and no right to look into others, it is only
+/// in that one.
+///
+/// The receivers turn true when a watch has seen its first whole list.
+pub fn start(
+    client: &Client,
+    state: &Arc<Mutex<State>>,
+    queue: &Queue,
+    gateway_namespace: Option<&str>,
+) -> Vec<watch::Receiver<bool>> {
+    // Short, so that a connection that died without a word is noticed soon;
+    // the client gives up reading a little later (see `run`).
+    let all = || watcher::Config::default().timeout(WATCH_SECONDS).page_size(PAGE);
+    let ours = || all().labels(&format!("{}={}", names::MANAGED_BY_LABEL, names::MANAGED_BY));
+    let of_services = format!("{},!{}", SERVICE_NAME_LABEL, HEADLESS_LABEL);
+    let start = Start { client, state, queue };
+    vec![
+        start.one::<Service>(all()),
+        start.gateways::<ConfigMap>(ours(), gateway_namespace),
+        start.gateways::<Deployment>(ours(), gateway_namespace),
+        start.gateways::<PodDisruptionBudget>(ours(), gateway_namespace),
+        start.gateways::<Pod>(ours(), gateway_namespace),
+        start.one::<EndpointSlice>(all().labels(&of_services)),
+        start.one::<GatedPod>(all()),
+        start.one::<Node>(all()),
+        start.one::<NetworkAttachmentDefinition>(all()),
+        start.one::<Subnet>(all()),
+        start.one::<IP>(all()),
+    ]
+}
+
+struct Start<'a> {
+    client: &'a Client,
+    state: &'a Arc<Mutex<State>>,
+    queue: &'a Queue,
+}
+
+impl Start<'_> {
+    fn one<K: Watched>(&self, config: watcher::Config) -> watch::Receiver<bool> {
+        self.watch::<K>(config, None)
+    }
+
+    fn gateways<K>(&self, config: watcher::Config, namespace: Option<&str>) -> watch::Receiver<bool>
+    where
+        K: Watched + Resource<Scope = NamespaceResourceScope>,
+    {
+        self.watch::<K>(config, namespace.map(|namespace| Api::namespaced(self.client.clone(), namespace)))
+    }
+
+    /// Watches everywhere, or where that is forbidden in a `narrow` place.
+    fn watch<K: Watched>(
+        &self,
+        config: watcher::Config,
+        mut narrow: Option<Api<DeserializeGuard<K>>>,
+    ) -> watch::Receiver<bool> {
+        let (synced, receiver) = watch::channel(false);
+        let api: Api<DeserializeGuard<K>> = Api::all(self.client.clone());
+        let (state, queue) = (Arc::clone(self.state), self.queue.clone());
+        tokio::spawn(async move {
+            let mut events = Box::pin(watcher(api, config.clone()).default_backoff());
+            let mut listed = BTreeSet::new();
+            while let Some(event) = events.next().await {
+                match event {
+                    Ok(event) => {
+                        let done = matches!(event, Event::InitDone);
+                        let keys = {
+                            let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+                            feed::<K>(&mut state, event, &mut listed)
+                        };
+                        queue.extend(keys);
+                        if done {
+                            synced.send_replace(true);
+                        }
+                    }
+                    Err(error) if is_forbidden(&error) && narrow.is_some() => {
+                        let Some(api) = narrow.take() else { continue };
+                        tracing::info!(kind = %K::kind(&()), "seen in the gateway namespace only: {error}");
+                        state.lock().unwrap_or_else(PoisonError::into_inner).set_narrow();
+                        events = Box::pin(watcher(api, config.clone()).default_backoff());
+                    }
+                    Err(error) => tracing::warn!(kind = %K::kind(&()), "watch: {error}; it is tried again"),
+                }
+            }
+        });
+        receiver
+    }
+}
+
+fn is_forbidden(error: &watcher::Error) -> bool {
+    match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status))
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status))
+        | watcher::Error::WatchFailed(kube::Error::Api(status))
+        | watcher::Error::WatchError(status) => status.code == 403,
+        _ => false,
+    }
+}
+
+/// Takes in what the API server answered to our own write, so that the next
+/// run does not write it again. The watch will show it too, later.
+pub(crate) fn learn<K: Watched>(state: &mut State, object: K) {
+    if see::<K>(state, &object) {
+        K::set(state, object);
+    }
+}
+
+fn identity(object: &impl Resource) -> (&str, &str) {
+    let meta = object.meta();
+    (meta.uid.as_deref().unwrap_or_default(), meta.resource_version.as_deref().unwrap_or_default())
+}
+
+/// Whether nothing newer has been seen of `object`, of kind `K`.
+fn see<K: Watched>(state: &mut State, object: &impl Resource) -> bool {
+    let (uid, version) = identity(object);
+    state.versions.see::<K>(uid, version)
+}
+
+fn feed<K: Watched>(
+    state: &mut State,
+    event: Event<DeserializeGuard<K>>,
+    listed: &mut BTreeSet<ObjectName>,
+) -> Vec<Key> {
+    let readable = |guard: DeserializeGuard<K>| {
+        let name = guard.name_any();
+        guard
+            .0
+            .inspect_err(|error| tracing::warn!(kind = %K::kind(&()), name, "not readable, and ignored: {}", error.error))
+            .ok()
+    };
+    let foreign = |guard: &DeserializeGuard<K>| guard.0.as_ref().is_ok_and(|object| !object.matters());
+    match event {
+        Event::InitApply(guard) if foreign(&guard) => Vec::new(),
+        // It may have been ours.
+        Event::Apply(guard) | Event::Delete(guard) if foreign(&guard) => {
+            readable(guard).map_or_else(Vec::new, |object| K::gone(state, &object))
+        }
+        Event::Init => {
+            listed.clear();
+            state.versions.forget::<K>();
+            Vec::new()
+        }
+        Event::InitApply(guard) => {
+            see::<K>(state, &guard);
+            listed.insert((guard.namespace().unwrap_or_default(), guard.name_any()));
+            readable(guard).map_or_else(Vec::new, |object| K::set(state, object))
+        }
+        Event::InitDone => K::listed(state, &std::mem::take(listed)),
+        Event::Apply(guard) if !see::<K>(state, &guard) => Vec::new(),
+        Event::Apply(guard) => readable(guard).map_or_else(Vec::new, |object| K::set(state, object)),
+        Event::Delete(guard) => {
+            let (uid, version) = identity(&guard);
+            state.versions.end::<K>(uid, version, Instant::now());
+            readable(guard).map_or_else(Vec::new, |object| K::gone(state, &object))
+        }
+    }
+}
+
+impl Watched for Service {
+    fn set(state: &mut State, object: Self) -> Vec<Key> {
+        let name = read::service_ref(&object);
+        state.set_service(name, read::service(&object))
+    }
+
+    fn gone(state: &mut State, object: &Self) -> Vec<Key> {
+        state.set_service(read::service_ref(object), None)
+    }
+
+    fn listed(state: &mut State, names: &BTreeSet<ObjectName>) -> Vec<Key> {
+        let missing =
+            |service: &ServiceRef| !names.contains(&(service.namespace.clone(), service.name.clone()));
+        let gone = state.known_services().into_iter().filter(missing);
+        gone.flat_map(|service| state.set_service(service, None)).collect()
+    }
+}
+
+/// The name of a gateway's ConfigMap, Deployment and PodDisruptionBudget.
+fn part_name(place: &Place) -> ObjectName {
+    (place.namespace.clone(), place.name())
+}
+
+/// The gateways that are known to have this part, and do not.
+fn parts_gone(state: &State, part: Part, names: &BTreeSet<ObjectName>) -> Vec<Place> {
+    let mut known = state.known_parts(part);
+    known.retain(|gateway| !names.contains(&part_name(gateway)));
+    known
+}
+
+impl Watched for ConfigMap {
+    fn set(state: &mut State, object: Self) -> Vec<Key> {
+        match read::gateway_of(&object) {
+            Some(gateway) => state.set_config(gateway, Some(read::config(&object))),
+            None => Vec::new(),
+        }
+    }
+
+    fn gone(state: &mut State, object: &Self) -> Vec<Key> {
+        read::gateway_of(object).map_or_else(Vec::new, |gateway| state.set_config(gateway, None))
+    }
+
+    fn listed(state: &mut State, names: &BTreeSet<ObjectName>) -> Vec<Key> {
+        let gone = parts_gone(state, Part::Config, names);
+        gone.into_iter().flat_map(|gateway| state.set_config(gateway, None)).collect()
+    }
+}
+
+impl Watched for Deployment {
+    fn set(state: &mut State, object: Self) -> Vec<Key> {
+        match read::gateway_of(&object) {
+            Some(gateway) => state.set_deployment(gateway, Some(read::deployment(&object))),
+            None => Vec::new(),
+        }
+    }
+
+    fn gone(state: &mut State, object: &Self) -> Vec<Key> {
+        read::gateway_of(object).map_or_else(Vec::new, |gateway| state.set_deployment(gateway, None))
+    }
+
+    fn listed(state: &mut State, names: &BTreeSet<ObjectName>) -> Vec<Key> {
+        let gone = parts_gone(state, Part::Deployment, names);
+        gone.into_iter().flat_map(|gateway| state.set_deployment(gateway, None)).collect()
+    }
+}
+
+impl Watched for PodDisruptionBudget {
+    fn set(state: &mut State, object: Self) -> Vec<Key> {
+        match read::gateway_of(&object) {
+            Some(gateway) => state.set_budget(gateway, Some(read::budget(&object))),
+            None => Vec::new(),
+        }
+    }
+
+    fn gone(state: &mut State, object: &Self) -> Vec<Key> {
+        read::gateway_of(object).map_or_else(Vec::new, |gateway| state.set_budget(gateway, None))
+    }
+
+    fn listed(state: &mut State, names: &BTreeSet<ObjectName>) -> Vec<Key> {
+        let gone = parts_gone(state, Part::Budget, names);
+        gone.into_iter().flat_map(|gateway| state.set_budget(gateway, None)).collect()
+    }
+}
+
+impl Watched for Pod {
+    fn set(state: &mut State, object: Self) -> Vec<Key> {
+        match read::gateway_of_pod(&object) {
+            Some(gateway) => state.set_pod(gateway, &object.name_any(), Some(read::pod(&object))),
+            None => Vec::new(),
+        }
+    }
+
+    fn gone(state: &mut State, object: &Self) -> Vec<Key> {
+        read::gateway_of_pod(object)
+            .map_or_else(Vec::new, |gateway| state.set_pod(gateway, &object.name_any(), None))
+    }
+
+    fn listed(state: &mut State, names: &BTreeSet<ObjectName>) -> Vec<Key> {
+        let missing =
+            |(place, name): &(Place, String)| !names.contains(&(place.namespace.clone(), name.clone()));
+        let gone = state.known_pods().into_iter().filter(missing);
+        gone.flat_map(|(gateway, name)| state.set_pod(gateway, &name, None)).collect()
+    }
+}
+
+fn object_name(object: &impl ResourceExt) -> ObjectName {
+    (object.namespace().unwrap_or_default(), object.name_any())
+}
+
+impl Watched for EndpointSlice {
+    fn matters(&self) -> bool {
+        self.address_type == "IPv4"
+    }
+
+    fn set(state: &mut State, object: Self) -> Vec<Key> {
+        state.set_slice(&object_name(&object), read::slice(&object))
+    }
+
+    fn gone(state: &mut State, object: &Self) -> Vec<Key> {
+        state.set_slice(&object_name(object), None)
+    }
+
+    fn listed(state: &mut State, names: &BTreeSet<ObjectName>) -> Vec<Key> {
+        let gone = state.known_slices().into_iter().filter(|slice| !names.contains(slice));
+        gone.flat_map(|slice| state.set_slice(&slice, None)).collect()
+    }
+}
+
+impl Watched for GatedPod {
+    fn matters(&self) -> bool {
+        self.is_gated()
+    }
+
+    fn set(state: &mut State, object: Self) -> Vec<Key> {
+        state.set_backend(object_name(&object), Some(read::backend(&object)))
+    }
+
+    fn gone(state: &mut State, object: &Self) -> Vec<Key> {
+        state.set_backend(object_name(object), None)
+    }
+
+    fn listed(state: &mut State, names: &BTreeSet<ObjectName>) -> Vec<Key> {
+        let gone = state.known_backends().into_iter().filter(|pod| !names.contains(pod));
+        gone.flat_map(|pod| state.set_backend(pod, None)).collect()
+    }
+}
+
+impl Watched for Node {
+    fn set(state: &mut State, object: Self) -> Vec<Key> {
+        state.set_node(&object.name_any(), Some(read::node(&object)))
+    }
+
+    fn gone(state: &mut State, object: &Self) -> Vec<Key> {
+        state.set_node(&object.name_any(), None)
+    }
+
+    fn listed(state: &mut State, names: &BTreeSet<ObjectName>) -> Vec<Key> {
+        let gone =
+            state.known_nodes().into_iter().filter(|node| !names.contains(&(String::new(), node.clone())));
+        gone.flat_map(|node| state.set_node(&node, None)).collect()
+    }
+}
+
+impl Watched for NetworkAttachmentDefinition {
+    fn set(state: &mut State, object: Self) -> Vec<Key> {
+        let attachment = read::attachment(&object);
+        state.set_attachment((object.namespace().unwrap_or_default(), object.name_any()), Some(attachment))
+    }
+
+    fn gone(state: &mut State, object: &Self) -> Vec<Key> {
+        state.set_attachment((object.namespace().unwrap_or_default(), object.name_any()), None)
+    }
+
+    fn listed(state: &mut State, names: &BTreeSet<ObjectName>) -> Vec<Key> {
+        let gone = state.known_attachments().into_iter().filter(|name| !names.contains(name));
+        gone.flat_map(|name| state.set_attachment(name, None)).collect()
+    }
+}
+
+impl Watched for Subnet {
+    fn set(state: &mut State, object: Self) -> Vec<Key> {
+        // Kube-OVN's own Subnets are none of our business.
+        let subnet = (!names::Provider::is_ovn(&object.spec.provider)).then(|| read::subnet(&object));
+        state.set_subnet(&object.name_any(), subnet)
+    }
+
+    fn gone(state: &mut State, object: &Self) -> Vec<Key> {
+        state.set_subnet(&object.name_any(), None)
+    }
+
+    fn listed(state: &mut State, names: &BTreeSet<ObjectName>) -> Vec<Key> {
+        let gone = state
+            .known_subnets()
+            .into_iter()
+            .filter(|subnet| !names.contains(&(String::new(), subnet.clone())));
+        gone.flat_map(|subnet| state.set_subnet(&subnet, None)).collect()
+    }
+}
+
+impl Watched for IP {
+    fn set(state: &mut State, object: Self) -> Vec<Key> {
+        match read::claim(&object) {
+            Ok(claim) => state.set_claim(claim),
+            Err(error) => {
+                tracing::warn!(
+                    name = object.name_any(),
+                    "a claim that is not ours to read, ignored: {error}"
+                );
+                Vec::new()
+            }
+        }
+    }
+
+    fn gone(state: &mut State, object: &Self) -> Vec<Key> {
+        let Ok(claim) = read::claim(object) else {
+            return Vec::new();
+        };
+        state.ledger.remove(&claim.id.name, &claim.id.uid);
+        state.claims_gone(&[claim])
+    }
+
+    fn listed(state: &mut State, names: &BTreeSet<ObjectName>) -> Vec<Key> {
+        let names = names.iter().map(|(_, name)| name.clone()).collect();
+        let gone = state.ledger.retain(&names);
+        state.claims_gone(&gone)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lb_svc_core::gateway::manifests;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::api_server::write::typed;
+
+    fn service(version: &str, address: &str) -> Service {
+        let object = json!({
+            "metadata": {
+                "namespace": "default", "name": "web", "uid": "uid-1", "resourceVersion": version,
+                "annotations": { names::PROVIDER_ANNOTATION: "lan.kube-system" },
+            },
+            "spec": { "type": "LoadBalancer", "loadBalancerIP": address },
+        });
+        serde_json::from_value(object).unwrap()
+    }
+
+    fn show(
+        state: &mut State,
+        event: fn(DeserializeGuard<Service>) -> Event<DeserializeGuard<Service>>,
+        object: Service,
+    ) {
+        feed(state, event(DeserializeGuard(Ok(object))), &mut BTreeSet::new());
+    }
+
+    fn address(state: &State) -> Option<String> {
+        let seen = state.observe(&ServiceRef::new("default", "web"), Instant::now()).service;
+        seen.map(|service| service.load_balancer_ip)
+    }
+
+    #[test]
+    fn an_answer_that_the_watch_has_overtaken_is_not_believed() {
+        let mut state = State::default();
+        show(&mut state, Event::Apply, service("7", ""));
+        // We write, someone edits that, and the watch is quicker.
+        show(&mut state, Event::Apply, service("8", "172.18.0.11"));
+        show(&mut state, Event::Apply, service("9", "172.18.0.18"));
+        learn(&mut state, service("8", "172.18.0.11"));
+        assert_eq!(address(&state).as_deref(), Some("172.18.0.18"));
+        // Nor is it brought back to life.
+        show(&mut state, Event::Delete, service("11", "172.18.0.18"));
+        learn(&mut state, service("10", "172.18.0.18"));
+        assert_eq!(address(&state), None);
+    }
+
+    #[test]
+    fn a_budget_comes_and_goes_with_its_gateway() {
+        let owner =
+            lb_svc_core::model::Owner { service: ServiceRef::new("default", "web"), uid: "uid-1".into() };
+        let place = Place { service: owner.service.clone(), namespace: "default".into() };
+        let budget: PodDisruptionBudget = typed(manifests::budget(&owner, &place)).unwrap();
+        let mut state = State::default();
+        let seen =
+            |state: &State| state.observe(&owner.service, Instant::now()).budget.map(|child| child.made_for);
+        let concerned = [Key::Gateway(owner.service.clone())];
+        assert_eq!(PodDisruptionBudget::set(&mut state, budget.clone()), concerned);
+        assert_eq!(PodDisruptionBudget::set(&mut state, budget.clone()), []);
+        assert_eq!(seen(&state), Some(Some("uid-1".into())));
+        let names = [("default".to_owned(), "lb-svc-web".to_owned())].into();
+        assert_eq!(PodDisruptionBudget::listed(&mut state, &names), []);
+        assert_eq!(PodDisruptionBudget::listed(&mut state, &BTreeSet::new()), concerned);
+        assert_eq!(seen(&state), None);
+        PodDisruptionBudget::set(&mut state, budget.clone());
+        assert_eq!(PodDisruptionBudget::gone(&mut state, &budget), concerned);
+    }
+
+    fn feed_all<K: Watched>(state: &mut State, event: Event<Value>) -> Vec<Key> {
+        let guard = |object| serde_json::from_value(object).unwrap();
+        let event = match event {
+            Event::Init => Event::Init,
+            Event::InitApply(object) => Event::InitApply(guard(object)),
+            Event::InitDone => Event::InitDone,
+            Event::Apply(object) => Event::Apply(guard(object)),
+            Event::Delete(object) => Event::Delete(guard(object)),
+        };
+        feed::<K>(state, event, &mut BTreeSet::new())
+    }
+
+    #[test]
+    fn endpoint_slices_concern_the_gateway_of_a_service_that_is_served_directly() {
+        let web = ServiceRef::new("default", "web");
+        let slice = |kind: &str, address: &str| {
+            json!({
+                "metadata": {
+                    "namespace": "default", "name": "web-1", "uid": "s-1", "resourceVersion": "1",
+                    "labels": { "kubernetes.io/service-name": "web" },
+                },
+                "addressType": kind,
+                "ports": [{ "port": 80 }],
+                "endpoints": [{ "addresses": [address] }],
+            })
+        };
+        let mut state = State::default();
+        let count = |state: &State| state.observe(&web, Instant::now()).slices.len();
+        let apply = |address| Event::Apply(slice("IPv4", address));
+        show(&mut state, Event::Apply, service("7", ""));
+        assert_eq!(feed_all::<EndpointSlice>(&mut state, apply("10.0.0.1")), [], "it may become so later");
+        assert_eq!(count(&state), 1);
+        let mut direct = service("8", "");
+        let annotations = direct.metadata.annotations.as_mut().unwrap();
+        annotations.insert(names::DIRECT_ACCESS_ANNOTATION.into(), "true".into());
+        show(&mut state, Event::Apply, direct);
+        let concerned = [Key::Gateway(web.clone())];
+        assert_eq!(feed_all::<EndpointSlice>(&mut state, apply("10.0.0.2")), concerned);
+        assert_eq!(feed_all::<EndpointSlice>(&mut state, apply("10.0.0.2")), []);
+        assert_eq!(feed_all::<EndpointSlice>(&mut state, Event::Apply(slice("IPv6", "fd00::1"))), concerned);
+        assert_eq!(count(&state), 0, "nor is the other family's kept");
+        feed_all::<EndpointSlice>(&mut state, apply("10.0.0.1"));
+        assert_eq!(feed_all::<EndpointSlice>(&mut state, Event::InitDone), concerned);
+        assert_eq!(count(&state), 0);
+        // What cannot be read is passed over.
+        let mut bad = slice("IPv4", "10.0.0.1");
+        bad["endpoints"] = json!("none");
+        assert_eq!(feed_all::<EndpointSlice>(&mut state, Event::Apply(bad)), []);
+    }
+
+    #[test]
+    fn of_all_pods_those_with_our_gate_are_kept() {
+        let pod = |gate: &str| {
+            json!({
+                "metadata": { "namespace": "default", "name": "web-0", "uid": "p-1", "resourceVersion": "1" },
+                "spec": { "readinessGates": [{ "conditionType": gate }], "containers": [] },
+            })
+        };
+        let key = Key::Backend(("default".into(), "web-0".into()));
+        let mut state = State::default();
+        assert_eq!(feed_all::<GatedPod>(&mut state, Event::Apply(pod("example.com/other"))), []);
+        assert_eq!(state.known_backends(), []);
+        assert!(state.versions.see::<GatedPod>("p-1", "0"), "it leaves no trace");
+        let ours = || pod(names::READINESS_GATE);
+        assert_eq!(feed_all::<GatedPod>(&mut state, Event::Apply(ours())), std::slice::from_ref(&key));
+        assert_eq!(state.keys(), std::slice::from_ref(&key), "nor does a controller that starts miss it");
+        assert_eq!(feed_all::<GatedPod>(&mut state, Event::Delete(ours())), std::slice::from_ref(&key));
+        feed_all::<GatedPod>(&mut state, Event::Apply(ours()));
+        assert_eq!(feed_all::<GatedPod>(&mut state, Event::InitDone), std::slice::from_ref(&key));
+        assert_eq!(state.known_backends(), []);
+    }
+
+    #[test]
+    fn nor_is_a_watch_that_an_answer_has_overtaken() {
+        let mut state = State::default();
+        learn(&mut state, service("8", "172.18.0.11"));
+        show(&mut state, Event::Apply, service("7", ""));
+        assert_eq!(address(&state).as_deref(), Some("172.18.0.11"));
+        // But a new list is.
+        show(&mut state, |_| Event::Init, service("0", ""));
+        show(&mut state, Event::InitApply, service("7", ""));
+        assert_eq!(address(&state).as_deref(), Some(""));
+    }
+}

@@ -1,0 +1,80 @@
+//! Claims.
+
+use kube::api::{Api, Patch};
+use lb_svc_core::ipam::{Candidate, Claim, ClaimId, Wish, claim};
+use lb_svc_core::model::Place;
+use lb_svc_crds::{IP, names};
+use serde_json::{Value, json};
+
+use super::typed;
+use crate::api_server::client::{ApiServer, Error, exactly, merge, post, timed, timed_opt};
+use crate::api_server::read;
+
+/// What came of an attempt to claim an address.
+#[derive(Debug)]
+pub enum Claimed {
+    /// The claim exists, and is as it says: ours, or another's.
+    Exists(Box<Claim>),
+    /// It was another's, and is gone again.
+    Vanished,
+}
+
+impl ApiServer {
+    /// Claims the candidate's address, for a gateway in `gateway_namespace`: a
+    /// plain POST, which the API server refuses if the address is anyone's.
+    ///
+    /// # Errors
+    /// Nothing is known of the claim then; trying again finds out.
+    pub async fn claim(
+        &self,
+        wish: &Wish,
+        candidate: &Candidate,
+        gateway_namespace: &str,
+    ) -> Result<Claimed, Error> {
+        let claims: Api<IP> = Api::all(self.client.clone());
+        let claim = typed(claim::manifest(wish, candidate, gateway_namespace))?;
+        let object = match timed(claims.create(&post(), &claim)).await {
+            Ok(object) => Some(object),
+            Err(error) if error.is_conflict() => timed(claims.get_opt(&candidate.name)).await?,
+            Err(error) => return Err(error),
+        };
+        Ok(match object.and_then(|object| read::claim(&object).ok()) {
+            Some(claim) => Claimed::Exists(Box::new(claim)),
+            None => Claimed::Vanished,
+        })
+    }
+
+    /// Gives an address back.
+    ///
+    /// # Errors
+    /// The claim stands then, unless it was gone before.
+    pub async fn release(&self, claim: &ClaimId) -> Result<(), Error> {
+        let claims: Api<IP> = Api::all(self.client.clone());
+        timed_opt(claims.delete(&claim.name, &exactly(&claim.uid, &claim.resource_version))).await.map(drop)
+    }
+
+    /// Changes fields of a claim, if it is still as it was seen.
+    ///
+    /// # Errors
+    /// The claim is unchanged then.
+    pub async fn change_claim(&self, claim: &ClaimId, spec: Value) -> Result<Option<IP>, Error> {
+        self.patch_claim(claim, json!({ "metadata": {}, "spec": spec })).await
+    }
+
+    /// Records in a claim where its gateway is, if it is still as it was seen.
+    ///
+    /// # Errors
+    /// The claim is unchanged then.
+    pub async fn settle_claim(&self, claim: &ClaimId, place: &Place) -> Result<Option<IP>, Error> {
+        let namespace = (!place.is_beside()).then_some(&place.namespace);
+        let labels = json!({ names::GATEWAY_NAMESPACE_LABEL: namespace });
+        self.patch_claim(claim, json!({ "metadata": { "labels": labels } })).await
+    }
+
+    async fn patch_claim(&self, claim: &ClaimId, mut patch: Value) -> Result<Option<IP>, Error> {
+        let claims: Api<IP> = Api::all(self.client.clone());
+        patch["metadata"]["uid"] = json!(claim.uid);
+        patch["metadata"]["resourceVersion"] = json!(claim.resource_version);
+        timed_opt(claims.patch(&claim.name, &merge(), &Patch::Merge(patch))).await
+    }
+}

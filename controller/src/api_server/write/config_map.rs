@@ -1,0 +1,34 @@
+//! ConfigMaps of gateways.
+
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::api::Api;
+use lb_svc_core::gateway::manifests;
+use lb_svc_core::model::{Child, Owner, Place};
+
+use super::owned_object::Written;
+use crate::api_server::client::{ApiServer, Error, exactly, timed_opt};
+
+impl ApiServer {
+    /// Writes a gateway's ConfigMap; `known` is the one seen.
+    ///
+    /// # Errors
+    /// It is unchanged then.
+    pub async fn write_config(
+        &self,
+        owner: &Owner,
+        place: &Place,
+        content: &str,
+        known: Option<&Child<String>>,
+    ) -> Result<Written<ConfigMap>, Error> {
+        self.make_or_apply(place, manifests::config(owner, place, content), known).await
+    }
+
+    /// Deletes a gateway's ConfigMap, exactly the one seen.
+    ///
+    /// # Errors
+    /// It stands then, unless it was gone before.
+    pub async fn delete_config(&self, place: &Place, uid: &str, resource_version: &str) -> Result<(), Error> {
+        let api: Api<ConfigMap> = self.namespaced(&place.namespace);
+        timed_opt(api.delete(&place.name(), &exactly(uid, resource_version))).await.map(drop)
+    }
+}

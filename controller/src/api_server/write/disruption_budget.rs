@@ -1,0 +1,34 @@
+//! PodDisruptionBudgets of gateways.
+
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use kube::api::Api;
+use lb_svc_core::model::{Child, Place};
+use serde_json::Value;
+
+use super::owned_object::Written;
+use crate::api_server::client::{ApiServer, Error, exactly, timed_opt};
+
+impl ApiServer {
+    /// Makes a gateway's PodDisruptionBudget, or makes the one seen what is
+    /// `wanted`.
+    ///
+    /// # Errors
+    /// It is unchanged then.
+    pub async fn write_budget(
+        &self,
+        place: &Place,
+        wanted: &Value,
+        known: Option<&Child<Value>>,
+    ) -> Result<Written<PodDisruptionBudget>, Error> {
+        self.make_or_apply(place, wanted.clone(), known).await
+    }
+
+    /// Deletes a gateway's PodDisruptionBudget, exactly the one seen.
+    ///
+    /// # Errors
+    /// It stands then, unless it was gone before.
+    pub async fn delete_budget(&self, place: &Place, uid: &str, resource_version: &str) -> Result<(), Error> {
+        let api: Api<PodDisruptionBudget> = self.namespaced(&place.namespace);
+        timed_opt(api.delete(&place.name(), &exactly(uid, resource_version))).await.map(drop)
+    }
+}

@@ -1,0 +1,68 @@
+//! What the writers of a gateway's objects have in common.
+
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use kube::api::{Api, Patch};
+use lb_svc_core::model::{Child, Place};
+use serde_json::{Value, json};
+
+use super::typed;
+use crate::api_server::client::{ApiServer, Error, apply, post, timed};
+use crate::api_server::read;
+
+/// What came of writing an object.
+#[derive(Clone, Debug)]
+pub enum Written<K> {
+    /// It is so now.
+    Ours(Box<K>),
+    /// It was so before, or another attempt was first.
+    Already,
+    /// An object that is not ours has the name.
+    Foreign,
+}
+
+/// The kinds of object that a gateway is made of.
+pub(super) trait Piece:
+    kube::Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>
+    + Clone
+    + std::fmt::Debug
+    + serde::Serialize
+    + serde::de::DeserializeOwned
+{
+}
+
+impl Piece for ConfigMap {}
+impl Piece for Deployment {}
+impl Piece for PodDisruptionBudget {}
+
+impl ApiServer {
+    /// Makes an object of a gateway, or applies what is `wanted` to the one seen.
+    pub(super) async fn make_or_apply<K: Piece, T>(
+        &self,
+        place: &Place,
+        mut wanted: Value,
+        known: Option<&Child<T>>,
+    ) -> Result<Written<K>, Error> {
+        let Some(known) = known else { return self.make(place, wanted).await };
+        wanted["metadata"]["uid"] = json!(known.uid);
+        let api: Api<K> = self.namespaced(&place.namespace);
+        let object = timed(api.patch(&place.name(), &apply(), &Patch::Apply(&wanted))).await?;
+        Ok(Written::Ours(Box::new(object)))
+    }
+
+    /// Makes an object of a gateway by a plain POST, which cannot overwrite
+    /// what is not ours.
+    pub(super) async fn make<K: Piece>(&self, place: &Place, wanted: Value) -> Result<Written<K>, Error> {
+        let api: Api<K> = self.namespaced(&place.namespace);
+        match timed(api.create(&post(), &typed(wanted)?)).await {
+            Ok(object) => Ok(Written::Ours(Box::new(object))),
+            Err(error) if error.is_conflict() => {
+                let taken = timed(api.get_opt(&place.name())).await?;
+                let ours = taken.is_none_or(|object| read::gateway_of(&object).as_ref() == Some(place));
+                Ok(if ours { Written::Already } else { Written::Foreign })
+            }
+            Err(error) => Err(error),
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! Wiring: command line, leader election, watches, queue, shutdown.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use k8s_openapi::api::apps::v1::Deployment;
+use kube::api::{Api, ListParams};
+use kube::{Client, Config};
+use lb_svc_core::gateway::pod_settings::Configuration;
+use lb_svc_crds::{IP, Subnet};
+use prometheus_client::registry::Registry;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::api_server::client::ApiServer;
+use crate::api_server::leader::Election;
+use crate::api_server::watch;
+use crate::cli::Args;
+use crate::config_file;
+use crate::gateway_client::Asker;
+use crate::index::State;
+use crate::reconcile::{Reconciler, queue};
+use crate::telemetry::health;
+use crate::telemetry::metrics::Metrics;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a start-up question to the API server may take.
+const STARTUP_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Runs the controller until it is told to stop.
+///
+/// # Errors
+/// What keeps it from running at all.
+pub async fn run(args: Args) -> anyhow::Result<()> {
+    let ready: health::Ready = Arc::new(AtomicBool::new(false));
+    let state = Arc::new(Mutex::new(State::new(args.gateway_namespace.clone())));
+    let metrics = Arc::new(Metrics::default());
+    let mut registry = Registry::default();
+    metrics.register(&mut registry, &state);
+    let server = tokio::spawn(health::serve(args.listen, Arc::clone(&ready), registry));
+    let stopped = stop_signal()?;
+
+    let work = async {
+        if !args.enable_lb_svc {
+            tracing::info!("--enable-lb-svc is off: nothing is written, gateways that run serve on");
+            ready.store(true, Ordering::Relaxed);
+            stopped.await;
+            return Ok(());
+        }
+        lead(args, &state, metrics, &ready, stopped).await
+    };
+    tokio::select! {
+        done = work => done,
+        served = server => match served {
+            Ok(Err(error)) => Err(error).context("serving health and metrics"),
+            _ => bail!("the health server ended"),
+        },
+    }
+}
+
+/// Resolves at SIGTERM or SIGINT.
+fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("stopping");
+    })
+}
+
+async fn lead(
+    args: Args,
+    state: &Arc<Mutex<State>>,
+    metrics: Arc<Metrics>,
+    ready: &health::Ready,
+    stopped: impl Future<Output = ()>,
+) -> anyhow::Result<()> {
+    let configuration = match &args.config {
+        Some(file) => config_file::load(file, &args.gateway_image)?,
+        None => Configuration::new(&args.gateway_image),
+    };
+    let configuration = Configuration { nat_backend: args.nat_backend, ..configuration };
+    let mut config = Config::infer().await.context("no way to reach an API server")?;
+    config.connect_timeout = Some(CONNECT_TIMEOUT);
+    config.read_timeout = Some(Duration::from_secs(u64::from(watch::WATCH_SECONDS)) + CONNECT_TIMEOUT);
+    let client = Client::try_from(config)?;
+    check_cluster(&client).await?;
+
+    let (queue, mut requests) = queue::queue();
+    let synced = watch::start(&client, state, &queue, args.gateway_namespace.as_deref());
+    for mut synced in synced {
+        synced.wait_for(|synced| *synced).await.context("a watch ended")?;
+    }
+    // A standby is ready too: it has seen the cluster.
+    ready.store(true, Ordering::Relaxed);
+
+    let mut election = Election::stand(client.clone(), args.namespace.clone(), args.name.clone()).await?;
+    let mut stopped = std::pin::pin!(stopped);
+    let led = tokio::select! {
+        () = &mut stopped => false,
+        led = election.led() => led.map(|()| true)?,
+        // A standby has no use for what changes; the first run looks at all.
+        () = async { while requests.recv().await.is_some() {} } => bail!("every watch ended"),
+    };
+    let mut lost = false;
+    if led {
+        tracing::info!(name = args.name, "leading");
+        let api_server = ApiServer::new(client, args.name);
+        let reconciler = Reconciler::new(
+            Arc::clone(state),
+            configuration,
+            api_server,
+            Asker::default(),
+            metrics,
+            queue.clone(),
+            args.namespace,
+        );
+        queue.extend(state.lock().unwrap_or_else(PoisonError::into_inner).keys());
+        let stop = async {
+            tokio::select! {
+                () = &mut stopped => {}
+                () = election.lost() => lost = true,
+            }
+        };
+        queue::run(requests, queue, stop, |key| reconciler.run(key)).await;
+    }
+
+    election.leave().await;
+    if lost {
+        bail!("lost the Lease: another controller leads now");
+    }
+    Ok(())
+}
+
+/// What must be so before anything is written.
+async fn check_cluster(client: &Client) -> anyhow::Result<()> {
+    let one = ListParams::default().limit(1);
+    let missing =
+        "our CustomResourceDefinitions are missing or not readable: kubectl apply -k manifests/crds";
+    let asked = async {
+        Api::<Subnet>::all(client.clone()).list_metadata(&one).await.context(missing)?;
+        Api::<IP>::all(client.clone()).list_metadata(&one).await.context(missing)?;
+        Api::<Deployment>::namespaced(client.clone(), "kube-system")
+            .get_metadata_opt("kube-ovn-controller")
+            .await
+            .context("looking for Kube-OVN")
+    };
+    let kube_ovn =
+        tokio::time::timeout(STARTUP_TIMEOUT, asked).await.context("the API server does not answer")??;
+    if kube_ovn.is_some() {
+        bail!(
+            "Kube-OVN's controller runs in this cluster on the same CustomResourceDefinitions \
+             and would collect our claims: use one of the two"
+        );
+    }
+    Ok(())
+}

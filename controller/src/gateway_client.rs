@@ -1,0 +1,51 @@
+//! Asks gateway pods for their status, over HTTP at their pod IP.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use lb_svc_core::model::Answer;
+use lb_svc_crds::gateway::GatewayStatus;
+use lb_svc_crds::names::GATEWAY_PORT;
+
+/// A gateway that is well answers within a millisecond; one that does not is
+/// asked again later.
+const TIMEOUT: Duration = Duration::from_millis(500);
+/// No status is longer: it may name every endpoint.
+const BODY_MAX: usize = 1024 * 1024;
+
+/// An HTTP client for gateways.
+#[derive(Clone, Debug)]
+pub struct Asker(Client<HttpConnector, Empty<Bytes>>);
+
+impl Default for Asker {
+    fn default() -> Self {
+        let mut connector = HttpConnector::new();
+        connector.set_connect_timeout(Some(TIMEOUT));
+        connector.set_nodelay(true);
+        // A gateway is asked now and then: a connection kept open would only
+        // keep memory.
+        Self(Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector))
+    }
+}
+
+impl Asker {
+    /// What the gateway at this pod IP says of itself.
+    pub async fn ask(&self, pod: IpAddr) -> Answer {
+        match tokio::time::timeout(TIMEOUT, self.get(pod)).await {
+            Ok(Some(status)) => Answer::Said(Box::new(status)),
+            Ok(None) | Err(_) => Answer::Silence,
+        }
+    }
+
+    async fn get(&self, pod: IpAddr) -> Option<GatewayStatus> {
+        let uri = format!("http://{}/status", SocketAddr::new(pod, GATEWAY_PORT)).parse().ok()?;
+        let response = self.0.get(uri).await.ok().filter(|response| response.status().is_success())?;
+        let body = Limited::new(response.into_body(), BODY_MAX).collect().await.ok()?.to_bytes();
+        serde_json::from_slice(&body).ok()
+    }
+}

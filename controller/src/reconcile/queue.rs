@@ -1,0 +1,146 @@
+//! What is to be looked at, and when.
+//!
+//! A key that is asked for often is run once; one that is running is run again
+//! afterwards, never twice at a time; no key waits for another.
+
+use std::collections::HashSet;
+use std::future::Future;
+use std::pin::pin;
+use std::time::Duration;
+
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
+use kube::runtime::scheduler::{ScheduleRequest, scheduler};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::index::Key;
+
+/// How many keys are worked on at once. Work on a key is waiting for the API
+/// server or a gateway, so this bounds open requests, not threads.
+const CONCURRENT: usize = 256;
+/// A Subnet's status is brought up to date once for many claims.
+const SUBNET_DELAY: Duration = Duration::from_millis(100);
+
+/// The sending side; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Queue(mpsc::UnboundedSender<ScheduleRequest<Key>>);
+
+/// The receiving side.
+pub type Requests = mpsc::UnboundedReceiver<ScheduleRequest<Key>>;
+
+/// A queue. It holds no more than what was asked since it was last read, and
+/// it is read all the time: [`run`] keeps each key once.
+pub fn queue() -> (Queue, Requests) {
+    let (sender, receiver) = mpsc::unbounded_channel();
+    (Queue(sender), receiver)
+}
+
+impl Queue {
+    /// Looks at `key` soon.
+    pub fn push(&self, key: Key) {
+        let delay = match key {
+            Key::Gateway(_) | Key::Backend(_) => Duration::ZERO,
+            Key::Subnet(_) => SUBNET_DELAY,
+        };
+        self.push_after(key, delay);
+    }
+
+    /// Looks at `key` after `delay`, or earlier if it is asked for earlier.
+    pub fn push_after(&self, key: Key, delay: Duration) {
+        // A closed queue means that the process is on its way out.
+        let _ = self.0.send(ScheduleRequest { message: key, run_at: Instant::now() + delay });
+    }
+
+    /// Looks at all of `keys` soon.
+    pub fn extend(&self, keys: impl IntoIterator<Item = Key>) {
+        keys.into_iter().for_each(|key| self.push(key));
+    }
+}
+
+/// Runs `reconcile` for every key asked for until `stop`; then waits for what
+/// is running.
+///
+/// `reconcile` returns after which time to look again, if at all.
+pub async fn run<F>(
+    requests: Requests,
+    queue: Queue,
+    stop: impl Future<Output = ()>,
+    reconcile: impl Fn(Key) -> F,
+) where
+    F: Future<Output = Option<Duration>>,
+{
+    let requests = futures::stream::unfold(requests, |mut requests| async move {
+        requests.recv().await.map(|request| (request, requests))
+    });
+    let mut scheduler = pin!(scheduler(requests));
+    let mut stop = pin!(stop.fuse());
+    let mut busy = HashSet::new();
+    let mut running = FuturesUnordered::new();
+    loop {
+        let next = std::future::poll_fn(|cx| {
+            let can_take = |key: &Key| busy.len() < CONCURRENT && !busy.contains(key);
+            scheduler.as_mut().hold_unless(can_take).poll_next_unpin(cx)
+        });
+        tokio::select! {
+            biased;
+            () = &mut stop => break,
+            Some((key, again)) = running.next(), if !running.is_empty() => {
+                busy.remove(&key);
+                if let Some(delay) = again {
+                    queue.push_after(key, delay);
+                }
+            }
+            Some(key) = next => {
+                busy.insert(key.clone());
+                let work = reconcile(key.clone());
+                running.push(work.map(move |again| (key, again)));
+            }
+        }
+    }
+    while running.next().await.is_some() {}
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::rc::Rc;
+
+    use lb_svc_core::model::ServiceRef;
+
+    use super::*;
+
+    fn key(name: &str) -> Key {
+        Key::Gateway(ServiceRef::new("default", name))
+    }
+
+    #[tokio::test(flavor = "current_thread", start_paused = true)]
+    async fn a_key_runs_once_at_a_time_and_holds_up_no_other() {
+        let (queue, requests) = queue();
+        let (log, slow) = (Rc::new(RefCell::new(Vec::new())), Duration::from_secs(10));
+        queue.extend([key("slow"), key("slow"), key("quick")]);
+        let again = queue.clone();
+        let stop = async {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            again.push(key("slow"));
+            tokio::time::sleep(Duration::from_secs(7)).await;
+        };
+        let written = Rc::clone(&log);
+        run(requests, queue.clone(), stop, |key| {
+            let log = Rc::clone(&written);
+            async move {
+                let Key::Gateway(service) = key else { return None };
+                log.borrow_mut().push(format!("+{}", service.name));
+                if service.name == "slow" {
+                    tokio::time::sleep(slow).await;
+                }
+                log.borrow_mut().push(format!("-{}", service.name));
+                None
+            }
+        })
+        .await;
+        let mut log = log.borrow().clone();
+        log[..3].sort();
+        assert_eq!(log, ["+quick", "+slow", "-quick", "-slow", "+slow", "-slow"]);
+    }
+}
