@@ -1,0 +1,45 @@
+//! Runs for pods with the readiness gate.
+
+use std::time::{Duration, Instant};
+
+use lb_svc_core::backend::readiness_gate::{Decision, UNHEALTHY, Wait};
+use lb_svc_core::model::ObjectName;
+
+use super::{Reconciler, lock};
+use crate::api_server::client::Error;
+use crate::index::Key;
+
+impl Reconciler {
+    /// Lets a pod pass our readiness gate when its time has come.
+    pub(super) async fn backend(&self, key: &Key, name: &ObjectName) -> Result<Option<Duration>, Error> {
+        let seen = {
+            let state = lock(&self.state);
+            state.waiting_backend(name).map(|(backend, said)| (backend.clone(), said))
+        };
+        let Some((backend, said)) = seen else { return Ok(None) };
+        let decision = {
+            let now = Instant::now();
+            let mut memory = lock(&self.memory);
+            let wait = &mut memory.entry(key.clone()).or_default().wait;
+            wait.get_or_insert_with(|| Wait::new(now)).decide(&said, now)
+        };
+        let (namespace, pod) = name;
+        match decision {
+            Decision::Pass { reason, message } => {
+                self.learn(self.api_server.set_gate(name, &backend.uid, true, reason, &message).await?);
+                tracing::info!(namespace, pod, reason, "passes its readiness gate: {message}");
+                self.metrics.pass(reason);
+                Ok(None)
+            }
+            Decision::Wait(again, said) => {
+                if let Some(message) = said.filter(|_| !backend.told) {
+                    self.learn(
+                        self.api_server.set_gate(name, &backend.uid, false, UNHEALTHY, &message).await?,
+                    );
+                    tracing::warn!(namespace, pod, "waits at its readiness gate: {message}");
+                }
+                Ok(Some(again))
+            }
+        }
+    }
+}

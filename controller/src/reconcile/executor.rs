@@ -1,0 +1,167 @@
+//! Carries the actions of a plan out.
+
+use std::time::Instant;
+
+use lb_svc_core::action::Action;
+use lb_svc_core::ipam::ClaimId;
+use lb_svc_core::model::{Owner, Part, Place, ServiceRef};
+use lb_svc_core::service::plan::Observed;
+use serde_json::{Value, json};
+
+use super::{Reconciler, lock};
+use crate::api_server::client::Error;
+use crate::api_server::watch::{Watched, learn};
+use crate::api_server::write::Written;
+use crate::index::Key;
+
+impl Reconciler {
+    pub(super) async fn act(
+        &self,
+        key: &Key,
+        service: &ServiceRef,
+        observed: &Observed,
+        action: &Action,
+    ) -> Result<(), Error> {
+        let place = &observed.place(service);
+        let Some(owner) = observed.service.as_ref().map(|service| &service.owner) else {
+            return self.take_away(place, action).await;
+        };
+        match action {
+            Action::FillAddress(address) => {
+                self.set_address(observed, owner, Some(&address.to_string())).await
+            }
+            Action::ClearAddress => self.set_address(observed, owner, None).await,
+            Action::WriteConfig(content) => {
+                let written =
+                    self.api_server.write_config(owner, place, content, observed.config.as_ref()).await?;
+                self.note(Part::Config, service, written)
+            }
+            Action::WriteKey(config) => {
+                let master = self.master.get_or_try_init(|| self.api_server.master(&self.namespace)).await?;
+                self.api_server.write_key(owner, place, config, master).await?;
+                lock(&self.memory).entry(key.clone()).or_default().keyed = Some(Instant::now());
+                Ok(())
+            }
+            Action::WriteBudget(wanted) => {
+                let written = self.api_server.write_budget(place, wanted, observed.budget.as_ref()).await?;
+                self.note(Part::Budget, service, written)
+            }
+            Action::WriteDeployment(wanted) => {
+                let written =
+                    self.api_server.write_deployment(place, wanted, observed.deployment.as_ref()).await?;
+                self.note(Part::Deployment, service, written)
+            }
+            Action::Annotate { pod, uid, annotations, nudge } => {
+                match self.api_server.annotate(&place.namespace, pod, uid, annotations).await? {
+                    Some(written) => self.learn(Some(written)),
+                    // Gone, whatever the watch has shown so far.
+                    None => drop(lock(&self.state).set_pod(place.clone(), pod, None)),
+                }
+                if let Some(attempt) = nudge {
+                    let mut memory = lock(&self.memory);
+                    let memory = memory.entry(key.clone()).or_default();
+                    memory.nudges.insert(uid.clone(), Instant::now());
+                    self.metrics.nudge(*attempt);
+                }
+                Ok(())
+            }
+            Action::Record { claim, mac, probed } => {
+                let spec = json!({ "macAddress": mac, "probed": probed, "conflict": "" });
+                self.change_claim(claim, spec).await
+            }
+            Action::GiveUp(claim, mac) => self.change_claim(claim, json!({ "conflict": mac })).await,
+            Action::Keep(claim, keep) => self.change_claim(claim, json!({ "keep": keep })).await,
+            Action::TakeOver(claim) => self.change_claim(claim, json!({ "serviceUid": owner.uid })).await,
+            Action::Settle(claim) => {
+                self.learn(self.api_server.settle_claim(claim, place).await?);
+                Ok(())
+            }
+            Action::SetStatus { ingress, conditions } => match &observed.service {
+                Some(service) => {
+                    self.learn(self.api_server.set_status(service, ingress, conditions).await?);
+                    Ok(())
+                }
+                None => Ok(()),
+            },
+            Action::Remember(election) => {
+                lock(&self.memory).entry(key.clone()).or_default().election.clone_from(election);
+                Ok(())
+            }
+            Action::Event { warning, reason, message } => {
+                if *warning {
+                    lock(&self.memory).entry(key.clone()).or_default().warned = Some(Instant::now());
+                    tracing::warn!(%service, reason, "{message}");
+                } else {
+                    tracing::info!(%service, reason, "{message}");
+                }
+                // An Event that is not told must not keep the rest from being
+                // done: the condition holds the same.
+                if let Err(error) = self.api_server.tell(owner, *warning, reason, message).await {
+                    tracing::warn!(%service, "an Event could not be written: {error}");
+                }
+                Ok(())
+            }
+            other => self.take_away(place, other).await,
+        }
+    }
+
+    /// The actions that need no Service.
+    async fn take_away(&self, place: &Place, action: &Action) -> Result<(), Error> {
+        match action {
+            Action::DeleteConfig(uid, version) => self.api_server.delete_config(place, uid, version).await,
+            Action::DeleteDeployment(uid, version) => {
+                self.api_server.delete_deployment(place, uid, version).await
+            }
+            Action::DeleteBudget(uid, version) => self.api_server.delete_budget(place, uid, version).await,
+            Action::Release(claim) => {
+                self.api_server.release(claim).await?;
+                tracing::info!(service = %place.service, claim = claim.name, "address given back");
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn set_address(
+        &self,
+        observed: &Observed,
+        owner: &Owner,
+        address: Option<&str>,
+    ) -> Result<(), Error> {
+        let version = observed.service.as_ref().map_or("", |service| &service.resource_version);
+        self.learn(self.api_server.set_address(owner, version, address).await?);
+        Ok(())
+    }
+
+    async fn change_claim(&self, claim: &ClaimId, spec: Value) -> Result<(), Error> {
+        self.learn(self.api_server.change_claim(claim, spec).await?);
+        Ok(())
+    }
+
+    /// Takes in what came of writing a part. No pod may run on what is not ours,
+    /// so nothing more is made beside that; a gateway does without a budget.
+    pub(super) fn note<K: Watched>(
+        &self,
+        part: Part,
+        service: &ServiceRef,
+        written: Written<K>,
+    ) -> Result<(), Error> {
+        match written {
+            Written::Ours(object) => learn(&mut lock(&self.state), *object),
+            Written::Already => {}
+            Written::Foreign => {
+                lock(&self.state).set_foreign(part, service, Instant::now());
+                if part != Part::Budget {
+                    return Err(Error::Taken);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn learn<K: Watched>(&self, written: Option<K>) {
+        if let Some(object) = written {
+            learn(&mut lock(&self.state), object);
+        }
+    }
+}
