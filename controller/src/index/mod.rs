@@ -1,77 +1,31 @@
-//! All that the watches have shown, and who is concerned when it changes.
+//! All that the watches have shown, and which keys a change concerns.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use jiff::{SignedDuration, Timestamp};
-use lb_svc_core::backend::readiness_gate::{Said, Verdict};
-use lb_svc_core::gateway::manifests::PROGRESS;
-use lb_svc_core::gateway::rollout::ROLLS_AT_ONCE;
-use lb_svc_core::ipam::{Claim, Ledger};
-use lb_svc_core::model::{
-    Attachment, Backend, Child, DeploymentView, Node, ObjectName, Part, Place, Pod, PodId, Service,
-    ServiceRef, Slice, Subnet,
-};
+use jiff::Timestamp;
+use lb_svc_core::backend::readiness_gate::Verdict;
+use lb_svc_core::ipam::Ledger;
+use lb_svc_core::model::{Attachment, Backend, ObjectName, Part, Place, PodId, Service, ServiceRef, Subnet};
 use lb_svc_core::service::plan::Observed;
 use lb_svc_core::service::spec::is_direct;
 use lb_svc_crds::names::{self, Provider};
-use serde_json::Value;
 
 use endpoint_slices::Slices;
+use gateways::{Packed, Parts};
 use versions::Versions;
 
+mod backends;
 mod endpoint_slices;
+mod gateways;
 mod key;
+mod rollouts;
+mod subnets;
 pub mod versions;
 
+#[cfg(test)]
+pub(crate) use gateways::FOREIGN_FOR;
 pub use key::Key;
-
-/// A Deployment as it is kept: what is compared is text here, which takes a
-/// tenth of the room, and there is one for each gateway.
-#[derive(Clone, Debug, PartialEq)]
-struct Packed {
-    failure: Option<String>,
-    rolling: bool,
-    live: Box<str>,
-}
-
-impl Packed {
-    fn of(view: DeploymentView) -> Self {
-        let DeploymentView { failure, rolling, live } = view;
-        Self { failure, rolling, live: live.to_string().into() }
-    }
-
-    fn unpack(self) -> DeploymentView {
-        let Self { failure, rolling, live } = self;
-        // It is what was written above.
-        DeploymentView { failure, rolling, live: serde_json::from_str(&live).unwrap_or_default() }
-    }
-}
-
-/// What exists of one gateway.
-#[derive(Debug, Default)]
-struct Parts {
-    config: Option<Child<String>>,
-    deployment: Option<Child<Packed>>,
-    budget: Option<Child<Value>>,
-    pods: BTreeMap<String, Pod>,
-}
-
-impl Parts {
-    fn is_empty(&self) -> bool {
-        self.config.is_none() && self.deployment.is_none() && self.budget.is_none() && self.pods.is_empty()
-    }
-}
-
-/// For how long a name is believed to be taken by an object that no watch
-/// shows, for it bears no label of ours. Then it is tried again, which is all
-/// that shows that the name is free.
-pub(crate) const FOREIGN_FOR: Duration = Duration::from_secs(5);
-
-/// A pod that has passed our gate is in its slice as ready after this at the
-/// latest. From then on that is believed: of a pod whose node is dead nothing
-/// else changes.
-const PASSES_WITHIN: SignedDuration = SignedDuration::from_secs(30);
 
 /// The cluster as last seen. Synchronous, no IO: callers hold its lock for as
 /// long as a lookup takes.
@@ -118,37 +72,6 @@ impl State {
     /// From now on gateways are seen in the gateway namespace only.
     pub fn set_narrow(&mut self) {
         self.narrow = true;
-    }
-
-    /// The namespace where the gateway of `service` is to be.
-    fn home<'a>(&'a self, service: &'a ServiceRef) -> &'a str {
-        self.gateway_namespace.as_deref().unwrap_or(&service.namespace)
-    }
-
-    /// Whether gateways in this namespace are seen.
-    fn sees(&self, namespace: &str) -> bool {
-        !self.narrow || self.gateway_namespace.as_deref() == Some(namespace)
-    }
-
-    /// Where the gateway of `service` is: where a claim says, as long as there
-    /// is anything of it, or may be; else where it is to be.
-    fn place(&self, service: &ServiceRef, claims: &[Claim]) -> Place {
-        let home = self.home(service);
-        let is_there = |namespace: &str| {
-            let place = Place { service: service.clone(), namespace: namespace.to_owned() };
-            namespace != home
-                && (!self.sees(namespace)
-                    || self.gateways.get(&place).is_some_and(|parts| {
-                        let could_answer = |pod: &Pod| self.on_node(pod).could_answer();
-                        parts.config.is_some()
-                            || parts.deployment.is_some()
-                            || parts.budget.is_some()
-                            || parts.pods.values().any(could_answer)
-                    }))
-        };
-        let said = claims.iter().map(|claim| claim.gateway_namespace.as_str());
-        let namespace = said.clone().find(|namespace| is_there(namespace)).unwrap_or(home);
-        Place { service: service.clone(), namespace: namespace.to_owned() }
     }
 
     /// Everything that concerns the gateway of `service`.
@@ -200,104 +123,6 @@ impl State {
         }
     }
 
-    /// The gateway's pods, whosever they were, and the namespace they are in.
-    pub fn pods(&self, service: &ServiceRef) -> (String, Vec<Pod>) {
-        let place = self.place(service, &self.ledger.claims_of(service));
-        let pods = self.gateways.get(&place).into_iter().flat_map(|parts| parts.pods.values());
-        let pods = pods.map(|pod| self.on_node(pod)).collect();
-        (place.namespace, pods)
-    }
-
-    fn backends_in<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = (&'a ObjectName, &'a Backend)> {
-        let first = (namespace.to_owned(), String::new());
-        self.backends.range(first..).take_while(move |((of, _), _)| of == namespace)
-    }
-
-    /// The pods in a namespace that are ready but for our gate, and whether they
-    /// have passed it.
-    fn fit(&self, namespace: &str, now: Timestamp) -> BTreeMap<PodId, bool> {
-        let is_new = |passed: Timestamp| now.duration_since(passed) < PASSES_WITHIN;
-        let backends = self.backends_in(namespace).map(|(_, backend)| backend);
-        let fit = backends.filter(|backend| backend.fit && backend.passed.is_none_or(is_new));
-        fit.map(|backend| (backend.id, backend.passed.is_some())).collect()
-    }
-
-    fn direct_in<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = &'a ServiceRef> {
-        let first = ServiceRef::new(namespace, "");
-        self.direct.range(first..).take_while(move |service| service.namespace == namespace)
-    }
-
-    /// A pod that lacks nothing but our readiness gate, and what the gateway of
-    /// each Service that leads to it, or is to, makes of it.
-    pub fn waiting_backend(&self, name: &ObjectName) -> Option<(&Backend, Said)> {
-        let backend = self.backends.get(name).filter(|backend| backend.fit && backend.passed.is_none())?;
-        // Its slice may not be there yet, so selectors count. They are no use
-        // for a Service without one: its slices are written by others.
-        let selects = |service: &ServiceRef| {
-            let selector = self.services.get(service).map(|service| &service.selector);
-            selector.is_some_and(|selector| {
-                !selector.is_empty()
-                    && selector.iter().all(|(key, value)| backend.labels.get(key) == Some(value))
-            })
-        };
-        let leads = |service: &&ServiceRef| selects(service) || self.slices.have(service, backend.id);
-        let said = self.direct_in(&name.0).filter(leads).map(|service| {
-            let verdict = self.verdicts.get(service).and_then(|verdicts| verdicts.get(&backend.id));
-            (service.clone(), verdict.cloned())
-        });
-        Some((backend, said.collect()))
-    }
-
-    /// How many pods lack nothing but our readiness gate.
-    pub fn waiting_backends(&self) -> usize {
-        self.backends.values().filter(|backend| backend.fit && backend.passed.is_none()).count()
-    }
-
-    /// What the gateway of `service` makes of the pods that wait. Returns for
-    /// which of them that is news.
-    pub fn set_verdicts(&mut self, service: &ServiceRef, verdicts: BTreeMap<PodId, Verdict>) -> Vec<Key> {
-        let before = self.verdicts.remove(service).unwrap_or_default();
-        let mut concerned = Vec::new();
-        if before != verdicts {
-            let is_news = |pod: &Backend| before.get(&pod.id) != verdicts.get(&pod.id);
-            let news = self.backends_in(&service.namespace).filter(|(_, pod)| is_news(pod));
-            concerned.extend(news.map(|(name, _)| Key::Backend(name.clone())));
-        }
-        if !verdicts.is_empty() {
-            self.verdicts.insert(service.clone(), verdicts);
-        }
-        concerned
-    }
-
-    /// A pod, with what is known of its node.
-    fn on_node(&self, pod: &Pod) -> Pod {
-        let node = pod.node.as_ref();
-        let node_lost = node.is_some_and(|node| self.nodes.get(node).copied().unwrap_or(true));
-        Pod { node_lost, ..pod.clone() }
-    }
-
-    fn foreign<T: Default>(&self, part: Part, service: &ServiceRef, now: Instant) -> Option<Child<T>> {
-        let seen = self.foreign.get(&(part, service.clone()))?;
-        (now.duration_since(*seen) < FOREIGN_FOR).then(|| Child {
-            uid: String::new(),
-            resource_version: String::new(),
-            deleting: false,
-            made_for: None,
-            content: T::default(),
-        })
-    }
-
-    /// Someone else's object has a name that the gateway of `service` needs.
-    pub fn set_foreign(&mut self, part: Part, service: &ServiceRef, now: Instant) {
-        self.foreign.retain(|_, seen| now.duration_since(*seen) < FOREIGN_FOR);
-        self.foreign.insert((part, service.clone()), now);
-    }
-
-    /// A Subnet as last seen.
-    pub fn subnet(&self, name: &str) -> Option<&Subnet> {
-        self.subnets.get(name)
-    }
-
     /// The Service waits, or no longer waits, for an address.
     pub fn set_waiting(&mut self, service: &ServiceRef, waiting: bool) {
         if waiting {
@@ -310,46 +135,6 @@ impl State {
     /// How many Services wait for an address.
     pub fn waiting(&self) -> usize {
         self.waiting.len()
-    }
-
-    /// What a plan says of rolling the gateway of `service`: whether it is
-    /// about to be, and whether it is to be once others are done. Returns whose
-    /// turn it is now.
-    pub fn set_rolling(
-        &mut self,
-        service: &ServiceRef,
-        reserved: bool,
-        queued: bool,
-        now: Instant,
-    ) -> Vec<Key> {
-        if reserved {
-            self.reserved.entry(service.clone()).or_insert(now);
-        } else {
-            self.reserved.remove(service);
-        }
-        if queued {
-            self.queued.insert(service.clone());
-        } else {
-            self.queued.remove(service);
-        }
-        self.next_to_roll(now)
-    }
-
-    /// The gateways that are being rolled. What comes to nothing for so long
-    /// that Kubernetes would give up a Deployment, such as one that leaves a
-    /// node that is lost, holds up the others no longer.
-    fn under_way(&self, now: Instant) -> impl Iterator<Item = &ServiceRef> {
-        let reserved = self.reserved.iter().filter(move |(service, since)| {
-            !self.rolling.contains(*service) && now.duration_since(**since) < PROGRESS
-        });
-        self.rolling.iter().chain(reserved.map(|(service, _)| service))
-    }
-
-    /// As many of those that wait to be rolled as there is room for. Whoever
-    /// still has to wait says so again.
-    fn next_to_roll(&mut self, now: Instant) -> Vec<Key> {
-        let room = ROLLS_AT_ONCE.saturating_sub(self.under_way(now).count());
-        std::iter::from_fn(|| self.queued.pop_first()).take(room).map(Key::Gateway).collect()
     }
 
     /// Every key there is a reason to look at, for the first run.
@@ -393,235 +178,9 @@ impl State {
         concerns(changed, Key::Gateway(name))
     }
 
-    /// A gateway's ConfigMap is so; `None` if it is gone.
-    pub fn set_config(&mut self, place: Place, config: Option<Child<String>>) -> Vec<Key> {
-        let parts = self.gateways.entry(place.clone()).or_default();
-        let changed = parts.config != config;
-        parts.config = config;
-        self.tidy(&place);
-        concerns(changed, Key::Gateway(place.service))
-    }
-
-    /// A gateway's Deployment is so; `None` if it is gone.
-    pub fn set_deployment(&mut self, place: Place, deployment: Option<Child<DeploymentView>>) -> Vec<Key> {
-        let parts = self.gateways.entry(place.clone()).or_default();
-        let rolling = deployment.as_ref().is_some_and(|child| child.content.rolling && !child.deleting);
-        let deployment = deployment.map(|child| child.map(Packed::of));
-        let changed = parts.deployment != deployment;
-        parts.deployment = deployment;
-        self.tidy(&place);
-        let done = if rolling {
-            self.rolling.insert(place.service.clone());
-            Vec::new()
-        } else if self.rolling.remove(&place.service) {
-            self.next_to_roll(Instant::now())
-        } else {
-            Vec::new()
-        };
-        concerns(changed, Key::Gateway(place.service)).into_iter().chain(done).collect()
-    }
-
-    /// A gateway's PodDisruptionBudget is so; `None` if it is gone.
-    pub fn set_budget(&mut self, place: Place, budget: Option<Child<Value>>) -> Vec<Key> {
-        let parts = self.gateways.entry(place.clone()).or_default();
-        let changed = parts.budget != budget;
-        parts.budget = budget;
-        self.tidy(&place);
-        concerns(changed, Key::Gateway(place.service))
-    }
-
-    /// A gateway's pod is so; `None` if it is gone.
-    pub fn set_pod(&mut self, place: Place, name: &str, pod: Option<Pod>) -> Vec<Key> {
-        let parts = self.gateways.entry(place.clone()).or_default();
-        let changed = parts.pods.get(name) != pod.as_ref();
-        match pod {
-            Some(pod) => parts.pods.insert(name.to_owned(), pod),
-            None => parts.pods.remove(name),
-        };
-        self.tidy(&place);
-        concerns(changed, Key::Gateway(place.service))
-    }
-
-    /// An EndpointSlice is of the Service of this name, and so; `None` if it is
-    /// gone.
-    pub fn set_slice(&mut self, name: &ObjectName, slice: Option<(String, Slice)>) -> Vec<Key> {
-        let changed = self.slices.set(name, slice).into_iter();
-        changed.filter(|service| self.direct.contains(service)).map(Key::Gateway).collect()
-    }
-
-    /// A pod with our readiness gate is so; `None` if it is gone.
-    pub fn set_backend(&mut self, name: ObjectName, backend: Option<Backend>) -> Vec<Key> {
-        let known = self.backends.get(&name);
-        if known == backend.as_ref() {
-            return Vec::new();
-        }
-        let ids: BTreeSet<PodId> = known.into_iter().chain(&backend).map(|backend| backend.id).collect();
-        let leads = |service: &&ServiceRef| ids.iter().any(|id| self.slices.have(service, *id));
-        let gateways = self.direct_in(&name.0).filter(leads).map(|service| Key::Gateway(service.clone()));
-        let concerned = gateways.chain([Key::Backend(name.clone())]).collect();
-        match backend {
-            Some(backend) => self.backends.insert(name, backend),
-            None => self.backends.remove(&name),
-        };
-        concerned
-    }
-
-    /// Whether a gateway's interface has this hardware address.
-    pub fn is_gateway_mac(&self, mac: &str) -> bool {
-        let has = |pod: &Pod| pod.mac.as_deref().is_some_and(|own| own.eq_ignore_ascii_case(mac));
-        self.gateways.values().flat_map(|parts| parts.pods.values()).any(has)
-    }
-
-    fn tidy(&mut self, place: &Place) {
-        if self.gateways.get(place).is_some_and(Parts::is_empty) {
-            self.gateways.remove(place);
-        }
-    }
-
-    /// A Subnet is so; `None` if it is gone.
-    pub fn set_subnet(&mut self, name: &str, subnet: Option<Subnet>) -> Vec<Key> {
-        let Some(subnet) = subnet else {
-            let mut concerned = self.ledger.remove_subnet(name);
-            return match self.subnets.remove(name) {
-                Some(_) => {
-                    concerned.push(name.to_owned());
-                    self.concerned_by_subnets(&concerned)
-                }
-                None => Vec::new(),
-            };
-        };
-        let news = self.ledger.set_subnet(name, &subnet.spec, subnet.created, subnet.deleting);
-        let changed = self.subnets.insert(name.to_owned(), subnet.clone()).as_ref() != Some(&subnet);
-        if news.is_empty() {
-            return concerns(changed, Key::Subnet(name.to_owned()));
-        }
-        self.concerned_by_subnets(&news)
-    }
-
-    /// The Subnets themselves, who holds addresses of them, and who waits.
-    fn concerned_by_subnets(&self, names: &[String]) -> Vec<Key> {
-        if names.is_empty() {
-            return Vec::new();
-        }
-        let holders = self.ledger.claims().filter(|claim| names.contains(&claim.subnet));
-        let holders = holders.map(|claim| Key::Gateway(claim.owner.service.clone()));
-        names.iter().map(|name| Key::Subnet(name.clone())).chain(holders).chain(self.waiting_keys()).collect()
-    }
-
-    /// The watch shows this claim.
-    pub fn set_claim(&mut self, claim: Claim) -> Vec<Key> {
-        let keys = vec![Key::Gateway(claim.owner.service.clone()), Key::Subnet(claim.subnet.clone())];
-        if self.ledger.apply(claim, true) { keys } else { Vec::new() }
-    }
-
-    /// The watch shows that these claims are gone.
-    pub fn claims_gone(&self, claims: &[Claim]) -> Vec<Key> {
-        let mut keys = Vec::new();
-        for claim in claims {
-            keys.extend([Key::Gateway(claim.owner.service.clone()), Key::Subnet(claim.subnet.clone())]);
-        }
-        if !claims.is_empty() {
-            keys.extend(self.waiting_keys());
-        }
-        keys
-    }
-
-    /// A NetworkAttachmentDefinition is so; `None` if it is gone.
-    pub fn set_attachment(&mut self, name: ObjectName, attachment: Option<Attachment>) -> Vec<Key> {
-        let before = match &attachment {
-            Some(attachment) => self.attachments.insert(name.clone(), attachment.clone()),
-            None => self.attachments.remove(&name),
-        };
-        if before == attachment {
-            return Vec::new();
-        }
-        let provider = Provider { namespace: name.0, name: name.1 };
-        let subnets =
-            self.ledger.set_wire(provider.clone(), attachment.and_then(|attachment| attachment.wire));
-        let provider = provider.to_string();
-        let users = self
-            .services
-            .iter()
-            .filter(|(_, service)| service.annotations.get(names::PROVIDER_ANNOTATION) == Some(&provider));
-        let users = users.map(|(name, _)| Key::Gateway(name.clone()));
-        users.chain(self.concerned_by_subnets(&subnets)).collect()
-    }
-
-    /// A node is so; `None` if it is gone.
-    pub fn set_node(&mut self, name: &str, node: Option<Node>) -> Vec<Key> {
-        let (addresses, lost) = match node {
-            Some(node) => (node.addresses, Some(node.lost)),
-            None => (Vec::new(), None),
-        };
-        let before = match lost {
-            Some(lost) => self.nodes.insert(name.to_owned(), lost),
-            None => self.nodes.remove(name),
-        };
-        let mut keys = Vec::new();
-        if before != lost {
-            let on_it = |parts: &Parts| parts.pods.values().any(|pod| pod.node.as_deref() == Some(name));
-            keys.extend(
-                self.gateways
-                    .iter()
-                    .filter(|(_, parts)| on_it(parts))
-                    .map(|(place, _)| Key::Gateway(place.service.clone())),
-            );
-        }
-        if self.ledger.set_node(name, addresses) {
-            keys.extend(self.subnets.keys().map(|subnet| Key::Subnet(subnet.clone())));
-            keys.extend(self.waiting_keys());
-        }
-        keys
-    }
-
-    // === what a new list no longer shows ===
-
     /// The names known of one kind, to find what a new list no longer shows.
     pub fn known_services(&self) -> Vec<ServiceRef> {
         self.services.keys().cloned().collect()
-    }
-
-    /// The gateways of which there is a part of this kind.
-    pub fn known_parts(&self, part: Part) -> Vec<Place> {
-        let has = |parts: &Parts| match part {
-            Part::Config => parts.config.is_some(),
-            Part::Deployment => parts.deployment.is_some(),
-            Part::Budget => parts.budget.is_some(),
-        };
-        self.gateways.iter().filter(|(_, parts)| has(parts)).map(|(place, _)| place.clone()).collect()
-    }
-
-    /// The gateways' pods, by place and name.
-    pub fn known_pods(&self) -> Vec<(Place, String)> {
-        let of = |(place, parts): (&Place, &Parts)| {
-            parts.pods.keys().map(|name| (place.clone(), name.clone())).collect::<Vec<_>>()
-        };
-        self.gateways.iter().flat_map(of).collect()
-    }
-
-    /// The EndpointSlices' names.
-    pub fn known_slices(&self) -> Vec<ObjectName> {
-        self.slices.names()
-    }
-
-    /// The names of the pods with our readiness gate.
-    pub fn known_backends(&self) -> Vec<ObjectName> {
-        self.backends.keys().cloned().collect()
-    }
-
-    /// The Subnets' names.
-    pub fn known_subnets(&self) -> Vec<String> {
-        self.subnets.keys().cloned().collect()
-    }
-
-    /// The attachments' names.
-    pub fn known_attachments(&self) -> Vec<ObjectName> {
-        self.attachments.keys().cloned().collect()
-    }
-
-    /// The nodes' names.
-    pub fn known_nodes(&self) -> Vec<String> {
-        self.nodes.keys().cloned().collect()
     }
 }
 
@@ -631,8 +190,13 @@ fn concerns(changed: bool, key: Key) -> Vec<Key> {
 
 #[cfg(test)]
 mod tests {
+    use jiff::Timestamp;
+    use lb_svc_core::gateway::manifests::PROGRESS;
+    use lb_svc_core::gateway::rollout::ROLLS_AT_ONCE;
     use lb_svc_core::ipam::claim;
+    use lb_svc_core::model::{Child, DeploymentView, Pod};
 
+    use super::backends::PASSES_WITHIN;
     use super::*;
     use crate::api_server::read;
     use crate::api_server::write::typed;

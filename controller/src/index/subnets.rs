@@ -1,0 +1,127 @@
+//! Subnets with their claims, and the attachments and nodes that matter to
+//! them.
+
+use lb_svc_core::ipam::Claim;
+use lb_svc_core::model::{Attachment, Node, ObjectName, Subnet};
+use lb_svc_crds::names::{self, Provider};
+
+use super::gateways::Parts;
+use super::{Key, State, concerns};
+
+impl State {
+    /// A Subnet as last seen.
+    pub fn subnet(&self, name: &str) -> Option<&Subnet> {
+        self.subnets.get(name)
+    }
+
+    /// A Subnet is so; `None` if it is gone.
+    pub fn set_subnet(&mut self, name: &str, subnet: Option<Subnet>) -> Vec<Key> {
+        let Some(subnet) = subnet else {
+            let mut concerned = self.ledger.remove_subnet(name);
+            return match self.subnets.remove(name) {
+                Some(_) => {
+                    concerned.push(name.to_owned());
+                    self.concerned_by_subnets(&concerned)
+                }
+                None => Vec::new(),
+            };
+        };
+        let news = self.ledger.set_subnet(name, &subnet.spec, subnet.created, subnet.deleting);
+        let changed = self.subnets.insert(name.to_owned(), subnet.clone()).as_ref() != Some(&subnet);
+        if news.is_empty() {
+            return concerns(changed, Key::Subnet(name.to_owned()));
+        }
+        self.concerned_by_subnets(&news)
+    }
+
+    /// The Subnets themselves, who holds addresses of them, and who waits.
+    pub(super) fn concerned_by_subnets(&self, names: &[String]) -> Vec<Key> {
+        if names.is_empty() {
+            return Vec::new();
+        }
+        let holders = self.ledger.claims().filter(|claim| names.contains(&claim.subnet));
+        let holders = holders.map(|claim| Key::Gateway(claim.owner.service.clone()));
+        names.iter().map(|name| Key::Subnet(name.clone())).chain(holders).chain(self.waiting_keys()).collect()
+    }
+
+    /// The watch shows this claim.
+    pub fn set_claim(&mut self, claim: Claim) -> Vec<Key> {
+        let keys = vec![Key::Gateway(claim.owner.service.clone()), Key::Subnet(claim.subnet.clone())];
+        if self.ledger.apply(claim, true) { keys } else { Vec::new() }
+    }
+
+    /// The watch shows that these claims are gone.
+    pub fn claims_gone(&self, claims: &[Claim]) -> Vec<Key> {
+        let mut keys = Vec::new();
+        for claim in claims {
+            keys.extend([Key::Gateway(claim.owner.service.clone()), Key::Subnet(claim.subnet.clone())]);
+        }
+        if !claims.is_empty() {
+            keys.extend(self.waiting_keys());
+        }
+        keys
+    }
+
+    /// A NetworkAttachmentDefinition is so; `None` if it is gone.
+    pub fn set_attachment(&mut self, name: ObjectName, attachment: Option<Attachment>) -> Vec<Key> {
+        let before = match &attachment {
+            Some(attachment) => self.attachments.insert(name.clone(), attachment.clone()),
+            None => self.attachments.remove(&name),
+        };
+        if before == attachment {
+            return Vec::new();
+        }
+        let provider = Provider { namespace: name.0, name: name.1 };
+        let subnets =
+            self.ledger.set_wire(provider.clone(), attachment.and_then(|attachment| attachment.wire));
+        let provider = provider.to_string();
+        let users = self
+            .services
+            .iter()
+            .filter(|(_, service)| service.annotations.get(names::PROVIDER_ANNOTATION) == Some(&provider));
+        let users = users.map(|(name, _)| Key::Gateway(name.clone()));
+        users.chain(self.concerned_by_subnets(&subnets)).collect()
+    }
+
+    /// A node is so; `None` if it is gone.
+    pub fn set_node(&mut self, name: &str, node: Option<Node>) -> Vec<Key> {
+        let (addresses, lost) = match node {
+            Some(node) => (node.addresses, Some(node.lost)),
+            None => (Vec::new(), None),
+        };
+        let before = match lost {
+            Some(lost) => self.nodes.insert(name.to_owned(), lost),
+            None => self.nodes.remove(name),
+        };
+        let mut keys = Vec::new();
+        if before != lost {
+            let on_it = |parts: &Parts| parts.pods.values().any(|pod| pod.node.as_deref() == Some(name));
+            keys.extend(
+                self.gateways
+                    .iter()
+                    .filter(|(_, parts)| on_it(parts))
+                    .map(|(place, _)| Key::Gateway(place.service.clone())),
+            );
+        }
+        if self.ledger.set_node(name, addresses) {
+            keys.extend(self.subnets.keys().map(|subnet| Key::Subnet(subnet.clone())));
+            keys.extend(self.waiting_keys());
+        }
+        keys
+    }
+
+    /// The Subnets' names.
+    pub fn known_subnets(&self) -> Vec<String> {
+        self.subnets.keys().cloned().collect()
+    }
+
+    /// The attachments' names.
+    pub fn known_attachments(&self) -> Vec<ObjectName> {
+        self.attachments.keys().cloned().collect()
+    }
+
+    /// The nodes' names.
+    pub fn known_nodes(&self) -> Vec<String> {
+        self.nodes.keys().cloned().collect()
+    }
+}
