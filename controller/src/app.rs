@@ -18,8 +18,8 @@ use crate::api_server::leader::Election;
 use crate::api_server::watch;
 use crate::cli::Args;
 use crate::config_file;
-use crate::gateway_client::Asker;
-use crate::index::State;
+use crate::gateway_client::GatewayClient;
+use crate::index::Index;
 use crate::reconcile::{Reconciler, queue};
 use crate::telemetry::health;
 use crate::telemetry::metrics::Metrics;
@@ -34,10 +34,10 @@ const STARTUP_TIMEOUT: Duration = Duration::from_secs(30);
 /// What keeps it from running at all.
 pub async fn run(args: Args) -> anyhow::Result<()> {
     let ready: health::Ready = Arc::new(AtomicBool::new(false));
-    let state = Arc::new(Mutex::new(State::new(args.gateway_namespace.clone())));
+    let index = Arc::new(Mutex::new(Index::new(args.gateway_namespace.clone())));
     let metrics = Arc::new(Metrics::default());
     let mut registry = Registry::default();
-    metrics.register(&mut registry, &state);
+    metrics.register(&mut registry, &index);
     let server = tokio::spawn(health::serve(args.listen, Arc::clone(&ready), registry));
     let stopped = stop_signal()?;
 
@@ -48,7 +48,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
             stopped.await;
             return Ok(());
         }
-        lead(args, &state, metrics, &ready, stopped).await
+        lead(args, &index, metrics, &ready, stopped).await
     };
     tokio::select! {
         done = work => done,
@@ -74,7 +74,7 @@ fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
 
 async fn lead(
     args: Args,
-    state: &Arc<Mutex<State>>,
+    index: &Arc<Mutex<Index>>,
     metrics: Arc<Metrics>,
     ready: &health::Ready,
     stopped: impl Future<Output = ()>,
@@ -91,7 +91,7 @@ async fn lead(
     check_cluster(&client).await?;
 
     let (queue, mut requests) = queue::queue();
-    let synced = watch::start(&client, state, &queue, args.gateway_namespace.as_deref());
+    let synced = watch::start(&client, index, &queue, args.gateway_namespace.as_deref());
     for mut synced in synced {
         synced.wait_for(|synced| *synced).await.context("a watch ended")?;
     }
@@ -111,15 +111,15 @@ async fn lead(
         tracing::info!(name = args.name, "leading");
         let api_server = ApiServer::new(client, args.name);
         let reconciler = Reconciler::new(
-            Arc::clone(state),
+            Arc::clone(index),
             configuration,
             api_server,
-            Asker::default(),
+            GatewayClient::default(),
             metrics,
             queue.clone(),
             args.namespace,
         );
-        queue.extend(state.lock().unwrap_or_else(PoisonError::into_inner).keys());
+        queue.extend(index.lock().unwrap_or_else(PoisonError::into_inner).keys());
         let stop = async {
             tokio::select! {
                 () = &mut stopped => {}

@@ -8,7 +8,7 @@ use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use lb_svc_core::model::Answer;
+use lb_svc_core::model::StatusReport;
 use lb_svc_crds::gateway::GatewayStatus;
 use lb_svc_crds::names::GATEWAY_PORT;
 
@@ -20,9 +20,9 @@ const BODY_MAX: usize = 1024 * 1024;
 
 /// An HTTP client for gateways.
 #[derive(Clone, Debug)]
-pub struct Asker(Client<HttpConnector, Empty<Bytes>>);
+pub struct GatewayClient(Client<HttpConnector, Empty<Bytes>>);
 
-impl Default for Asker {
+impl Default for GatewayClient {
     fn default() -> Self {
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(TIMEOUT));
@@ -33,12 +33,12 @@ impl Default for Asker {
     }
 }
 
-impl Asker {
+impl GatewayClient {
     /// What the gateway at this pod IP says of itself.
-    pub async fn ask(&self, pod: IpAddr) -> Answer {
+    pub async fn query(&self, pod: IpAddr) -> StatusReport {
         match tokio::time::timeout(TIMEOUT, self.get(pod)).await {
-            Ok(Some(status)) => Answer::Said(Box::new(status)),
-            Ok(None) | Err(_) => Answer::Silence,
+            Ok(Some(status)) => StatusReport::Reported(Box::new(status)),
+            Ok(None) | Err(_) => StatusReport::NoResponse,
         }
     }
 

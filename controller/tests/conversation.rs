@@ -17,12 +17,12 @@ use lb_svc_controller::api_server::client::ApiServer;
 use lb_svc_controller::api_server::read;
 use lb_svc_controller::api_server::write::{Claimed, Written};
 use lb_svc_controller::election_key::Master;
-use lb_svc_controller::index::{Key, State};
+use lb_svc_controller::index::{Index, Key};
 use lb_svc_core::action::Action;
-use lb_svc_core::gateway::manifests::{self, Template};
+use lb_svc_core::gateway::manifests::{self, DeploymentTemplate};
 use lb_svc_core::gateway::pod_settings::{Configuration, Settings};
-use lb_svc_core::ipam::{Candidate, ClaimId, Wish};
-use lb_svc_core::model::{Attachment, Child, DeploymentView, Owner, Place, Pod, ServiceRef};
+use lb_svc_core::ipam::{AddressRequest, ClaimId, Reservation};
+use lb_svc_core::model::{Attachment, DeploymentState, GatewayRef, OwnedObject, Pod, ServiceId, ServiceRef};
 use lb_svc_core::service::plan::plan;
 use lb_svc_crds::SubnetSpec;
 use lb_svc_crds::gateway::DIRECT_VERSION;
@@ -65,25 +65,25 @@ fn refusal(code: u16, reason: &str) -> Value {
     json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "reason": reason, "message": reason, "code": code })
 }
 
-fn owner() -> Owner {
-    Owner { service: ServiceRef::new("default", "web"), uid: "uid-1".into() }
+fn owner() -> ServiceId {
+    ServiceId { service: ServiceRef::new("default", "web"), uid: "uid-1".into() }
 }
 
 /// Where the gateway is.
-fn beside() -> Place {
-    Place { service: owner().service, namespace: "default".into() }
+fn beside() -> GatewayRef {
+    GatewayRef { service: owner().service, namespace: "default".into() }
 }
 
-fn wish() -> (Wish, Candidate) {
+fn request() -> (AddressRequest, Reservation) {
     let address = "172.18.0.11".parse().unwrap();
-    let wish = Wish {
+    let request = AddressRequest {
         owner: owner(),
         provider: "lan.kube-system".parse().unwrap(),
         subnet: None,
         address: None,
         keep: false,
     };
-    (wish, Candidate { name: "lan.kube-system.172.18.0.11".into(), subnet: "lan".into(), address })
+    (request, Reservation { name: "lan.kube-system.172.18.0.11".into(), subnet: "lan".into(), address })
 }
 
 fn claim_of(uid: &str) -> Value {
@@ -100,9 +100,9 @@ fn claim_of(uid: &str) -> Value {
 #[tokio::test]
 async fn a_claim_is_a_post_under_the_addresss_name() {
     let (api_server, mut handle) = api_server();
-    let (wish, candidate) = wish();
+    let (request, reservation) = request();
     let (claimed, asked) = tokio::join!(
-        api_server.claim(&wish, &candidate, "default"),
+        api_server.claim(&request, &reservation, "default"),
         answer(&mut handle, StatusCode::CREATED, claim_of("uid-1"))
     );
     assert_eq!(asked.line, "POST /apis/kubeovn.io/v1/ips?&fieldManager=lb-svc-controller");
@@ -117,12 +117,12 @@ async fn a_claim_is_a_post_under_the_addresss_name() {
 #[tokio::test]
 async fn a_claim_that_others_made_first_is_looked_at() {
     let (api_server, mut handle) = api_server();
-    let (wish, candidate) = wish();
+    let (request, reservation) = request();
     let talk = async {
         answer(&mut handle, StatusCode::CONFLICT, refusal(409, "AlreadyExists")).await;
         answer(&mut handle, StatusCode::OK, claim_of("uid-9")).await
     };
-    let (claimed, asked) = tokio::join!(api_server.claim(&wish, &candidate, "default"), talk);
+    let (claimed, asked) = tokio::join!(api_server.claim(&request, &reservation, "default"), talk);
     assert_eq!(asked.line, "GET /apis/kubeovn.io/v1/ips/lan.kube-system.172.18.0.11");
     let Claimed::Exists(claim) = claimed.unwrap() else { panic!("vanished") };
     assert_eq!(claim.owner.uid, "uid-9");
@@ -131,13 +131,13 @@ async fn a_claim_that_others_made_first_is_looked_at() {
         answer(&mut handle, StatusCode::CONFLICT, refusal(409, "AlreadyExists")).await;
         answer(&mut handle, StatusCode::NOT_FOUND, refusal(404, "NotFound")).await
     };
-    let (claimed, _) = tokio::join!(api_server.claim(&wish, &candidate, "default"), talk);
+    let (claimed, _) = tokio::join!(api_server.claim(&request, &reservation, "default"), talk);
     assert!(matches!(claimed.unwrap(), Claimed::Vanished));
 }
 
 #[tokio::test]
 async fn a_delete_names_exactly_what_was_seen() {
-    let place = beside();
+    let gateway = beside();
     let (api_server, mut handle) = api_server();
     let claim = ClaimId { name: "c".into(), uid: "c-1".into(), resource_version: "5".into() };
     let (done, asked) =
@@ -147,7 +147,7 @@ async fn a_delete_names_exactly_what_was_seen() {
     assert_eq!(asked.body["preconditions"], json!({ "uid": "c-1", "resourceVersion": "5" }));
 
     let (done, asked) = tokio::join!(
-        api_server.delete_deployment(&place, "d-1", "6"),
+        api_server.delete_deployment(&gateway, "d-1", "6"),
         answer(&mut handle, StatusCode::NOT_FOUND, refusal(404, "NotFound"))
     );
     done.expect("gone is as good as deleted");
@@ -197,8 +197,10 @@ async fn why_a_pod_hangs_is_what_its_node_said_last() {
     };
     let mut said = Vec::new();
     for digit in ["1", "f"] {
-        let (why, asked) =
-            tokio::join!(api_server.why("default", "p-1"), answer(&mut handle, StatusCode::OK, told(digit)));
+        let (why, asked) = tokio::join!(
+            api_server.start_failure("default", "p-1"),
+            answer(&mut handle, StatusCode::OK, told(digit))
+        );
         assert_eq!(
             asked.line,
             "GET /api/v1/namespaces/default/events?&fieldSelector=involvedObject.uid%3Dp-1%2Ctype%3DWarning&limit=100"
@@ -243,11 +245,11 @@ async fn fault_32_a_subnets_spec_is_never_written() {
 
 #[tokio::test]
 async fn a_config_map_is_posted_first_and_applied_later() {
-    let place = beside();
+    let gateway = beside();
     let (api_server, mut handle) = api_server();
     let owner = owner();
     let (created, asked) = tokio::join!(
-        api_server.write_config(&owner, &place, "{}", None),
+        api_server.write_config(&owner, &gateway, "{}", None),
         answer(&mut handle, StatusCode::CREATED, json!({ "metadata": { "name": "lb-svc-web" } }))
     );
     assert!(matches!(created.unwrap(), Written::Ours(_)));
@@ -256,7 +258,7 @@ async fn a_config_map_is_posted_first_and_applied_later() {
 
     let known = child("cm-1", String::new());
     let (created, asked) = tokio::join!(
-        api_server.write_config(&owner, &place, "{\"version\":1}", Some(&known)),
+        api_server.write_config(&owner, &gateway, "{\"version\":1}", Some(&known)),
         answer(&mut handle, StatusCode::OK, json!({ "metadata": { "name": "lb-svc-web" } }))
     );
     assert!(matches!(created.unwrap(), Written::Ours(_)));
@@ -273,7 +275,7 @@ async fn a_config_map_is_posted_first_and_applied_later() {
 
 #[tokio::test]
 async fn someone_elses_object_of_that_name_is_found_out_not_overwritten() {
-    let place = beside();
+    let gateway = beside();
     let (api_server, mut handle) = api_server();
     let talk = async |handle: &mut Handle, annotations: Value| {
         answer(handle, StatusCode::CONFLICT, refusal(409, "AlreadyExists")).await;
@@ -283,18 +285,18 @@ async fn someone_elses_object_of_that_name_is_found_out_not_overwritten() {
     };
     let owner = owner();
     let (created, asked) =
-        tokio::join!(api_server.write_config(&owner, &place, "{}", None), talk(&mut handle, json!({})));
+        tokio::join!(api_server.write_config(&owner, &gateway, "{}", None), talk(&mut handle, json!({})));
     assert!(matches!(created.unwrap(), Written::Foreign));
     assert_eq!(asked, "GET /api/v1/namespaces/default/configmaps/lb-svc-web");
     let ours = json!({ "lb-svc.kubeovn.io/service": "default/web" });
     let (created, _) =
-        tokio::join!(api_server.write_config(&owner, &place, "{}", None), talk(&mut handle, ours));
+        tokio::join!(api_server.write_config(&owner, &gateway, "{}", None), talk(&mut handle, ours));
     assert!(matches!(created.unwrap(), Written::Already), "our own, which the cache has not shown yet");
 }
 
-fn child<T>(uid: &str, content: T) -> Child<T> {
-    let (uid, made_for) = (uid.to_owned(), Some("uid-1".to_owned()));
-    Child { uid, resource_version: "6".into(), deleting: false, made_for, content }
+fn child<T>(uid: &str, content: T) -> OwnedObject<T> {
+    let (uid, owner_uid) = (uid.to_owned(), Some("uid-1".to_owned()));
+    OwnedObject { uid, resource_version: "6".into(), deleting: false, owner_uid, content }
 }
 
 fn deployment(own: &Settings) -> Value {
@@ -304,7 +306,7 @@ fn deployment(own: &Settings) -> Value {
     manifests::deployment(
         &owner(),
         &beside(),
-        &Template { provider: &provider, attachment: &attachment, all, own },
+        &DeploymentTemplate { provider: &provider, attachment: &attachment, all, own },
     )
 }
 
@@ -325,11 +327,11 @@ fn fault_21_a_gateway_leaves_a_silent_node_soon_and_its_pod_in_order() {
 
 #[tokio::test]
 async fn a_deployment_is_posted_first_and_replaced_later_exactly_as_it_was_seen() {
-    let place = beside();
+    let gateway = beside();
     let (api_server, mut handle) = api_server();
     let wanted = deployment(&Settings::default());
     let (created, asked) = tokio::join!(
-        api_server.write_deployment(&place, &wanted, None),
+        api_server.write_deployment(&gateway, &wanted, None),
         answer(&mut handle, StatusCode::CREATED, json!({ "metadata": { "name": "lb-svc-web" } }))
     );
     assert!(matches!(created.unwrap(), Written::Ours(_)));
@@ -342,10 +344,10 @@ async fn a_deployment_is_posted_first_and_replaced_later_exactly_as_it_was_seen(
     live["metadata"]["finalizers"] = json!(["example.com/theirs"]);
     live["spec"]["template"]["spec"]["nodeSelector"] = json!({ "set": "earlier" });
     let live = read::live(&serde_json::from_value(live).unwrap());
-    let known = child("d-1", DeploymentView { live, ..DeploymentView::default() });
+    let known = child("d-1", DeploymentState { live, ..DeploymentState::default() });
 
     let (written, asked) = tokio::join!(
-        api_server.write_deployment(&place, &wanted, Some(&known)),
+        api_server.write_deployment(&gateway, &wanted, Some(&known)),
         answer(&mut handle, StatusCode::CONFLICT, refusal(409, "Conflict"))
     );
     assert!(written.unwrap_err().is_conflict(), "it is not forced");
@@ -362,7 +364,7 @@ async fn a_deployment_is_posted_first_and_replaced_later_exactly_as_it_was_seen(
 
 #[tokio::test]
 async fn what_the_api_server_will_not_have_is_told_from_what_may_pass() {
-    let place = beside();
+    let gateway = beside();
     for (code, refused) in
         [(400, true), (403, true), (404, true), (422, true), (409, false), (429, false), (500, false)]
     {
@@ -376,7 +378,7 @@ async fn what_the_api_server_will_not_have_is_told_from_what_may_pass() {
                 answer(&mut handle, StatusCode::INTERNAL_SERVER_ERROR, refusal(500, "No")).await;
             }
         };
-        let (written, ()) = tokio::join!(api_server.write_deployment(&place, &wanted, None), talk);
+        let (written, ()) = tokio::join!(api_server.write_deployment(&gateway, &wanted, None), talk);
         assert_eq!(written.unwrap_err().is_refusal(), refused, "{code}");
     }
 }
@@ -384,11 +386,11 @@ async fn what_the_api_server_will_not_have_is_told_from_what_may_pass() {
 #[tokio::test]
 async fn apart_from_its_service_a_gateway_has_no_owner_and_the_claim_says_where_it_is() {
     let (api_server, mut handle) = api_server();
-    let (owner, (wish, candidate)) = (owner(), wish());
-    let apart = Place { service: owner.service.clone(), namespace: "gateways".into() };
+    let (owner, (request, reservation)) = (owner(), request());
+    let apart = GatewayRef { service: owner.service.clone(), namespace: "gateways".into() };
     let name = apart.name();
     let (_, asked) = tokio::join!(
-        api_server.claim(&wish, &candidate, "gateways"),
+        api_server.claim(&request, &reservation, "gateways"),
         answer(&mut handle, StatusCode::CREATED, claim_of("uid-1"))
     );
     assert_eq!(asked.body["metadata"]["labels"]["lb-svc.kubeovn.io/gateway-namespace"], "gateways");
@@ -404,9 +406,9 @@ async fn apart_from_its_service_a_gateway_has_no_owner_and_the_claim_says_where_
     assert_eq!(metadata["annotations"]["lb-svc.kubeovn.io/service"], "default/web");
 
     let claim = ClaimId { name: "c".into(), uid: "c-1".into(), resource_version: "5".into() };
-    for (place, label) in [(apart, json!("gateways")), (beside(), Value::Null)] {
+    for (gateway, label) in [(apart, json!("gateways")), (beside(), Value::Null)] {
         let (_, asked) = tokio::join!(
-            api_server.settle_claim(&claim, &place),
+            api_server.settle_claim(&claim, &gateway),
             answer(&mut handle, StatusCode::OK, claim_of("uid-1"))
         );
         assert_eq!(
@@ -476,36 +478,36 @@ fn endpoint_slice(addresses: &[&str]) -> EndpointSlice {
 #[tokio::test]
 async fn changed_endpoints_are_written_to_the_gateway_and_its_pods_are_told() {
     let (api_server, mut handle) = api_server();
-    let (owner, place, slice) = (owner(), beside(), ("default".to_owned(), "web-1".to_owned()));
-    let mut state = State::default();
+    let (owner, gateway, slice) = (owner(), beside(), ("default".to_owned(), "web-1".to_owned()));
+    let mut index = Index::default();
     let spec = SubnetSpec {
         provider: "lan.kube-system".into(),
         cidr_block: "172.18.0.0/16".into(),
         ..SubnetSpec::default()
     };
-    state.set_subnet("lan", Some(read::subnet(&lb_svc_crds::Subnet::new("lan", spec))));
-    state.set_claim(read::claim(&serde_json::from_value(claim_of("uid-1")).unwrap()).unwrap());
-    state.set_service(owner.service.clone(), read::service(&direct_service()));
+    index.set_subnet("lan", Some(read::subnet(&lb_svc_crds::Subnet::new("lan", spec))));
+    index.set_claim(read::claim(&serde_json::from_value(claim_of("uid-1")).unwrap()).unwrap());
+    index.set_service(owner.service.clone(), read::service(&direct_service()));
     let pod = Pod {
         name: "gw".into(),
         uid: "g-1".into(),
-        made_for: "uid-1".into(),
+        owner_uid: "uid-1".into(),
         ready: true,
         mac: Some("ba:85:f7:02:9f:42".into()),
         ..Pod::default()
     };
-    state.set_pod(place.clone(), "gw", Some(pod));
-    state.set_config(place.clone(), Some(child("cm-1", String::new())));
+    index.set_pod(gateway.clone(), "gw", Some(pod));
+    index.set_config(gateway.clone(), Some(child("cm-1", String::new())));
 
     for addresses in [&["10.0.0.1"][..], &["10.0.0.1", "10.0.0.2"]] {
-        let keys = state.set_slice(&slice, read::slice(&endpoint_slice(addresses)));
+        let keys = index.set_slice(&slice, read::slice(&endpoint_slice(addresses)));
         assert_eq!(keys, [Key::Gateway(owner.service.clone())]);
-        let observed = state.observe(&owner.service, Instant::now());
+        let observed = index.observe(&owner.service, Instant::now());
         let planned = plan(&owner.service, &observed).actions;
         let written = planned.iter().position(|action| matches!(action, Action::WriteConfig(_))).unwrap();
         let Action::WriteConfig(content) = &planned[written] else { unreachable!() };
         let (done, asked) = tokio::join!(
-            api_server.write_config(&owner, &place, content, observed.config.as_ref()),
+            api_server.write_config(&owner, &gateway, content, observed.config.as_ref()),
             answer(&mut handle, StatusCode::OK, json!({ "metadata": { "name": "lb-svc-web" } }))
         );
         assert!(matches!(done.unwrap(), Written::Ours(_)));
@@ -522,7 +524,7 @@ async fn changed_endpoints_are_written_to_the_gateway_and_its_pods_are_told() {
         );
 
         let told = planned[written..].iter().find_map(|action| match action {
-            Action::Annotate { annotations, nudge: Some(_), .. } => Some(annotations),
+            Action::AnnotatePod { annotations, nudge: Some(_), .. } => Some(annotations),
             _ => None,
         });
         let (_, asked) = tokio::join!(
@@ -532,12 +534,12 @@ async fn changed_endpoints_are_written_to_the_gateway_and_its_pods_are_told() {
         assert!(asked.line.starts_with("PATCH /api/v1/namespaces/default/pods/gw?"), "{}", asked.line);
         let digest = names::digest(text.as_bytes());
         assert_eq!(asked.body["metadata"]["annotations"][names::CONFIG_ANNOTATION], format!("{digest}.0"));
-        state.set_config(place.clone(), Some(child("cm-1", text.to_owned())));
+        index.set_config(gateway.clone(), Some(child("cm-1", text.to_owned())));
     }
 }
 
-fn place() -> Place {
-    Place { service: owner().service, namespace: "default".into() }
+fn gateway() -> GatewayRef {
+    GatewayRef { service: owner().service, namespace: "default".into() }
 }
 
 fn master_of(bytes: &[u8]) -> Value {
@@ -547,14 +549,14 @@ fn master_of(bytes: &[u8]) -> Value {
 #[tokio::test]
 async fn a_key_is_made_once_and_never_read() {
     let (api_server, mut handle) = api_server();
-    let (owner, place, master) = (owner(), place(), Master::kept(&[1; 32]).unwrap());
+    let (owner, gateway, master) = (owner(), gateway(), Master::kept(&[1; 32]).unwrap());
     for (status, body, is_made) in [
         (StatusCode::CREATED, json!({ "metadata": {} }), true),
         (StatusCode::CONFLICT, refusal(409, "AlreadyExists"), true),
         (StatusCode::FORBIDDEN, refusal(403, "Forbidden"), false),
     ] {
         let (done, asked) = tokio::join!(
-            api_server.write_key(&owner, &place, "cm-1", &master),
+            api_server.write_key(&owner, &gateway, "cm-1", &master),
             answer(&mut handle, status, body)
         );
         assert_eq!(done.is_ok(), is_made, "{status}");
@@ -608,10 +610,10 @@ async fn the_master_key_is_made_if_there_is_none_and_kept() {
 #[tokio::test]
 async fn a_budget_is_posted_first_applied_later_and_deleted_as_it_was_seen() {
     let (api_server, mut handle) = api_server();
-    let (place, wanted) = (place(), manifests::budget(&owner(), &place()));
+    let (gateway, wanted) = (gateway(), manifests::budget(&owner(), &gateway()));
     let answered = json!({ "metadata": { "name": "lb-svc-web" } });
     let (made, asked) = tokio::join!(
-        api_server.write_budget(&place, &wanted, None),
+        api_server.write_budget(&gateway, &wanted, None),
         answer(&mut handle, StatusCode::CREATED, answered.clone())
     );
     assert!(matches!(made.unwrap(), Written::Ours(_)));
@@ -621,7 +623,7 @@ async fn a_budget_is_posted_first_applied_later_and_deleted_as_it_was_seen() {
 
     let known = child("b-1", json!({}));
     let (made, asked) = tokio::join!(
-        api_server.write_budget(&place, &wanted, Some(&known)),
+        api_server.write_budget(&gateway, &wanted, Some(&known)),
         answer(&mut handle, StatusCode::OK, answered)
     );
     assert!(matches!(made.unwrap(), Written::Ours(_)));
@@ -629,7 +631,7 @@ async fn a_budget_is_posted_first_applied_later_and_deleted_as_it_was_seen() {
     assert_eq!(asked.body["metadata"]["uid"], "b-1", "not another of its name");
 
     let (done, asked) = tokio::join!(
-        api_server.delete_budget(&place, "b-1", "6"),
+        api_server.delete_budget(&gateway, "b-1", "6"),
         answer(&mut handle, StatusCode::NOT_FOUND, refusal(404, "NotFound"))
     );
     done.expect("gone is as good as deleted");

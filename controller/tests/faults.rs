@@ -1,5 +1,5 @@
 //! What docs/faults.md promises and no other test shows, on the controller's
-//! decisions: state, plan and ledger, with a world that does what the plan says.
+//! decisions: index, plan and allocator, with a world that does what the plan says.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -12,11 +12,12 @@ use std::time::Instant;
 use k8s_openapi::api::core::v1 as core;
 use lb_svc_controller::api_server::read;
 use lb_svc_controller::api_server::write::typed;
-use lb_svc_controller::index::State;
+use lb_svc_controller::index::Index;
 use lb_svc_core::action::Action;
-use lb_svc_core::ipam::{self, Candidate, Ledger, Pool, Refusal, Wish};
+use lb_svc_core::ipam::{self, AddressRequest, AllocationError, Allocator, Pool, Reservation};
 use lb_svc_core::model::{
-    Answer, Attachment, Child, Condition, DeploymentView, Owner, Place, Pod, ServiceRef, Subnet, SubnetView,
+    Attachment, Condition, DeploymentState, GatewayRef, OwnedObject, Pod, ServiceId, ServiceRef,
+    StatusReport, Subnet, SubnetStatus,
 };
 use lb_svc_core::service::plan::{GATEWAY_READY, LIMITED, Observed, plan};
 use lb_svc_crds::gateway::{GatewayConfig, GatewayStatus};
@@ -31,8 +32,8 @@ fn key() -> ServiceRef {
     ServiceRef::new(NAMESPACE, NAME)
 }
 
-fn place() -> Place {
-    Place { service: key(), namespace: NAMESPACE.to_owned() }
+fn gateway() -> GatewayRef {
+    GatewayRef { service: key(), namespace: NAMESPACE.to_owned() }
 }
 
 fn provider(name: &str) -> Provider {
@@ -47,24 +48,24 @@ fn subnet(provider: &Provider, cidr: &str) -> Subnet {
         deleting: false,
         held: false,
         spec: SubnetSpec { provider: provider.to_string(), cidr_block: cidr.into(), ..SubnetSpec::default() },
-        status: SubnetView::default(),
+        status: SubnetStatus::default(),
         since: Default::default(),
     }
 }
 
-fn child<T>(uid: &str, content: T) -> Child<T> {
-    Child {
+fn child<T>(uid: &str, content: T) -> OwnedObject<T> {
+    OwnedObject {
         uid: uid.into(),
         resource_version: "1".into(),
         deleting: false,
-        made_for: Some("uid-1".into()),
+        owner_uid: Some("uid-1".into()),
         content,
     }
 }
 
 /// A cluster in which every write succeeds and every gateway obeys at once.
 struct World {
-    state: State,
+    index: Index,
     /// The Service, as a user sees it.
     service: Value,
     /// The attachment that the Deployment names, as Multus reads it.
@@ -76,15 +77,15 @@ impl World {
     /// A Service on attachment `lan`, beside an attachment `other`; `lan` has
     /// two Subnets.
     fn new() -> Self {
-        let mut state = State::default();
+        let mut index = Index::default();
         for (name, attachment, cidr) in [
             ("lan", "lan", "172.18.0.0/16"),
             ("more", "lan", "172.19.0.0/16"),
             ("other", "other", "172.20.0.0/16"),
         ] {
             let provider = provider(attachment);
-            state.set_subnet(name, Some(subnet(&provider, cidr)));
-            state.set_attachment((provider.namespace, provider.name), Some(Attachment::default()));
+            index.set_subnet(name, Some(subnet(&provider, cidr)));
+            index.set_attachment((provider.namespace, provider.name), Some(Attachment::default()));
         }
         let service = json!({
             "metadata": {
@@ -97,7 +98,7 @@ impl World {
                 "ports": [{ "name": "http", "port": 80, "protocol": "TCP" }],
             },
         });
-        let mut world = Self { state, service, attached: None, writes: 0 };
+        let mut world = Self { index, service, attached: None, writes: 0 };
         world.show();
         world
     }
@@ -105,7 +106,7 @@ impl World {
     /// The Service's watch shows it.
     fn show(&mut self) {
         let object: core::Service = serde_json::from_value(self.service.clone()).unwrap();
-        self.state.set_service(key(), read::service(&object));
+        self.index.set_service(key(), read::service(&object));
     }
 
     fn edit(&mut self, pointer: &str, value: Value) {
@@ -119,7 +120,7 @@ impl World {
     }
 
     fn config(&self) -> Option<GatewayConfig> {
-        let text = self.state.observe(&key(), Instant::now()).config?.content;
+        let text = self.index.observe(&key(), Instant::now()).config?.content;
         Some(serde_json::from_str(&text).unwrap())
     }
 
@@ -128,7 +129,7 @@ impl World {
     }
 
     fn claims(&self) -> Vec<String> {
-        self.state.ledger.claims_of(&key()).iter().map(|claim| claim.address.to_string()).collect()
+        self.index.allocator.claims_of(&key()).iter().map(|claim| claim.address.to_string()).collect()
     }
 
     fn ingress(&self) -> Vec<String> {
@@ -141,9 +142,9 @@ impl World {
     }
 
     /// What a run sees: every pod says that it does what the ConfigMap says.
-    fn observe(&self, refusal: Option<Refusal>) -> Observed {
-        let mut observed = self.state.observe(&key(), Instant::now());
-        observed.refusal = refusal;
+    fn observe(&self, allocation_error: Option<AllocationError>) -> Observed {
+        let mut observed = self.index.observe(&key(), Instant::now());
+        observed.allocation_error = allocation_error;
         if let (Some(config), Some(attached)) = (&observed.config, &self.attached) {
             let parsed: GatewayConfig = serde_json::from_str(&config.content).unwrap();
             let digest = Some(names::digest(config.content.as_bytes()));
@@ -156,7 +157,7 @@ impl World {
                 ..GatewayStatus::default()
             };
             for pod in &mut observed.pods {
-                (pod.ready, pod.answer) = (here, Answer::Said(Box::new(status.clone())));
+                (pod.ready, pod.report) = (here, StatusReport::Reported(Box::new(status.clone())));
             }
         }
         observed
@@ -165,21 +166,21 @@ impl World {
     /// Runs until nothing more is written, or `writes` are made.
     fn settle_for(&mut self, writes: u32) {
         self.writes = 0;
-        let mut refusal = None;
+        let mut allocation_error = None;
         for _ in 0..20 {
-            let observed = self.observe(refusal.take());
+            let observed = self.observe(allocation_error.take());
             let before = self.writes;
             for action in plan(&key(), &observed).actions {
                 if self.writes == writes {
                     return;
                 }
-                if let Action::Claim(wish) = &action {
-                    refusal = self.claim(wish).err();
+                if let Action::Claim(request) = &action {
+                    allocation_error = self.claim(request).err();
                 } else {
                     self.act(&observed, action);
                 }
             }
-            if self.writes == before && refusal.is_none() {
+            if self.writes == before && allocation_error.is_none() {
                 return;
             }
         }
@@ -190,12 +191,12 @@ impl World {
         self.settle_for(u32::MAX);
     }
 
-    fn claim(&mut self, wish: &Wish) -> Result<(), Refusal> {
-        let candidate = self.state.ledger.reserve(wish)?;
-        let mut object: IP = typed(ipam::claim::manifest(wish, &candidate, NAMESPACE)).unwrap();
-        object.metadata.uid = Some(format!("u-{}", candidate.name));
+    fn claim(&mut self, request: &AddressRequest) -> Result<(), AllocationError> {
+        let reservation = self.index.allocator.reserve(request)?;
+        let mut object: IP = typed(ipam::claim::manifest(request, &reservation, NAMESPACE)).unwrap();
+        object.metadata.uid = Some(format!("u-{}", reservation.name));
         object.metadata.resource_version = Some("1".into());
-        self.state.set_claim(read::claim(&object).unwrap());
+        self.index.set_claim(read::claim(&object).unwrap());
         self.writes += 1;
         Ok(())
     }
@@ -204,7 +205,7 @@ impl World {
         let mut change = |id: &ipam::ClaimId, change: &dyn Fn(&mut ipam::Claim)| {
             let mut claim = observed.claims.iter().find(|claim| claim.id == *id).unwrap().clone();
             change(&mut claim);
-            self.state.set_claim(claim);
+            self.index.set_claim(claim);
         };
         match action {
             Action::FillAddress(address) => {
@@ -212,39 +213,39 @@ impl World {
             }
             Action::ClearAddress => self.edit("/spec/loadBalancerIP", Value::Null),
             Action::WriteConfig(content) => {
-                self.state.set_config(place(), Some(child("cm", content)));
+                self.index.set_config(gateway(), Some(child("cm", content)));
             }
             Action::WriteDeployment(live) => {
                 let template = &live["spec"]["template"]["metadata"]["annotations"];
                 self.attached = template[names::NETWORKS_ANNOTATION].as_str().map(str::to_owned);
-                let view = DeploymentView { live, ..DeploymentView::default() };
-                self.state.set_deployment(place(), Some(child("dep", view)));
+                let view = DeploymentState { live, ..DeploymentState::default() };
+                self.index.set_deployment(gateway(), Some(child("dep", view)));
                 let pod = Pod {
                     name: "gw".into(),
                     uid: "uid-gw".into(),
-                    made_for: "uid-1".into(),
+                    owner_uid: "uid-1".into(),
                     address: Some(Ipv4Addr::new(10, 244, 1, 5).into()),
                     mac: Some("ba:85:f7:02:9f:42".into()),
                     ..Pod::default()
                 };
-                self.state.set_pod(place(), "gw", Some(pod));
+                self.index.set_pod(gateway(), "gw", Some(pod));
             }
-            Action::DeleteConfig(..) => drop(self.state.set_config(place(), None)),
+            Action::DeleteConfig(..) => drop(self.index.set_config(gateway(), None)),
             Action::DeleteDeployment(..) => {
                 self.attached = None;
-                self.state.set_deployment(place(), None);
-                self.state.set_pod(place(), "gw", None);
+                self.index.set_deployment(gateway(), None);
+                self.index.set_pod(gateway(), "gw", None);
             }
-            Action::Annotate { annotations, .. } => {
+            Action::AnnotatePod { annotations, .. } => {
                 let mut pod = observed.pods[0].clone();
-                pod.answer = Answer::Unasked;
+                pod.report = StatusReport::NotQueried;
                 pod.annotations.extend(annotations);
-                self.state.set_pod(place(), "gw", Some(pod));
+                self.index.set_pod(gateway(), "gw", Some(pod));
             }
-            Action::Record { claim, mac, probed } => change(&claim, &|claim| {
+            Action::RecordMac { claim, mac, probed } => change(&claim, &|claim| {
                 (claim.mac, claim.probed) = (mac.clone(), probed);
             }),
-            Action::Release(id) => self.state.ledger.remove(&id.name, &id.uid),
+            Action::Release(id) => self.index.allocator.remove(&id.name, &id.uid),
             Action::SetStatus { ingress, conditions } => {
                 let ingress: Vec<_> = ingress.iter().map(read::ingress_entry).collect();
                 let condition = |c: &Condition| {
@@ -309,7 +310,7 @@ fn fault_07_another_attachment_or_subnet_is_acted_on() {
 #[test]
 fn fault_24_a_deleted_attachment_keeps_nothing_from_being_collected() {
     let mut world = served();
-    world.state.set_attachment(("kube-system".into(), "lan".into()), None);
+    world.index.set_attachment(("kube-system".into(), "lan".into()), None);
     world.edit("/spec/type", json!("ClusterIP"));
     world.settle();
     assert!(world.claims().is_empty());
@@ -358,7 +359,7 @@ fn fault_28_a_gateway_that_the_api_server_refuses_is_told() {
     let mut world = World::new();
     world.settle_for(1);
     let refused = "deployments.apps \"lb-svc-web\" is forbidden: exceeded quota (403)";
-    let observed = Observed { refused: Some(refused.to_owned()), ..world.observe(None) };
+    let observed = Observed { write_refused: Some(refused.to_owned()), ..world.observe(None) };
     let planned = plan(&key(), &observed);
     let told = planned.actions.iter().find_map(|action| match action {
         Action::Event { warning: true, reason, message } => Some((reason.as_str(), message)),
@@ -375,10 +376,10 @@ fn fault_28_a_gateway_that_the_api_server_refuses_is_told() {
 fn fault_34_a_corrected_subnet_is_well_again() {
     let mut subnet = subnet(&provider("lan"), "10.0.0.0/33");
     let mut look = |spec: &SubnetSpec| {
-        let mut ledger = Ledger::default();
-        ledger.set_subnet("lan", spec, None, false);
+        let mut allocator = Allocator::default();
+        allocator.set_subnet("lan", spec, None, false);
         subnet.status =
-            lb_svc_core::subnet::plan::plan(&subnet, &ledger.usage("lan").unwrap()).status.expect("news");
+            lb_svc_core::subnet::plan::plan(&subnet, &allocator.usage("lan").unwrap()).status.expect("news");
         subnet.status.conditions.clone()
     };
     let mut spec = SubnetSpec {
@@ -398,22 +399,23 @@ fn fault_34_a_corrected_subnet_is_well_again() {
 #[test]
 fn fault_37_the_longest_names_fit() {
     let longest = format!("{}.{}", "n".repeat(63), "s".repeat(63));
-    let wish = Wish {
-        owner: Owner { service: ServiceRef::new(&"s".repeat(63), &"w".repeat(63)), uid: "uid-1".into() },
+    let request = AddressRequest {
+        owner: ServiceId { service: ServiceRef::new(&"s".repeat(63), &"w".repeat(63)), uid: "uid-1".into() },
         provider: longest.parse().unwrap(),
         subnet: None,
         address: None,
         keep: false,
     };
     let address: IpAddr = "172.18.0.11".parse().unwrap();
-    let candidate = Candidate { name: wish.provider.claim_name(address), subnet: "x".repeat(253), address };
-    let claim: IP = typed(ipam::claim::manifest(&wish, &candidate, NAMESPACE)).unwrap();
+    let reservation =
+        Reservation { name: request.provider.claim_name(address), subnet: "x".repeat(253), address };
+    let claim: IP = typed(ipam::claim::manifest(&request, &reservation, NAMESPACE)).unwrap();
     assert!(claim.metadata.name.as_ref().unwrap().len() <= 253);
     for (label, value) in claim.metadata.labels.iter().flatten() {
         let name = label.rsplit('/').next().unwrap();
         assert!(name.len() <= 63 && value.len() <= 63, "{label}: {value}");
     }
-    assert_eq!(claim.spec.subnet, candidate.subnet, "whole, where there is room for it");
+    assert_eq!(claim.spec.subnet, reservation.subnet, "whole, where there is room for it");
 }
 
 /// Every address of a network, at its edges too, is either no Service's at all
@@ -430,11 +432,11 @@ fn fault_38_what_may_be_asked_for_may_be_handed_out() {
             unasked.insert(IpAddr::V4(address));
         }
         let ask = |address: IpAddr| {
-            let mut ledger = Ledger::default();
-            ledger.set_subnet("lan", &spec, None, false);
-            let owner = Owner { service: key(), uid: "uid-1".into() };
+            let mut allocator = Allocator::default();
+            allocator.set_subnet("lan", &spec, None, false);
+            let owner = ServiceId { service: key(), uid: "uid-1".into() };
             let (provider, address) = (provider("lan"), Some(address));
-            ledger.reserve(&Wish { owner, provider, subnet: None, address, keep: false }).is_ok()
+            allocator.reserve(&AddressRequest { owner, provider, subnet: None, address, keep: false }).is_ok()
         };
         let all = u32::from(network.cidr.network())..=u32::from(network.cidr.broadcast());
         let all = all.map(|address| IpAddr::V4(address.into()));

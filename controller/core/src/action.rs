@@ -5,9 +5,9 @@ use std::net::IpAddr;
 
 use serde_json::Value;
 
-use crate::backend::convergence::Sight;
-use crate::gateway::election::Seen;
-use crate::ipam::{ClaimId, Wish};
+use crate::backend::convergence::Convergence;
+use crate::gateway::election::ElectionView;
+use crate::ipam::{AddressRequest, ClaimId};
 use crate::model::{Condition, Ingress};
 
 /// One write, or what is to be remembered of those before it.
@@ -15,7 +15,7 @@ use crate::model::{Condition, Ingress};
 pub enum Action {
     /// Choose an address and claim it. Nothing else is planned with it: with
     /// the claim, or the refusal, all is planned anew.
-    Claim(Wish),
+    Claim(AddressRequest),
     /// Write the address into the Service's `spec.loadBalancerIP`.
     FillAddress(IpAddr),
     /// Take what we filled out of it again.
@@ -36,7 +36,7 @@ pub enum Action {
     /// Delete the PodDisruptionBudget with this uid and resourceVersion.
     DeleteBudget(String, String),
     /// Set these annotations on a pod.
-    Annotate {
+    AnnotatePod {
         /// The pod's name.
         pod: String,
         /// Its uid.
@@ -48,7 +48,7 @@ pub enum Action {
     },
     /// Record in the claim which interface answers for the address, and
     /// whether it is known to be no one else's.
-    Record {
+    RecordMac {
         /// The claim.
         claim: ClaimId,
         /// The interface's hardware address.
@@ -58,13 +58,13 @@ pub enum Action {
     },
     /// Record in the claim that the foreign host with this hardware address
     /// has the address.
-    GiveUp(ClaimId, String),
+    MarkConflict(ClaimId, String),
     /// Make the claim outlive its Service, or not.
-    Keep(ClaimId, bool),
+    SetRetain(ClaimId, bool),
     /// Take over the claim that an earlier Service of this name left behind.
-    TakeOver(ClaimId),
+    Adopt(ClaimId),
     /// Record in the claim that the gateway that answers for it is at home.
-    Settle(ClaimId),
+    SetGatewayNamespace(ClaimId),
     /// Give the address back.
     Release(ClaimId),
     /// Write the Service's status: ingress and our conditions, all of them.
@@ -84,7 +84,7 @@ pub enum Action {
         message: String,
     },
     /// Remember what is seen of the election, all news of which was told.
-    Remember(Option<Seen>),
+    Remember(Option<ElectionView>),
 }
 
 /// What is to be done.
@@ -93,15 +93,15 @@ pub struct Plan {
     /// The writes, in order.
     pub actions: Vec<Action>,
     /// Whether, after them, there is nothing to wait for.
-    pub settled: bool,
+    pub converged: bool,
     /// Whether the Service waits for an address that it may get when another
     /// is freed, or a Subnet changes.
-    pub waiting: bool,
+    pub address_pending: bool,
     /// Whether, with them, the gateway is rolled as one of many.
-    pub rolls: bool,
+    pub in_rollout: bool,
     /// Whether the gateway is to be rolled as one of many, when others are
     /// done.
-    pub queued: bool,
+    pub rollout_pending: bool,
     /// What is seen of the gateway, where it leads straight to endpoints.
-    pub direct: Option<Sight>,
+    pub convergence: Option<Convergence>,
 }

@@ -7,7 +7,9 @@ use std::net::Ipv4Addr;
 use lb_svc_crds::gateway::{ElectionStatus, Role, Transport};
 use lb_svc_crds::{SubnetSpec, names};
 
-use crate::model::{Endpoint, Owner, PodId, Service, ServicePort, ServiceRef, Slice, SlicePort};
+use crate::model::{
+    Endpoint, EndpointPort, EndpointSlice, PodId, Service, ServiceId, ServicePort, ServiceRef,
+};
 
 /// A spec of the document's provider.
 pub fn subnet_spec(cidr: &str, gateway: &str, excludes: &[&str]) -> SubnetSpec {
@@ -28,7 +30,7 @@ pub fn port(protocol: &str, port: u16) -> ServicePort {
 /// The document's Service, without its loadBalancerIP.
 pub fn service() -> Service {
     Service {
-        owner: Owner { service: ServiceRef::new("default", "test-service"), uid: "uid-1".into() },
+        id: ServiceId { service: ServiceRef::new("default", "test-service"), uid: "uid-1".into() },
         resource_version: "7".into(),
         generation: None,
         deleting: false,
@@ -65,14 +67,14 @@ pub fn endpoint(last: u8, said: &str) -> Endpoint {
 
 /// An EndpointSlice with these ports (name, protocol, number), and endpoints
 /// as [`endpoint`] has them.
-pub fn slice(ports: &[(&str, Transport, u16)], endpoints: &[(u8, &str)]) -> Slice {
-    let port = |(name, protocol, port): &(&str, Transport, u16)| SlicePort {
+pub fn slice(ports: &[(&str, Transport, u16)], endpoints: &[(u8, &str)]) -> EndpointSlice {
+    let port = |(name, protocol, port): &(&str, Transport, u16)| EndpointPort {
         name: (*name).to_owned(),
         protocol: *protocol,
         port: *port,
     };
     let endpoints = endpoints.iter().map(|(last, said)| endpoint(*last, said)).collect();
-    Slice { ports: ports.iter().map(port).collect(), endpoints }
+    EndpointSlice { ports: ports.iter().map(port).collect(), endpoints }
 }
 
 /// What a pod says of its part in the election.

@@ -1,4 +1,4 @@
-//! The watches: one per kind, each feeding [`State`] and telling the queue
+//! The watches: one per kind, each feeding [`Index`] and telling the queue
 //! whom a change concerns.
 
 use std::collections::BTreeSet;
@@ -22,7 +22,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
 use super::read::{GatedPod, NetworkAttachmentDefinition, SERVICE_NAME_LABEL};
-use crate::index::{Key, State};
+use crate::index::{Index, Key};
 use crate::reconcile::queue::Queue;
 
 mod kinds;
@@ -36,7 +36,7 @@ const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
 /// would stay with the process.
 const PAGE: u32 = 100;
 
-/// How one kind of object gets into the state.
+/// How one kind of object gets into the index.
 pub(crate) trait Watched:
     Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned + Send + 'static
 {
@@ -47,11 +47,11 @@ pub(crate) trait Watched:
     }
 
     /// The object is so.
-    fn set(state: &mut State, object: Self) -> Vec<Key>;
+    fn set(index: &mut Index, object: Self) -> Vec<Key>;
     /// The object is gone.
-    fn gone(state: &mut State, object: &Self) -> Vec<Key>;
+    fn gone(index: &mut Index, object: &Self) -> Vec<Key>;
     /// A new list shows these objects and no others.
-    fn listed(state: &mut State, names: &BTreeSet<ObjectName>) -> Vec<Key>;
+    fn listed(index: &mut Index, names: &BTreeSet<ObjectName>) -> Vec<Key>;
 }
 
 /// Starts all watches. Each task ends when the queue is gone.
@@ -63,7 +63,7 @@ pub(crate) trait Watched:
 /// The receivers turn true when a watch has seen its first whole list.
 pub fn start(
     client: &Client,
-    state: &Arc<Mutex<State>>,
+    index: &Arc<Mutex<Index>>,
     queue: &Queue,
     gateway_namespace: Option<&str>,
 ) -> Vec<watch::Receiver<bool>> {
@@ -72,7 +72,7 @@ pub fn start(
     let all = || watcher::Config::default().timeout(WATCH_SECONDS).page_size(PAGE);
     let ours = || all().labels(&format!("{}={}", names::MANAGED_BY_LABEL, names::MANAGED_BY));
     let of_services = format!("{},!{}", SERVICE_NAME_LABEL, HEADLESS_LABEL);
-    let start = Start { client, state, queue };
+    let start = Start { client, index, queue };
     vec![
         start.one::<Service>(all()),
         start.gateways::<ConfigMap>(ours(), gateway_namespace),
@@ -90,7 +90,7 @@ pub fn start(
 
 struct Start<'a> {
     client: &'a Client,
-    state: &'a Arc<Mutex<State>>,
+    index: &'a Arc<Mutex<Index>>,
     queue: &'a Queue,
 }
 
@@ -106,7 +106,7 @@ impl Start<'_> {
         self.watch::<K>(config, namespace.map(|namespace| Api::namespaced(self.client.clone(), namespace)))
     }
 
-    /// Watches everywhere, or where that is forbidden in a `narrow` place.
+    /// Watches everywhere, or where that is forbidden in a `narrow` scope.
     fn watch<K: Watched>(
         &self,
         config: watcher::Config,
@@ -114,7 +114,7 @@ impl Start<'_> {
     ) -> watch::Receiver<bool> {
         let (synced, receiver) = watch::channel(false);
         let api: Api<DeserializeGuard<K>> = Api::all(self.client.clone());
-        let (state, queue) = (Arc::clone(self.state), self.queue.clone());
+        let (index, queue) = (Arc::clone(self.index), self.queue.clone());
         tokio::spawn(async move {
             let mut events = Box::pin(watcher(api, config.clone()).default_backoff());
             let mut listed = BTreeSet::new();
@@ -123,8 +123,8 @@ impl Start<'_> {
                     Ok(event) => {
                         let done = matches!(event, Event::InitDone);
                         let keys = {
-                            let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
-                            feed::<K>(&mut state, event, &mut listed)
+                            let mut index = index.lock().unwrap_or_else(PoisonError::into_inner);
+                            feed::<K>(&mut index, event, &mut listed)
                         };
                         queue.extend(keys);
                         if done {
@@ -134,7 +134,7 @@ impl Start<'_> {
                     Err(error) if is_forbidden(&error) && narrow.is_some() => {
                         let Some(api) = narrow.take() else { continue };
                         tracing::info!(kind = %K::kind(&()), "seen in the gateway namespace only: {error}");
-                        state.lock().unwrap_or_else(PoisonError::into_inner).set_narrow();
+                        index.lock().unwrap_or_else(PoisonError::into_inner).set_narrow();
                         events = Box::pin(watcher(api, config.clone()).default_backoff());
                     }
                     Err(error) => tracing::warn!(kind = %K::kind(&()), "watch: {error}; it is tried again"),
@@ -157,9 +157,9 @@ fn is_forbidden(error: &watcher::Error) -> bool {
 
 /// Takes in what the API server answered to our own write, so that the next
 /// run does not write it again. The watch will show it too, later.
-pub(crate) fn learn<K: Watched>(state: &mut State, object: K) {
-    if see::<K>(state, &object) {
-        K::set(state, object);
+pub(crate) fn learn<K: Watched>(index: &mut Index, object: K) {
+    if see::<K>(index, &object) {
+        K::set(index, object);
     }
 }
 
@@ -169,13 +169,13 @@ fn identity(object: &impl Resource) -> (&str, &str) {
 }
 
 /// Whether nothing newer has been seen of `object`, of kind `K`.
-fn see<K: Watched>(state: &mut State, object: &impl Resource) -> bool {
+fn see<K: Watched>(index: &mut Index, object: &impl Resource) -> bool {
     let (uid, version) = identity(object);
-    state.versions.see::<K>(uid, version)
+    index.versions.see::<K>(uid, version)
 }
 
 fn feed<K: Watched>(
-    state: &mut State,
+    index: &mut Index,
     event: Event<DeserializeGuard<K>>,
     listed: &mut BTreeSet<ObjectName>,
 ) -> Vec<Key> {
@@ -191,25 +191,25 @@ fn feed<K: Watched>(
         Event::InitApply(guard) if foreign(&guard) => Vec::new(),
         // It may have been ours.
         Event::Apply(guard) | Event::Delete(guard) if foreign(&guard) => {
-            readable(guard).map_or_else(Vec::new, |object| K::gone(state, &object))
+            readable(guard).map_or_else(Vec::new, |object| K::gone(index, &object))
         }
         Event::Init => {
             listed.clear();
-            state.versions.forget::<K>();
+            index.versions.forget::<K>();
             Vec::new()
         }
         Event::InitApply(guard) => {
-            see::<K>(state, &guard);
+            see::<K>(index, &guard);
             listed.insert((guard.namespace().unwrap_or_default(), guard.name_any()));
-            readable(guard).map_or_else(Vec::new, |object| K::set(state, object))
+            readable(guard).map_or_else(Vec::new, |object| K::set(index, object))
         }
-        Event::InitDone => K::listed(state, &std::mem::take(listed)),
-        Event::Apply(guard) if !see::<K>(state, &guard) => Vec::new(),
-        Event::Apply(guard) => readable(guard).map_or_else(Vec::new, |object| K::set(state, object)),
+        Event::InitDone => K::listed(index, &std::mem::take(listed)),
+        Event::Apply(guard) if !see::<K>(index, &guard) => Vec::new(),
+        Event::Apply(guard) => readable(guard).map_or_else(Vec::new, |object| K::set(index, object)),
         Event::Delete(guard) => {
             let (uid, version) = identity(&guard);
-            state.versions.end::<K>(uid, version, Instant::now());
-            readable(guard).map_or_else(Vec::new, |object| K::gone(state, &object))
+            index.versions.end::<K>(uid, version, Instant::now());
+            readable(guard).map_or_else(Vec::new, |object| K::gone(index, &object))
         }
     }
 }
@@ -217,7 +217,7 @@ fn feed<K: Watched>(
 #[cfg(test)]
 mod tests {
     use lb_svc_core::gateway::manifests;
-    use lb_svc_core::model::{Place, ServiceRef};
+    use lb_svc_core::model::{GatewayRef, ServiceRef};
     use serde_json::{Value, json};
 
     use super::*;
@@ -235,55 +235,55 @@ mod tests {
     }
 
     fn show(
-        state: &mut State,
+        index: &mut Index,
         event: fn(DeserializeGuard<Service>) -> Event<DeserializeGuard<Service>>,
         object: Service,
     ) {
-        feed(state, event(DeserializeGuard(Ok(object))), &mut BTreeSet::new());
+        feed(index, event(DeserializeGuard(Ok(object))), &mut BTreeSet::new());
     }
 
-    fn address(state: &State) -> Option<String> {
-        let seen = state.observe(&ServiceRef::new("default", "web"), Instant::now()).service;
+    fn address(index: &Index) -> Option<String> {
+        let seen = index.observe(&ServiceRef::new("default", "web"), Instant::now()).service;
         seen.map(|service| service.load_balancer_ip)
     }
 
     #[test]
     fn an_answer_that_the_watch_has_overtaken_is_not_believed() {
-        let mut state = State::default();
-        show(&mut state, Event::Apply, service("7", ""));
+        let mut index = Index::default();
+        show(&mut index, Event::Apply, service("7", ""));
         // We write, someone edits that, and the watch is quicker.
-        show(&mut state, Event::Apply, service("8", "172.18.0.11"));
-        show(&mut state, Event::Apply, service("9", "172.18.0.18"));
-        learn(&mut state, service("8", "172.18.0.11"));
-        assert_eq!(address(&state).as_deref(), Some("172.18.0.18"));
+        show(&mut index, Event::Apply, service("8", "172.18.0.11"));
+        show(&mut index, Event::Apply, service("9", "172.18.0.18"));
+        learn(&mut index, service("8", "172.18.0.11"));
+        assert_eq!(address(&index).as_deref(), Some("172.18.0.18"));
         // Nor is it brought back to life.
-        show(&mut state, Event::Delete, service("11", "172.18.0.18"));
-        learn(&mut state, service("10", "172.18.0.18"));
-        assert_eq!(address(&state), None);
+        show(&mut index, Event::Delete, service("11", "172.18.0.18"));
+        learn(&mut index, service("10", "172.18.0.18"));
+        assert_eq!(address(&index), None);
     }
 
     #[test]
     fn a_budget_comes_and_goes_with_its_gateway() {
         let owner =
-            lb_svc_core::model::Owner { service: ServiceRef::new("default", "web"), uid: "uid-1".into() };
-        let place = Place { service: owner.service.clone(), namespace: "default".into() };
-        let budget: PodDisruptionBudget = typed(manifests::budget(&owner, &place)).unwrap();
-        let mut state = State::default();
+            lb_svc_core::model::ServiceId { service: ServiceRef::new("default", "web"), uid: "uid-1".into() };
+        let gateway = GatewayRef { service: owner.service.clone(), namespace: "default".into() };
+        let budget: PodDisruptionBudget = typed(manifests::budget(&owner, &gateway)).unwrap();
+        let mut index = Index::default();
         let seen =
-            |state: &State| state.observe(&owner.service, Instant::now()).budget.map(|child| child.made_for);
+            |index: &Index| index.observe(&owner.service, Instant::now()).budget.map(|child| child.owner_uid);
         let concerned = [Key::Gateway(owner.service.clone())];
-        assert_eq!(PodDisruptionBudget::set(&mut state, budget.clone()), concerned);
-        assert_eq!(PodDisruptionBudget::set(&mut state, budget.clone()), []);
-        assert_eq!(seen(&state), Some(Some("uid-1".into())));
+        assert_eq!(PodDisruptionBudget::set(&mut index, budget.clone()), concerned);
+        assert_eq!(PodDisruptionBudget::set(&mut index, budget.clone()), []);
+        assert_eq!(seen(&index), Some(Some("uid-1".into())));
         let names = [("default".to_owned(), "lb-svc-web".to_owned())].into();
-        assert_eq!(PodDisruptionBudget::listed(&mut state, &names), []);
-        assert_eq!(PodDisruptionBudget::listed(&mut state, &BTreeSet::new()), concerned);
-        assert_eq!(seen(&state), None);
-        PodDisruptionBudget::set(&mut state, budget.clone());
-        assert_eq!(PodDisruptionBudget::gone(&mut state, &budget), concerned);
+        assert_eq!(PodDisruptionBudget::listed(&mut index, &names), []);
+        assert_eq!(PodDisruptionBudget::listed(&mut index, &BTreeSet::new()), concerned);
+        assert_eq!(seen(&index), None);
+        PodDisruptionBudget::set(&mut index, budget.clone());
+        assert_eq!(PodDisruptionBudget::gone(&mut index, &budget), concerned);
     }
 
-    fn feed_all<K: Watched>(state: &mut State, event: Event<Value>) -> Vec<Key> {
+    fn feed_all<K: Watched>(index: &mut Index, event: Event<Value>) -> Vec<Key> {
         let guard = |object| serde_json::from_value(object).unwrap();
         let event = match event {
             Event::Init => Event::Init,
@@ -292,7 +292,7 @@ mod tests {
             Event::Apply(object) => Event::Apply(guard(object)),
             Event::Delete(object) => Event::Delete(guard(object)),
         };
-        feed::<K>(state, event, &mut BTreeSet::new())
+        feed::<K>(index, event, &mut BTreeSet::new())
     }
 
     #[test]
@@ -309,28 +309,28 @@ mod tests {
                 "endpoints": [{ "addresses": [address] }],
             })
         };
-        let mut state = State::default();
-        let count = |state: &State| state.observe(&web, Instant::now()).slices.len();
+        let mut index = Index::default();
+        let count = |index: &Index| index.observe(&web, Instant::now()).slices.len();
         let apply = |address| Event::Apply(slice("IPv4", address));
-        show(&mut state, Event::Apply, service("7", ""));
-        assert_eq!(feed_all::<EndpointSlice>(&mut state, apply("10.0.0.1")), [], "it may become so later");
-        assert_eq!(count(&state), 1);
+        show(&mut index, Event::Apply, service("7", ""));
+        assert_eq!(feed_all::<EndpointSlice>(&mut index, apply("10.0.0.1")), [], "it may become so later");
+        assert_eq!(count(&index), 1);
         let mut direct = service("8", "");
         let annotations = direct.metadata.annotations.as_mut().unwrap();
         annotations.insert(names::DIRECT_ACCESS_ANNOTATION.into(), "true".into());
-        show(&mut state, Event::Apply, direct);
+        show(&mut index, Event::Apply, direct);
         let concerned = [Key::Gateway(web.clone())];
-        assert_eq!(feed_all::<EndpointSlice>(&mut state, apply("10.0.0.2")), concerned);
-        assert_eq!(feed_all::<EndpointSlice>(&mut state, apply("10.0.0.2")), []);
-        assert_eq!(feed_all::<EndpointSlice>(&mut state, Event::Apply(slice("IPv6", "fd00::1"))), concerned);
-        assert_eq!(count(&state), 0, "nor is the other family's kept");
-        feed_all::<EndpointSlice>(&mut state, apply("10.0.0.1"));
-        assert_eq!(feed_all::<EndpointSlice>(&mut state, Event::InitDone), concerned);
-        assert_eq!(count(&state), 0);
+        assert_eq!(feed_all::<EndpointSlice>(&mut index, apply("10.0.0.2")), concerned);
+        assert_eq!(feed_all::<EndpointSlice>(&mut index, apply("10.0.0.2")), []);
+        assert_eq!(feed_all::<EndpointSlice>(&mut index, Event::Apply(slice("IPv6", "fd00::1"))), concerned);
+        assert_eq!(count(&index), 0, "nor is the other family's kept");
+        feed_all::<EndpointSlice>(&mut index, apply("10.0.0.1"));
+        assert_eq!(feed_all::<EndpointSlice>(&mut index, Event::InitDone), concerned);
+        assert_eq!(count(&index), 0);
         // What cannot be read is passed over.
         let mut bad = slice("IPv4", "10.0.0.1");
         bad["endpoints"] = json!("none");
-        assert_eq!(feed_all::<EndpointSlice>(&mut state, Event::Apply(bad)), []);
+        assert_eq!(feed_all::<EndpointSlice>(&mut index, Event::Apply(bad)), []);
     }
 
     #[test]
@@ -342,28 +342,28 @@ mod tests {
             })
         };
         let key = Key::Backend(("default".into(), "web-0".into()));
-        let mut state = State::default();
-        assert_eq!(feed_all::<GatedPod>(&mut state, Event::Apply(pod("example.com/other"))), []);
-        assert_eq!(state.known_backends(), []);
-        assert!(state.versions.see::<GatedPod>("p-1", "0"), "it leaves no trace");
+        let mut index = Index::default();
+        assert_eq!(feed_all::<GatedPod>(&mut index, Event::Apply(pod("example.com/other"))), []);
+        assert_eq!(index.known_backends(), []);
+        assert!(index.versions.see::<GatedPod>("p-1", "0"), "it leaves no trace");
         let ours = || pod(names::READINESS_GATE);
-        assert_eq!(feed_all::<GatedPod>(&mut state, Event::Apply(ours())), std::slice::from_ref(&key));
-        assert_eq!(state.keys(), std::slice::from_ref(&key), "nor does a controller that starts miss it");
-        assert_eq!(feed_all::<GatedPod>(&mut state, Event::Delete(ours())), std::slice::from_ref(&key));
-        feed_all::<GatedPod>(&mut state, Event::Apply(ours()));
-        assert_eq!(feed_all::<GatedPod>(&mut state, Event::InitDone), std::slice::from_ref(&key));
-        assert_eq!(state.known_backends(), []);
+        assert_eq!(feed_all::<GatedPod>(&mut index, Event::Apply(ours())), std::slice::from_ref(&key));
+        assert_eq!(index.keys(), std::slice::from_ref(&key), "nor does a controller that starts miss it");
+        assert_eq!(feed_all::<GatedPod>(&mut index, Event::Delete(ours())), std::slice::from_ref(&key));
+        feed_all::<GatedPod>(&mut index, Event::Apply(ours()));
+        assert_eq!(feed_all::<GatedPod>(&mut index, Event::InitDone), std::slice::from_ref(&key));
+        assert_eq!(index.known_backends(), []);
     }
 
     #[test]
     fn nor_is_a_watch_that_an_answer_has_overtaken() {
-        let mut state = State::default();
-        learn(&mut state, service("8", "172.18.0.11"));
-        show(&mut state, Event::Apply, service("7", ""));
-        assert_eq!(address(&state).as_deref(), Some("172.18.0.11"));
+        let mut index = Index::default();
+        learn(&mut index, service("8", "172.18.0.11"));
+        show(&mut index, Event::Apply, service("7", ""));
+        assert_eq!(address(&index).as_deref(), Some("172.18.0.11"));
         // But a new list is.
-        show(&mut state, |_| Event::Init, service("0", ""));
-        show(&mut state, Event::InitApply, service("7", ""));
-        assert_eq!(address(&state).as_deref(), Some(""));
+        show(&mut index, |_| Event::Init, service("0", ""));
+        show(&mut index, Event::InitApply, service("7", ""));
+        assert_eq!(address(&index).as_deref(), Some(""));
     }
 }

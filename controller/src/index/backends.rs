@@ -3,17 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
-use lb_svc_core::backend::readiness_gate::{Said, Verdict};
-use lb_svc_core::model::{Backend, ObjectName, PodId, ServiceRef, Slice};
+use lb_svc_core::backend::readiness_gate::{GatewayVerdicts, Verdict};
+use lb_svc_core::model::{Backend, EndpointSlice, ObjectName, PodId, ServiceRef};
 
-use super::{Key, State};
+use super::{Index, Key};
 
 /// A pod that has passed our gate is in its slice as ready after this at the
 /// latest. From then on that is believed: of a pod whose node is dead nothing
 /// else changes.
 pub(super) const PASSES_WITHIN: SignedDuration = SignedDuration::from_secs(30);
 
-impl State {
+impl Index {
     pub(super) fn backends_in<'a>(
         &'a self,
         namespace: &'a str,
@@ -24,11 +24,12 @@ impl State {
 
     /// The pods in a namespace that are ready but for our gate, and whether they
     /// have passed it.
-    pub(super) fn fit(&self, namespace: &str, now: Timestamp) -> BTreeMap<PodId, bool> {
+    pub(super) fn gated_pods(&self, namespace: &str, now: Timestamp) -> BTreeMap<PodId, bool> {
         let is_new = |passed: Timestamp| now.duration_since(passed) < PASSES_WITHIN;
         let backends = self.backends_in(namespace).map(|(_, backend)| backend);
-        let fit = backends.filter(|backend| backend.fit && backend.passed.is_none_or(is_new));
-        fit.map(|backend| (backend.id, backend.passed.is_some())).collect()
+        let gated = backends
+            .filter(|backend| backend.ready_except_gate && backend.gate_satisfied_at.is_none_or(is_new));
+        gated.map(|backend| (backend.id, backend.gate_satisfied_at.is_some())).collect()
     }
 
     pub(super) fn direct_in<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = &'a ServiceRef> {
@@ -38,8 +39,11 @@ impl State {
 
     /// A pod that lacks nothing but our readiness gate, and what the gateway of
     /// each Service that leads to it, or is to, makes of it.
-    pub fn waiting_backend(&self, name: &ObjectName) -> Option<(&Backend, Said)> {
-        let backend = self.backends.get(name).filter(|backend| backend.fit && backend.passed.is_none())?;
+    pub fn waiting_backend(&self, name: &ObjectName) -> Option<(&Backend, GatewayVerdicts)> {
+        let backend = self
+            .backends
+            .get(name)
+            .filter(|backend| backend.ready_except_gate && backend.gate_satisfied_at.is_none())?;
         // Its slice may not be there yet, so selectors count. They are no use
         // for a Service without one: its slices are written by others.
         let selects = |service: &ServiceRef| {
@@ -59,7 +63,10 @@ impl State {
 
     /// How many pods lack nothing but our readiness gate.
     pub fn waiting_backends(&self) -> usize {
-        self.backends.values().filter(|backend| backend.fit && backend.passed.is_none()).count()
+        self.backends
+            .values()
+            .filter(|backend| backend.ready_except_gate && backend.gate_satisfied_at.is_none())
+            .count()
     }
 
     /// What the gateway of `service` makes of the pods that wait. Returns for
@@ -80,7 +87,7 @@ impl State {
 
     /// An EndpointSlice is of the Service of this name, and so; `None` if it is
     /// gone.
-    pub fn set_slice(&mut self, name: &ObjectName, slice: Option<(String, Slice)>) -> Vec<Key> {
+    pub fn set_slice(&mut self, name: &ObjectName, slice: Option<(String, EndpointSlice)>) -> Vec<Key> {
         let changed = self.slices.set(name, slice).into_iter();
         changed.filter(|service| self.direct.contains(service)).map(Key::Gateway).collect()
     }

@@ -3,20 +3,20 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use lb_svc_core::model::{ObjectName, PodId, ServiceRef, Slice};
+use lb_svc_core::model::{EndpointSlice, ObjectName, PodId, ServiceRef};
 
 /// The EndpointSlices of all Services.
 #[derive(Debug, Default)]
-pub struct Slices {
-    of: HashMap<ServiceRef, BTreeMap<String, Arc<Slice>>>,
+pub struct EndpointSlices {
+    of: HashMap<ServiceRef, BTreeMap<String, Arc<EndpointSlice>>>,
     /// The name of the Service that each is of.
     owners: HashMap<ObjectName, String>,
 }
 
-impl Slices {
+impl EndpointSlices {
     /// An EndpointSlice is of the Service of this name, and so; `None` if it is
     /// gone. Returns for which Services that makes a difference.
-    pub fn set(&mut self, name: &ObjectName, slice: Option<(String, Slice)>) -> Vec<ServiceRef> {
+    pub fn set(&mut self, name: &ObjectName, slice: Option<(String, EndpointSlice)>) -> Vec<ServiceRef> {
         let (namespace, own) = name;
         let owner = slice.as_ref().map(|(service, _)| service.clone());
         let before = match &owner {
@@ -46,7 +46,7 @@ impl Slices {
     }
 
     /// Those of a Service.
-    pub fn of(&self, service: &ServiceRef) -> impl Iterator<Item = &Arc<Slice>> {
+    pub fn of(&self, service: &ServiceRef) -> impl Iterator<Item = &Arc<EndpointSlice>> {
         self.of.get(service).into_iter().flat_map(BTreeMap::values)
     }
 
@@ -70,7 +70,7 @@ mod tests {
 
     #[test]
     fn slices_are_known_by_their_service() {
-        let mut slices = Slices::default();
+        let mut slices = EndpointSlices::default();
         let name = |name: &str| ("default".to_owned(), name.to_owned());
         let (web, dns) = (ServiceRef::new("default", "web"), ServiceRef::new("default", "dns"));
         let one = || slice(&[("", Tcp, 80)], &[(1, "ready")]);
@@ -78,7 +78,7 @@ mod tests {
         let concerned = std::slice::from_ref(&web);
         assert_eq!(slices.set(&name("web-1"), of_web(one())), concerned);
         assert_eq!(slices.set(&name("web-1"), of_web(one())), [], "no news");
-        assert_eq!(slices.set(&name("web-2"), of_web(Slice::default())), concerned);
+        assert_eq!(slices.set(&name("web-2"), of_web(EndpointSlice::default())), concerned);
         assert_eq!(slices.of(&web).count(), 2);
         assert!(slices.have(&web, PodId::of("uid-1")) && !slices.have(&web, PodId::of("uid-2")));
         // It is made another Service's.

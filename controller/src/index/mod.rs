@@ -5,14 +5,16 @@ use std::time::Instant;
 
 use jiff::Timestamp;
 use lb_svc_core::backend::readiness_gate::Verdict;
-use lb_svc_core::ipam::Ledger;
-use lb_svc_core::model::{Attachment, Backend, ObjectName, Part, Place, PodId, Service, ServiceRef, Subnet};
+use lb_svc_core::ipam::Allocator;
+use lb_svc_core::model::{
+    Attachment, Backend, GatewayRef, ObjectKind, ObjectName, PodId, Service, ServiceRef, Subnet,
+};
 use lb_svc_core::service::plan::Observed;
 use lb_svc_core::service::spec::is_direct;
 use lb_svc_crds::names::{self, Provider};
 
-use endpoint_slices::Slices;
-use gateways::{Packed, Parts};
+use endpoint_slices::EndpointSlices;
+use gateways::{CompactDeployment, GatewayObjects};
 use versions::Versions;
 
 mod backends;
@@ -30,17 +32,17 @@ pub use key::Key;
 /// The cluster as last seen. Synchronous, no IO: callers hold its lock for as
 /// long as a lookup takes.
 #[derive(Debug, Default)]
-pub struct State {
+pub struct Index {
     /// Where gateways are to be; beside their Services if it is `None`.
     gateway_namespace: Option<String>,
     /// Whether only that namespace can be looked into.
     narrow: bool,
     services: HashMap<ServiceRef, Service>,
-    gateways: HashMap<Place, Parts>,
+    gateways: HashMap<GatewayRef, GatewayObjects>,
     subnets: BTreeMap<String, Subnet>,
     attachments: HashMap<ObjectName, Attachment>,
     nodes: HashMap<String, bool>,
-    foreign: HashMap<(Part, ServiceRef), Instant>,
+    foreign: HashMap<(ObjectKind, ServiceRef), Instant>,
     waiting: BTreeSet<ServiceRef>,
     /// The gateways whose Deployment is being rolled out.
     rolling: HashSet<ServiceRef>,
@@ -51,7 +53,7 @@ pub struct State {
     queued: BTreeSet<ServiceRef>,
     /// The Services that ask to be served straight from their endpoints.
     direct: BTreeSet<ServiceRef>,
-    slices: Slices,
+    slices: EndpointSlices,
     /// The pods with our readiness gate.
     backends: BTreeMap<ObjectName, Backend>,
     /// What gateways make of those that wait.
@@ -59,10 +61,10 @@ pub struct State {
     /// How new what is seen is.
     pub versions: Versions,
     /// Addresses.
-    pub ledger: Ledger,
+    pub allocator: Allocator,
 }
 
-impl State {
+impl Index {
     /// Nothing seen yet; gateways are to be in this namespace, or with `None`
     /// beside their Services.
     pub fn new(gateway_namespace: Option<String>) -> Self {
@@ -77,20 +79,20 @@ impl State {
     /// Everything that concerns the gateway of `service`.
     pub fn observe(&self, service: &ServiceRef, now: Instant) -> Observed {
         let wall = Timestamp::now();
-        let claims = self.ledger.claims_of(service);
+        let claims = self.allocator.claims_of(service);
         let networks = claims
             .iter()
-            .filter_map(|claim| Some((claim.subnet.clone(), self.ledger.network(&claim.subnet)?.clone())))
+            .filter_map(|claim| Some((claim.subnet.clone(), self.allocator.network(&claim.subnet)?.clone())))
             .collect();
         let seen = self.services.get(service);
         let attachment = seen
             .and_then(|service| service.annotations.get(names::PROVIDER_ANNOTATION))
             .and_then(|provider| provider.parse::<Provider>().ok())
             .and_then(|provider| self.attachments.get(&(provider.namespace, provider.name)));
-        let place = self.place(service, &claims);
-        let home = self.home(service).to_owned();
-        let parts = self.gateways.get(&place);
-        let at_home = place.namespace == home;
+        let gateway = self.gateway_ref(service, &claims);
+        let desired_namespace = self.desired_namespace(service).to_owned();
+        let parts = self.gateways.get(&gateway);
+        let at_home = gateway.namespace == desired_namespace;
         let foreign = || at_home.then_some(service);
         Observed {
             service: seen.cloned(),
@@ -99,25 +101,25 @@ impl State {
             attachment: attachment.cloned(),
             config: parts
                 .and_then(|parts| parts.config.clone())
-                .or_else(|| self.foreign(Part::Config, foreign()?, now)),
+                .or_else(|| self.foreign(ObjectKind::Config, foreign()?, now)),
             deployment: parts
                 .and_then(|parts| parts.deployment.clone())
-                .map(|child| child.map(Packed::unpack))
-                .or_else(|| self.foreign(Part::Deployment, foreign()?, now)),
+                .map(|child| child.map(CompactDeployment::expand))
+                .or_else(|| self.foreign(ObjectKind::Deployment, foreign()?, now)),
             budget: parts
                 .and_then(|parts| parts.budget.clone())
-                .or_else(|| self.foreign(Part::Budget, foreign()?, now)),
+                .or_else(|| self.foreign(ObjectKind::Budget, foreign()?, now)),
             pods: parts
                 .into_iter()
                 .flat_map(|parts| parts.pods.values())
                 .map(|pod| self.on_node(pod))
                 .collect(),
             slices: self.slices.of(service).cloned().collect(),
-            fit: self.fit(&service.namespace, wall),
-            is_seen: self.sees(&place.namespace),
-            namespace: place.namespace,
-            home,
-            rolling: self.under_way(now).filter(|other| *other != service).count(),
+            gated_pods: self.gated_pods(&service.namespace, wall),
+            is_visible: self.sees(&gateway.namespace),
+            namespace: gateway.namespace,
+            desired_namespace,
+            other_rollouts: self.under_way(now).filter(|other| *other != service).count(),
             now: wall,
             ..Observed::default()
         }
@@ -139,11 +141,11 @@ impl State {
 
     /// Every key there is a reason to look at, for the first run.
     pub fn keys(&self) -> Vec<Key> {
-        let owners = self.ledger.claims().map(|claim| &claim.owner.service);
+        let owners = self.allocator.claims().map(|claim| &claim.owner.service);
         let services: BTreeSet<&ServiceRef> = self
             .services
             .keys()
-            .chain(self.gateways.keys().map(|place| &place.service))
+            .chain(self.gateways.keys().map(|gateway| &gateway.service))
             .chain(owners)
             .collect();
         let subnets = self.subnets.keys().map(|name| Key::Subnet(name.clone()));
@@ -191,10 +193,10 @@ fn concerns(changed: bool, key: Key) -> Vec<Key> {
 #[cfg(test)]
 mod tests {
     use jiff::Timestamp;
-    use lb_svc_core::gateway::manifests::PROGRESS;
-    use lb_svc_core::gateway::rollout::ROLLS_AT_ONCE;
+    use lb_svc_core::gateway::manifests::PROGRESS_DEADLINE;
+    use lb_svc_core::gateway::rollout::MAX_CONCURRENT_ROLLOUTS;
     use lb_svc_core::ipam::claim;
-    use lb_svc_core::model::{Child, DeploymentView, Pod};
+    use lb_svc_core::model::{DeploymentState, OwnedObject, Pod};
 
     use super::backends::PASSES_WITHIN;
     use super::*;
@@ -206,178 +208,186 @@ mod tests {
     }
 
     /// Gateway `n`'s Deployment, on its way or not.
-    fn place(n: usize) -> Place {
-        Place { service: gateway(n), namespace: "default".into() }
+    fn gateway_ref(n: usize) -> GatewayRef {
+        GatewayRef { service: gateway(n), namespace: "default".into() }
     }
 
-    fn show(state: &mut State, n: usize, rolling: bool) -> Vec<Key> {
-        let content = DeploymentView { rolling, ..DeploymentView::default() };
-        let child = Child {
+    fn show(index: &mut Index, n: usize, rolling: bool) -> Vec<Key> {
+        let content = DeploymentState { rolling, ..DeploymentState::default() };
+        let child = OwnedObject {
             uid: format!("d{n}"),
             resource_version: "1".into(),
             deleting: false,
-            made_for: Some(format!("u{n}")),
+            owner_uid: Some(format!("u{n}")),
             content,
         };
-        state.set_deployment(place(n), Some(child))
+        index.set_deployment(gateway_ref(n), Some(child))
     }
 
-    fn is_free(state: &State, n: usize) -> bool {
-        state.observe(&gateway(n), Instant::now()).rolling < ROLLS_AT_ONCE
+    fn is_free(index: &Index, n: usize) -> bool {
+        index.observe(&gateway(n), Instant::now()).other_rollouts < MAX_CONCURRENT_ROLLOUTS
     }
 
     #[test]
     fn a_gateway_is_where_its_claim_says_until_nothing_of_it_is_left() {
         let service = gateway(0);
-        let beside = place(0);
+        let beside = gateway_ref(0);
         let config = |uid: &str| {
-            let (uid, made_for) = (uid.to_owned(), Some("u0".to_owned()));
-            Some(Child {
+            let (uid, owner_uid) = (uid.to_owned(), Some("u0".to_owned()));
+            Some(OwnedObject {
                 uid,
                 resource_version: "1".into(),
                 deleting: false,
-                made_for,
+                owner_uid,
                 content: String::new(),
             })
         };
         let claim = |namespace: &str| {
-            let wish = lb_svc_core::ipam::Wish {
-                owner: lb_svc_core::model::Owner { service: gateway(0), uid: "u0".into() },
+            let request = lb_svc_core::ipam::AddressRequest {
+                owner: lb_svc_core::model::ServiceId { service: gateway(0), uid: "u0".into() },
                 provider: "lan.kube-system".parse().unwrap(),
                 subnet: None,
                 address: None,
                 keep: false,
             };
             let address = "172.18.0.11".parse().unwrap();
-            let name = wish.provider.claim_name(address);
-            let candidate = lb_svc_core::ipam::Candidate { name, subnet: "lan".into(), address };
-            read::claim(&typed(claim::manifest(&wish, &candidate, namespace)).unwrap()).unwrap()
+            let name = request.provider.claim_name(address);
+            let reservation = lb_svc_core::ipam::Reservation { name, subnet: "lan".into(), address };
+            read::claim(&typed(claim::manifest(&request, &reservation, namespace)).unwrap()).unwrap()
         };
-        let at = |state: &State| {
-            let observed = state.observe(&service, Instant::now());
-            (observed.namespace, observed.is_seen)
+        let at = |index: &Index| {
+            let observed = index.observe(&service, Instant::now());
+            (observed.namespace, observed.is_visible)
         };
-        let mut state = State::new(Some("gateways".into()));
-        state.set_config(beside.clone(), config("theirs"));
-        assert_eq!(at(&state), ("gateways".into(), true), "who says so is not believed");
-        state.set_claim(claim("default"));
-        assert_eq!(at(&state), ("default".into(), true));
-        state.set_config(beside.clone(), None);
+        let mut index = Index::new(Some("gateways".into()));
+        index.set_config(beside.clone(), config("theirs"));
+        assert_eq!(at(&index), ("gateways".into(), true), "who says so is not believed");
+        index.set_claim(claim("default"));
+        assert_eq!(at(&index), ("default".into(), true));
+        index.set_config(beside.clone(), None);
         let pod = |finished| Pod { finished, ..Pod::default() };
-        state.set_pod(beside.clone(), "gw", Some(pod(false)));
-        assert_eq!(at(&state), ("default".into(), true), "the pod answers still");
-        state.set_pod(beside, "gw", Some(pod(true)));
-        assert_eq!(at(&state), ("gateways".into(), true));
-        state.set_narrow();
-        assert_eq!(at(&state), ("default".into(), false), "whether it is there cannot be seen");
-        state.set_claim(claim("gateways"));
-        assert_eq!(at(&state), ("gateways".into(), true));
+        index.set_pod(beside.clone(), "gw", Some(pod(false)));
+        assert_eq!(at(&index), ("default".into(), true), "the pod answers still");
+        index.set_pod(beside, "gw", Some(pod(true)));
+        assert_eq!(at(&index), ("gateways".into(), true));
+        index.set_narrow();
+        assert_eq!(at(&index), ("default".into(), false), "whether it is there cannot be seen");
+        index.set_claim(claim("gateways"));
+        assert_eq!(at(&index), ("gateways".into(), true));
     }
 
     /// A Service that is served directly and selects `app=<name>`, if anything.
-    fn direct(state: &mut State, name: &str, selects: bool) -> ServiceRef {
+    fn direct(index: &mut Index, name: &str, selects: bool) -> ServiceRef {
         let mut service = lb_svc_core::testing::service();
-        service.owner.service = ServiceRef::new("default", name);
+        service.id.service = ServiceRef::new("default", name);
         service.annotations.insert(names::DIRECT_ACCESS_ANNOTATION.into(), "true".into());
         service.selector = if selects { [("app".into(), name.into())].into() } else { BTreeMap::new() };
-        let name = service.owner.service.clone();
-        state.set_service(name.clone(), Some(service));
+        let name = service.id.service.clone();
+        index.set_service(name.clone(), Some(service));
         name
     }
 
     fn backend(app: &str, passed: Option<Timestamp>) -> Backend {
         let (uid, labels) = ("uid-2".to_owned(), [("app".to_owned(), app.to_owned())].into());
-        Backend { id: PodId::of(&uid), uid, labels, fit: true, passed, told: false }
+        Backend {
+            id: PodId::of(&uid),
+            uid,
+            labels,
+            ready_except_gate: true,
+            gate_satisfied_at: passed,
+            gate_reported: false,
+        }
     }
 
     #[test]
     fn a_pod_waits_for_the_services_that_select_it_or_lead_to_it() {
         use lb_svc_crds::gateway::Transport::Tcp;
-        let mut state = State::default();
+        let mut index = Index::default();
         let pod: ObjectName = ("default".into(), "web-0".into());
         let key = Key::Backend(pod.clone());
         let slice =
             || Some(("free".to_owned(), lb_svc_core::testing::slice(&[("", Tcp, 80)], &[(2, "unready")])));
-        let (web, free) = (direct(&mut state, "web", true), direct(&mut state, "free", false));
-        direct(&mut state, "other", true);
-        let said = |state: &State| state.waiting_backend(&pod).map(|(_, said)| said);
-        assert_eq!(state.set_backend(pod.clone(), Some(backend("web", None))), std::slice::from_ref(&key));
-        assert_eq!(state.set_backend(pod.clone(), Some(backend("web", None))), [], "no news");
-        assert_eq!(said(&state), Some(vec![(web.clone(), None)]), "its slice may not be there yet");
+        let (web, free) = (direct(&mut index, "web", true), direct(&mut index, "free", false));
+        direct(&mut index, "other", true);
+        let said = |index: &Index| index.waiting_backend(&pod).map(|(_, said)| said);
+        assert_eq!(index.set_backend(pod.clone(), Some(backend("web", None))), std::slice::from_ref(&key));
+        assert_eq!(index.set_backend(pod.clone(), Some(backend("web", None))), [], "no news");
+        assert_eq!(said(&index), Some(vec![(web.clone(), None)]), "its slice may not be there yet");
         let slice_name: ObjectName = ("default".into(), "free-1".into());
-        assert_eq!(state.set_slice(&slice_name, slice()), [Key::Gateway(free.clone())]);
-        assert_eq!(said(&state), Some(vec![(free.clone(), None), (web.clone(), None)]));
+        assert_eq!(index.set_slice(&slice_name, slice()), [Key::Gateway(free.clone())]);
+        assert_eq!(said(&index), Some(vec![(free.clone(), None), (web.clone(), None)]));
 
-        let verdicts = || [(PodId::of("uid-2"), Verdict::Taken)].into();
-        assert_eq!(state.set_verdicts(&web, verdicts()), std::slice::from_ref(&key));
-        assert_eq!(state.set_verdicts(&web, verdicts()), []);
-        assert_eq!(said(&state), Some(vec![(free.clone(), None), (web.clone(), Some(Verdict::Taken))]));
-        assert_eq!(state.set_verdicts(&web, BTreeMap::new()), std::slice::from_ref(&key));
-        state.set_service(web, None);
-        assert_eq!(said(&state), Some(vec![(free.clone(), None)]));
-        assert_eq!((state.waiting_backends(), state.observe(&free, Instant::now()).fit.len()), (1, 1));
+        let verdicts = || [(PodId::of("uid-2"), Verdict::Programmed)].into();
+        assert_eq!(index.set_verdicts(&web, verdicts()), std::slice::from_ref(&key));
+        assert_eq!(index.set_verdicts(&web, verdicts()), []);
+        assert_eq!(said(&index), Some(vec![(free.clone(), None), (web.clone(), Some(Verdict::Programmed))]));
+        assert_eq!(index.set_verdicts(&web, BTreeMap::new()), std::slice::from_ref(&key));
+        index.set_service(web, None);
+        assert_eq!(said(&index), Some(vec![(free.clone(), None)]));
+        assert_eq!((index.waiting_backends(), index.observe(&free, Instant::now()).gated_pods.len()), (1, 1));
 
         // It has passed: its slice says so soon.
         let (now, long_ago) = (Timestamp::now(), Timestamp::now() - PASSES_WITHIN);
-        let keys = state.set_backend(pod.clone(), Some(backend("web", Some(now))));
+        let keys = index.set_backend(pod.clone(), Some(backend("web", Some(now))));
         assert_eq!(keys, [Key::Gateway(free.clone()), key]);
-        assert_eq!((said(&state), state.waiting_backends()), (None, 0));
-        assert_eq!(state.observe(&free, Instant::now()).fit, [(PodId::of("uid-2"), true)].into());
-        state.set_backend(pod.clone(), Some(backend("web", Some(long_ago))));
-        assert!(state.observe(&free, Instant::now()).fit.is_empty(), "then it is believed");
-        state.set_backend(pod, None);
-        assert_eq!(state.known_backends(), []);
+        assert_eq!((said(&index), index.waiting_backends()), (None, 0));
+        assert_eq!(index.observe(&free, Instant::now()).gated_pods, [(PodId::of("uid-2"), true)].into());
+        index.set_backend(pod.clone(), Some(backend("web", Some(long_ago))));
+        assert!(index.observe(&free, Instant::now()).gated_pods.is_empty(), "then it is believed");
+        index.set_backend(pod, None);
+        assert_eq!(index.known_backends(), []);
     }
 
     #[test]
     fn a_few_gateways_are_rolled_at_once_and_each_makes_room_for_the_next() {
-        let mut state = State::default();
+        let mut index = Index::default();
         // Every one of them wants to be rolled; none is written yet.
         let reserved = (0..10).filter(|n| {
-            let free = is_free(&state, *n);
-            assert_eq!(state.set_rolling(&gateway(*n), free, !free, Instant::now()), []);
+            let free = is_free(&index, *n);
+            assert_eq!(index.set_rolling(&gateway(*n), free, !free, Instant::now()), []);
             free
         });
         assert_eq!(reserved.collect::<Vec<_>>(), [0, 1, 2, 3]);
-        for n in 0..ROLLS_AT_ONCE {
-            show(&mut state, n, true);
+        for n in 0..MAX_CONCURRENT_ROLLOUTS {
+            show(&mut index, n, true);
             assert_eq!(
-                state.set_rolling(&gateway(n), false, false, Instant::now()),
+                index.set_rolling(&gateway(n), false, false, Instant::now()),
                 [],
                 "its Deployment says so itself now"
             );
         }
         // A process that starts now sees the same.
-        let mut next = State::default();
-        (0..10).for_each(|n| drop(show(&mut next, n, n < ROLLS_AT_ONCE)));
+        let mut next = Index::default();
+        (0..10).for_each(|n| drop(show(&mut next, n, n < MAX_CONCURRENT_ROLLOUTS)));
         assert!(!is_free(&next, 9) && is_free(&next, 0), "but for those that are rolled");
 
-        let keys = show(&mut state, 2, false);
+        let keys = show(&mut index, 2, false);
         assert_eq!(keys, [Key::Gateway(gateway(2)), Key::Gateway(gateway(4))]);
         // One that has no use for its turn passes it on.
-        assert_eq!(state.set_rolling(&gateway(4), false, false, Instant::now()), [Key::Gateway(gateway(5))]);
+        assert_eq!(index.set_rolling(&gateway(4), false, false, Instant::now()), [Key::Gateway(gateway(5))]);
         // One that goes makes room as well.
         assert_eq!(
-            state.set_deployment(place(0), None)[1..],
+            index.set_deployment(gateway_ref(0), None)[1..],
             [Key::Gateway(gateway(6)), Key::Gateway(gateway(7))]
         );
     }
 
     #[test]
     fn a_gateway_that_gets_stuck_on_its_way_does_not_hold_up_the_others_for_ever() {
-        let mut state = State::default();
+        let mut index = Index::default();
         let start = Instant::now();
-        for n in 0..ROLLS_AT_ONCE {
-            state.set_rolling(&gateway(n), true, false, start);
+        for n in 0..MAX_CONCURRENT_ROLLOUTS {
+            index.set_rolling(&gateway(n), true, false, start);
         }
-        assert_eq!(state.set_rolling(&gateway(9), false, true, start), []);
-        let free = |state: &State, now| state.observe(&gateway(9), now).rolling < ROLLS_AT_ONCE;
+        assert_eq!(index.set_rolling(&gateway(9), false, true, start), []);
+        let free =
+            |index: &Index, now| index.observe(&gateway(9), now).other_rollouts < MAX_CONCURRENT_ROLLOUTS;
         // That it says so again is no news.
-        let soon = start + PROGRESS / 2;
-        assert_eq!(state.set_rolling(&gateway(0), true, false, soon), []);
-        assert!(!free(&state, soon));
-        let late = start + PROGRESS;
-        assert_eq!(state.set_rolling(&gateway(0), true, false, late), [Key::Gateway(gateway(9))]);
-        assert!(free(&state, late));
+        let soon = start + PROGRESS_DEADLINE / 2;
+        assert_eq!(index.set_rolling(&gateway(0), true, false, soon), []);
+        assert!(!free(&index, soon));
+        let late = start + PROGRESS_DEADLINE;
+        assert_eq!(index.set_rolling(&gateway(0), true, false, late), [Key::Gateway(gateway(9))]);
+        assert!(free(&index, late));
     }
 }

@@ -2,13 +2,13 @@
 
 use std::time::Instant;
 
-use lb_svc_core::gateway::manifests::PROGRESS;
-use lb_svc_core::gateway::rollout::ROLLS_AT_ONCE;
+use lb_svc_core::gateway::manifests::PROGRESS_DEADLINE;
+use lb_svc_core::gateway::rollout::MAX_CONCURRENT_ROLLOUTS;
 use lb_svc_core::model::ServiceRef;
 
-use super::{Key, State};
+use super::{Index, Key};
 
-impl State {
+impl Index {
     /// What a plan says of rolling the gateway of `service`: whether it is
     /// about to be, and whether it is to be once others are done. Returns whose
     /// turn it is now.
@@ -37,7 +37,7 @@ impl State {
     /// node that is lost, holds up the others no longer.
     pub(super) fn under_way(&self, now: Instant) -> impl Iterator<Item = &ServiceRef> {
         let reserved = self.reserved.iter().filter(move |(service, since)| {
-            !self.rolling.contains(*service) && now.duration_since(**since) < PROGRESS
+            !self.rolling.contains(*service) && now.duration_since(**since) < PROGRESS_DEADLINE
         });
         self.rolling.iter().chain(reserved.map(|(service, _)| service))
     }
@@ -45,7 +45,7 @@ impl State {
     /// As many of those that wait to be rolled as there is room for. Whoever
     /// still has to wait says so again.
     pub(super) fn next_to_roll(&mut self, now: Instant) -> Vec<Key> {
-        let room = ROLLS_AT_ONCE.saturating_sub(self.under_way(now).count());
+        let room = MAX_CONCURRENT_ROLLOUTS.saturating_sub(self.under_way(now).count());
         std::iter::from_fn(|| self.queued.pop_first()).take(room).map(Key::Gateway).collect()
     }
 }

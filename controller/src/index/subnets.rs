@@ -5,10 +5,10 @@ use lb_svc_core::ipam::Claim;
 use lb_svc_core::model::{Attachment, Node, ObjectName, Subnet};
 use lb_svc_crds::names::{self, Provider};
 
-use super::gateways::Parts;
-use super::{Key, State, concerns};
+use super::gateways::GatewayObjects;
+use super::{Index, Key, concerns};
 
-impl State {
+impl Index {
     /// A Subnet as last seen.
     pub fn subnet(&self, name: &str) -> Option<&Subnet> {
         self.subnets.get(name)
@@ -17,7 +17,7 @@ impl State {
     /// A Subnet is so; `None` if it is gone.
     pub fn set_subnet(&mut self, name: &str, subnet: Option<Subnet>) -> Vec<Key> {
         let Some(subnet) = subnet else {
-            let mut concerned = self.ledger.remove_subnet(name);
+            let mut concerned = self.allocator.remove_subnet(name);
             return match self.subnets.remove(name) {
                 Some(_) => {
                     concerned.push(name.to_owned());
@@ -26,7 +26,7 @@ impl State {
                 None => Vec::new(),
             };
         };
-        let news = self.ledger.set_subnet(name, &subnet.spec, subnet.created, subnet.deleting);
+        let news = self.allocator.set_subnet(name, &subnet.spec, subnet.created, subnet.deleting);
         let changed = self.subnets.insert(name.to_owned(), subnet.clone()).as_ref() != Some(&subnet);
         if news.is_empty() {
             return concerns(changed, Key::Subnet(name.to_owned()));
@@ -39,7 +39,7 @@ impl State {
         if names.is_empty() {
             return Vec::new();
         }
-        let holders = self.ledger.claims().filter(|claim| names.contains(&claim.subnet));
+        let holders = self.allocator.claims().filter(|claim| names.contains(&claim.subnet));
         let holders = holders.map(|claim| Key::Gateway(claim.owner.service.clone()));
         names.iter().map(|name| Key::Subnet(name.clone())).chain(holders).chain(self.waiting_keys()).collect()
     }
@@ -47,7 +47,7 @@ impl State {
     /// The watch shows this claim.
     pub fn set_claim(&mut self, claim: Claim) -> Vec<Key> {
         let keys = vec![Key::Gateway(claim.owner.service.clone()), Key::Subnet(claim.subnet.clone())];
-        if self.ledger.apply(claim, true) { keys } else { Vec::new() }
+        if self.allocator.apply(claim, true) { keys } else { Vec::new() }
     }
 
     /// The watch shows that these claims are gone.
@@ -72,8 +72,9 @@ impl State {
             return Vec::new();
         }
         let provider = Provider { namespace: name.0, name: name.1 };
-        let subnets =
-            self.ledger.set_wire(provider.clone(), attachment.and_then(|attachment| attachment.wire));
+        let subnets = self
+            .allocator
+            .set_l2_segment(provider.clone(), attachment.and_then(|attachment| attachment.l2_segment));
         let provider = provider.to_string();
         let users = self
             .services
@@ -95,7 +96,8 @@ impl State {
         };
         let mut keys = Vec::new();
         if before != lost {
-            let on_it = |parts: &Parts| parts.pods.values().any(|pod| pod.node.as_deref() == Some(name));
+            let on_it =
+                |parts: &GatewayObjects| parts.pods.values().any(|pod| pod.node.as_deref() == Some(name));
             keys.extend(
                 self.gateways
                     .iter()
@@ -103,7 +105,7 @@ impl State {
                     .map(|(place, _)| Key::Gateway(place.service.clone())),
             );
         }
-        if self.ledger.set_node(name, addresses) {
+        if self.allocator.set_node(name, addresses) {
             keys.extend(self.subnets.keys().map(|subnet| Key::Subnet(subnet.clone())));
             keys.extend(self.waiting_keys());
         }

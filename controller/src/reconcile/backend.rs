@@ -13,8 +13,8 @@ impl Reconciler {
     /// Lets a pod pass our readiness gate when its time has come.
     pub(super) async fn backend(&self, key: &Key, name: &ObjectName) -> Result<Option<Duration>, Error> {
         let seen = {
-            let state = lock(&self.state);
-            state.waiting_backend(name).map(|(backend, said)| (backend.clone(), said))
+            let index = lock(&self.index);
+            index.waiting_backend(name).map(|(backend, said)| (backend.clone(), said))
         };
         let Some((backend, said)) = seen else { return Ok(None) };
         let decision = {
@@ -32,7 +32,7 @@ impl Reconciler {
                 Ok(None)
             }
             Decision::Wait(again, said) => {
-                if let Some(message) = said.filter(|_| !backend.told) {
+                if let Some(message) = said.filter(|_| !backend.gate_reported) {
                     self.learn(
                         self.api_server.set_gate(name, &backend.uid, false, UNHEALTHY, &message).await?,
                     );

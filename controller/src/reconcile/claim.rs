@@ -1,7 +1,7 @@
 //! The protocol by which an address is claimed: reserve it, hold its Subnet,
 //! POST the claim, then apply what the API server has or drop the reservation.
 
-use lb_svc_core::ipam::{Refusal, Wish};
+use lb_svc_core::ipam::{AddressRequest, AllocationError};
 use lb_svc_core::model::ServiceRef;
 use lb_svc_crds::IP;
 
@@ -17,42 +17,42 @@ impl Reconciler {
     pub(super) async fn claim(
         &self,
         service: &ServiceRef,
-        wish: &Wish,
+        request: &AddressRequest,
         gateway_namespace: &str,
-    ) -> Result<Option<Refusal>, Error> {
+    ) -> Result<Option<AllocationError>, Error> {
         for _ in 0..CLAIM_TRIES {
-            let candidate = match lock(&self.state).ledger.reserve(wish) {
-                Ok(candidate) => candidate,
-                Err(refusal) => return Ok(Some(refusal)),
+            let reservation = match lock(&self.index).allocator.reserve(request) {
+                Ok(reservation) => reservation,
+                Err(allocation_error) => return Ok(Some(allocation_error)),
             };
             // The Subnet must outlive the claim: held first, claimed then.
-            let subnet = lock(&self.state).subnet(&candidate.subnet).cloned();
+            let subnet = lock(&self.index).subnet(&reservation.subnet).cloned();
             let claimed = match subnet.filter(|subnet| !subnet.held) {
-                Some(subnet) => match self.api_server.hold_subnet(&candidate.subnet, &subnet, true).await {
-                    Ok(()) => self.api_server.claim(wish, &candidate, gateway_namespace).await,
+                Some(subnet) => match self.api_server.hold_subnet(&reservation.subnet, &subnet, true).await {
+                    Ok(()) => self.api_server.claim(request, &reservation, gateway_namespace).await,
                     Err(error) => Err(error),
                 },
-                None => self.api_server.claim(wish, &candidate, gateway_namespace).await,
+                None => self.api_server.claim(request, &reservation, gateway_namespace).await,
             };
             match claimed {
                 Ok(Claimed::Exists(claim)) => {
-                    let ours = claim.owner == wish.owner;
-                    let mut state = lock(&self.state);
-                    if state.versions.see::<IP>(&claim.id.uid, &claim.id.resource_version) {
-                        state.ledger.apply(*claim, false);
+                    let ours = claim.owner == request.owner;
+                    let mut index = lock(&self.index);
+                    if index.versions.see::<IP>(&claim.id.uid, &claim.id.resource_version) {
+                        index.allocator.apply(*claim, false);
                     } else {
                         // The watch has shown what became of it.
-                        state.ledger.unreserve(&candidate);
+                        index.allocator.unreserve(&reservation);
                     }
-                    drop(state);
+                    drop(index);
                     if ours {
-                        tracing::info!(%service, address = %candidate.address, subnet = candidate.subnet, "address claimed");
+                        tracing::info!(%service, address = %reservation.address, subnet = reservation.subnet, "address claimed");
                         return Ok(None);
                     }
                 }
-                Ok(Claimed::Vanished) => lock(&self.state).ledger.unreserve(&candidate),
+                Ok(Claimed::Vanished) => lock(&self.index).allocator.unreserve(&reservation),
                 Err(error) => {
-                    lock(&self.state).ledger.unreserve(&candidate);
+                    lock(&self.index).allocator.unreserve(&reservation);
                     return Err(error);
                 }
             }

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use lb_svc_core::action::Action;
 use lb_svc_core::ipam::ClaimId;
-use lb_svc_core::model::{Owner, Part, Place, ServiceRef};
+use lb_svc_core::model::{GatewayRef, ObjectKind, ServiceId, ServiceRef};
 use lb_svc_core::service::plan::Observed;
 use serde_json::{Value, json};
 
@@ -22,9 +22,9 @@ impl Reconciler {
         observed: &Observed,
         action: &Action,
     ) -> Result<(), Error> {
-        let place = &observed.place(service);
-        let Some(owner) = observed.service.as_ref().map(|service| &service.owner) else {
-            return self.take_away(place, action).await;
+        let gateway = &observed.gateway_ref(service);
+        let Some(owner) = observed.service.as_ref().map(|service| &service.id) else {
+            return self.take_away(gateway, action).await;
         };
         match action {
             Action::FillAddress(address) => {
@@ -33,29 +33,29 @@ impl Reconciler {
             Action::ClearAddress => self.set_address(observed, owner, None).await,
             Action::WriteConfig(content) => {
                 let written =
-                    self.api_server.write_config(owner, place, content, observed.config.as_ref()).await?;
-                self.note(Part::Config, service, written)
+                    self.api_server.write_config(owner, gateway, content, observed.config.as_ref()).await?;
+                self.note(ObjectKind::Config, service, written)
             }
             Action::WriteKey(config) => {
                 let master = self.master.get_or_try_init(|| self.api_server.master(&self.namespace)).await?;
-                self.api_server.write_key(owner, place, config, master).await?;
-                lock(&self.memory).entry(key.clone()).or_default().keyed = Some(Instant::now());
+                self.api_server.write_key(owner, gateway, config, master).await?;
+                lock(&self.memory).entry(key.clone()).or_default().key_written = Some(Instant::now());
                 Ok(())
             }
             Action::WriteBudget(wanted) => {
-                let written = self.api_server.write_budget(place, wanted, observed.budget.as_ref()).await?;
-                self.note(Part::Budget, service, written)
+                let written = self.api_server.write_budget(gateway, wanted, observed.budget.as_ref()).await?;
+                self.note(ObjectKind::Budget, service, written)
             }
             Action::WriteDeployment(wanted) => {
                 let written =
-                    self.api_server.write_deployment(place, wanted, observed.deployment.as_ref()).await?;
-                self.note(Part::Deployment, service, written)
+                    self.api_server.write_deployment(gateway, wanted, observed.deployment.as_ref()).await?;
+                self.note(ObjectKind::Deployment, service, written)
             }
-            Action::Annotate { pod, uid, annotations, nudge } => {
-                match self.api_server.annotate(&place.namespace, pod, uid, annotations).await? {
+            Action::AnnotatePod { pod, uid, annotations, nudge } => {
+                match self.api_server.annotate(&gateway.namespace, pod, uid, annotations).await? {
                     Some(written) => self.learn(Some(written)),
                     // Gone, whatever the watch has shown so far.
-                    None => drop(lock(&self.state).set_pod(place.clone(), pod, None)),
+                    None => drop(lock(&self.index).set_pod(gateway.clone(), pod, None)),
                 }
                 if let Some(attempt) = nudge {
                     let mut memory = lock(&self.memory);
@@ -65,15 +65,15 @@ impl Reconciler {
                 }
                 Ok(())
             }
-            Action::Record { claim, mac, probed } => {
+            Action::RecordMac { claim, mac, probed } => {
                 let spec = json!({ "macAddress": mac, "probed": probed, "conflict": "" });
                 self.change_claim(claim, spec).await
             }
-            Action::GiveUp(claim, mac) => self.change_claim(claim, json!({ "conflict": mac })).await,
-            Action::Keep(claim, keep) => self.change_claim(claim, json!({ "keep": keep })).await,
-            Action::TakeOver(claim) => self.change_claim(claim, json!({ "serviceUid": owner.uid })).await,
-            Action::Settle(claim) => {
-                self.learn(self.api_server.settle_claim(claim, place).await?);
+            Action::MarkConflict(claim, mac) => self.change_claim(claim, json!({ "conflict": mac })).await,
+            Action::SetRetain(claim, keep) => self.change_claim(claim, json!({ "keep": keep })).await,
+            Action::Adopt(claim) => self.change_claim(claim, json!({ "serviceUid": owner.uid })).await,
+            Action::SetGatewayNamespace(claim) => {
+                self.learn(self.api_server.settle_claim(claim, gateway).await?);
                 Ok(())
             }
             Action::SetStatus { ingress, conditions } => match &observed.service {
@@ -101,21 +101,21 @@ impl Reconciler {
                 }
                 Ok(())
             }
-            other => self.take_away(place, other).await,
+            other => self.take_away(gateway, other).await,
         }
     }
 
     /// The actions that need no Service.
-    async fn take_away(&self, place: &Place, action: &Action) -> Result<(), Error> {
+    async fn take_away(&self, gateway: &GatewayRef, action: &Action) -> Result<(), Error> {
         match action {
-            Action::DeleteConfig(uid, version) => self.api_server.delete_config(place, uid, version).await,
+            Action::DeleteConfig(uid, version) => self.api_server.delete_config(gateway, uid, version).await,
             Action::DeleteDeployment(uid, version) => {
-                self.api_server.delete_deployment(place, uid, version).await
+                self.api_server.delete_deployment(gateway, uid, version).await
             }
-            Action::DeleteBudget(uid, version) => self.api_server.delete_budget(place, uid, version).await,
+            Action::DeleteBudget(uid, version) => self.api_server.delete_budget(gateway, uid, version).await,
             Action::Release(claim) => {
                 self.api_server.release(claim).await?;
-                tracing::info!(service = %place.service, claim = claim.name, "address given back");
+                tracing::info!(service = %gateway.service, claim = claim.name, "address given back");
                 Ok(())
             }
             _ => Ok(()),
@@ -125,7 +125,7 @@ impl Reconciler {
     async fn set_address(
         &self,
         observed: &Observed,
-        owner: &Owner,
+        owner: &ServiceId,
         address: Option<&str>,
     ) -> Result<(), Error> {
         let version = observed.service.as_ref().map_or("", |service| &service.resource_version);
@@ -142,16 +142,16 @@ impl Reconciler {
     /// so nothing more is made beside that; a gateway does without a budget.
     pub(super) fn note<K: Watched>(
         &self,
-        part: Part,
+        part: ObjectKind,
         service: &ServiceRef,
         written: Written<K>,
     ) -> Result<(), Error> {
         match written {
-            Written::Ours(object) => learn(&mut lock(&self.state), *object),
+            Written::Ours(object) => learn(&mut lock(&self.index), *object),
             Written::Already => {}
             Written::Foreign => {
-                lock(&self.state).set_foreign(part, service, Instant::now());
-                if part != Part::Budget {
+                lock(&self.index).set_foreign(part, service, Instant::now());
+                if part != ObjectKind::Budget {
                     return Err(Error::Taken);
                 }
             }
@@ -161,7 +161,7 @@ impl Reconciler {
 
     pub(super) fn learn<K: Watched>(&self, written: Option<K>) {
         if let Some(object) = written {
-            learn(&mut lock(&self.state), object);
+            learn(&mut lock(&self.index), object);
         }
     }
 }

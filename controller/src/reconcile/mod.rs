@@ -9,8 +9,8 @@ use tokio::sync::OnceCell;
 
 use crate::api_server::client::ApiServer;
 use crate::election_key::Master;
-use crate::gateway_client::Asker;
-use crate::index::{Key, State};
+use crate::gateway_client::GatewayClient;
+use crate::index::{Index, Key};
 use crate::telemetry::metrics::Metrics;
 use backoff::{FAILED, pause};
 use memory::Memory;
@@ -27,10 +27,10 @@ mod subnet;
 
 /// Everything a run needs.
 pub struct Reconciler {
-    state: Arc<Mutex<State>>,
+    index: Arc<Mutex<Index>>,
     configuration: Arc<Configuration>,
     api_server: ApiServer,
-    asker: Asker,
+    gateway_client: GatewayClient,
     metrics: Arc<Metrics>,
     queue: Queue,
     memory: Mutex<HashMap<Key, Memory>>,
@@ -45,20 +45,20 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Reconciler {
-    /// A reconciler over `state`, which lets others have their turn by `queue`;
+    /// A reconciler over `index`, which lets others have their turn by `queue`;
     /// `namespace` is the controller's own.
     pub fn new(
-        state: Arc<Mutex<State>>,
+        index: Arc<Mutex<Index>>,
         configuration: Configuration,
         api_server: ApiServer,
-        asker: Asker,
+        gateway_client: GatewayClient,
         metrics: Arc<Metrics>,
         queue: Queue,
         namespace: String,
     ) -> Self {
         let (memory, master) = (Mutex::default(), OnceCell::new());
         let configuration = Arc::new(configuration);
-        Self { state, configuration, api_server, asker, metrics, queue, memory, namespace, master }
+        Self { index, configuration, api_server, gateway_client, metrics, queue, memory, namespace, master }
     }
 
     /// Brings `key` nearer to what is wanted; returns after which time to look
@@ -106,11 +106,11 @@ mod tests {
     use kube::Client;
     use kube::client::Body;
     use lb_svc_core::action::{Action, Plan};
-    use lb_svc_core::backend::convergence::Sight;
+    use lb_svc_core::backend::convergence::Convergence;
     use lb_svc_core::backend::readiness_gate::Verdict;
     use lb_svc_core::backend::readiness_gate::Wait;
     use lb_svc_core::model::{Attachment, Backend, PodId};
-    use lb_svc_core::model::{Part, ServiceRef};
+    use lb_svc_core::model::{ObjectKind, ServiceRef};
     use lb_svc_core::service::plan::plan;
     use lb_svc_crds::{SubnetSpec, names};
     use serde_json::{Value, json};
@@ -139,26 +139,26 @@ mod tests {
         fn new() -> Self {
             let (service, handle) = mock::pair::<Request<Body>, Response<Body>>();
             let api_server = ApiServer::new(Client::new(service, "default"), "controller-1".into());
-            let mut state = State::default();
+            let mut index = Index::default();
             let mut web = lb_svc_core::testing::service();
             web.annotations.insert(names::DIRECT_ACCESS_ANNOTATION.into(), "true".into());
             web.selector = [("app".into(), "web".into())].into();
-            let (service, pod) = (web.owner.service.clone(), ("default".to_owned(), "web-0".to_owned()));
+            let (service, pod) = (web.id.service.clone(), ("default".to_owned(), "web-0".to_owned()));
             let backend = Backend {
                 uid: "p-1".into(),
                 id: PodId::of("p-1"),
                 labels: web.selector.clone(),
-                fit: true,
-                passed: None,
-                told: false,
+                ready_except_gate: true,
+                gate_satisfied_at: None,
+                gate_reported: false,
             };
-            state.set_service(service.clone(), Some(web));
-            state.set_backend(pod.clone(), Some(backend));
+            index.set_service(service.clone(), Some(web));
+            index.set_backend(pod.clone(), Some(backend));
             let reconciler = Reconciler::new(
-                Arc::new(Mutex::new(state)),
+                Arc::new(Mutex::new(index)),
                 Configuration::new("gateway:1"),
                 api_server,
-                Asker::default(),
+                GatewayClient::default(),
                 Arc::default(),
                 queue::queue().0,
                 "lb-svc-system".into(),
@@ -167,7 +167,7 @@ mod tests {
         }
 
         fn say(&self, verdict: Verdict) {
-            lock(&self.reconciler.state).set_verdicts(&self.service, [(PodId::of("p-1"), verdict)].into());
+            lock(&self.reconciler.index).set_verdicts(&self.service, [(PodId::of("p-1"), verdict)].into());
         }
 
         /// A run in which nothing is written.
@@ -204,13 +204,13 @@ mod tests {
     async fn a_pod_passes_its_gate_once_its_gateways_have_taken_it_up() {
         let mut scene = Scene::new();
         assert_eq!(scene.run().await, Some(Duration::from_secs(1)));
-        scene.say(Verdict::Taken);
+        scene.say(Verdict::Programmed);
         let (condition, again) = scene.write().await;
         assert_eq!((&condition["status"], &condition["reason"]), (&json!("True"), &json!("Served")));
         assert_eq!(again, None);
         // What was written is known, before the watch shows it.
         assert_eq!(scene.run().await, None);
-        assert_eq!(lock(&scene.reconciler.state).waiting_backends(), 0);
+        assert_eq!(lock(&scene.reconciler.index).waiting_backends(), 0);
     }
 
     #[tokio::test]
@@ -224,7 +224,7 @@ mod tests {
         assert_eq!((&condition["status"], &condition["message"]), (&json!("False"), &json!("it fails")));
         assert_eq!(again, Some(Duration::from_secs(1)));
         assert_eq!(scene.run().await, Some(Duration::from_secs(1)));
-        scene.say(Verdict::Taken);
+        scene.say(Verdict::Programmed);
         assert_eq!(scene.write().await.0["status"], "True");
     }
 
@@ -232,26 +232,26 @@ mod tests {
     async fn no_pod_is_made_for_a_config_map_that_is_not_ours() {
         let Scene { reconciler, mut handle, service, .. } = Scene::new();
         {
-            let mut state = lock(&reconciler.state);
+            let mut index = lock(&reconciler.index);
             let spec = SubnetSpec {
                 provider: "lan.kube-system".into(),
                 cidr_block: "172.18.0.0/16".into(),
                 ..SubnetSpec::default()
             };
-            state.set_subnet("lan", Some(read::subnet(&lb_svc_crds::Subnet::new("lan", spec))));
-            state.set_attachment(("kube-system".into(), "lan".into()), Some(Attachment::default()));
-            let mut web = state.observe(&service, Instant::now()).service.unwrap();
+            index.set_subnet("lan", Some(read::subnet(&lb_svc_crds::Subnet::new("lan", spec))));
+            index.set_attachment(("kube-system".into(), "lan".into()), Some(Attachment::default()));
+            let mut web = index.observe(&service, Instant::now()).service.unwrap();
             web.load_balancer_ip = "172.18.0.11".into();
             let claim = json!({
                 "metadata": { "name": "lan.kube-system.172.18.0.11", "uid": "c-1", "resourceVersion": "5" },
                 "spec": {
                     "subnet": "lan", "provider": "lan.kube-system", "ipAddress": "172.18.0.11",
                     "namespace": service.namespace, "serviceName": service.name,
-                    "serviceUid": web.owner.uid, "requested": "static",
+                    "serviceUid": web.id.uid, "requested": "static",
                 },
             });
-            state.set_claim(read::claim(&serde_json::from_value(claim).unwrap()).unwrap());
-            state.set_service(service.clone(), Some(web));
+            index.set_claim(read::claim(&serde_json::from_value(claim).unwrap()).unwrap());
+            index.set_service(service.clone(), Some(web));
         }
         let mut asked = Vec::new();
         let answers = async {
@@ -275,7 +275,7 @@ mod tests {
         assert_eq!(asked, [format!("POST {configs}"), format!("GET {configs}/lb-svc-test-service")]);
         assert_eq!(again, Some(FAILED.0), "to say so");
         let planned = |at| {
-            let actions = plan(&service, &lock(&reconciler.state).observe(&service, at)).actions;
+            let actions = plan(&service, &lock(&reconciler.index).observe(&service, at)).actions;
             let tries = actions.iter().any(|action| matches!(action, Action::WriteConfig(_)));
             let says = |action: &Action| match action {
                 Action::SetStatus { conditions, .. } => format!("{conditions:?}").contains("NameTaken"),
@@ -288,22 +288,22 @@ mod tests {
         assert_eq!(planned(now + FOREIGN_FOR), (false, true), "it may be free now");
         // A gateway does without a budget.
         let budget = Written::<PodDisruptionBudget>::Foreign;
-        reconciler.note(Part::Budget, &service, budget).unwrap();
+        reconciler.note(ObjectKind::Budget, &service, budget).unwrap();
     }
 
     #[tokio::test]
     async fn a_gateway_that_others_wait_for_is_asked_more_often() {
         let scene = Scene::new();
         let key = Key::Gateway(scene.service.clone());
-        let observed = lock(&scene.reconciler.state).observe(&scene.service, Instant::now());
-        let next = |settled: bool, sight: Sight| {
-            let plan = Plan { settled, direct: Some(sight), ..Plan::default() };
+        let observed = lock(&scene.reconciler.index).observe(&scene.service, Instant::now());
+        let next = |converged: bool, convergence: Convergence| {
+            let plan = Plan { converged, convergence: Some(convergence), ..Plan::default() };
             let pauses = (0..20).filter_map(|_| scene.reconciler.next(&key, &observed, &plan));
             pauses.last().unwrap()
         };
-        assert_eq!(next(false, Sight::default()), UNSETTLED.1);
-        assert_eq!(next(false, Sight { holds: true, ..Sight::default() }), HOLDS);
-        assert_eq!(next(true, Sight::default()), SETTLED);
-        assert!(next(true, Sight { checks: true, ..Sight::default() }) < SETTLED / 2);
+        assert_eq!(next(false, Convergence::default()), UNSETTLED.1);
+        assert_eq!(next(false, Convergence { holds: true, ..Convergence::default() }), HOLDS);
+        assert_eq!(next(true, Convergence::default()), SETTLED);
+        assert!(next(true, Convergence { checks: true, ..Convergence::default() }) < SETTLED / 2);
     }
 }

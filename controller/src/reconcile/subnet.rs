@@ -10,8 +10,8 @@ use crate::api_server::client::Error;
 impl Reconciler {
     pub(super) async fn subnet(&self, name: &str) -> Result<Option<Duration>, Error> {
         let seen = {
-            let state = lock(&self.state);
-            state.subnet(name).cloned().zip(state.ledger.usage(name))
+            let index = lock(&self.index);
+            index.subnet(name).cloned().zip(index.allocator.usage(name))
         };
         let Some((subnet, usage)) = seen else {
             return Ok(None);

@@ -9,7 +9,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
-use crate::index::State;
+use crate::index::Index;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Outcome {
@@ -21,7 +21,7 @@ struct Reason {
     reason: &'static str,
 }
 
-/// Counters of what the process did; gauges are read from the state when
+/// Counters of what the process did; gauges are read from the index when
 /// asked for, so they cannot drift.
 #[derive(Debug, Default)]
 pub struct Metrics {
@@ -32,8 +32,8 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Registers the counters, and gauges that read `state`.
-    pub fn register(&self, registry: &mut Registry, state: &Arc<Mutex<State>>) {
+    /// Registers the counters, and gauges that read `index`.
+    pub fn register(&self, registry: &mut Registry, index: &Arc<Mutex<Index>>) {
         let registry = registry.sub_registry_with_prefix("lb_svc_controller");
         registry.register("reconciles", "Runs of the loop, by how they ended", self.runs.clone());
         registry.register("nudges", "Gateway pods told of a configuration", self.nudges.clone());
@@ -43,7 +43,7 @@ impl Metrics {
             self.renudges.clone(),
         );
         registry.register("gates", "Pods that passed their readiness gate", self.gates.clone());
-        registry.register_collector(Box::new(Gauges(Arc::clone(state))));
+        registry.register_collector(Box::new(Gauges(Arc::clone(index))));
     }
 
     /// A run ended; with an error of this category, or well.
@@ -67,13 +67,13 @@ impl Metrics {
 }
 
 #[derive(Debug)]
-struct Gauges(Arc<Mutex<State>>);
+struct Gauges(Arc<Mutex<Index>>);
 
 impl Collector for Gauges {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let (claims, waiting, pods) = {
-            let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            (state.ledger.claims().count(), state.waiting(), state.waiting_backends())
+            let index = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            (index.allocator.claims().count(), index.waiting(), index.waiting_backends())
         };
         for (name, help, value) in [
             ("claims", "Addresses held", claims),

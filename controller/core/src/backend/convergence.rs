@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use lb_svc_crds::gateway::{GatewayStatus, HealthCheck, Port, Subset, TargetPort, Transport};
 
 use super::readiness_gate::Verdict;
-use crate::model::{Answer, Pod, PodId, Slice};
+use crate::model::{EndpointSlice, Pod, PodId, StatusReport};
 
 /// For so long a gateway may be behind with its endpoints and still be said to
 /// serve: they come and go, and its configuration with each of them.
@@ -22,7 +22,7 @@ const RECENT: usize = 32;
 
 /// Where a gateway is to lead connections.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Led {
+pub struct EndpointTargets {
     /// The ports served.
     pub ports: Vec<Port>,
     /// The endpoints.
@@ -36,7 +36,7 @@ pub struct Led {
 /// What is to be remembered from one look at a gateway to the next. It may be
 /// lost: then less is known for a while.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Course {
+pub struct ConvergenceState {
     /// What its pods carry out but for the endpoints, if they do.
     rest: Option<String>,
     /// The digests that they say.
@@ -51,9 +51,9 @@ pub struct Course {
 }
 
 /// A look at a gateway.
-pub struct Look<'a> {
+pub struct Observation<'a> {
     /// Where it is to lead connections.
-    pub led: &'a Led,
+    pub led: &'a EndpointTargets,
     /// The digest of its configuration.
     pub digest: &'a str,
     /// Its ready pods.
@@ -64,19 +64,19 @@ pub struct Look<'a> {
     /// Whether a pod says that it does.
     pub carries: &'a dyn Fn(&GatewayStatus) -> bool,
     /// The Service's slices.
-    pub slices: &'a [Arc<Slice>],
+    pub slices: &'a [Arc<EndpointSlice>],
     /// The pods that are ready but for our readiness gate, and whether they
     /// have passed it.
-    pub fit: &'a BTreeMap<PodId, bool>,
+    pub gated_pods: &'a BTreeMap<PodId, bool>,
     /// Now.
     pub now: Timestamp,
 }
 
 /// What is seen of a gateway.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Sight {
+pub struct Convergence {
     /// To be remembered.
-    pub course: Course,
+    pub convergence_state: ConvergenceState,
     /// Whether it serves: all, or all but the last changes of endpoints.
     pub serves: bool,
     /// Whether it checks its endpoints.
@@ -91,31 +91,36 @@ pub struct Sight {
     pub verdicts: BTreeMap<PodId, Verdict>,
 }
 
-impl Look<'_> {
+impl Observation<'_> {
     /// What is seen, by who saw `before`.
-    pub fn see(&self, before: Option<&Course>) -> Sight {
+    pub fn see(&self, before: Option<&ConvergenceState>) -> Convergence {
         let waiting = self.waiting();
         let failing = self.failing();
-        let course = self.course(before, &waiting, !failing.is_empty());
+        let convergence_state = self.convergence_state(before, &waiting, !failing.is_empty());
         let is_recent = |since: Timestamp| self.now.duration_since(since) < BEHIND;
         let patience = self.led.check.as_ref().map(|check| {
             let limit = SignedDuration::from_millis(check.timeout_ms.into());
             limit + ASKED
         });
-        let fails = course.failing.zip(patience);
+        let fails = convergence_state.failing.zip(patience);
         let fails = fails.map(|(since, patience)| self.now.duration_since(since) >= patience);
-        Sight {
-            serves: course.rest.is_some() && course.behind.is_none_or(is_recent),
+        Convergence {
+            serves: convergence_state.rest.is_some() && convergence_state.behind.is_none_or(is_recent),
             checks: self.led.check.is_some(),
             failing: failing.into_iter().filter(|_| fails == Some(true)).collect(),
             may_fail: fails == Some(false),
             holds: !waiting.is_empty(),
-            verdicts: self.verdicts(&waiting, &course.recent),
-            course,
+            verdicts: self.verdicts(&waiting, &convergence_state.recent),
+            convergence_state,
         }
     }
 
-    fn course(&self, before: Option<&Course>, waiting: &BTreeMap<PodId, IpAddr>, fails: bool) -> Course {
+    fn convergence_state(
+        &self,
+        before: Option<&ConvergenceState>,
+        waiting: &BTreeMap<PodId, IpAddr>,
+        fails: bool,
+    ) -> ConvergenceState {
         let digests = self.pods.iter().filter_map(|pod| status(pod)?.digest.clone()).collect();
         let known = before.filter(|before| before.rest.as_ref() == Some(&self.led.rest));
         let behind = match known {
@@ -134,7 +139,7 @@ impl Look<'_> {
             let led = waiting.iter().filter(|(_, address)| self.leading(**address).next().is_some());
             recent.push_front((self.digest.to_owned(), led.map(|(pod, _)| *pod).collect()));
         }
-        Course { rest, digests, behind, failing, recent }
+        ConvergenceState { rest, digests, behind, failing, recent }
     }
 
     /// The ports all whose endpoints a pod finds unhealthy.
@@ -159,7 +164,7 @@ impl Look<'_> {
     fn waiting(&self) -> BTreeMap<PodId, IpAddr> {
         let endpoints = self.slices.iter().flat_map(|slice| &slice.endpoints);
         let pods = endpoints.filter_map(|endpoint| Some((endpoint.pod?, endpoint.address.into())));
-        pods.filter(|(pod, _)| self.fit.get(pod) == Some(&false)).collect()
+        pods.filter(|(pod, _)| self.gated_pods.get(pod) == Some(&false)).collect()
     }
 
     /// Where connections are to go to `address`.
@@ -197,7 +202,7 @@ impl Look<'_> {
                 }
                 None => {
                     let all = !self.pods.is_empty() && self.pods.iter().all(|pod| leads(pod, to));
-                    all.then_some(Verdict::Taken)
+                    all.then_some(Verdict::Programmed)
                 }
             }
         };
@@ -206,9 +211,9 @@ impl Look<'_> {
 }
 
 fn status(pod: &Pod) -> Option<&GatewayStatus> {
-    match &pod.answer {
-        Answer::Said(status) => Some(status),
-        Answer::Unasked | Answer::Silence => None,
+    match &pod.report {
+        StatusReport::Reported(status) => Some(status),
+        StatusReport::NotQueried | StatusReport::NoResponse => None,
     }
 }
 
@@ -220,12 +225,17 @@ mod tests {
     fn gateway(name: &str, digest: &str, unhealthy: &[&str]) -> Pod {
         let unhealthy = unhealthy.iter().map(|socket| socket.parse().unwrap()).collect();
         let status = GatewayStatus { digest: Some(digest.into()), unhealthy, ..GatewayStatus::default() };
-        Pod { name: name.into(), ready: true, answer: Answer::Said(Box::new(status)), ..Pod::default() }
+        Pod {
+            name: name.into(),
+            ready: true,
+            report: StatusReport::Reported(Box::new(status)),
+            ..Pod::default()
+        }
     }
 
     /// Two endpoints on port 80, of which the second waits for the gate, and
     /// port 53 by UDP.
-    fn led() -> Led {
+    fn led() -> EndpointTargets {
         let target = |protocol, port, target_port| TargetPort { protocol, port, target_port };
         let subset = Subset {
             ports: vec![target(Transport::Tcp, 80, 8080), target(Transport::Udp, 53, 53)],
@@ -234,7 +244,7 @@ mod tests {
         };
         let port = |protocol, port| Port { protocol, port };
         let check = HealthCheck { path: None, interval_ms: 5000, timeout_ms: 2000, rise: 2, fall: 3 };
-        Led {
+        EndpointTargets {
             ports: vec![port(Transport::Tcp, 80), port(Transport::Udp, 53)],
             subsets: vec![subset],
             check: Some(check),
@@ -247,12 +257,12 @@ mod tests {
     }
 
     struct Scene {
-        led: Led,
+        led: EndpointTargets,
         digest: &'static str,
         pods: Vec<Pod>,
         follows: bool,
         start: Timestamp,
-        course: Option<Course>,
+        convergence_state: Option<ConvergenceState>,
     }
 
     impl Scene {
@@ -263,27 +273,28 @@ mod tests {
                 pods,
                 follows: true,
                 start: Timestamp::UNIX_EPOCH,
-                course: None,
+                convergence_state: None,
             }
         }
 
         /// What is seen after so many seconds, and remembered.
-        fn see(&mut self, seconds: i64) -> Sight {
+        fn see(&mut self, seconds: i64) -> Convergence {
             let slices = [Arc::new(slice(&[], &[(1, "ready"), (2, "unready"), (3, "unready")]))];
-            let fit = [(PodId::of("uid-1"), true), (second(), false), (PodId::of("uid-4"), false)].into();
+            let gated_pods =
+                [(PodId::of("uid-1"), true), (second(), false), (PodId::of("uid-4"), false)].into();
             let pods: Vec<&Pod> = self.pods.iter().collect();
-            let look = Look {
+            let look = Observation {
                 led: &self.led,
                 digest: self.digest,
                 pods: &pods,
                 follows: self.follows,
                 carries: &|status| status.digest.as_deref() == Some(self.digest),
                 slices: &slices,
-                fit: &fit,
+                gated_pods: &gated_pods,
                 now: self.start + SignedDuration::from_secs(seconds),
             };
-            let sight = look.see(self.course.as_ref());
-            self.course = Some(sight.course.clone());
+            let sight = look.see(self.convergence_state.as_ref());
+            self.convergence_state = Some(sight.convergence_state.clone());
             sight
         }
     }
@@ -310,7 +321,8 @@ mod tests {
     fn a_check_that_fails_everywhere_is_said_after_a_while() {
         let all = ["10.0.0.1:8080", "10.0.0.2:8080"];
         let mut scene = Scene::new(vec![gateway("a", "now", &[]), gateway("b", "now", &all)]);
-        let seen = |sight: Sight| (sight.failing.iter().map(|port| port.port).collect(), sight.may_fail);
+        let seen =
+            |sight: Convergence| (sight.failing.iter().map(|port| port.port).collect(), sight.may_fail);
         assert_eq!(seen(scene.see(0)), (vec![], true));
         assert_eq!(seen(scene.see(2)), (vec![], true), "there was one time limit so far");
         assert_eq!(seen(scene.see(3)), (vec![80], false));
@@ -336,12 +348,12 @@ mod tests {
             assert!(sight.holds);
             sight.verdicts.get(&second()).cloned()
         };
-        let taken = Some(Verdict::Taken);
+        let taken = Some(Verdict::Programmed);
         let now = |name: &str| gateway(name, "now", &[]);
         assert_eq!(verdict(&[now("a"), now("b")]), taken);
         assert_eq!(verdict(&[]), None);
         assert_eq!(verdict(&[now("a"), gateway("b", "earlier", &[])]), None);
-        let silent = Pod { answer: Answer::Silence, ..now("b") };
+        let silent = Pod { report: StatusReport::NoResponse, ..now("b") };
         assert_eq!(verdict(&[now("a"), silent]), None, "it may not know");
         // Others' failures, and of what is not checked, are none of its own.
         assert_eq!(verdict(&[gateway("a", "now", &["10.0.0.1:8080", "10.0.0.2:53"])]), taken);
@@ -362,7 +374,7 @@ mod tests {
             scene.see(2);
         }
         assert_eq!(scene.see(3).verdicts.get(&second()), None);
-        assert_eq!(scene.course.unwrap().recent.len(), RECENT);
+        assert_eq!(scene.convergence_state.unwrap().recent.len(), RECENT);
 
         let mut scene = Scene::new(vec![now("a")]);
         scene.led.subsets[0].addresses.pop();

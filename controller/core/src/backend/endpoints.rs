@@ -7,29 +7,32 @@ use std::sync::Arc;
 
 use lb_svc_crds::gateway::{Subset, TargetPort, Transport};
 
-use crate::model::{Endpoint, PodId, ServicePort, Slice, SlicePort};
+use crate::model::{Endpoint, EndpointPort, EndpointSlice, PodId, ServicePort};
 use crate::service::spec::transport;
 
-/// How much is to be said for an endpoint.
+/// Whether an endpoint gets new connections, worst first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Standing {
-    /// It gets no new connections.
-    Out,
-    /// It does if there is no better one.
-    Leaving,
-    /// It does.
+enum EndpointCondition {
+    /// Not used.
+    NotServing,
+    /// Used only if no endpoint of the port is ready.
+    ServingTerminating,
+    /// Used.
     Ready,
 }
 
 impl Endpoint {
-    /// Of a pod that waits for its readiness gate only, `is_fit`: its slice
+    /// Of a pod that waits for its readiness gate only,
+    /// `is_ready_except_gate`: its slice
     /// calls it ready when it has passed.
-    fn standing(&self, is_fit: impl Fn(PodId) -> bool) -> Standing {
+    fn condition(&self, is_ready_except_gate: impl Fn(PodId) -> bool) -> EndpointCondition {
         match self {
-            Self { ready: true, .. } => Standing::Ready,
-            Self { serving: true, terminating: true, .. } => Standing::Leaving,
-            Self { terminating: false, pod: Some(pod), .. } if is_fit(*pod) => Standing::Ready,
-            _ => Standing::Out,
+            Self { ready: true, .. } => EndpointCondition::Ready,
+            Self { serving: true, terminating: true, .. } => EndpointCondition::ServingTerminating,
+            Self { terminating: false, pod: Some(pod), .. } if is_ready_except_gate(*pod) => {
+                EndpointCondition::Ready
+            }
+            _ => EndpointCondition::NotServing,
         }
     }
 }
@@ -39,15 +42,19 @@ type Members = Vec<usize>;
 /// Where connections go, and where only those go that are there.
 type Addresses = (Vec<IpAddr>, Vec<IpAddr>);
 
-/// The endpoints that `ports` lead to. A pod that `is_fit` is ready, whatever
+/// The endpoints that `ports` lead to. A pod that `is_ready_except_gate` is ready, whatever
 /// its slice says.
 ///
 /// A port without any endpoint is in no subset; one whose endpoints serve it
 /// by different numbers is in several.
-pub fn subsets(ports: &[ServicePort], slices: &[Arc<Slice>], is_fit: impl Fn(PodId) -> bool) -> Vec<Subset> {
+pub fn subsets(
+    ports: &[ServicePort],
+    slices: &[Arc<EndpointSlice>],
+    is_ready_except_gate: impl Fn(PodId) -> bool,
+) -> Vec<Subset> {
     let mut numbers: HashMap<(&str, Transport), BTreeMap<u16, Members>> = HashMap::new();
     for (n, slice) in slices.iter().enumerate() {
-        for SlicePort { name, protocol, port } in &slice.ports {
+        for EndpointPort { name, protocol, port } in &slice.ports {
             numbers.entry((name, *protocol)).or_default().entry(*port).or_default().push(n);
         }
     }
@@ -61,7 +68,7 @@ pub fn subsets(ports: &[ServicePort], slices: &[Arc<Slice>], is_fit: impl Fn(Pod
     }
     let mut subsets: BTreeMap<Addresses, Vec<Vec<TargetPort>>> = BTreeMap::new();
     for (members, ports) in alike {
-        for (n, addresses) in choose(slices, &members, &is_fit).into_iter().enumerate() {
+        for (n, addresses) in choose(slices, &members, &is_ready_except_gate).into_iter().enumerate() {
             if addresses == Addresses::default() {
                 continue;
             }
@@ -90,26 +97,31 @@ pub fn subsets(ports: &[ServicePort], slices: &[Arc<Slice>], is_fit: impl Fn(Pod
 /// The endpoints of one port, which the slices of each of `members` serve by
 /// another number: all that are ready, or else those that still serve on their
 /// way out.
-fn choose(slices: &[Arc<Slice>], members: &[&Members], is_fit: &impl Fn(PodId) -> bool) -> Vec<Addresses> {
-    let standings = members.iter().map(|members| {
-        let mut standings: BTreeMap<Ipv4Addr, Standing> = BTreeMap::new();
+fn choose(
+    slices: &[Arc<EndpointSlice>],
+    members: &[&Members],
+    is_ready_except_gate: &impl Fn(PodId) -> bool,
+) -> Vec<Addresses> {
+    let conditions = members.iter().map(|members| {
+        let mut conditions: BTreeMap<Ipv4Addr, EndpointCondition> = BTreeMap::new();
         for endpoint in members.iter().flat_map(|n| &slices[*n].endpoints) {
             // It may be in two slices while it moves from one to the other.
-            let standing = standings.entry(endpoint.address).or_insert(Standing::Out);
-            *standing = endpoint.standing(is_fit).max(*standing);
+            let condition = conditions.entry(endpoint.address).or_insert(EndpointCondition::NotServing);
+            *condition = endpoint.condition(is_ready_except_gate).max(*condition);
         }
-        standings
+        conditions
     });
-    let standings: Vec<_> = standings.collect();
-    let best = standings.iter().flat_map(BTreeMap::values).max().copied();
-    let best = best.unwrap_or(Standing::Out).max(Standing::Leaving);
-    let part = |standings: BTreeMap<Ipv4Addr, Standing>| {
+    let conditions: Vec<_> = conditions.collect();
+    let best = conditions.iter().flat_map(BTreeMap::values).max().copied();
+    let best = best.unwrap_or(EndpointCondition::NotServing).max(EndpointCondition::ServingTerminating);
+    let part = |conditions: BTreeMap<Ipv4Addr, EndpointCondition>| {
         let (chosen, others): (Vec<_>, Vec<_>) =
-            standings.into_iter().partition(|(_, standing)| *standing == best);
-        let addresses = |part: Vec<(Ipv4Addr, Standing)>| part.into_iter().map(|(ip, _)| ip.into()).collect();
+            conditions.into_iter().partition(|(_, condition)| *condition == best);
+        let addresses =
+            |part: Vec<(Ipv4Addr, EndpointCondition)>| part.into_iter().map(|(ip, _)| ip.into()).collect();
         (addresses(chosen), addresses(others))
     };
-    standings.into_iter().map(part).collect()
+    conditions.into_iter().map(part).collect()
 }
 
 #[cfg(test)]
@@ -140,8 +152,8 @@ mod tests {
         subsets.iter().map(text).collect()
     }
 
-    fn of(ports: &[ServicePort], slices: &[Slice]) -> Vec<String> {
-        let slices: Vec<Arc<Slice>> = slices.iter().cloned().map(Arc::new).collect();
+    fn of(ports: &[ServicePort], slices: &[EndpointSlice]) -> Vec<String> {
+        let slices: Vec<Arc<EndpointSlice>> = slices.iter().cloned().map(Arc::new).collect();
         shown(&subsets(ports, &slices, |_| false))
     }
 
@@ -226,7 +238,7 @@ mod tests {
         assert_eq!((subsets.len(), subsets[0].ports.len(), subsets[0].addresses.len()), (1, 1000, 5000));
     }
 
-    fn slices() -> impl Strategy<Value = Vec<Slice>> {
+    fn slices() -> impl Strategy<Value = Vec<EndpointSlice>> {
         let endpoint = (1_u8..12, prop::sample::select(vec!["ready", "unready", "leaving", "gone"]));
         let port =
             (prop::sample::select(vec!["a", "b", "c"]), prop::sample::select(vec![Tcp, Udp]), 1_u16..4);
@@ -240,19 +252,19 @@ mod tests {
         #[test]
         fn nobody_is_lost_or_said_twice(slices in slices(), shuffle: prop::sample::Index) {
             let ports = [named("a", "TCP", 1), named("b", "TCP", 2), named("c", "UDP", 1)];
-            let mut slices: Vec<Arc<Slice>> = slices.into_iter().map(Arc::new).collect();
+            let mut slices: Vec<Arc<EndpointSlice>> = slices.into_iter().map(Arc::new).collect();
             let all = subsets(&ports, &slices, |_| false);
             for port in &ports {
                 let protocol = transport(&port.protocol).unwrap();
-                let mut said: BTreeMap<(u16, Ipv4Addr), Standing> = BTreeMap::new();
+                let mut said: BTreeMap<(u16, Ipv4Addr), EndpointCondition> = BTreeMap::new();
                 for slice in &slices {
                     let numbers = slice.ports.iter().filter(|p| p.name == port.name && p.protocol == protocol);
                     for (number, endpoint) in numbers.flat_map(|p| slice.endpoints.iter().map(|e| (p.port, e))) {
-                        let known = said.entry((number, endpoint.address)).or_insert(Standing::Out);
-                        *known = endpoint.standing(|_| false).max(*known);
+                        let known = said.entry((number, endpoint.address)).or_insert(EndpointCondition::NotServing);
+                        *known = endpoint.condition(|_| false).max(*known);
                     }
                 }
-                let best = said.values().max().copied().filter(|best| *best > Standing::Out);
+                let best = said.values().max().copied().filter(|best| *best > EndpointCondition::NotServing);
                 let (mut chosen, mut draining) = (Vec::new(), Vec::new());
                 for subset in &all {
                     let numbers = subset.ports.iter().filter(|p| (p.protocol, p.port) == (protocol, port.port));
@@ -263,14 +275,14 @@ mod tests {
                         draining.extend(subset.draining.iter().map(|address| (number, *address)));
                     }
                 }
-                let expected = |take: &dyn Fn(Standing) -> bool| -> Vec<(u16, IpAddr)> {
-                    let part = said.iter().filter(|(_, standing)| take(**standing));
+                let expected = |take: &dyn Fn(EndpointCondition) -> bool| -> Vec<(u16, IpAddr)> {
+                    let part = said.iter().filter(|(_, condition)| take(**condition));
                     part.map(|((number, ip), _)| (*number, IpAddr::from(*ip))).collect()
                 };
                 chosen.sort_unstable();
                 draining.sort_unstable();
-                prop_assert_eq!(chosen, expected(&|standing| Some(standing) == best));
-                prop_assert_eq!(draining, expected(&|standing| Some(standing) != best));
+                prop_assert_eq!(chosen, expected(&|condition| Some(condition) == best));
+                prop_assert_eq!(draining, expected(&|condition| Some(condition) != best));
             }
             // The order of what is seen is none of what is said.
             if !slices.is_empty() {

@@ -21,14 +21,14 @@ const LOOK: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// All of them lead connections there.
-    Taken,
+    Programmed,
     /// One of them finds it unhealthy; this sentence says so.
     Unhealthy(String),
 }
 
 /// What the gateways of all Services that lead to a backend make of it; `None`:
 /// one has not said so yet.
-pub type Said = Vec<(ServiceRef, Option<Verdict>)>;
+pub type GatewayVerdicts = Vec<(ServiceRef, Option<Verdict>)>;
 
 /// What becomes of a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,7 +60,7 @@ impl Wait {
     }
 
     /// Decides by what is said.
-    pub fn decide(&mut self, said: &Said, now: Instant) -> Decision {
+    pub fn decide(&mut self, said: &GatewayVerdicts, now: Instant) -> Decision {
         let unhealthy = said.iter().find_map(|(_, verdict)| match verdict {
             Some(Verdict::Unhealthy(message)) => Some(message),
             _ => None,
@@ -94,7 +94,7 @@ impl Wait {
 mod tests {
     use super::*;
 
-    fn said(verdicts: &[Option<Verdict>]) -> Said {
+    fn said(verdicts: &[Option<Verdict>]) -> GatewayVerdicts {
         let one = |(n, verdict): (usize, &Option<Verdict>)| {
             (ServiceRef::new("default", &format!("s{n}")), verdict.clone())
         };
@@ -111,7 +111,7 @@ mod tests {
     fn it_passes_when_all_have_taken_it_up() {
         let start = Instant::now();
         let decide = |verdicts: &[Option<Verdict>]| Wait::new(start).decide(&said(verdicts), start);
-        let taken = || Some(Verdict::Taken);
+        let taken = || Some(Verdict::Programmed);
         let reason = |verdicts: &[Option<Verdict>]| match decide(verdicts) {
             Decision::Pass { reason, .. } => reason,
             Decision::Wait(..) => panic!("it waits"),

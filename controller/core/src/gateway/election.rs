@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use lb_svc_crds::gateway::{ElectionStatus, Role};
 
-use crate::model::{Answer, Pod};
+use crate::model::{Pod, StatusReport};
 
 /// The pod that answers.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Active<'a> {
+pub struct ActivePod<'a> {
     /// The pod.
     pub pod: &'a Pod,
     /// How often the addresses were taken over, that time included.
@@ -19,31 +19,32 @@ pub struct Active<'a> {
 
 /// What a pod says of its election.
 fn election(pod: &Pod) -> Option<&ElectionStatus> {
-    match &pod.answer {
-        Answer::Said(status) => status.election.as_ref(),
-        Answer::Unasked | Answer::Silence => None,
+    match &pod.report {
+        StatusReport::Reported(status) => status.election.as_ref(),
+        StatusReport::NotQueried | StatusReport::NoResponse => None,
     }
 }
 
 /// The active one of `pods`, as they say: the one that took over last, where
 /// two say so. One that cannot be asked is active if others say so.
-pub fn active<'a>(pods: &[&'a Pod]) -> Option<Active<'a>> {
+pub fn active<'a>(pods: &[&'a Pod]) -> Option<ActivePod<'a>> {
     let says = |pod: &&'a Pod| {
         let election = election(pod).filter(|election| election.role == Role::Active)?;
-        Some(Active { pod, term: election.term, why: Some(&election.why) })
+        Some(ActivePod { pod, term: election.term, why: Some(&election.why) })
     };
     let is_said = |pod: &&'a Pod| {
         let election = election(pod)?;
         let name = election.active.as_ref()?;
-        let active = pods.iter().find(|other| other.name == *name && other.answer == Answer::Silence)?;
-        Some(Active { pod: active, term: election.term, why: None })
+        let active =
+            pods.iter().find(|other| other.name == *name && other.report == StatusReport::NoResponse)?;
+        Some(ActivePod { pod: active, term: election.term, why: None })
     };
     pods.iter().filter_map(says).chain(pods.iter().filter_map(is_said)).max_by_key(|active| active.term)
 }
 
 /// What was last seen of a gateway's election.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Seen {
+pub struct ElectionView {
     /// The active pod's name, and its term.
     pub active: Option<(String, u64)>,
     /// How many splits each pod had counted, by uid.
@@ -52,25 +53,29 @@ pub struct Seen {
 
 /// What is to be told of an election.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum News {
+pub enum ElectionEvent {
     /// The pod of this name took over, on this node and for this reason, as
     /// far as that is known.
-    Active(String, Option<String>, Option<String>),
+    ActiveChanged(String, Option<String>, Option<String>),
     /// These pods saw that two were active at once.
-    Split(Vec<String>),
+    SplitBrain(Vec<String>),
 }
 
-impl Seen {
+impl ElectionView {
     /// What is seen now of the election among `pods`, and what of it is news
     /// to who saw `before`. The first look only learns.
-    pub fn look(before: Option<&Self>, pods: &[&Pod]) -> (Self, Vec<News>) {
+    pub fn observe(before: Option<&Self>, pods: &[&Pod]) -> (Self, Vec<ElectionEvent>) {
         let mut news = Vec::new();
         let active = active(pods);
         let told = before.and_then(|before| before.active.clone());
         let now = active.map(|active| (active.pod.name.clone(), active.term));
         if let (Some(active), Some(_)) = (active, told.as_ref().filter(|told| now.as_ref() != Some(told))) {
-            let Active { pod, why, .. } = active;
-            news.push(News::Active(pod.name.clone(), pod.node.clone(), why.map(str::to_owned)));
+            let ActivePod { pod, why, .. } = active;
+            news.push(ElectionEvent::ActiveChanged(
+                pod.name.clone(),
+                pod.node.clone(),
+                why.map(str::to_owned),
+            ));
         }
         let mut splits = BTreeMap::new();
         let mut witnesses = Vec::new();
@@ -83,7 +88,7 @@ impl Seen {
             splits.extend(counted.or(known).map(|count| (pod.uid.clone(), count)));
         }
         if !witnesses.is_empty() {
-            news.push(News::Split(witnesses));
+            news.push(ElectionEvent::SplitBrain(witnesses));
         }
         (Self { active: now.or(told), splits }, news)
     }
@@ -97,15 +102,17 @@ mod tests {
     use crate::testing::election_status as status;
 
     fn pod(name: &str, election: Option<ElectionStatus>) -> Pod {
-        let answer = match election {
-            Some(_) => Answer::Said(Box::new(GatewayStatus { election, ..GatewayStatus::default() })),
-            None => Answer::Silence,
+        let report = match election {
+            Some(_) => {
+                StatusReport::Reported(Box::new(GatewayStatus { election, ..GatewayStatus::default() }))
+            }
+            None => StatusReport::NoResponse,
         };
         Pod {
             name: name.into(),
             uid: format!("uid-{name}"),
             node: Some(format!("on-{name}")),
-            answer,
+            report,
             ..Pod::default()
         }
     }
@@ -138,10 +145,10 @@ mod tests {
     }
 
     /// Looks once after another, and what was news each time.
-    fn looks(looks: &[&[Pod]]) -> Vec<Vec<News>> {
+    fn looks(looks: &[&[Pod]]) -> Vec<Vec<ElectionEvent>> {
         let mut seen = None;
         let look = |pods: &&[Pod]| {
-            let (now, news) = Seen::look(seen.as_ref(), &pods.iter().collect::<Vec<_>>());
+            let (now, news) = ElectionView::observe(seen.as_ref(), &pods.iter().collect::<Vec<_>>());
             seen = Some(now);
             news
         };
@@ -167,7 +174,11 @@ mod tests {
             std::slice::from_ref(&later),
         ]);
         let told = |name: &str, term: u64| {
-            vec![News::Active(name.into(), Some(format!("on-{name}")), Some(format!("why {term}")))]
+            vec![ElectionEvent::ActiveChanged(
+                name.into(),
+                Some(format!("on-{name}")),
+                Some(format!("why {term}")),
+            )]
         };
         assert_eq!(news, [vec![], vec![], vec![], told("b", 2), vec![], told("a", 3), told("a", 5)]);
     }
@@ -189,7 +200,9 @@ mod tests {
             &[split("a", 0), split("b", 1)],
             &[split("a", 1), split("b", 1), split("c", 1)],
         ]);
-        let saw = |names: &[&str]| vec![News::Split(names.iter().map(|&name| name.to_owned()).collect())];
+        let saw = |names: &[&str]| {
+            vec![ElectionEvent::SplitBrain(names.iter().map(|&name| name.to_owned()).collect())]
+        };
         assert_eq!(news, [vec![], vec![], saw(&["a", "b"]), vec![], vec![], vec![], saw(&["a", "c"])]);
     }
 }

@@ -7,12 +7,10 @@ use lb_svc_crds::SubnetSpec;
 use lb_svc_crds::names::Provider;
 use lb_svc_crds::range::IpRange;
 
+use super::overlap::{self, Age};
 use super::pool::ranges;
-use super::{Candidate, Claim, Invalid, Network, Pool, Refusal, Wish};
+use super::{AddressRequest, AllocationError, Claim, InvalidSubnet, Network, Pool, Reservation};
 use crate::model::ServiceRef;
-
-/// When a Subnet was created; of two that overlap the older one stays.
-pub type Age = (Option<jiff::Timestamp>, String);
 
 #[derive(Debug)]
 struct Subnet {
@@ -20,13 +18,18 @@ struct Subnet {
     age: Age,
     deleting: bool,
     /// The network with what is free of it, or why it is none.
-    parsed: Result<(Network, Pool), Invalid>,
+    parsed: Result<(Network, Pool), InvalidSubnet>,
     /// The older Subnet that it overlaps.
-    overlaps: Option<Invalid>,
+    overlaps: Option<InvalidSubnet>,
 }
 
 impl Subnet {
-    fn state(&self) -> Result<&(Network, Pool), &Invalid> {
+    /// Its network, whether or not it overlaps another.
+    fn network(&self) -> Option<&Network> {
+        self.parsed.as_ref().ok().map(|(network, _)| network)
+    }
+
+    fn state(&self) -> Result<&(Network, Pool), &InvalidSubnet> {
         match &self.overlaps {
             Some(overlaps) => Err(overlaps),
             None => self.parsed.as_ref(),
@@ -43,19 +46,19 @@ struct Entry {
 
 /// All Subnets and all claims as last seen, and what is reserved.
 #[derive(Debug, Default)]
-pub struct Ledger {
+pub struct Allocator {
     subnets: BTreeMap<String, Subnet>,
     claims: HashMap<String, Entry>,
     by_service: HashMap<ServiceRef, BTreeSet<String>>,
     /// Names of claims on their way to the API server.
     reserved: HashMap<String, (Provider, IpAddr)>,
     nodes: BTreeMap<String, Vec<Ipv4Addr>>,
-    /// What attachments are on, where that is known: two on one wire share
+    /// What attachments are on, where that is known: two on one L2 segment share
     /// their addresses.
-    wires: HashMap<Provider, String>,
+    l2_segments: HashMap<Provider, String>,
 }
 
-impl Ledger {
+impl Allocator {
     /// A Subnet is as `spec` says. Returns the Subnets for which that changes
     /// something.
     pub fn set_subnet(
@@ -91,44 +94,21 @@ impl Ledger {
         self.find_overlaps()
     }
 
-    /// An attachment is on this wire; `None` if that is not known. Returns the
+    /// An attachment is on this L2 segment; `None` if that is not known. Returns the
     /// Subnets for which that changes something.
-    pub fn set_wire(&mut self, provider: Provider, wire: Option<String>) -> Vec<String> {
-        match wire {
-            Some(wire) => self.wires.insert(provider, wire),
-            None => self.wires.remove(&provider),
+    pub fn set_l2_segment(&mut self, provider: Provider, l2_segment: Option<String>) -> Vec<String> {
+        match l2_segment {
+            Some(l2_segment) => self.l2_segments.insert(provider, l2_segment),
+            None => self.l2_segments.remove(&provider),
         };
         self.find_overlaps()
     }
 
-    /// Finds which Subnets overlap an older one on their wire; returns those
-    /// for which that is news.
+    /// Finds anew which Subnets overlap an older one; returns those for which
+    /// that changes something.
     fn find_overlaps(&mut self) -> Vec<String> {
-        let mut by_age: Vec<(&Age, &Network)> = Vec::new();
-        for subnet in self.subnets.values() {
-            if let Ok((network, _)) = &subnet.parsed {
-                by_age.push((&subnet.age, network));
-            }
-        }
-        by_age.sort_by_key(|(age, _)| *age);
-        let wire = |network: &Network| {
-            self.wires.get(&network.provider).cloned().unwrap_or_else(|| network.provider.to_string())
-        };
-        let mut standing: Vec<(String, &Age, &Network)> = Vec::new();
-        let mut overlaps: HashMap<String, Invalid> = HashMap::new();
-        for (age, network) in by_age {
-            let wire = wire(network);
-            let meets = |(other_wire, _, other): &&(String, &Age, &Network)| {
-                *other_wire == wire
-                    && (other.cidr.contains(&network.cidr) || network.cidr.contains(&other.cidr))
-            };
-            match standing.iter().find(meets) {
-                Some((_, other, _)) => {
-                    overlaps.insert(age.1.clone(), Invalid::Overlaps(network.cidr.into(), other.1.clone()));
-                }
-                None => standing.push((wire, age, network)),
-            }
-        }
+        let parsed = self.subnets.values().filter_map(|subnet| Some((&subnet.age, subnet.network()?)));
+        let mut overlaps = overlap::find(parsed, &self.l2_segments);
         let mut changed = Vec::new();
         for (name, subnet) in &mut self.subnets {
             let found = overlaps.remove(name);
@@ -231,20 +211,20 @@ impl Ledger {
     ///
     /// # Errors
     /// Why there is none to be had.
-    pub fn reserve(&mut self, wish: &Wish) -> Result<Candidate, Refusal> {
-        let (subnet, address) = match wish.address {
-            Some(address) => (self.containing(wish, address)?, address),
-            None => self.any(wish)?,
+    pub fn reserve(&mut self, request: &AddressRequest) -> Result<Reservation, AllocationError> {
+        let (subnet, address) = match request.address {
+            Some(address) => (self.containing(request, address)?, address),
+            None => self.any(request)?,
         };
-        let name = wish.provider.claim_name(address);
-        self.reserved.insert(name.clone(), (wish.provider.clone(), address));
-        self.each_pool(&wish.provider, address, Pool::take);
-        Ok(Candidate { name, subnet, address })
+        let name = request.provider.claim_name(address);
+        self.reserved.insert(name.clone(), (request.provider.clone(), address));
+        self.each_pool(&request.provider, address, Pool::take);
+        Ok(Reservation { name, subnet, address })
     }
 
-    /// The candidate's claim was not made.
-    pub fn unreserve(&mut self, candidate: &Candidate) {
-        if let Some((provider, address)) = self.reserved.remove(&candidate.name) {
+    /// The reservation's claim was not made.
+    pub fn unreserve(&mut self, reservation: &Reservation) {
+        if let Some((provider, address)) = self.reserved.remove(&reservation.name) {
             self.give_back(&provider, address);
         }
     }
@@ -267,58 +247,60 @@ impl Ledger {
         }
     }
 
-    /// The Subnets that may serve `wish`, by name.
-    fn eligible(&self, wish: &Wish) -> Result<Vec<(&String, &Network, &Pool)>, Refusal> {
+    /// The Subnets that may serve `request`, by name.
+    fn eligible(&self, request: &AddressRequest) -> Result<Vec<(&String, &Network, &Pool)>, AllocationError> {
         let mut eligible = Vec::new();
-        let mut refusal = Refusal::NoSubnet(wish.provider.clone());
+        let mut error = AllocationError::NoSubnet(request.provider.clone());
         for (name, subnet) in &self.subnets {
-            let asked = wish.subnet.as_ref() == Some(name);
-            if wish.subnet.is_some() && !asked {
+            let asked = request.subnet.as_ref() == Some(name);
+            if request.subnet.is_some() && !asked {
                 continue;
             }
             match subnet.state() {
-                Ok((network, _)) if network.provider != wish.provider => {
+                Ok((network, _)) if network.provider != request.provider => {
                     if asked {
-                        refusal = Refusal::OtherProvider(name.clone(), wish.provider.clone());
+                        error = AllocationError::OtherProvider(name.clone(), request.provider.clone());
                     }
                 }
-                Ok(_) if subnet.deleting => refusal = Refusal::Deleting(name.clone()),
-                Ok((network, _)) if !network.admits(&wish.owner.service.namespace) => {
-                    refusal = Refusal::NotAdmitted(name.clone(), wish.owner.service.namespace.clone());
+                Ok(_) if subnet.deleting => error = AllocationError::Deleting(name.clone()),
+                Ok((network, _)) if !network.admits(&request.owner.service.namespace) => {
+                    error =
+                        AllocationError::NotAdmitted(name.clone(), request.owner.service.namespace.clone());
                 }
                 Ok((network, pool)) => eligible.push((name, network, pool)),
-                Err(invalid) if asked || subnet.spec.provider == wish.provider.to_string() => {
-                    refusal = Refusal::InvalidSubnet(name.clone(), invalid.clone());
+                Err(invalid) if asked || subnet.spec.provider == request.provider.to_string() => {
+                    error = AllocationError::InvalidSubnet(name.clone(), invalid.clone());
                 }
                 Err(_) => {}
             }
         }
-        if let (Refusal::NoSubnet(_), Some(name)) = (&refusal, &wish.subnet) {
-            refusal = Refusal::UnknownSubnet(name.clone(), wish.provider.annotation("logical_switch"));
+        if let (AllocationError::NoSubnet(_), Some(name)) = (&error, &request.subnet) {
+            error =
+                AllocationError::UnknownSubnet(name.clone(), request.provider.annotation("logical_switch"));
         }
-        if eligible.is_empty() { Err(refusal) } else { Ok(eligible) }
+        if eligible.is_empty() { Err(error) } else { Ok(eligible) }
     }
 
-    fn any(&self, wish: &Wish) -> Result<(String, IpAddr), Refusal> {
-        let eligible = self.eligible(wish)?;
+    fn any(&self, request: &AddressRequest) -> Result<(String, IpAddr), AllocationError> {
+        let eligible = self.eligible(request)?;
         for (name, _, pool) in &eligible {
             if let Some(address) = pool.next() {
                 return Ok(((*name).clone(), address.into()));
             }
         }
-        Err(Refusal::Full(name_all(&eligible)))
+        Err(AllocationError::Full(name_all(&eligible)))
     }
 
-    fn containing(&self, wish: &Wish, address: IpAddr) -> Result<String, Refusal> {
-        let eligible = self.eligible(wish)?;
+    fn containing(&self, request: &AddressRequest, address: IpAddr) -> Result<String, AllocationError> {
+        let eligible = self.eligible(request)?;
         let IpAddr::V4(v4) = address else {
-            return Err(Refusal::Outside(address, name_all(&eligible)));
+            return Err(AllocationError::Outside(address, name_all(&eligible)));
         };
         let Some((name, network, _)) = eligible.iter().find(|(_, network, _)| network.cidr.contains(&v4))
         else {
-            return Err(Refusal::Outside(address, name_all(&eligible)));
+            return Err(AllocationError::Outside(address, name_all(&eligible)));
         };
-        let not_assignable = |what: String| Err(Refusal::NotAssignable(address, what));
+        let not_assignable = |what: String| Err(AllocationError::NotAssignable(address, what));
         if v4 == network.gateway {
             return not_assignable(format!("the gateway of Subnet {name}"));
         }
@@ -332,17 +314,17 @@ impl Ledger {
         if let Some((node, _)) = self.nodes.iter().find(|(_, addresses)| addresses.contains(&v4)) {
             return not_assignable(format!("the address of node {node}"));
         }
-        let claim_name = wish.provider.claim_name(address);
+        let claim_name = request.provider.claim_name(address);
         if let Some(entry) = self.claims.get(&claim_name) {
             let owner = &entry.claim.owner.service;
-            return Err(if *owner == wish.owner.service {
-                Refusal::BeingFreed(address)
+            return Err(if *owner == request.owner.service {
+                AllocationError::BeingFreed(address)
             } else {
-                Refusal::Taken(address, owner.to_string())
+                AllocationError::Taken(address, owner.to_string())
             });
         }
         if self.reserved.contains_key(&claim_name) {
-            return Err(Refusal::Taken(address, "that asked first".to_owned()));
+            return Err(AllocationError::Taken(address, "that asked first".to_owned()));
         }
         Ok((*name).clone())
     }
@@ -402,7 +384,7 @@ pub struct Usage {
     /// Those addresses.
     pub available_ranges: Vec<IpRange>,
     /// Why the Subnet's spec makes no sense, if it makes none.
-    pub invalid: Option<Invalid>,
+    pub invalid: Option<InvalidSubnet>,
 }
 
 fn name_all(subnets: &[(&String, &Network, &Pool)]) -> String {
@@ -417,15 +399,15 @@ mod tests {
 
     use super::*;
     use crate::ipam::ClaimId;
-    use crate::model::Owner;
+    use crate::model::ServiceId;
     use crate::testing::subnet_spec as spec;
 
-    fn owner(name: &str) -> Owner {
-        Owner { service: ServiceRef::new("default", name), uid: format!("uid-{name}") }
+    fn owner(name: &str) -> ServiceId {
+        ServiceId { service: ServiceRef::new("default", name), uid: format!("uid-{name}") }
     }
 
-    fn wish(name: &str, address: Option<&str>) -> Wish {
-        Wish {
+    fn request(name: &str, address: Option<&str>) -> AddressRequest {
+        AddressRequest {
             owner: owner(name),
             provider: "lan.kube-system".parse().unwrap(),
             subnet: None,
@@ -434,59 +416,59 @@ mod tests {
         }
     }
 
-    fn claim(wish: &Wish, candidate: &Candidate) -> Claim {
+    fn claim(request: &AddressRequest, reservation: &Reservation) -> Claim {
         Claim {
             id: ClaimId {
-                name: candidate.name.clone(),
-                uid: format!("u-{}", candidate.name),
+                name: reservation.name.clone(),
+                uid: format!("u-{}", reservation.name),
                 resource_version: "1".into(),
             },
-            provider: wish.provider.clone(),
-            subnet: candidate.subnet.clone(),
-            address: candidate.address,
-            owner: wish.owner.clone(),
+            provider: request.provider.clone(),
+            subnet: reservation.subnet.clone(),
+            address: reservation.address,
+            owner: request.owner.clone(),
             requested: Requested::Dynamic,
             mac: String::new(),
             keep: false,
             probed: false,
             conflict: String::new(),
-            gateway_namespace: wish.owner.service.namespace.clone(),
+            gateway_namespace: request.owner.service.namespace.clone(),
         }
     }
 
-    fn ledger() -> Ledger {
-        let mut ledger = Ledger::default();
-        ledger.set_subnet(
+    fn allocator() -> Allocator {
+        let mut allocator = Allocator::default();
+        allocator.set_subnet(
             "lan",
             &spec("172.18.0.0/16", "172.18.0.1", &["172.18.0.0..172.18.0.10"]),
             None,
             false,
         );
-        ledger
+        allocator
     }
 
     #[test]
     fn an_address_is_handed_out_once() {
-        let mut ledger = ledger();
-        let first = ledger.reserve(&wish("a", None)).unwrap();
+        let mut allocator = allocator();
+        let first = allocator.reserve(&request("a", None)).unwrap();
         assert_eq!(first.name, "lan.kube-system.172.18.0.11");
-        let second = ledger.reserve(&wish("b", None)).unwrap();
+        let second = allocator.reserve(&request("b", None)).unwrap();
         assert_eq!(second.address.to_string(), "172.18.0.12", "a reservation counts");
-        ledger.unreserve(&first);
-        assert_eq!(ledger.usage("lan").unwrap().available, 65523);
+        allocator.unreserve(&first);
+        assert_eq!(allocator.usage("lan").unwrap().available, 65523);
 
-        ledger.apply(claim(&wish("b", None), &second), false);
-        let refusal = ledger.reserve(&wish("c", Some("172.18.0.12"))).unwrap_err();
-        assert_eq!(refusal, Refusal::Taken("172.18.0.12".parse().unwrap(), "default/b".into()));
+        allocator.apply(claim(&request("b", None), &second), false);
+        let error = allocator.reserve(&request("c", Some("172.18.0.12"))).unwrap_err();
+        assert_eq!(error, AllocationError::Taken("172.18.0.12".parse().unwrap(), "default/b".into()));
     }
 
     #[test]
     fn what_a_static_request_may_name() {
-        let mut ledger = ledger();
-        ledger.set_node("n1", vec!["172.18.0.2".parse().unwrap()]);
-        let mut reason = |address: &str| match ledger.reserve(&wish("a", Some(address))) {
-            Ok(candidate) => candidate.subnet,
-            Err(refusal) => refusal.to_string(),
+        let mut allocator = allocator();
+        allocator.set_node("n1", vec!["172.18.0.2".parse().unwrap()]);
+        let mut reason = |address: &str| match allocator.reserve(&request("a", Some(address))) {
+            Ok(reservation) => reservation.subnet,
+            Err(error) => error.to_string(),
         };
         assert_eq!(reason("172.18.0.5"), "lan", "an excluded address is reserved for who names it");
         assert_eq!(reason("172.18.0.1"), "172.18.0.1 is the gateway of Subnet lan and cannot be a Service's");
@@ -499,88 +481,93 @@ mod tests {
 
     #[test]
     fn a_nodes_address_is_never_handed_out() {
-        let mut ledger = ledger();
-        assert!(ledger.set_node("n1", vec!["172.18.0.11".parse().unwrap()]));
-        assert!(!ledger.set_node("n1", vec!["172.18.0.11".parse().unwrap()]));
-        assert_eq!(ledger.reserve(&wish("a", None)).unwrap().address.to_string(), "172.18.0.12");
-        ledger.set_node("n1", Vec::new());
-        assert_eq!(ledger.reserve(&wish("b", None)).unwrap().address.to_string(), "172.18.0.11");
+        let mut allocator = allocator();
+        assert!(allocator.set_node("n1", vec!["172.18.0.11".parse().unwrap()]));
+        assert!(!allocator.set_node("n1", vec!["172.18.0.11".parse().unwrap()]));
+        assert_eq!(allocator.reserve(&request("a", None)).unwrap().address.to_string(), "172.18.0.12");
+        allocator.set_node("n1", Vec::new());
+        assert_eq!(allocator.reserve(&request("b", None)).unwrap().address.to_string(), "172.18.0.11");
     }
 
     #[test]
     fn which_subnet() {
-        let mut ledger = Ledger::default();
-        assert_eq!(ledger.reserve(&wish("a", None)).unwrap_err().reason(), "SubnetNotFound");
-        ledger.set_subnet("b-lan", &spec("10.0.2.0/24", "", &[]), None, false);
-        ledger.set_subnet("a-lan", &spec("10.0.1.0/30", "", &[]), None, false);
+        let mut allocator = Allocator::default();
+        assert_eq!(allocator.reserve(&request("a", None)).unwrap_err().reason(), "SubnetNotFound");
+        allocator.set_subnet("b-lan", &spec("10.0.2.0/24", "", &[]), None, false);
+        allocator.set_subnet("a-lan", &spec("10.0.1.0/30", "", &[]), None, false);
         let mut other = spec("10.0.3.0/24", "", &[]);
         other.provider = "other.kube-system".into();
-        ledger.set_subnet("other", &other, None, false);
+        allocator.set_subnet("other", &other, None, false);
 
         assert_eq!(
-            ledger.reserve(&wish("a", None)).unwrap().address.to_string(),
+            allocator.reserve(&request("a", None)).unwrap().address.to_string(),
             "10.0.1.2",
             "first by name"
         );
-        assert_eq!(ledger.reserve(&wish("b", None)).unwrap().subnet, "b-lan", "a-lan is full");
-        assert_eq!(ledger.reserve(&wish("c", Some("10.0.2.9"))).unwrap().subnet, "b-lan", "by the address");
-        let by_name = |name: &str| Wish { subnet: Some(name.into()), ..wish("d", None) };
-        assert_eq!(ledger.reserve(&by_name("a-lan")).unwrap_err().reason(), "SubnetFull");
-        assert!(matches!(ledger.reserve(&by_name("other")), Err(Refusal::OtherProvider(..))));
-        assert!(matches!(ledger.reserve(&by_name("nowhere")), Err(Refusal::UnknownSubnet(..))));
+        assert_eq!(allocator.reserve(&request("b", None)).unwrap().subnet, "b-lan", "a-lan is full");
+        assert_eq!(
+            allocator.reserve(&request("c", Some("10.0.2.9"))).unwrap().subnet,
+            "b-lan",
+            "by the address"
+        );
+        let by_name = |name: &str| AddressRequest { subnet: Some(name.into()), ..request("d", None) };
+        assert_eq!(allocator.reserve(&by_name("a-lan")).unwrap_err().reason(), "SubnetFull");
+        assert!(matches!(allocator.reserve(&by_name("other")), Err(AllocationError::OtherProvider(..))));
+        assert!(matches!(allocator.reserve(&by_name("nowhere")), Err(AllocationError::UnknownSubnet(..))));
         assert!(matches!(
-            ledger.reserve(&Wish { subnet: Some("a-lan".into()), ..wish("e", Some("10.0.2.7")) }),
-            Err(Refusal::Outside(..))
+            allocator
+                .reserve(&AddressRequest { subnet: Some("a-lan".into()), ..request("e", Some("10.0.2.7")) }),
+            Err(AllocationError::Outside(..))
         ));
     }
 
     #[test]
     fn who_may_have_addresses() {
-        let mut ledger = Ledger::default();
+        let mut allocator = Allocator::default();
         let closed = SubnetSpec { namespaces: vec!["shop".into()], ..spec("10.0.1.0/24", "", &[]) };
-        ledger.set_subnet("closed", &closed, None, false);
-        assert_eq!(ledger.reserve(&wish("a", None)).unwrap_err().reason(), "NamespaceNotAllowed");
-        ledger.set_subnet("gone", &spec("10.0.2.0/24", "", &[]), None, true);
-        let gone = Wish { subnet: Some("gone".into()), ..wish("a", None) };
-        assert_eq!(ledger.reserve(&gone).unwrap_err().reason(), "SubnetDeleting");
-        ledger.set_subnet("bad", &spec("10.0.2.0/33", "", &[]), None, false);
-        let bad = Wish { subnet: Some("bad".into()), ..wish("a", None) };
-        assert_eq!(ledger.reserve(&bad).unwrap_err().reason(), "SubnetInvalid");
+        allocator.set_subnet("closed", &closed, None, false);
+        assert_eq!(allocator.reserve(&request("a", None)).unwrap_err().reason(), "NamespaceNotAllowed");
+        allocator.set_subnet("gone", &spec("10.0.2.0/24", "", &[]), None, true);
+        let gone = AddressRequest { subnet: Some("gone".into()), ..request("a", None) };
+        assert_eq!(allocator.reserve(&gone).unwrap_err().reason(), "SubnetDeleting");
+        allocator.set_subnet("bad", &spec("10.0.2.0/33", "", &[]), None, false);
+        let bad = AddressRequest { subnet: Some("bad".into()), ..request("a", None) };
+        assert_eq!(allocator.reserve(&bad).unwrap_err().reason(), "SubnetInvalid");
     }
 
     #[test]
     fn of_two_subnets_that_overlap_the_older_one_stays() {
         let at = |second| jiff::Timestamp::from_second(second).ok();
-        let mut ledger = Ledger::default();
-        ledger.set_subnet("b-new", &spec("10.0.0.0/16", "", &[]), at(2), false);
-        let changed = ledger.set_subnet("c-old", &spec("10.0.1.0/24", "", &[]), at(1), false);
+        let mut allocator = Allocator::default();
+        allocator.set_subnet("b-new", &spec("10.0.0.0/16", "", &[]), at(2), false);
+        let changed = allocator.set_subnet("c-old", &spec("10.0.1.0/24", "", &[]), at(1), false);
         assert_eq!(changed, ["b-new", "c-old"]);
         assert!(
-            matches!(ledger.usage("b-new").unwrap().invalid, Some(Invalid::Overlaps(_, other)) if other == "c-old")
+            matches!(allocator.usage("b-new").unwrap().invalid, Some(InvalidSubnet::Overlaps(_, other)) if other == "c-old")
         );
-        assert_eq!(ledger.reserve(&wish("a", None)).unwrap().subnet, "c-old");
+        assert_eq!(allocator.reserve(&request("a", None)).unwrap().subnet, "c-old");
 
-        // Another attachment: no matter, until it is known to be on the same wire.
+        // Another attachment: no matter, until it is known to be on the same L2 segment.
         let mut other = spec("10.0.1.0/24", "", &[]);
         other.provider = "other.kube-system".into();
-        ledger.set_subnet("other", &other, at(3), false);
-        assert_eq!(ledger.usage("other").unwrap().invalid, None);
-        let wire = || Some("macvlan on eth0".to_owned());
-        ledger.set_wire("other.kube-system".parse().unwrap(), wire());
-        assert_eq!(ledger.set_wire("lan.kube-system".parse().unwrap(), wire()), ["other"]);
+        allocator.set_subnet("other", &other, at(3), false);
+        assert_eq!(allocator.usage("other").unwrap().invalid, None);
+        let l2_segment = || Some("macvlan on eth0".to_owned());
+        allocator.set_l2_segment("other.kube-system".parse().unwrap(), l2_segment());
+        assert_eq!(allocator.set_l2_segment("lan.kube-system".parse().unwrap(), l2_segment()), ["other"]);
 
-        assert_eq!(ledger.remove_subnet("c-old"), ["b-new", "other"]);
-        assert_eq!(ledger.usage("b-new").unwrap().invalid, None);
-        assert!(ledger.usage("other").unwrap().invalid.is_some(), "it overlaps the next older one");
+        assert_eq!(allocator.remove_subnet("c-old"), ["b-new", "other"]);
+        assert_eq!(allocator.usage("b-new").unwrap().invalid, None);
+        assert!(allocator.usage("other").unwrap().invalid.is_some(), "it overlaps the next older one");
     }
 
     #[test]
     fn usage_counts_every_claim_of_the_subnet() {
-        let mut ledger = ledger();
-        let wish = wish("a", Some("172.18.0.5"));
-        let candidate = ledger.reserve(&wish).unwrap();
-        ledger.apply(claim(&wish, &candidate), true);
-        let usage = ledger.usage("lan").unwrap();
+        let mut allocator = allocator();
+        let request = request("a", Some("172.18.0.5"));
+        let reservation = allocator.reserve(&request).unwrap();
+        allocator.apply(claim(&request, &reservation), true);
+        let usage = allocator.usage("lan").unwrap();
         assert_eq!(
             (usage.using, usage.available),
             (1, 65524),
@@ -591,30 +578,30 @@ mod tests {
 
     #[test]
     fn a_subnet_that_changes_keeps_its_claims() {
-        let mut ledger = ledger();
-        let asked = wish("a", None);
-        let candidate = ledger.reserve(&asked).unwrap();
-        ledger.apply(claim(&asked, &candidate), true);
-        ledger.set_subnet(
+        let mut allocator = allocator();
+        let asked = request("a", None);
+        let reservation = allocator.reserve(&asked).unwrap();
+        allocator.apply(claim(&asked, &reservation), true);
+        allocator.set_subnet(
             "lan",
             &spec("172.18.0.0/24", "172.18.0.1", &["172.18.0.0..172.18.0.10"]),
             None,
             false,
         );
-        assert_eq!(ledger.reserve(&wish("b", None)).unwrap().address.to_string(), "172.18.0.12");
+        assert_eq!(allocator.reserve(&request("b", None)).unwrap().address.to_string(), "172.18.0.12");
     }
 
     #[test]
     fn a_relist_forgets_what_is_gone_but_not_what_is_new() {
-        let mut ledger = ledger();
-        let (old, new) = (wish("old", None), wish("new", None));
-        let old_candidate = ledger.reserve(&old).unwrap();
-        ledger.apply(claim(&old, &old_candidate), true);
-        let new_candidate = ledger.reserve(&new).unwrap();
-        ledger.apply(claim(&new, &new_candidate), false);
-        let gone = ledger.retain(&BTreeSet::new());
+        let mut allocator = allocator();
+        let (old, new) = (request("old", None), request("new", None));
+        let old_candidate = allocator.reserve(&old).unwrap();
+        allocator.apply(claim(&old, &old_candidate), true);
+        let new_candidate = allocator.reserve(&new).unwrap();
+        allocator.apply(claim(&new, &new_candidate), false);
+        let gone = allocator.retain(&BTreeSet::new());
         assert_eq!(gone.len(), 1);
-        assert_eq!(ledger.claims_of(&new.owner.service).len(), 1);
-        assert!(ledger.claims_of(&old.owner.service).is_empty());
+        assert_eq!(allocator.claims_of(&new.owner.service).len(), 1);
+        assert!(allocator.claims_of(&old.owner.service).is_empty());
     }
 }

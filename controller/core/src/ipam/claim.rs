@@ -8,8 +8,8 @@ use lb_svc_crds::names::{self, Provider};
 use lb_svc_crds::{IPSpec, Requested};
 use serde_json::{Value, json};
 
-use super::Invalid;
-use crate::model::Owner;
+use super::InvalidSubnet;
+use crate::model::ServiceId;
 
 /// One Service's hold on one address: an IP object, as last seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,7 +23,7 @@ pub struct Claim {
     /// The address.
     pub address: IpAddr,
     /// The Service, by uid.
-    pub owner: Owner,
+    pub owner: ServiceId,
     /// Whether the Service named the address.
     pub requested: Requested,
     /// Hardware address recorded in it; may be empty.
@@ -52,9 +52,9 @@ pub struct ClaimId {
 
 /// What a Service wants.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wish {
+pub struct AddressRequest {
     /// Who asks.
-    pub owner: Owner,
+    pub owner: ServiceId,
     /// On which attachment.
     pub provider: Provider,
     /// From which Subnet; any of the attachment's if `None`.
@@ -65,10 +65,10 @@ pub struct Wish {
     pub keep: bool,
 }
 
-/// An address chosen for a [`Wish`], reserved until its claim is
-/// [applied](super::Ledger::apply) or the reservation [dropped](super::Ledger::unreserve).
+/// An address chosen for an [`AddressRequest`], reserved until its claim is
+/// [applied](super::Allocator::apply) or the reservation [dropped](super::Allocator::unreserve).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Candidate {
+pub struct Reservation {
     /// The name its claim will have.
     pub name: String,
     /// The Subnet it is from.
@@ -77,9 +77,9 @@ pub struct Candidate {
     pub address: IpAddr,
 }
 
-/// Why a wish cannot be fulfilled now.
+/// Why a request cannot be fulfilled now.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub enum AllocationError {
     /// The attachment has no Subnet.
     #[error("no Subnet has spec.provider {0}: create one")]
     NoSubnet(Provider),
@@ -91,7 +91,7 @@ pub enum Refusal {
     OtherProvider(String, Provider),
     /// The Subnet's spec makes no sense.
     #[error("Subnet {0} is not valid: {1}")]
-    InvalidSubnet(String, Invalid),
+    InvalidSubnet(String, InvalidSubnet),
     /// The Subnet is being deleted.
     #[error("Subnet {0} is being deleted and hands out no addresses")]
     Deleting(String),
@@ -118,7 +118,7 @@ pub enum Refusal {
 /// The reason that passes by itself.
 pub const BEING_FREED: &str = "AddressBeingFreed";
 
-impl Refusal {
+impl AllocationError {
     /// One CamelCase word for the cause.
     pub fn reason(&self) -> &'static str {
         match self {
@@ -134,38 +134,38 @@ impl Refusal {
     }
 }
 
-/// The IP object of a claim on `candidate` for who wished it, whose gateway is or will be in
+/// The IP object that claims what is reserved, for a gateway in
 /// `gateway_namespace`.
-pub fn manifest(wish: &Wish, candidate: &Candidate, gateway_namespace: &str) -> Value {
-    let address = candidate.address.to_string();
-    let (v4, v6) = if candidate.address.is_ipv4() {
+pub fn manifest(request: &AddressRequest, reservation: &Reservation, gateway_namespace: &str) -> Value {
+    let address = reservation.address.to_string();
+    let (v4, v6) = if reservation.address.is_ipv4() {
         (address.clone(), String::new())
     } else {
         (String::new(), address.clone())
     };
     let spec = IPSpec {
-        subnet: candidate.subnet.clone(),
-        provider: wish.provider.to_string(),
+        subnet: reservation.subnet.clone(),
+        provider: request.provider.to_string(),
         ip_address: address,
         v4_ip_address: v4,
         v6_ip_address: v6,
         mac_address: String::new(),
-        namespace: wish.owner.service.namespace.clone(),
-        service_name: wish.owner.service.name.clone(),
-        service_uid: wish.owner.uid.clone(),
-        requested: if wish.address.is_some() { Requested::Static } else { Requested::Dynamic },
-        keep: wish.keep,
+        namespace: request.owner.service.namespace.clone(),
+        service_name: request.owner.service.name.clone(),
+        service_uid: request.owner.uid.clone(),
+        requested: if request.address.is_some() { Requested::Static } else { Requested::Dynamic },
+        keep: request.keep,
         probed: false,
         conflict: String::new(),
     };
     let mut labels = BTreeMap::from([(names::MANAGED_BY_LABEL, names::MANAGED_BY)]);
-    if gateway_namespace != wish.owner.service.namespace {
+    if gateway_namespace != request.owner.service.namespace {
         labels.insert(names::GATEWAY_NAMESPACE_LABEL, gateway_namespace);
     }
     json!({
         "apiVersion": "kubeovn.io/v1",
         "kind": "IP",
-        "metadata": { "name": candidate.name, "labels": labels },
+        "metadata": { "name": reservation.name, "labels": labels },
         "spec": spec,
     })
 }

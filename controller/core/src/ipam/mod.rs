@@ -2,17 +2,18 @@
 //!
 //! - [`Network`]: a Subnet's spec, validated;
 //! - [`Pool`]: the addresses of one network that are still free;
-//! - [`Ledger`]: all networks and all claims, and the choice of an address.
+//! - [`Allocator`]: all networks and all claims, and the choice of an address.
 //!
-//! The ledger is a cache. What makes a claim exclusive is its object's name in
-//! the API server; a ledger that is stale costs a retry, never a second owner.
+//! The allocator is a cache. What makes a claim exclusive is its object's name in
+//! the API server; an allocator that is stale costs a retry, never a second owner.
 
 mod allocator;
 pub mod claim;
 mod network;
+mod overlap;
 mod pool;
 
-pub use allocator::{Ledger, Usage};
-pub use claim::{BEING_FREED, Candidate, Claim, ClaimId, Refusal, Wish};
-pub use network::{Invalid, Network};
+pub use allocator::{Allocator, Usage};
+pub use claim::{AddressRequest, AllocationError, BEING_FREED, Claim, ClaimId, Reservation};
+pub use network::{InvalidSubnet, Network};
 pub use pool::Pool;

@@ -9,7 +9,7 @@ use lb_svc_crds::{Protocol, SubnetSpec};
 
 /// A Subnet's spec, validated, with its defaults filled in.
 ///
-/// IPv4 only so far: an IPv6 network is [`Invalid::Ipv6`], and of a dual one
+/// IPv4 only so far: an IPv6 network is [`InvalidSubnet::Ipv6`], and of a dual one
 /// the IPv4 half is used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Network {
@@ -27,7 +27,7 @@ pub struct Network {
 
 /// Why a Subnet's spec makes no sense.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Invalid {
+pub enum InvalidSubnet {
     /// `spec.provider`.
     #[error("spec.provider: {0}")]
     Provider(#[from] ProviderError),
@@ -52,7 +52,7 @@ pub enum Invalid {
     /// `spec.excludeIps`.
     #[error("spec.excludeIps: {0}")]
     Exclude(#[from] RangeError),
-    /// An older Subnet on the same wire has some of these addresses.
+    /// An older Subnet on the same L2 segment has some of these addresses.
     #[error("spec.cidrBlock: {0} overlaps Subnet {1} on the same network: give each its own addresses")]
     Overlaps(IpNet, String),
     /// `spec.protocol` says another family than the CIDR.
@@ -69,18 +69,18 @@ impl Network {
     ///
     /// # Errors
     /// The first thing that is wrong with it, for people.
-    pub fn parse(spec: &SubnetSpec) -> Result<Self, Invalid> {
+    pub fn parse(spec: &SubnetSpec) -> Result<Self, InvalidSubnet> {
         let provider: Provider = spec.provider.parse()?;
         let cidr = v4_half(spec)?;
         for reserved in RESERVED {
-            let reserved: IpNet = reserved.parse().map_err(|_| Invalid::Cidr(reserved.to_owned()))?;
+            let reserved: IpNet = reserved.parse().map_err(|_| InvalidSubnet::Cidr(reserved.to_owned()))?;
             if reserved.contains(&IpAddr::V4(cidr.network())) || IpNet::V4(cidr).contains(&reserved.network())
             {
-                return Err(Invalid::Reserved(cidr.into(), reserved));
+                return Err(InvalidSubnet::Reserved(cidr.into(), reserved));
             }
         }
         if cidr.prefix_len() == 32 {
-            return Err(Invalid::Single(cidr.into()));
+            return Err(InvalidSubnet::Single(cidr.into()));
         }
         let gateway = gateway(spec, cidr)?;
         let excludes = spec.exclude_ips.iter().map(|item| item.parse()).collect::<Result<_, _>>()?;
@@ -110,8 +110,8 @@ impl Network {
     }
 }
 
-fn v4_half(spec: &SubnetSpec) -> Result<Ipv4Net, Invalid> {
-    let bad = || Invalid::Cidr(spec.cidr_block.clone());
+fn v4_half(spec: &SubnetSpec) -> Result<Ipv4Net, InvalidSubnet> {
+    let bad = || InvalidSubnet::Cidr(spec.cidr_block.clone());
     let nets = spec
         .cidr_block
         .split(',')
@@ -121,7 +121,7 @@ fn v4_half(spec: &SubnetSpec) -> Result<Ipv4Net, Invalid> {
     let (v4, protocol) = match nets[..] {
         [IpNet::V4(v4)] => (v4, Protocol::IPv4),
         [IpNet::V4(v4), IpNet::V6(_)] | [IpNet::V6(_), IpNet::V4(v4)] => (v4, Protocol::Dual),
-        [net @ IpNet::V6(_)] => return Err(Invalid::Ipv6(net)),
+        [net @ IpNet::V6(_)] => return Err(InvalidSubnet::Ipv6(net)),
         _ => return Err(bad()),
     };
     match spec.protocol {
@@ -131,17 +131,17 @@ fn v4_half(spec: &SubnetSpec) -> Result<Ipv4Net, Invalid> {
                 Protocol::IPv6 => "IPv6",
                 Protocol::Dual => "Dual",
             };
-            Err(Invalid::Protocol(asked, spec.cidr_block.clone()))
+            Err(InvalidSubnet::Protocol(asked, spec.cidr_block.clone()))
         }
         _ => Ok(v4),
     }
 }
 
-fn gateway(spec: &SubnetSpec, cidr: Ipv4Net) -> Result<std::net::Ipv4Addr, Invalid> {
+fn gateway(spec: &SubnetSpec, cidr: Ipv4Net) -> Result<std::net::Ipv4Addr, InvalidSubnet> {
     let text = spec.gateway.as_deref().unwrap_or_default();
     let mut given = None;
     for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
-        match part.parse().map_err(|_| Invalid::Gateway(text.to_owned()))? {
+        match part.parse().map_err(|_| InvalidSubnet::Gateway(text.to_owned()))? {
             IpAddr::V4(v4) => given = Some(v4),
             IpAddr::V6(_) => {}
         }
@@ -150,7 +150,7 @@ fn gateway(spec: &SubnetSpec, cidr: Ipv4Net) -> Result<std::net::Ipv4Addr, Inval
         let first = u32::from(cidr.network());
         return Ok(if cidr.prefix_len() == 31 { first.into() } else { (first + 1).into() });
     };
-    let place = |what| Err(Invalid::GatewayPlace(gateway.into(), what, cidr.into()));
+    let place = |what| Err(InvalidSubnet::GatewayPlace(gateway.into(), what, cidr.into()));
     if !cidr.contains(&gateway) {
         return place("outside");
     }
@@ -185,26 +185,29 @@ mod tests {
         let error =
             |cidr, gateway, excludes: &[&str]| Network::parse(&spec(cidr, gateway, excludes)).unwrap_err();
         for cidr in ["", "0.0.0.0", "10.16.0/16", "1.1.1.1/33", "1.1.256.1/24", "10.0.0.0/24,10.0.1.0/24"] {
-            assert_eq!(error(cidr, "", &[]), Invalid::Cidr(cidr.into()));
+            assert_eq!(error(cidr, "", &[]), InvalidSubnet::Cidr(cidr.into()));
         }
         for cidr in ["127.0.0.1/8", "224.0.0.0/16", "169.254.0.0/16", "0.0.0.0/0"] {
-            assert!(matches!(error(cidr, "", &[]), Invalid::Reserved(..)), "{cidr}");
+            assert!(matches!(error(cidr, "", &[]), InvalidSubnet::Reserved(..)), "{cidr}");
         }
-        assert!(matches!(error("10.16.0.0/32", "", &[]), Invalid::Single(_)));
-        assert!(matches!(error("fd00::/64", "", &[]), Invalid::Ipv6(_)));
-        assert!(matches!(error("10.16.0.0/16", "10.17.0.1", &[]), Invalid::GatewayPlace(_, "outside", _)));
+        assert!(matches!(error("10.16.0.0/32", "", &[]), InvalidSubnet::Single(_)));
+        assert!(matches!(error("fd00::/64", "", &[]), InvalidSubnet::Ipv6(_)));
+        assert!(matches!(
+            error("10.16.0.0/16", "10.17.0.1", &[]),
+            InvalidSubnet::GatewayPlace(_, "outside", _)
+        ));
         assert!(matches!(
             error("10.16.0.0/16", "10.16.255.255", &[]),
-            Invalid::GatewayPlace(_, "the broadcast address", _)
+            InvalidSubnet::GatewayPlace(_, "the broadcast address", _)
         ));
         assert!(matches!(
             error("10.16.0.0/16", "10.16.0.0", &[]),
-            Invalid::GatewayPlace(_, "the network address", _)
+            InvalidSubnet::GatewayPlace(_, "the network address", _)
         ));
-        assert!(matches!(error("10.16.0.0/16", "gw", &[]), Invalid::Gateway(_)));
-        assert!(matches!(error("10.16.0.0/16", "", &["10.0.0.0/24"]), Invalid::Exclude(_)));
+        assert!(matches!(error("10.16.0.0/16", "gw", &[]), InvalidSubnet::Gateway(_)));
+        assert!(matches!(error("10.16.0.0/16", "", &["10.0.0.0/24"]), InvalidSubnet::Exclude(_)));
         let protocol = SubnetSpec { protocol: Some(Protocol::Dual), ..spec("10.16.0.0/16", "", &[]) };
-        assert!(matches!(Network::parse(&protocol), Err(Invalid::Protocol("Dual", _))));
+        assert!(matches!(Network::parse(&protocol), Err(InvalidSubnet::Protocol("Dual", _))));
     }
 
     #[test]

@@ -3,9 +3,9 @@
 /// A NetworkAttachmentDefinition as last seen.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Attachment {
-    /// The wire it is on, as far as its configuration says: two attachments of
-    /// one wire are one network.
-    pub wire: Option<String>,
+    /// The L2 segment it is on, as far as its configuration says: two attachments of
+    /// one L2 segment are one network.
+    pub l2_segment: Option<String>,
     /// The extended resource that a pod needs one of for it.
     pub resource: Option<String>,
     /// Digest of what interfaces are made from, however it is spelled.

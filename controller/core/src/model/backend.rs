@@ -16,9 +16,9 @@ pub struct Backend {
     /// What Services select it by.
     pub labels: BTreeMap<String, String>,
     /// Whether it is ready but for our gate, and not on its way out.
-    pub fit: bool,
+    pub ready_except_gate: bool,
     /// When it passed our gate, if it has.
-    pub passed: Option<Timestamp>,
+    pub gate_satisfied_at: Option<Timestamp>,
     /// Whether its condition says what keeps it from that.
-    pub told: bool,
+    pub gate_reported: bool,
 }

@@ -8,17 +8,17 @@ use super::PodId;
 
 /// An EndpointSlice as last seen.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Slice {
+pub struct EndpointSlice {
     /// Its ports; a port of another protocol, or without a number, is not
     /// among them.
-    pub ports: Vec<SlicePort>,
+    pub ports: Vec<EndpointPort>,
     /// Its endpoints, each of which serves all its ports.
     pub endpoints: Vec<Endpoint>,
 }
 
 /// A port of an EndpointSlice.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SlicePort {
+pub struct EndpointPort {
     /// The Service's name for it.
     pub name: String,
     /// Its protocol.

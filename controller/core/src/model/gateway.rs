@@ -8,27 +8,31 @@ use super::ServiceRef;
 
 /// Where a Service's gateway is, or is to be.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Place {
+pub struct GatewayRef {
     /// The Service.
     pub service: ServiceRef,
     /// The namespace of ConfigMap, Deployment and pods.
     pub namespace: String,
 }
 
-impl Place {
+impl GatewayRef {
     /// The name of ConfigMap and Deployment.
     pub fn name(&self) -> String {
         let ServiceRef { namespace, name } = &self.service;
-        if self.is_beside() { names::gateway_name(name) } else { names::gateway_name_apart(namespace, name) }
+        if self.in_service_namespace() {
+            names::gateway_name(name)
+        } else {
+            names::gateway_name_apart(namespace, name)
+        }
     }
 
     /// Whether the gateway is in the Service's own namespace.
-    pub fn is_beside(&self) -> bool {
+    pub fn in_service_namespace(&self) -> bool {
         self.namespace == self.service.namespace
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for GatewayRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.namespace, self.name())
     }
@@ -36,7 +40,7 @@ impl fmt::Display for Place {
 
 /// A ConfigMap or Deployment with a gateway's name, as last seen.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Child<T> {
+pub struct OwnedObject<T> {
     /// Its uid.
     pub uid: String,
     /// Its resourceVersion.
@@ -44,22 +48,22 @@ pub struct Child<T> {
     /// Whether its deletion has begun.
     pub deleting: bool,
     /// The uid of the Service it was made for; `None` if we did not make it.
-    pub made_for: Option<String>,
+    pub owner_uid: Option<String>,
     /// Its content.
     pub content: T,
 }
 
-impl<T> Child<T> {
+impl<T> OwnedObject<T> {
     /// The same with another content.
-    pub fn map<U>(self, to: impl FnOnce(T) -> U) -> Child<U> {
-        let Self { uid, resource_version, deleting, made_for, content } = self;
-        Child { uid, resource_version, deleting, made_for, content: to(content) }
+    pub fn map<U>(self, to: impl FnOnce(T) -> U) -> OwnedObject<U> {
+        let Self { uid, resource_version, deleting, owner_uid, content } = self;
+        OwnedObject { uid, resource_version, deleting, owner_uid, content: to(content) }
     }
 }
 
 /// What a Deployment's content is to the plan.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct DeploymentView {
+pub struct DeploymentState {
     /// Why no pod could be made, in the ReplicaSet controller's words.
     pub failure: Option<String>,
     /// Whether its pod is being replaced or made: not ready yet, and not given
@@ -71,7 +75,7 @@ pub struct DeploymentView {
 
 /// The kinds of object that are a gateway's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Part {
+pub enum ObjectKind {
     /// ConfigMap.
     Config,
     /// Deployment.

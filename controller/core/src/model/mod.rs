@@ -15,13 +15,13 @@ mod subnet;
 pub use attachment::Attachment;
 pub use backend::Backend;
 pub use condition::{Condition, Problem};
-pub use endpoint_slice::{Endpoint, Slice, SlicePort};
-pub use gateway::{Child, DeploymentView, Part, Place};
+pub use endpoint_slice::{Endpoint, EndpointPort, EndpointSlice};
+pub use gateway::{DeploymentState, GatewayRef, ObjectKind, OwnedObject};
 pub use node::Node;
-pub use pod::{Answer, Pod, PodId};
-pub use service::{Ingress, Owner, PortStatus, Service, ServicePort, ServiceRef};
+pub use pod::{Pod, PodId, StatusReport};
+pub use service::{Ingress, PortStatus, Service, ServiceId, ServicePort, ServiceRef};
 pub use setting::Setting;
-pub use subnet::{Subnet, SubnetView};
+pub use subnet::{Subnet, SubnetStatus};
 
 /// Namespace and name of an object; the namespace is empty for a cluster's.
 pub type ObjectName = (String, String);

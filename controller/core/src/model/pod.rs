@@ -15,7 +15,7 @@ pub struct Pod {
     /// Its uid.
     pub uid: String,
     /// The Service it was made for, by uid.
-    pub made_for: String,
+    pub owner_uid: String,
     /// When it was created.
     pub created: Option<Timestamp>,
     /// Whether its deletion has begun.
@@ -41,7 +41,7 @@ pub struct Pod {
     /// What keeps it from running: reason and message.
     pub waiting: Option<(String, String)>,
     /// What it answered at `/status`.
-    pub answer: Answer,
+    pub report: StatusReport,
 }
 
 impl Pod {
@@ -67,13 +67,13 @@ impl PodId {
 
 /// What a gateway said when asked for its status.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub enum Answer {
+pub enum StatusReport {
     /// It was not asked: there is nobody to ask yet.
     #[default]
-    Unasked,
+    NotQueried,
     /// It was asked and nothing came back in time: it is starting or gone, or
     /// a NetworkPolicy stands between.
-    Silence,
+    NoResponse,
     /// It answered.
-    Said(Box<GatewayStatus>),
+    Reported(Box<GatewayStatus>),
 }

@@ -37,7 +37,7 @@ impl fmt::Display for ServiceRef {
 
 /// One Service, and no other that had or will have its name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Owner {
+pub struct ServiceId {
     /// Namespace and name.
     pub service: ServiceRef,
     /// Its uid.
@@ -48,7 +48,7 @@ pub struct Owner {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
     /// Namespace, name, uid.
-    pub owner: Owner,
+    pub id: ServiceId,
     /// For conditional writes.
     pub resource_version: String,
     /// Conditions carry it; absent where the API server keeps none.

@@ -7,7 +7,7 @@ use lb_svc_crds::SubnetSpec;
 
 use super::Condition;
 
-/// A Subnet as last seen, beside what the ledger keeps of it.
+/// A Subnet as last seen, beside what the allocator keeps of it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Subnet {
     /// Its uid.
@@ -23,14 +23,14 @@ pub struct Subnet {
     /// Its spec.
     pub spec: SubnetSpec,
     /// Its status, without the conditions' times.
-    pub status: SubnetView,
+    pub status: SubnetStatus,
     /// When each condition last changed its status.
     pub since: BTreeMap<String, Timestamp>,
 }
 
 /// A Subnet's status.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct SubnetView {
+pub struct SubnetStatus {
     /// `v4usingIPs`.
     pub using: u64,
     /// `v4availableIPs`.

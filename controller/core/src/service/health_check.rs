@@ -39,8 +39,8 @@ pub fn ignored(why: &str) -> Problem {
 }
 
 /// Reads the check that `annotations` ask for, if they do. What is wrong with
-/// it is said in `limits`, and a default stands in for it.
-pub fn check(annotations: &BTreeMap<String, String>, limits: &mut Vec<Problem>) -> Option<HealthCheck> {
+/// it is said in `warnings`, and a default stands in for it.
+pub fn check(annotations: &BTreeMap<String, String>, warnings: &mut Vec<Problem>) -> Option<HealthCheck> {
     let [kind, path, interval, timeout, rise, fall] = ANNOTATIONS;
     let in_vain = |name: &str, why: &str| {
         let has = annotations.contains_key(name);
@@ -48,11 +48,11 @@ pub fn check(annotations: &BTreeMap<String, String>, limits: &mut Vec<Problem>) 
     };
     let Some(said) = annotations.get(kind) else {
         let without = format!("without {kind}");
-        limits.extend(ANNOTATIONS.into_iter().filter_map(|name| in_vain(name, &without)));
+        warnings.extend(ANNOTATIONS.into_iter().filter_map(|name| in_vain(name, &without)));
         return None;
     };
     let mut wrong = |name: &str, why: String| {
-        limits.push(Problem::new("InvalidAnnotation", format!("annotation {name}: {why}")));
+        warnings.push(Problem::new("InvalidAnnotation", format!("annotation {name}: {why}")));
     };
     let is_http = match said.as_str() {
         "tcp" => false,
@@ -84,7 +84,7 @@ pub fn check(annotations: &BTreeMap<String, String>, limits: &mut Vec<Problem>) 
             Some("/".to_owned())
         }
         false => {
-            limits.extend(in_vain(path, "with tcp"));
+            warnings.extend(in_vain(path, "with tcp"));
             None
         }
     };
@@ -113,9 +113,9 @@ mod tests {
     fn read(annotations: &[(&str, &str)]) -> (Option<HealthCheck>, Vec<(String, String)>) {
         let name = |last: &str| format!("{}/health-check{last}", names::DOMAIN);
         let annotations = annotations.iter().map(|(last, value)| (name(last), (*value).to_owned())).collect();
-        let mut limits = Vec::new();
-        let check = check(&annotations, &mut limits);
-        let wrong = limits.into_iter().map(|limit| {
+        let mut warnings = Vec::new();
+        let check = check(&annotations, &mut warnings);
+        let wrong = warnings.into_iter().map(|limit| {
             let name = limit.message.split([' ', ':']).nth(1).unwrap_or_default();
             (limit.reason, name.rsplit('/').next().unwrap_or_default().replace("health-check", ""))
         });

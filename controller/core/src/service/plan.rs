@@ -19,18 +19,18 @@ use lb_svc_crds::names::{self, Provider};
 
 use serde_json::Value;
 
-use super::spec::{Cause, Request, request, transport};
+use super::spec::{self, DirectAccessCause, ServiceSpec, transport};
 use crate::action::{Action, Plan};
-use crate::backend::convergence::{Course, Led, Look, Sight};
+use crate::backend::convergence::{Convergence, ConvergenceState, EndpointTargets, Observation};
 use crate::backend::endpoints;
-use crate::gateway::election::{self, News, Seen};
-use crate::gateway::manifests::{self, Template, TemplateHash};
+use crate::gateway::election::{self, ElectionEvent, ElectionView};
+use crate::gateway::manifests::{self, DeploymentTemplate, TemplateHash};
 use crate::gateway::pod_settings::{Configuration, Settings};
-use crate::gateway::rollout::ROLLS_AT_ONCE;
-use crate::ipam::{BEING_FREED, Claim, Network, Refusal, Wish};
+use crate::gateway::rollout::MAX_CONCURRENT_ROLLOUTS;
+use crate::ipam::{AddressRequest, AllocationError, BEING_FREED, Claim, Network};
 use crate::model::{
-    Answer, Attachment, Child, Condition, DeploymentView, Ingress, Place, Pod, PodId, Problem, Service,
-    ServicePort, ServiceRef, Setting, Slice,
+    Attachment, Condition, DeploymentState, EndpointSlice, GatewayRef, Ingress, OwnedObject, Pod, PodId,
+    Problem, Service, ServicePort, ServiceRef, Setting, StatusReport,
 };
 
 /// The Service holds an address.
@@ -51,7 +51,7 @@ const NUDGE_MAX: Duration = Duration::from_secs(30);
 /// a Deployment that changes makes it look at once.
 const ASK_AGAIN: SignedDuration = SignedDuration::from_secs(30);
 /// What a pod lacks for so long after its creation is no fault yet.
-pub const STARTS_WITHIN: SignedDuration = SignedDuration::from_secs(10);
+pub const START_GRACE: SignedDuration = SignedDuration::from_secs(10);
 /// So many addresses that foreign hosts have are given up in a row, before the
 /// last one is waited for.
 const GIVEN_UP: usize = 8;
@@ -76,30 +76,30 @@ pub struct Observed {
     /// The namespace where the gateway is.
     pub namespace: String,
     /// The namespace where it is to be.
-    pub home: String,
+    pub desired_namespace: String,
     /// Whether what is in [`Self::namespace`] can be seen.
-    pub is_seen: bool,
+    pub is_visible: bool,
     /// The ConfigMap with the gateway's name; its content is [`names::CONFIG_KEY`].
-    pub config: Option<Child<String>>,
+    pub config: Option<OwnedObject<String>>,
     /// The Deployment with the gateway's name.
-    pub deployment: Option<Child<DeploymentView>>,
+    pub deployment: Option<OwnedObject<DeploymentState>>,
     /// The PodDisruptionBudget with the gateway's name, compared as the
     /// Deployment is.
-    pub budget: Option<Child<Value>>,
+    pub budget: Option<OwnedObject<Value>>,
     /// The gateway's pods, whosever they were.
     pub pods: Vec<Pod>,
     /// The Service's EndpointSlices.
-    pub slices: Vec<Arc<Slice>>,
+    pub slices: Vec<Arc<EndpointSlice>>,
     /// The pods of its namespace that are ready but for our readiness gate, and
     /// whether they have passed it.
-    pub fit: BTreeMap<PodId, bool>,
+    pub gated_pods: BTreeMap<PodId, bool>,
     /// What this process last saw of the gateway, where it leads straight to
     /// endpoints.
-    pub course: Option<Course>,
+    pub convergence_state: Option<ConvergenceState>,
     /// What this process last saw of their election, if it has looked.
-    pub election: Option<Seen>,
+    pub election: Option<ElectionView>,
     /// How long ago this process last made the key.
-    pub keyed: Option<Duration>,
+    pub key_written: Option<Duration>,
     /// How long ago each pod was nudged, by uid, as far as this process
     /// remembers.
     pub nudges: HashMap<String, Duration>,
@@ -107,12 +107,12 @@ pub struct Observed {
     /// are gateways' own.
     pub own_macs: BTreeSet<String>,
     /// Why no address could be had a moment ago, if that was tried.
-    pub refusal: Option<Refusal>,
+    pub allocation_error: Option<AllocationError>,
     /// What the API server said when it refused to write something of this
     /// gateway a moment ago.
-    pub refused: Option<String>,
+    pub write_refused: Option<String>,
     /// How many other gateways are being rolled, or made.
-    pub rolling: usize,
+    pub other_rollouts: usize,
     /// How long ago this process last warned of this Service.
     pub warned: Option<Duration>,
     /// Now, by the wall clock.
@@ -121,21 +121,21 @@ pub struct Observed {
 
 impl Observed {
     /// Where the gateway of `service` is.
-    pub fn place(&self, service: &ServiceRef) -> Place {
-        Place { service: service.clone(), namespace: self.namespace.clone() }
+    pub fn gateway_ref(&self, service: &ServiceRef) -> GatewayRef {
+        GatewayRef { service: service.clone(), namespace: self.namespace.clone() }
     }
 
     /// Whether the gateway is elsewhere than it is to be.
-    pub fn is_away(&self) -> bool {
-        self.namespace != self.home
+    pub fn is_misplaced(&self) -> bool {
+        self.namespace != self.desired_namespace
     }
 }
 
 /// Plans for the gateway of `service`.
 pub fn plan(service: &ServiceRef, observed: &Observed) -> Plan {
-    match observed.service.as_ref().and_then(|service| Some((service, request(service)?))) {
+    match observed.service.as_ref().and_then(|service| Some((service, spec::parse(service)?))) {
         None => withdraw(observed),
-        Some((wanted, request)) => Planner::new(service, wanted, observed).run(request),
+        Some((wanted, spec)) => Planner::new(service, wanted, observed).run(spec),
     }
 }
 
@@ -150,7 +150,7 @@ fn withdraw(observed: &Observed) -> Plan {
     let mut actions = Vec::new();
     if let Some(service) = &observed.service {
         let mine: Vec<&Claim> =
-            observed.claims.iter().filter(|claim| claim.owner.uid == service.owner.uid).collect();
+            observed.claims.iter().filter(|claim| claim.owner.uid == service.id.uid).collect();
         let ours = |text: &str| mine.iter().any(|claim| claim.address.to_string() == text);
         if service.ingress.iter().any(|entry| ours(&entry.ip)) || !service.conditions.is_empty() {
             actions.push(Action::SetStatus { ingress: Vec::new(), conditions: Vec::new() });
@@ -162,8 +162,8 @@ fn withdraw(observed: &Observed) -> Plan {
     remove_children(observed, None, &mut actions);
     release_strays(observed, None, &mut actions);
     // What our own write showed of others' was not told to the queue.
-    let settled = observed.claims.is_empty() && actions.is_empty();
-    Plan { actions, settled, ..Plan::default() }
+    let converged = observed.claims.is_empty() && actions.is_empty();
+    Plan { actions, converged, ..Plan::default() }
 }
 
 /// Whether `spec.loadBalancerIP` is what we filled in, not what a user wrote.
@@ -176,8 +176,10 @@ fn is_filled(service: &Service, mine: &[&Claim]) -> bool {
 /// Deletes a gateway's objects unless they are for the Service `keep`, or not
 /// ours.
 fn remove_children(observed: &Observed, keep: Option<&str>, actions: &mut Vec<Action>) {
-    fn stale<'a, T>(child: Option<&'a Child<T>>, keep: Option<&str>) -> Option<&'a Child<T>> {
-        child.filter(|child| child.made_for.is_some() && child.made_for.as_deref() != keep && !child.deleting)
+    fn stale<'a, T>(child: Option<&'a OwnedObject<T>>, keep: Option<&str>) -> Option<&'a OwnedObject<T>> {
+        child.filter(|child| {
+            child.owner_uid.is_some() && child.owner_uid.as_deref() != keep && !child.deleting
+        })
     }
     if let Some(child) = stale(observed.budget.as_ref(), keep) {
         actions.push(Action::DeleteBudget(child.uid.clone(), child.resource_version.clone()));
@@ -193,22 +195,22 @@ fn remove_children(observed: &Observed, keep: Option<&str>, actions: &mut Vec<Ac
 /// Whether something could still answer for the address of a claim: a
 /// Deployment or ConfigMap to make a new pod from, or a pod.
 fn is_held(observed: &Observed, claim: &Claim) -> bool {
-    fn is_for<T>(child: Option<&Child<T>>, uid: &str) -> bool {
-        child.is_some_and(|child| child.made_for.as_deref() == Some(uid))
+    fn is_for<T>(child: Option<&OwnedObject<T>>, uid: &str) -> bool {
+        child.is_some_and(|child| child.owner_uid.as_deref() == Some(uid))
     }
     let uid = claim.owner.uid.as_str();
     // What is elsewhere is looked at alone, until it is gone.
-    observed.is_away()
+    observed.is_misplaced()
         || is_for(observed.deployment.as_ref(), uid)
         || is_for(observed.config.as_ref(), uid)
-        || observed.pods.iter().any(|pod| pod.made_for == uid && pod.could_answer())
+        || observed.pods.iter().any(|pod| pod.owner_uid == uid && pod.could_answer())
 }
 
 /// Releases the claims of every Service but `current` for whose address
 /// nothing can answer any more. A claim that is to be kept outlives its
-/// Service, but not the Service's wish for a gateway.
+/// Service, but not the Service's request for a gateway.
 fn release_strays(observed: &Observed, current: Option<&str>, actions: &mut Vec<Action>) {
-    let seen = observed.service.as_ref().map(|service| &service.owner.uid);
+    let seen = observed.service.as_ref().map(|service| &service.id.uid);
     for claim in observed.claims.iter().filter(|claim| Some(claim.owner.uid.as_str()) != current) {
         let kept = claim.keep && claim.conflict.is_empty() && Some(&claim.owner.uid) != seen;
         if !kept && !is_held(observed, claim) {
@@ -225,91 +227,93 @@ struct Planner<'a> {
     mine: Vec<&'a Claim>,
     actions: Vec<Action>,
     /// What is not served as asked, while the rest is.
-    limits: Vec<Problem>,
-    rolls: bool,
-    queued: bool,
+    warnings: Vec<Problem>,
+    in_rollout: bool,
+    rollout_pending: bool,
     /// Whether the gateway leaves the namespace where it is.
     moves: bool,
     /// What is seen of the election among the gateway's pods.
-    election: Option<Seen>,
+    election: Option<ElectionView>,
     /// What is seen of the gateway, where it leads straight to endpoints.
-    direct: Option<Sight>,
+    convergence: Option<Convergence>,
     /// Why it does.
-    cause: Option<Cause>,
+    cause: Option<DirectAccessCause>,
 }
 
 impl<'a> Planner<'a> {
     fn new(key: &'a ServiceRef, service: &'a Service, observed: &'a Observed) -> Self {
-        let mine = observed.claims.iter().filter(|claim| claim.owner.uid == service.owner.uid).collect();
+        let mine = observed.claims.iter().filter(|claim| claim.owner.uid == service.id.uid).collect();
         Self {
             key,
             service,
             observed,
             mine,
             actions: Vec::new(),
-            limits: Vec::new(),
-            rolls: false,
-            queued: false,
+            warnings: Vec::new(),
+            in_rollout: false,
+            rollout_pending: false,
             moves: false,
             election: None,
-            direct: None,
+            convergence: None,
             cause: None,
         }
     }
 
-    fn run(mut self, request: Result<Request, Problem>) -> Plan {
-        let uid = Some(self.service.owner.uid.as_str());
-        self.moves = request.is_ok() && self.is_to_move();
+    fn run(mut self, spec: Result<ServiceSpec, Problem>) -> Plan {
+        let uid = Some(self.service.id.uid.as_str());
+        self.moves = spec.is_ok() && self.is_to_move();
         remove_children(self.observed, uid.filter(|_| !self.moves), &mut self.actions);
         release_strays(self.observed, uid, &mut self.actions);
-        match request {
+        match spec {
             // The last good state serves on: nothing but endpoints and the
             // status change.
             Err(problem) => {
                 let follows = self.keep_up();
                 let ingress = self.kept_ingress();
                 self.report(ingress, Err(&problem), Err(&problem));
-                let settled = self.actions.is_empty() && follows && !self.is_changing();
-                Plan { settled, ..self.plan() }
+                let converged = self.actions.is_empty() && follows && !self.is_changing();
+                Plan { converged, ..self.plan() }
             }
-            Ok(request) => self.serve(&request),
+            Ok(spec) => self.serve(&spec),
         }
     }
 
-    fn serve(mut self, request: &Request) -> Plan {
+    fn serve(mut self, spec: &ServiceSpec) -> Plan {
         if let Some((claim, mac)) = self.new_conflict() {
             let message = format!("{} is in use by {mac}, another address is taken", claim.address);
-            self.actions.push(Action::GiveUp(claim.id.clone(), mac));
+            self.actions.push(Action::MarkConflict(claim.id.clone(), mac));
             self.actions.push(Action::Event { warning: true, reason: CONFLICT.to_owned(), message });
             return self.plan();
         }
-        let target = self.target(request);
-        let allocated = match (target, &self.observed.refusal) {
+        let target = self.target(spec);
+        let allocated = match (target, &self.observed.allocation_error) {
             (Some(claim), _) => Ok(claim),
-            (None, Some(refusal)) => Err(Problem::new(refusal.reason(), refusal.to_string())),
+            (None, Some(allocation_error)) => {
+                Err(Problem::new(allocation_error.reason(), allocation_error.to_string()))
+            }
             (None, None) => {
-                self.actions.push(match self.left_behind(request) {
-                    Some(claim) => Action::TakeOver(claim.id.clone()),
-                    None => Action::Claim(self.wish(request)),
+                self.actions.push(match self.left_behind(spec) {
+                    Some(claim) => Action::Adopt(claim.id.clone()),
+                    None => Action::Claim(self.address_request(spec)),
                 });
                 return self.plan();
             }
         };
 
-        if !self.observed.is_away() {
+        if !self.observed.is_misplaced() {
             // Before anything is made here: whoever comes next has to know.
-            let home = &self.observed.home;
-            let astray = self.mine.iter().filter(|claim| claim.gateway_namespace != *home);
-            self.actions.extend(astray.map(|claim| Action::Settle(claim.id.clone())));
+            let desired_namespace = &self.observed.desired_namespace;
+            let astray = self.mine.iter().filter(|claim| claim.gateway_namespace != *desired_namespace);
+            self.actions.extend(astray.map(|claim| Action::SetGatewayNamespace(claim.id.clone())));
         }
         // A claim that was taken away, and its address given to another: at
         // once there must be nothing left that answers for it.
         if self.mine.is_empty() {
             remove_children(self.observed, None, &mut self.actions);
         }
-        let serving = self.serving(request, target);
-        self.cause = request.direct.as_ref().map(|direct| direct.cause);
-        let config = self.config(request, &serving);
+        let serving = self.serving(spec, target);
+        self.cause = spec.direct.as_ref().map(|direct| direct.cause);
+        let config = self.config(spec, &serving);
         let (digest, written, led) = match config.and_then(|config| config.map(Content::of).transpose()) {
             Ok(Some(content)) => {
                 let (digest, written) = self.write(&content);
@@ -318,20 +322,20 @@ impl<'a> Planner<'a> {
             Ok(None) => (None, Ok(false), None),
             Err(problem) => (None, Err(problem), None),
         };
-        self.limits.clone_from(&request.limits);
+        self.warnings.clone_from(&spec.warnings);
         let deployed = match &written {
-            Ok(_) if digest.is_some() => self.deploy(request),
+            Ok(_) if digest.is_some() => self.deploy(spec),
             Ok(_) => Ok(()),
             Err(problem) => Err(problem.clone()),
         };
         if let Some(digest) = &digest {
-            self.limits.extend(target.and_then(|claim| self.fallen_out(claim)));
-            self.annotate(&request.provider, &serving, digest);
+            self.warnings.extend(target.and_then(|claim| self.fallen_out(claim)));
+            self.annotate(&spec.provider, &serving, digest);
             self.record(&serving);
             self.tell_of_election(&serving);
         }
-        for claim in self.mine.iter().filter(|claim| claim.keep != request.keep) {
-            self.actions.push(Action::Keep(claim.id.clone(), request.keep));
+        for claim in self.mine.iter().filter(|claim| claim.keep != spec.keep) {
+            self.actions.push(Action::SetRetain(claim.id.clone(), spec.keep));
         }
 
         // Who asks for what he cannot have keeps what he has, whether or not
@@ -340,16 +344,16 @@ impl<'a> Planner<'a> {
             .or_else(|| serving.iter().find(|claim| self.is_in_status(claim)).or(serving.first()).copied());
         let taken_up = shown.is_none_or(|claim| self.is_taken_up(claim));
         let follows = matches!(written, Ok(true)) && digest.as_ref().is_some_and(|d| self.follows(d));
-        self.direct = led.zip(digest.as_ref()).map(|(led, digest)| self.look(&led, digest, follows));
+        self.convergence = led.zip(digest.as_ref()).map(|(led, digest)| self.look(&led, digest, follows));
         let programmed = follows && taken_up;
         // Of endpoints that come and go it may be behind a little.
-        let keeps_up = self.direct.as_ref().is_some_and(|direct| direct.serves);
+        let keeps_up = self.convergence.as_ref().is_some_and(|direct| direct.serves);
         let served = programmed || keeps_up && taken_up && self.pods().any(|pod| pod.ready);
         let ingress = match shown {
             Some(claim) if served => vec![Ingress {
                 ip: claim.address.to_string(),
-                proxy: request.pass_through,
-                ports: request.port_statuses.clone(),
+                proxy: spec.pass_through,
+                ports: spec.port_statuses.clone(),
             }],
             _ => self.kept_ingress(),
         };
@@ -358,7 +362,7 @@ impl<'a> Planner<'a> {
             Ok(()) if served => Ok(()),
             Ok(()) => Err(self.obstacle(&serving)),
         };
-        if let (Some(claim), None) = (target, self.wish(request).address)
+        if let (Some(claim), None) = (target, self.address_request(spec).address)
             && self.service.load_balancer_ip != claim.address.to_string()
         {
             self.actions.push(Action::FillAddress(claim.address));
@@ -367,26 +371,26 @@ impl<'a> Planner<'a> {
             self.release_extras(&serving, digest);
         }
         if served {
-            self.limits.extend(self.refused());
-            self.limits.extend(self.lacking());
-            self.limits.splice(..0, self.failing());
+            self.warnings.extend(self.write_refused());
+            self.warnings.extend(self.lacking());
+            self.warnings.splice(..0, self.failing());
         }
-        let waiting = allocated.is_err();
+        let address_pending = allocated.is_err();
         self.report(ingress, allocated.as_ref().copied(), ready.as_ref().copied());
         let writes = self.actions.iter().any(|action| !matches!(action, Action::WriteDeployment(_)));
-        let settled = (programmed || waiting) && !writes && !self.is_changing();
-        Plan { settled, waiting, ..self.plan() }
+        let converged = (programmed || address_pending) && !writes && !self.is_changing();
+        Plan { converged, address_pending, ..self.plan() }
     }
 
     /// Whether more is to be seen of the gateway's endpoints soon.
     fn is_changing(&self) -> bool {
-        self.direct.as_ref().is_some_and(|direct| direct.may_fail || direct.holds)
+        self.convergence.as_ref().is_some_and(|direct| direct.may_fail || direct.holds)
     }
 
     /// What is planned so far, with more to come.
     fn plan(self) -> Plan {
-        let Self { actions, rolls, queued, direct, .. } = self;
-        Plan { actions, rolls, queued, direct, ..Plan::default() }
+        let Self { actions, in_rollout, rollout_pending, convergence, .. } = self;
+        Plan { actions, in_rollout, rollout_pending, convergence, ..Plan::default() }
     }
 
     /// Writes the ConfigMap, unless it is so; returns whether it was.
@@ -406,13 +410,22 @@ impl<'a> Planner<'a> {
     }
 
     /// Looks at a gateway that leads straight to endpoints.
-    fn look(&self, led: &Led, digest: &Digests, follows: bool) -> Sight {
+    fn look(&self, led: &EndpointTargets, digest: &Digests, follows: bool) -> Convergence {
         let pods: Vec<&Pod> = self.pods().filter(|pod| pod.ready).collect();
         let carries = |status: &GatewayStatus| status.digest.as_deref().is_some_and(|known| digest.is(known));
-        let Observed { slices, fit, now, course, .. } = self.observed;
+        let Observed { slices, gated_pods, now, convergence_state, .. } = self.observed;
         let digest = digest.wanted();
-        let look = Look { led, digest, pods: &pods, follows, carries: &carries, slices, fit, now: *now };
-        look.see(course.as_ref())
+        let look = Observation {
+            led,
+            digest,
+            pods: &pods,
+            follows,
+            carries: &carries,
+            slices,
+            gated_pods,
+            now: *now,
+        };
+        look.see(convergence_state.as_ref())
     }
 
     /// Has the gateway that serves the last good state on follow its endpoints:
@@ -438,7 +451,7 @@ impl<'a> Planner<'a> {
         let (digest, written) = self.write(&content);
         self.annotate(&claim.provider, &serving, &digest);
         let follows = written && self.follows(&digest);
-        self.direct = content.led.as_ref().map(|led| self.look(led, &digest, follows));
+        self.convergence = content.led.as_ref().map(|led| self.look(led, &digest, follows));
         follows
     }
 
@@ -449,12 +462,12 @@ impl<'a> Planner<'a> {
             transport(protocol).is_some_and(|protocol| ports.contains(&Port { protocol, port: *port }))
         };
         let ports: Vec<ServicePort> = self.service.ports.iter().filter(is_served).cloned().collect();
-        endpoints::subsets(&ports, &self.observed.slices, |pod| self.observed.fit.contains_key(&pod))
+        endpoints::subsets(&ports, &self.observed.slices, |pod| self.observed.gated_pods.contains_key(&pod))
     }
 
     /// Says that checks find no endpoint healthy.
     fn failing(&self) -> Option<Problem> {
-        let failing = &self.direct.as_ref()?.failing;
+        let failing = &self.convergence.as_ref()?.failing;
         let ports: Vec<String> = failing.iter().map(|port| port.port.to_string()).collect();
         let message =
             format!("all endpoints of port {} fail their health check: all are used", ports.join(", "));
@@ -463,31 +476,31 @@ impl<'a> Planner<'a> {
 
     /// The gateway's living pods.
     fn pods(&self) -> impl Iterator<Item = &'a Pod> {
-        let uid = &self.service.owner.uid;
-        self.observed.pods.iter().filter(move |pod| pod.made_for == *uid && !pod.deleting && !pod.finished)
+        let uid = &self.service.id.uid;
+        self.observed.pods.iter().filter(move |pod| pod.owner_uid == *uid && !pod.deleting && !pod.finished)
     }
 
-    /// What to ask of the ledger. An address that we filled in is not the
-    /// user's wish.
-    fn wish(&self, request: &Request) -> Wish {
-        Wish {
-            owner: self.service.owner.clone(),
-            provider: request.provider.clone(),
-            subnet: request.subnet.clone(),
-            address: request.address.filter(|_| !is_filled(self.service, &self.mine)),
-            keep: request.keep,
+    /// What to ask of the allocator. An address that we filled in is not the
+    /// user's request.
+    fn address_request(&self, spec: &ServiceSpec) -> AddressRequest {
+        AddressRequest {
+            owner: self.service.id.clone(),
+            provider: spec.provider.clone(),
+            subnet: spec.subnet.clone(),
+            address: spec.address.filter(|_| !is_filled(self.service, &self.mine)),
+            keep: spec.keep,
         }
     }
 
     /// The claim that an earlier Service of this name left behind, if it
     /// fulfils the request and its gateway is gone.
-    fn left_behind(&self, request: &Request) -> Option<&'a Claim> {
-        let wish = self.wish(request);
+    fn left_behind(&self, spec: &ServiceSpec) -> Option<&'a Claim> {
+        let address_request = self.address_request(spec);
         let mut kept = self
             .observed
             .claims
             .iter()
-            .filter(|claim| claim.keep && claim.conflict.is_empty() && fulfils(claim, &wish));
+            .filter(|claim| claim.keep && claim.conflict.is_empty() && fulfils(claim, &address_request));
         kept.find(|claim| !is_held(self.observed, claim))
     }
 
@@ -523,21 +536,23 @@ impl<'a> Planner<'a> {
     }
 
     /// The claim that fulfils the request, if there is one already.
-    fn target(&self, request: &Request) -> Option<&'a Claim> {
-        let wish = self.wish(request);
+    fn target(&self, spec: &ServiceSpec) -> Option<&'a Claim> {
+        let address_request = self.address_request(spec);
         // The one in use before any other: what a user's tooling drops from
         // the spec is filled in again.
-        let in_use = |claim: &&Claim| Some(claim.address) == request.address || self.is_in_status(claim);
-        let fits =
-            |claim: &&&Claim| fulfils(claim, &wish) && (wish.address.is_some() || claim.conflict.is_empty());
+        let in_use = |claim: &&Claim| Some(claim.address) == spec.address || self.is_in_status(claim);
+        let fits = |claim: &&&Claim| {
+            fulfils(claim, &address_request)
+                && (address_request.address.is_some() || claim.conflict.is_empty())
+        };
         let fitting: Vec<&Claim> = self.mine.iter().filter(fits).copied().collect();
         fitting.iter().find(|claim| in_use(claim)).or(fitting.first()).copied()
     }
 
     /// The claims the gateway is to serve: the one asked for, and until the
     /// Service's status says that one, those that it does say.
-    fn serving(&self, request: &Request, target: Option<&'a Claim>) -> Vec<&'a Claim> {
-        let others = self.mine.iter().filter(|claim| claim.provider == request.provider).copied();
+    fn serving(&self, spec: &ServiceSpec, target: Option<&'a Claim>) -> Vec<&'a Claim> {
+        let others = self.mine.iter().filter(|claim| claim.provider == spec.provider).copied();
         let Some(target) = target else { return others.collect() };
         let mut serving = vec![target];
         if !self.is_in_status(target) {
@@ -547,7 +562,7 @@ impl<'a> Planner<'a> {
     }
 
     /// The gateway's configuration; `None` without an address to serve.
-    fn config(&self, request: &Request, serving: &[&Claim]) -> Result<Option<GatewayConfig>, Problem> {
+    fn config(&self, spec: &ServiceSpec, serving: &[&Claim]) -> Result<Option<GatewayConfig>, Problem> {
         self.name_is_free()?;
         if serving.is_empty() {
             return Ok(None);
@@ -582,32 +597,32 @@ impl<'a> Planner<'a> {
                 )
             })?);
         }
-        let target = match &request.direct {
-            None => Target::ClusterIp { addresses: request.cluster_ips.clone() },
+        let target = match &spec.direct {
+            None => Target::ClusterIp { addresses: spec.cluster_ips.clone() },
             Some(direct) => Target::Endpoints {
-                subsets: self.subsets(&request.ports),
+                subsets: self.subsets(&spec.ports),
                 affinity_seconds: direct.affinity_seconds,
                 check: direct.check.clone(),
             },
         };
         Ok(Some(GatewayConfig {
-            version: match (&target, &request.clients) {
+            version: match (&target, &spec.clients) {
                 (Target::Endpoints { .. }, _) => DIRECT_VERSION,
                 (_, Some(_)) => LIMITED_VERSION,
                 (_, None) => CONFIG_VERSION,
             },
-            attachment: request.provider.multus_name(),
+            attachment: spec.provider.multus_name(),
             frontends: vec![Frontend {
                 service: self.key.to_string(),
                 addresses: addresses.iter().map(|address| address.address).collect(),
                 target,
-                ports: request.ports.clone(),
-                clients: request.clients.clone(),
+                ports: spec.ports.clone(),
+                clients: spec.clients.clone(),
             }],
-            nat_backend: request.nat_backend.unwrap_or(self.observed.configuration.nat_backend),
+            nat_backend: spec.nat_backend.unwrap_or(self.observed.configuration.nat_backend),
             addresses,
             election: Some(Election {
-                gateway: self.service.owner.uid.clone(),
+                gateway: self.service.id.uid.clone(),
                 interval_ms: ADVERTISEMENT_INTERVAL_MS,
             }),
         }))
@@ -636,42 +651,43 @@ impl<'a> Planner<'a> {
     /// Whether the gateway is to leave where it is now. Until its turn comes it
     /// is served there like any other.
     fn is_to_move(&mut self) -> bool {
-        if !self.observed.is_away() || !self.observed.is_seen {
+        if !self.observed.is_misplaced() || !self.observed.is_visible {
             return false;
         }
         let has_left = self.observed.deployment.as_ref().is_none_or(|child| child.deleting);
-        let turn = self.observed.rolling < ROLLS_AT_ONCE || !self.pods().any(|pod| pod.ready);
-        (self.rolls, self.queued) = (has_left || turn, !has_left && !turn);
-        self.rolls
+        let turn =
+            self.observed.other_rollouts < MAX_CONCURRENT_ROLLOUTS || !self.pods().any(|pod| pod.ready);
+        (self.in_rollout, self.rollout_pending) = (has_left || turn, !has_left && !turn);
+        self.in_rollout
     }
 
     /// Whether ConfigMap and Deployment are ours to write.
     fn name_is_free(&self) -> Result<(), Problem> {
-        let Observed { namespace, home, .. } = self.observed;
+        let Observed { namespace, desired_namespace, .. } = self.observed;
         if self.moves {
-            let message = format!("the gateway moves from namespace {namespace} to {home}");
+            let message = format!("the gateway moves from namespace {namespace} to {desired_namespace}");
             return Err(Problem::new(REPLACING, message));
         }
-        if self.observed.is_away() && !self.observed.is_seen {
+        if self.observed.is_misplaced() && !self.observed.is_visible {
             let message = format!(
-                "the gateway is in namespace {namespace}, where the controller may not look, and is to be in {home}: give the controller its rights there back until it has moved"
+                "the gateway is in namespace {namespace}, where the controller may not look, and is to be in {desired_namespace}: give the controller its rights there back until it has moved"
             );
             return Err(Problem::new("GatewayElsewhere", message));
         }
         let children = [
-            ("ConfigMap", self.observed.config.as_ref().map(|child| (&child.made_for, child.deleting))),
-            ("Deployment", self.observed.deployment.as_ref().map(|child| (&child.made_for, child.deleting))),
+            ("ConfigMap", self.observed.config.as_ref().map(|child| (&child.owner_uid, child.deleting))),
+            ("Deployment", self.observed.deployment.as_ref().map(|child| (&child.owner_uid, child.deleting))),
         ];
         for (kind, child) in children {
             match child {
                 None => {}
-                Some((Some(uid), false)) if *uid == self.service.owner.uid => {}
+                Some((Some(uid), false)) if *uid == self.service.id.uid => {}
                 Some((Some(_), _)) => {
                     let message = "the gateway of an earlier Service of this name is being removed";
                     return Err(Problem::new(REPLACING, message));
                 }
                 Some((None, _)) => {
-                    let name = self.observed.place(self.key);
+                    let name = self.observed.gateway_ref(self.key);
                     let message = format!(
                         "{kind} {name} exists and was not made by lb-svc: rename or delete it, or rename the Service"
                     );
@@ -682,23 +698,27 @@ impl<'a> Planner<'a> {
         Ok(())
     }
 
-    fn deploy(&mut self, request: &Request) -> Result<(), Problem> {
+    fn deploy(&mut self, spec: &ServiceSpec) -> Result<(), Problem> {
         // A gateway that runs needs the attachment no more and stays as it is;
         // a new one would hang half made.
-        let attachment = self.attachment(&request.provider)?;
+        let attachment = self.attachment(&spec.provider)?;
         let configuration = &self.observed.configuration;
         let own = match Settings::of_service(&self.service.settings, &configuration.service_may_set) {
             Ok(own) => own,
             Err(problem) if self.observed.deployment.is_some() => {
-                self.limits.push(problem);
+                self.warnings.push(problem);
                 return Ok(());
             }
             Err(problem) => return Err(problem),
         };
-        let template =
-            Template { provider: &request.provider, attachment, all: &configuration.gateway, own: &own };
-        let place = self.observed.place(self.key);
-        let mut wanted = manifests::deployment(&self.service.owner, &place, &template);
+        let template = DeploymentTemplate {
+            provider: &spec.provider,
+            attachment,
+            all: &configuration.gateway,
+            own: &own,
+        };
+        let place = self.observed.gateway_ref(self.key);
+        let mut wanted = manifests::deployment(&self.service.id, &place, &template);
         let several = own.or(&configuration.gateway).replicas() > 1;
         if let Some(live) = self.observed.deployment.as_ref().map(|child| &child.content.live) {
             if manifests::is_as_wanted(live, &wanted) {
@@ -717,9 +737,9 @@ impl<'a> Planner<'a> {
             let of_its_own = known.own != origin.own && known != TemplateHash::default();
             // One that serves nobody, or was changed by others, is mended at once.
             if known.all != origin.all && !of_its_own && self.pods().any(|pod| pod.ready) {
-                self.rolls = self.observed.rolling < ROLLS_AT_ONCE;
-                self.queued = !self.rolls;
-                if self.queued {
+                self.in_rollout = self.observed.other_rollouts < MAX_CONCURRENT_ROLLOUTS;
+                self.rollout_pending = !self.in_rollout;
+                if self.rollout_pending {
                     return Ok(());
                 }
             }
@@ -736,7 +756,9 @@ impl<'a> Planner<'a> {
 
     /// Whether pods were refused, and have not been asked for again lately.
     fn is_to_ask_again(&self) -> bool {
-        let Some(Child { content, deleting: false, .. }) = &self.observed.deployment else { return false };
+        let Some(OwnedObject { content, deleting: false, .. }) = &self.observed.deployment else {
+            return false;
+        };
         let asked = content.live["metadata"]["annotations"][names::ASKED_ANNOTATION].as_str();
         let asked = asked.and_then(|at| at.parse::<Timestamp>().ok());
         content.failure.is_some()
@@ -754,27 +776,27 @@ impl<'a> Planner<'a> {
         let unschedulable = |pod: &Pod| pod.node.is_none();
         let waits =
             |pod: &Pod| pod.member && pod.address.is_none() && !unschedulable(pod) && self.is_late(pod);
-        self.observed.keyed.is_none_or(|age| age >= KEY_AGAIN) && self.pods().any(waits)
+        self.observed.key_written.is_none_or(|age| age >= KEY_AGAIN) && self.pods().any(waits)
     }
 
     /// Whether the pod has not been ready for longer than starting takes.
     fn is_late(&self, pod: &Pod) -> bool {
-        pod.unready_since.is_some_and(|since| self.observed.now.duration_since(since) >= STARTS_WITHIN)
+        pod.unready_since.is_some_and(|since| self.observed.now.duration_since(since) >= START_GRACE)
     }
 
     /// Has several pods go one at a time. A budget that is not ours is left
     /// alone: nothing depends on it.
     fn budget(&mut self, several: bool) {
         let Observed { budget, .. } = self.observed;
-        if budget.as_ref().is_some_and(|budget| budget.made_for.is_none() || budget.deleting) {
+        if budget.as_ref().is_some_and(|budget| budget.owner_uid.is_none() || budget.deleting) {
             return;
         }
         if several {
-            let wanted = manifests::budget(&self.service.owner, &self.observed.place(self.key));
+            let wanted = manifests::budget(&self.service.id, &self.observed.gateway_ref(self.key));
             if !budget.as_ref().is_some_and(|budget| manifests::is_as_wanted(&budget.content, &wanted)) {
                 self.actions.push(Action::WriteBudget(wanted));
             }
-        } else if let Some(Child { uid, resource_version, .. }) = budget {
+        } else if let Some(OwnedObject { uid, resource_version, .. }) = budget {
             self.actions.push(Action::DeleteBudget(uid.clone(), resource_version.clone()));
         }
     }
@@ -799,8 +821,8 @@ impl<'a> Planner<'a> {
     }
 
     /// What the API server will not have.
-    fn refused(&self) -> Option<Problem> {
-        let refused = self.observed.refused.as_ref()?;
+    fn write_refused(&self) -> Option<Problem> {
+        let refused = self.observed.write_refused.as_ref()?;
         let settings = Setting::ALL.map(Setting::annotation);
         let set = settings.into_iter().filter(|name| self.service.annotations.contains_key(*name));
         let set = set.collect::<Vec<_>>().join(", ");
@@ -837,7 +859,7 @@ impl<'a> Planner<'a> {
             let value = format!("{told}.{}", nudge.unwrap_or(attempt));
             annotations.insert(names::CONFIG_ANNOTATION.to_owned(), value);
             if annotations.iter().any(|(key, value)| pod.annotations.get(key) != Some(value)) {
-                patches.push(Action::Annotate {
+                patches.push(Action::AnnotatePod {
                     pod: pod.name.clone(),
                     uid: pod.uid.clone(),
                     annotations,
@@ -853,12 +875,12 @@ impl<'a> Planner<'a> {
     fn is_due(&self, pod: &Pod, digest: &Digests, attempt: u32) -> bool {
         let age = self.observed.nudges.get(&pod.uid).copied().unwrap_or(NUDGE_MAX);
         let pause = (Duration::from_millis(250) * 2u32.pow(attempt.min(7))).min(NUDGE_MAX);
-        match &pod.answer {
-            Answer::Said(status) => {
+        match &pod.report {
+            StatusReport::Reported(status) => {
                 !status.seen.as_deref().is_some_and(|seen| digest.suits(pod, seen)) && age >= pause
             }
-            Answer::Silence => pod.ready && attempt < NUDGES_UNANSWERED && age >= pause,
-            Answer::Unasked => false,
+            StatusReport::NoResponse => pod.ready && attempt < NUDGES_UNANSWERED && age >= pause,
+            StatusReport::NotQueried => false,
         }
     }
 
@@ -887,18 +909,18 @@ impl<'a> Planner<'a> {
         let pods: Vec<&Pod> = self.pods().collect();
         let mut news = Vec::new();
         if pods.iter().any(|pod| pod.member) {
-            let (seen, more) = Seen::look(before.as_ref(), &pods);
+            let (seen, more) = ElectionView::observe(before.as_ref(), &pods);
             (self.election, news) = (Some(seen), more);
         }
         let addresses = serving.iter().map(|claim| claim.address.to_string()).collect::<Vec<_>>().join(", ");
         for news in news {
             let (warning, reason, message) = match news {
-                News::Active(pod, node, why) => {
+                ElectionEvent::ActiveChanged(pod, node, why) => {
                     let on = node.map(|node| format!(" on {node}")).unwrap_or_default();
                     let why = why.map(|why| format!(": {why}")).unwrap_or_default();
                     (false, "ActiveChanged", format!("{pod}{on} answers for {addresses} now{why}"))
                 }
-                News::Split(pods) => {
+                ElectionEvent::SplitBrain(pods) => {
                     let pods = pods.join(" and ");
                     let message = format!(
                         "two pods answered for {addresses} at once until one gave way, says {pods}: the LAN was in parts, or loses frames"
@@ -969,7 +991,7 @@ impl<'a> Planner<'a> {
             let probed = claim.probed || served;
             if claim.mac != *mac || claim.probed != probed {
                 let claim = claim.id.clone();
-                self.actions.push(Action::Record { claim, mac: mac.clone(), probed });
+                self.actions.push(Action::RecordMac { claim, mac: mac.clone(), probed });
             }
         }
     }
@@ -977,7 +999,7 @@ impl<'a> Planner<'a> {
     /// Gives back the addresses that were asked for earlier, once no gateway
     /// of ours answers for them.
     fn release_extras(&mut self, serving: &[&Claim], digest: &Digests) {
-        let uid = &self.service.owner.uid;
+        let uid = &self.service.id.uid;
         for claim in &self.mine {
             let let_go = |pod: &Pod| {
                 said(pod).is_some_and(|status| {
@@ -989,7 +1011,7 @@ impl<'a> Planner<'a> {
                 .observed
                 .pods
                 .iter()
-                .any(|pod| pod.made_for == *uid && pod.could_answer() && !let_go(pod));
+                .any(|pod| pod.owner_uid == *uid && pod.could_answer() && !let_go(pod));
             if !serving.iter().any(|kept| kept.id.name == claim.id.name) && !held {
                 self.actions.push(Action::Release(claim.id.clone()));
             }
@@ -1010,7 +1032,7 @@ impl<'a> Planner<'a> {
 
     /// What keeps the gateway from serving, as far as can be seen.
     fn obstacle(&self, serving: &[&Claim]) -> Problem {
-        if let Some(problem) = self.refused() {
+        if let Some(problem) = self.write_refused() {
             return problem;
         }
         let conflicts = serving.iter().filter_map(|claim| Some((claim.address, self.conflict(claim)?)));
@@ -1034,10 +1056,11 @@ impl<'a> Planner<'a> {
         }
         for pod in self.pods() {
             if let Some((reason, message)) = &pod.waiting {
-                let wire = self.observed.attachment.as_ref().and_then(|attachment| attachment.wire.as_ref());
-                let place = match (&pod.node, wire) {
-                    (Some(node), Some(wire)) if pod.address.is_none() => {
-                        format!(" on {node}, attached by {wire}")
+                let l2_segment =
+                    self.observed.attachment.as_ref().and_then(|attachment| attachment.l2_segment.as_ref());
+                let place = match (&pod.node, l2_segment) {
+                    (Some(node), Some(l2_segment)) if pod.address.is_none() => {
+                        format!(" on {node}, attached by {l2_segment}")
                     }
                     (Some(node), _) => format!(" on {node}"),
                     (None, _) => String::new(),
@@ -1046,7 +1069,7 @@ impl<'a> Planner<'a> {
             }
             // What a new pod lacks is usually on its way.
             let is_new =
-                pod.created.is_some_and(|created| self.observed.now.duration_since(created) < STARTS_WITHIN);
+                pod.created.is_some_and(|created| self.observed.now.duration_since(created) < START_GRACE);
             let fault = said(pod).filter(|_| !is_new).and_then(|status| status.faults.first_key_value());
             if let Some((reason, message)) = fault {
                 return Problem::new(reason, format!("gateway pod {}: {message}", pod.name));
@@ -1086,8 +1109,8 @@ impl<'a> Planner<'a> {
                 Err(problem) => condition(GATEWAY_READY, false, &problem.reason, problem.message.clone()),
             },
         ];
-        if let Some(limit) = self.limits.first() {
-            let messages: Vec<&str> = self.limits.iter().map(|limit| limit.message.as_str()).collect();
+        if let Some(limit) = self.warnings.first() {
+            let messages: Vec<&str> = self.warnings.iter().map(|limit| limit.message.as_str()).collect();
             conditions.push(condition(LIMITED, true, &limit.reason, messages.join("; ")));
         }
         let same = |a: &[Condition], b: &[Condition]| a.len() == b.len() && a.iter().all(|c| b.contains(c));
@@ -1141,7 +1164,7 @@ struct Content {
     /// be asked for it. A gateway that carried that out carries out this.
     before: String,
     /// Where it leads connections, if that is straight to endpoints.
-    led: Option<Led>,
+    led: Option<EndpointTargets>,
 }
 
 impl Content {
@@ -1164,7 +1187,7 @@ impl Content {
         });
         let led = led.map(|(ports, subsets, check)| {
             let rest = names::digest(render(&config).as_bytes());
-            Led { ports, subsets, check, rest }
+            EndpointTargets { ports, subsets, check, rest }
         });
         Ok(Self { text, before, led })
     }
@@ -1191,28 +1214,28 @@ impl Digests {
 }
 
 /// Whether a claim is what is wished for.
-fn fulfils(claim: &Claim, wish: &Wish) -> bool {
-    claim.provider == wish.provider
-        && match wish.address {
+fn fulfils(claim: &Claim, address_request: &AddressRequest) -> bool {
+    claim.provider == address_request.provider
+        && match address_request.address {
             Some(address) => claim.address == address,
-            None => wish.subnet.as_ref().is_none_or(|subnet| *subnet == claim.subnet),
+            None => address_request.subnet.as_ref().is_none_or(|subnet| *subnet == claim.subnet),
         }
 }
 
 fn said(pod: &Pod) -> Option<&GatewayStatus> {
-    match &pod.answer {
-        Answer::Said(status) => Some(status),
-        Answer::Unasked | Answer::Silence => None,
+    match &pod.report {
+        StatusReport::Reported(status) => Some(status),
+        StatusReport::NotQueried | StatusReport::NoResponse => None,
     }
 }
 
 /// Whether the pod carries out the configuration. One that may not be asked is
 /// believed its readiness.
 fn follows(pod: &Pod, digest: &Digests) -> bool {
-    match &pod.answer {
-        Answer::Said(status) => status.digest.as_deref().is_some_and(|known| digest.is(known)),
-        Answer::Silence => true,
-        Answer::Unasked => false,
+    match &pod.report {
+        StatusReport::Reported(status) => status.digest.as_deref().is_some_and(|known| digest.is(known)),
+        StatusReport::NoResponse => true,
+        StatusReport::NotQueried => false,
     }
 }
 
@@ -1233,7 +1256,7 @@ mod tests {
     use super::*;
     use crate::backend::readiness_gate::Verdict;
     use crate::ipam::ClaimId;
-    use crate::model::{Endpoint, Owner, PortStatus};
+    use crate::model::{Endpoint, PortStatus, ServiceId};
     use crate::testing::{port, service};
 
     fn key() -> ServiceRef {
@@ -1248,7 +1271,7 @@ mod tests {
             provider,
             subnet: "lan".into(),
             address,
-            owner: service().owner,
+            owner: service().id,
             requested,
             mac: "ba:85:f7:02:9f:42".into(),
             keep: false,
@@ -1259,7 +1282,7 @@ mod tests {
     }
 
     fn of_earlier(mut claim: Claim) -> Claim {
-        claim.owner = Owner { uid: "uid-0".into(), ..claim.owner };
+        claim.owner = ServiceId { uid: "uid-0".into(), ..claim.owner };
         claim
     }
 
@@ -1280,8 +1303,8 @@ mod tests {
             claims: claims.to_vec(),
             networks: [("lan".to_owned(), network())].into(),
             namespace: "default".into(),
-            home: "default".into(),
-            is_seen: true,
+            desired_namespace: "default".into(),
+            is_visible: true,
             attachment: Some(Attachment::default()),
             ..Observed::default()
         }
@@ -1294,12 +1317,12 @@ mod tests {
         })
     }
 
-    fn child<T>(uid: &str, content: T) -> Child<T> {
-        Child {
+    fn child<T>(uid: &str, content: T) -> OwnedObject<T> {
+        OwnedObject {
             uid: uid.into(),
             resource_version: "3".into(),
             deleting: false,
-            made_for: Some("uid-1".into()),
+            owner_uid: Some("uid-1".into()),
             content,
         }
     }
@@ -1309,12 +1332,12 @@ mod tests {
         Pod {
             name: name.into(),
             uid: format!("uid-{name}"),
-            made_for: "uid-1".into(),
+            owner_uid: "uid-1".into(),
             ready: true,
             address: Some("10.244.1.5".parse().unwrap()),
             mac: Some("ba:85:f7:02:9f:42".into()),
             annotations: [(names::CONFIG_ANNOTATION.to_owned(), format!("{digest}.0"))].into(),
-            answer: Answer::Said(Box::new(GatewayStatus {
+            report: StatusReport::Reported(Box::new(GatewayStatus {
                 digest: Some(digest.clone()),
                 seen: Some(digest),
                 addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
@@ -1324,10 +1347,10 @@ mod tests {
         }
     }
 
-    fn deployment_of(plan: &Plan) -> Option<Child<DeploymentView>> {
+    fn deployment_of(plan: &Plan) -> Option<OwnedObject<DeploymentState>> {
         plan.actions.iter().find_map(|action| match action {
             Action::WriteDeployment(live) => {
-                Some(child("dep", DeploymentView { live: live.clone(), ..DeploymentView::default() }))
+                Some(child("dep", DeploymentState { live: live.clone(), ..DeploymentState::default() }))
             }
             _ => None,
         })
@@ -1353,24 +1376,24 @@ mod tests {
                         (service.ingress, service.conditions) = (ingress, conditions);
                     }
                     Action::FillAddress(address) => service.load_balancer_ip = address.to_string(),
-                    Action::Annotate { pod, annotations, .. } => {
+                    Action::AnnotatePod { pod, annotations, .. } => {
                         let pod = observed.pods.iter_mut().find(|known| known.name == pod).unwrap();
                         pod.annotations.extend(annotations);
                     }
                     Action::Release(id) => observed.claims.retain(|claim| claim.id != id),
-                    Action::Record { claim: id, mac, probed } => {
+                    Action::RecordMac { claim: id, mac, probed } => {
                         let claim = observed.claims.iter_mut().find(|claim| claim.id == id).unwrap();
                         (claim.mac, claim.probed) = (mac, probed);
                         claim.conflict.clear();
                     }
-                    Action::GiveUp(id, mac) => {
+                    Action::MarkConflict(id, mac) => {
                         observed.claims.iter_mut().find(|claim| claim.id == id).unwrap().conflict = mac;
                     }
                     Action::WriteConfig(content) => {
                         observed.config = Some(child("cm", content));
                     }
                     Action::WriteDeployment(live) => {
-                        let view = DeploymentView { live, ..DeploymentView::default() };
+                        let view = DeploymentState { live, ..DeploymentState::default() };
                         observed.deployment = Some(child("dep", view));
                     }
                     Action::WriteBudget(live) => observed.budget = Some(child("bud", live)),
@@ -1397,14 +1420,14 @@ mod tests {
     #[test]
     fn first_an_address() {
         let plan = plan(&key(), &claimed(&[]));
-        let wish = Wish {
-            owner: service().owner,
+        let address_request = AddressRequest {
+            owner: service().id,
             provider: "lan.kube-system".parse().unwrap(),
             subnet: None,
             address: None,
             keep: false,
         };
-        assert_eq!(plan.actions, [Action::Claim(wish)]);
+        assert_eq!(plan.actions, [Action::Claim(address_request)]);
     }
 
     #[test]
@@ -1434,7 +1457,7 @@ mod tests {
         let done = carried_out(claimed(&[claim("172.18.0.11", Requested::Dynamic)]), "172.18.0.11");
         let plan = plan(&key(), &done);
         assert_eq!(plan.actions, []);
-        assert!(plan.settled);
+        assert!(plan.converged);
     }
 
     /// A pod that withholds an address that the host with `mac` has.
@@ -1442,12 +1465,12 @@ mod tests {
         let content = config_of(&plan(&key(), &observed)).cloned();
         let content = content.unwrap_or_else(|| observed.config.clone().unwrap().content);
         let mut pod = Pod { ready: false, ..pod("gw", &content, &[]) };
-        let Answer::Said(status) = &mut pod.answer else { panic!("it answers") };
+        let StatusReport::Reported(status) = &mut pod.report else { panic!("it answers") };
         status.digest = None;
         status.conflicts.insert(address.parse().unwrap(), mac.to_owned());
         status.faults.insert(CONFLICT.to_owned(), "in use".to_owned());
         observed.config = Some(child("cm", content));
-        observed.deployment = Some(child("dep", DeploymentView::default()));
+        observed.deployment = Some(child("dep", DeploymentState::default()));
         observed.pods = vec![pod];
         observed
     }
@@ -1461,12 +1484,12 @@ mod tests {
         let asking = config_of(&plan(&key(), &observed)).unwrap().clone();
         assert!(asking.contains("\"probe\": true"));
         observed.config = Some(child("cm", asking.clone()));
-        observed.deployment = Some(child("dep", DeploymentView::default()));
+        observed.deployment = Some(child("dep", DeploymentState::default()));
         observed.pods = vec![pod("gw", &asking, &["172.18.0.11"])];
         let planned = plan(&key(), &observed);
         assert_eq!(ips(status(&planned).unwrap().0), ["172.18.0.11"], "nothing is waited for");
         let (claim, mac) = (claims[0].id.clone(), claims[0].mac.clone());
-        assert!(planned.actions.contains(&Action::Record { claim, mac, probed: true }));
+        assert!(planned.actions.contains(&Action::RecordMac { claim, mac, probed: true }));
         assert_eq!(config_of(&planned), None);
 
         // What is left for the next pod to know is written beside what serves.
@@ -1476,11 +1499,14 @@ mod tests {
         let (ingress, conditions) = status(&planned).unwrap();
         assert_eq!((ingress.len(), reason(conditions, GATEWAY_READY)), (1, "GatewayReady"));
         assert!(
-            !planned.actions.iter().any(|action| matches!(action, Action::Annotate { nudge: Some(_), .. }))
+            !planned
+                .actions
+                .iter()
+                .any(|action| matches!(action, Action::AnnotatePod { nudge: Some(_), .. }))
         );
         let done = settle(observed);
         assert!(!done.config.as_ref().unwrap().content.contains("probe"));
-        assert!(plan(&key(), &done).settled, "with a pod that has the earlier one still");
+        assert!(plan(&key(), &done).converged, "with a pod that has the earlier one still");
 
         // An address in the status is in service, whatever the claim says.
         let mut earlier = done;
@@ -1503,9 +1529,12 @@ mod tests {
         });
         let told = told.expect("an Event");
         assert!(told.contains(FOREIGN) && told.contains("172.18.0.18"), "{told}");
-        assert!(!planned.settled);
+        assert!(!planned.converged);
         assert!(
-            !planned.actions.iter().any(|action| matches!(action, Action::GiveUp(..) | Action::Release(_)))
+            !planned
+                .actions
+                .iter()
+                .any(|action| matches!(action, Action::MarkConflict(..) | Action::Release(_)))
         );
 
         // A gateway of ours is waited for: by its pod, or by what the claim remembers.
@@ -1538,15 +1567,18 @@ mod tests {
         let mut observed = withholds(filled, "172.18.0.11", FOREIGN);
         let old = observed.claims[0].id.clone();
         let planned = plan(&key(), &observed);
-        let [Action::GiveUp(id, mac), Action::Event { warning: true, reason, .. }] = &planned.actions[..]
+        let [Action::MarkConflict(id, mac), Action::Event { warning: true, reason, .. }] =
+            &planned.actions[..]
         else {
             panic!("{:?}", planned.actions)
         };
         assert_eq!((id, mac.as_str(), reason.as_str()), (&old, FOREIGN, CONFLICT));
 
         observed.claims[0].conflict = FOREIGN.into();
-        let Some(Action::Claim(wish)) = plan(&key(), &observed).actions.pop() else { panic!("no claim") };
-        assert_eq!(wish.address, None);
+        let Some(Action::Claim(address_request)) = plan(&key(), &observed).actions.pop() else {
+            panic!("no claim")
+        };
+        assert_eq!(address_request.address, None);
         observed.claims.push(claim("172.18.0.12", Requested::Dynamic));
         let planned = plan(&key(), &observed);
         let config: GatewayConfig = serde_json::from_str(config_of(&planned).unwrap()).unwrap();
@@ -1565,11 +1597,11 @@ mod tests {
         assert!(planned.actions.contains(&release));
         let done = settle(observed);
         assert_eq!(done.service.as_ref().unwrap().load_balancer_ip, "172.18.0.12");
-        assert!(plan(&key(), &done).settled);
+        assert!(plan(&key(), &done).converged);
 
         // In service it is not given up again.
         let late = withholds(done, "172.18.0.12", FOREIGN);
-        assert!(!plan(&key(), &late).actions.iter().any(|action| matches!(action, Action::GiveUp(..))));
+        assert!(!plan(&key(), &late).actions.iter().any(|action| matches!(action, Action::MarkConflict(..))));
     }
 
     #[test]
@@ -1584,13 +1616,16 @@ mod tests {
         let planned = plan(&key(), &observed);
         assert_eq!(reason(status(&planned).unwrap().1, GATEWAY_READY), CONFLICT);
         assert!(
-            !planned.actions.iter().any(|action| matches!(action, Action::GiveUp(..) | Action::Claim(_)))
+            !planned
+                .actions
+                .iter()
+                .any(|action| matches!(action, Action::MarkConflict(..) | Action::Claim(_)))
         );
 
         // Nor is there another one: each of them is asked for, the first that
         // comes free is taken.
         let mut full = claimed(&claims[..2]);
-        full.refusal = Some(Refusal::Full("Subnet lan".into()));
+        full.allocation_error = Some(AllocationError::Full("Subnet lan".into()));
         let content = config_of(&plan(&key(), &full)).unwrap().clone();
         let config: GatewayConfig = serde_json::from_str(&content).unwrap();
         assert!(config.addresses.len() == 2 && config.addresses.iter().all(|address| address.probe));
@@ -1615,7 +1650,7 @@ mod tests {
 
     /// A slice of the Service's one port; endpoints as [`crate::testing`] has
     /// them.
-    fn slice(endpoints: &[(u8, &str)]) -> Arc<Slice> {
+    fn slice(endpoints: &[(u8, &str)]) -> Arc<EndpointSlice> {
         Arc::new(crate::testing::slice(&[("", Transport::Tcp, 8080)], endpoints))
     }
 
@@ -1629,7 +1664,8 @@ mod tests {
 
     /// The same, with what a look at it leaves.
     fn seen(mut observed: Observed) -> Observed {
-        observed.course = plan(&key(), &observed).direct.map(|direct| direct.course);
+        observed.convergence_state =
+            plan(&key(), &observed).convergence.map(|direct| direct.convergence_state);
         observed
     }
 
@@ -1647,7 +1683,7 @@ mod tests {
     fn endpoints_are_followed_and_the_gateway_serves_meanwhile() {
         let mut observed = direct();
         let planned = plan(&key(), &observed);
-        assert_eq!((&planned.actions[..], planned.settled), (&[][..], true));
+        assert_eq!((&planned.actions[..], planned.converged), (&[][..], true));
         let text = &observed.config.as_ref().unwrap().content;
         let config: GatewayConfig = serde_json::from_str(text).unwrap();
         assert_eq!((config.version, config.frontends[0].ports.len()), (DIRECT_VERSION, 1));
@@ -1667,14 +1703,14 @@ mod tests {
         assert_eq!(subsets[0].draining.len(), 1);
         let digest = names::digest(config_of(&planned).unwrap().as_bytes());
         let nudged = planned.actions.iter().any(|action| match action {
-            Action::Annotate { annotations, nudge: Some(0), .. } => {
+            Action::AnnotatePod { annotations, nudge: Some(0), .. } => {
                 annotations[names::CONFIG_ANNOTATION] == format!("{digest}.0")
             }
             _ => false,
         });
         assert!(nudged, "{:?}", planned.actions);
         assert_eq!(status(&planned), None, "nothing to be said of it");
-        assert!(!planned.settled);
+        assert!(!planned.converged);
 
         // A gateway that does not follow at all is one that does not serve.
         observed.config.as_mut().unwrap().content = config_of(&planned).unwrap().clone();
@@ -1731,7 +1767,7 @@ mod tests {
         service.source_ranges = vec!["nonsense".into()];
         service.ports.push(port("TCP", 443));
         let observed = settle(observed);
-        assert!(plan(&key(), &observed).settled);
+        assert!(plan(&key(), &observed).converged);
         let mut changed = observed.clone();
         changed.slices = vec![slice(&[(3, "ready")])];
         let planned = plan(&key(), &changed);
@@ -1739,13 +1775,13 @@ mod tests {
         assert_eq!((addresses(&config), config.frontends[0].ports.len()), (vec!["10.0.0.3".into()], 1));
         assert!(config.frontends[0].clients.is_none(), "the rest stays as it was");
         assert!(
-            planned.actions.iter().any(|action| matches!(action, Action::Annotate { nudge: Some(0), .. }))
+            planned.actions.iter().any(|action| matches!(action, Action::AnnotatePod { nudge: Some(0), .. }))
         );
         // Until it does, it is told again.
         changed.config.as_mut().unwrap().content = config_of(&planned).unwrap().clone();
         let changed = settle(changed);
         let planned = plan(&key(), &changed);
-        assert!(!planned.settled);
+        assert!(!planned.converged);
 
         // What goes to the ClusterIP is left alone.
         let mut plain = served();
@@ -1758,7 +1794,7 @@ mod tests {
     fn more_endpoints_than_a_config_map_holds_keep_the_last_good_state() {
         let mut observed = direct();
         let many = |n: u8| {
-            let mut slice = Slice::clone(&slice(&[(1, "ready")]));
+            let mut slice = EndpointSlice::clone(&slice(&[(1, "ready")]));
             let one = slice.endpoints[0];
             slice.endpoints = (0..u16::MAX)
                 .map(|k| Endpoint { address: (u32::from(k) + (u32::from(n) << 24)).into(), ..one })
@@ -1779,10 +1815,10 @@ mod tests {
         annotate(&mut observed, names::HEALTH_CHECK_ANNOTATION, "tcp");
         observed.config = None;
         let mut observed = seen(carried_out(Observed { pods: Vec::new(), ..observed }, "172.18.0.11"));
-        let Answer::Said(said) = &mut observed.pods[0].answer else { panic!("it answers") };
+        let StatusReport::Reported(said) = &mut observed.pods[0].report else { panic!("it answers") };
         said.unhealthy = ["10.0.0.1:8080", "10.0.0.2:8080"].map(|socket| socket.parse().unwrap()).into();
         let planned = plan(&key(), &observed);
-        assert!(status(&planned).is_none() && !planned.settled, "it may just not have asked yet");
+        assert!(status(&planned).is_none() && !planned.converged, "it may just not have asked yet");
         observed = seen(observed);
         observed.now += SignedDuration::from_secs(3);
         let planned = plan(&key(), &observed);
@@ -1800,23 +1836,27 @@ mod tests {
         let waiting = PodId::of("uid-3");
         observed.slices = vec![slice(&[(1, "ready"), (2, "ready"), (3, "unready")])];
         assert_eq!(addresses(&led(&plan(&key(), &observed))), ["10.0.0.1", "10.0.0.2"]);
-        observed.fit = [(waiting, false)].into();
+        observed.gated_pods = [(waiting, false)].into();
         let planned = plan(&key(), &observed);
         let config = led(&planned);
         assert_eq!(addresses(&config), ["10.0.0.1", "10.0.0.2", "10.0.0.3"]);
-        assert!(planned.direct.unwrap().verdicts.is_empty(), "it is on its way");
+        assert!(planned.convergence.unwrap().verdicts.is_empty(), "it is on its way");
 
         let content = config_of(&plan(&key(), &observed)).unwrap().clone();
         observed.config.as_mut().unwrap().content = content.clone();
         observed.pods = vec![pod("gw", &content, &["172.18.0.11"])];
         let observed = settle(observed);
         let planned = plan(&key(), &observed);
-        let direct = planned.direct.unwrap();
-        assert_eq!(direct.verdicts, [(waiting, Verdict::Taken)].into());
-        assert!(!planned.settled, "it is about to pass");
-        let passed = Observed { fit: [(waiting, true)].into(), ..observed };
+        let direct = planned.convergence.unwrap();
+        assert_eq!(direct.verdicts, [(waiting, Verdict::Programmed)].into());
+        assert!(!planned.converged, "it is about to pass");
+        let passed = Observed { gated_pods: [(waiting, true)].into(), ..observed };
         let planned = plan(&key(), &passed);
-        assert!(planned.settled && planned.actions.is_empty() && planned.direct.unwrap().verdicts.is_empty());
+        assert!(
+            planned.converged
+                && planned.actions.is_empty()
+                && planned.convergence.unwrap().verdicts.is_empty()
+        );
     }
 
     #[test]
@@ -1853,8 +1893,8 @@ mod tests {
         observed.pods.clear();
         let planned = plan(&key(), &observed);
         assert_eq!(ips(status(&planned).unwrap().0), ["172.18.0.11"]);
-        assert!(!planned.settled);
-        observed.pods = vec![Pod { ready: false, answer: Answer::Silence, ..pod("new", "", &[]) }];
+        assert!(!planned.converged);
+        observed.pods = vec![Pod { ready: false, report: StatusReport::NoResponse, ..pod("new", "", &[]) }];
         assert_eq!(ips(status(&plan(&key(), &observed)).unwrap().0), ["172.18.0.11"]);
     }
 
@@ -1868,8 +1908,10 @@ mod tests {
         let service = observed.service.as_mut().unwrap();
         service.load_balancer_ip = "172.18.0.11".into();
         service.annotations.insert("lan.kube-system.kubernetes.io/logical_switch".into(), "other".into());
-        let Some(Action::Claim(wish)) = plan(&key(), &observed).actions.pop() else { panic!("no claim") };
-        assert_eq!((wish.subnet.as_deref(), wish.address), (Some("other"), None));
+        let Some(Action::Claim(address_request)) = plan(&key(), &observed).actions.pop() else {
+            panic!("no claim")
+        };
+        assert_eq!((address_request.subnet.as_deref(), address_request.address), (Some("other"), None));
     }
 
     #[test]
@@ -1877,8 +1919,10 @@ mod tests {
         let old = claim("172.18.0.11", Requested::Dynamic);
         let mut observed = carried_out(claimed(std::slice::from_ref(&old)), "172.18.0.11");
         observed.service.as_mut().unwrap().load_balancer_ip = "172.18.0.18".into();
-        let Some(Action::Claim(wish)) = plan(&key(), &observed).actions.pop() else { panic!("no claim") };
-        assert_eq!(wish.address, Some("172.18.0.18".parse().unwrap()));
+        let Some(Action::Claim(address_request)) = plan(&key(), &observed).actions.pop() else {
+            panic!("no claim")
+        };
+        assert_eq!(address_request.address, Some("172.18.0.18".parse().unwrap()));
 
         // Claimed: the gateway serves both, the Service says the old one.
         observed.claims.push(claim("172.18.0.18", Requested::Static));
@@ -1927,13 +1971,14 @@ mod tests {
         let service = observed.service.as_mut().unwrap();
         service.load_balancer_ip = "172.18.0.99".into();
         service.ports.push(port("TCP", 443));
-        observed.refusal = Some(Refusal::Taken("172.18.0.99".parse().unwrap(), "default/other".into()));
+        observed.allocation_error =
+            Some(AllocationError::Taken("172.18.0.99".parse().unwrap(), "default/other".into()));
         let planned = plan(&key(), &observed);
         assert!(config_of(&planned).unwrap().contains("443"));
         let (ingress, conditions) = status(&planned).unwrap();
         assert_eq!(ips(ingress), ["172.18.0.11"]);
         assert_eq!(reason(conditions, ADDRESS_ALLOCATED), "AddressInUse");
-        assert!(planned.waiting);
+        assert!(planned.address_pending);
     }
 
     #[test]
@@ -1942,9 +1987,10 @@ mod tests {
         let content = config_of(&plan(&key(), &observed)).unwrap().clone();
         // Edited while the gateway was on its way.
         observed.service.as_mut().unwrap().load_balancer_ip = "172.18.0.99".into();
-        observed.refusal = Some(Refusal::Taken("172.18.0.99".parse().unwrap(), "default/other".into()));
+        observed.allocation_error =
+            Some(AllocationError::Taken("172.18.0.99".parse().unwrap(), "default/other".into()));
         observed.config = Some(child("cm", content.clone()));
-        observed.deployment = Some(child("dep", DeploymentView::default()));
+        observed.deployment = Some(child("dep", DeploymentState::default()));
         observed.pods = vec![pod("gw", &content, &["172.18.0.11"])];
         let planned = plan(&key(), &observed);
         let (ingress, conditions) = status(&planned).unwrap();
@@ -1961,19 +2007,22 @@ mod tests {
         observed.pods.clear();
         observed.claims.clear();
         let planned = plan(&key(), &observed);
-        assert!(status(&planned).is_some() && !planned.settled);
+        assert!(status(&planned).is_some() && !planned.converged);
         let service = observed.service.as_mut().unwrap();
         (service.ingress, service.conditions) = (Vec::new(), Vec::new());
-        assert!(plan(&key(), &observed).settled);
+        assert!(plan(&key(), &observed).converged);
     }
 
     #[test]
     fn an_address_that_another_has_now_is_given_up_at_once() {
         let mut observed = carried_out(claimed(&[claim("172.18.0.11", Requested::Dynamic)]), "172.18.0.11");
         observed.claims.clear();
-        let Some(Action::Claim(wish)) = plan(&key(), &observed).actions.pop() else { panic!("no claim") };
-        assert_eq!(wish.address, Some("172.18.0.11".parse().unwrap()), "it is asked for again");
-        observed.refusal = Some(Refusal::Taken("172.18.0.11".parse().unwrap(), "default/other".into()));
+        let Some(Action::Claim(address_request)) = plan(&key(), &observed).actions.pop() else {
+            panic!("no claim")
+        };
+        assert_eq!(address_request.address, Some("172.18.0.11".parse().unwrap()), "it is asked for again");
+        observed.allocation_error =
+            Some(AllocationError::Taken("172.18.0.11".parse().unwrap(), "default/other".into()));
         let planned = plan(&key(), &observed);
         assert!(planned.actions.contains(&Action::DeleteDeployment("dep".into(), "3".into())));
         assert!(planned.actions.contains(&Action::DeleteConfig("cm".into(), "3".into())));
@@ -2039,13 +2088,13 @@ mod tests {
     fn a_service_made_again_waits_for_the_gateway_before_it() {
         let mut observed = carried_out(claimed(&[claim("172.18.0.11", Requested::Dynamic)]), "172.18.0.11");
         observed.claims = vec![of_earlier(claim("172.18.0.11", Requested::Dynamic))];
-        for made_for in [
-            &mut observed.config.as_mut().unwrap().made_for,
-            &mut observed.deployment.as_mut().unwrap().made_for,
+        for owner_uid in [
+            &mut observed.config.as_mut().unwrap().owner_uid,
+            &mut observed.deployment.as_mut().unwrap().owner_uid,
         ] {
-            *made_for = Some("uid-0".into());
+            *owner_uid = Some("uid-0".into());
         }
-        observed.pods[0].made_for = "uid-0".into();
+        observed.pods[0].owner_uid = "uid-0".into();
         observed.service.as_mut().unwrap().ingress.clear();
         let planned = plan(&key(), &observed);
         assert!(planned.actions.contains(&Action::DeleteDeployment("dep".into(), "3".into())));
@@ -2062,13 +2111,13 @@ mod tests {
         assert_eq!(plan(&key(), &gone).actions, []);
 
         let mut next = claimed(std::slice::from_ref(&kept));
-        next.pods = vec![Pod { made_for: "uid-0".into(), deleting: true, ..pod("old", "", &[]) }];
+        next.pods = vec![Pod { owner_uid: "uid-0".into(), deleting: true, ..pod("old", "", &[]) }];
         assert!(
-            !plan(&key(), &next).actions.contains(&Action::TakeOver(kept.id.clone())),
+            !plan(&key(), &next).actions.contains(&Action::Adopt(kept.id.clone())),
             "its gateway is there"
         );
         next.pods.clear();
-        assert_eq!(plan(&key(), &next).actions, [Action::TakeOver(kept.id.clone())]);
+        assert_eq!(plan(&key(), &next).actions, [Action::Adopt(kept.id.clone())]);
 
         // Not what it wants: the kept one waits on.
         next.service.as_mut().unwrap().load_balancer_ip = "172.18.0.99".into();
@@ -2076,7 +2125,7 @@ mod tests {
 
         // The annotation comes and goes on a live Service.
         let mut live = claimed(&[Claim { keep: true, ..claim("172.18.0.11", Requested::Dynamic) }]);
-        assert!(plan(&key(), &live).actions.contains(&Action::Keep(kept.id.clone(), false)));
+        assert!(plan(&key(), &live).actions.contains(&Action::SetRetain(kept.id.clone(), false)));
         // Whoever needs no gateway any more needs no address.
         live.service.as_mut().unwrap().load_balancer = false;
         assert!(plan(&key(), &live).actions.contains(&Action::Release(kept.id)));
@@ -2085,7 +2134,8 @@ mod tests {
     #[test]
     fn what_is_not_ours_is_left_alone_and_named() {
         let mut observed = claimed(&[claim("172.18.0.11", Requested::Dynamic)]);
-        observed.deployment = Some(Child { made_for: None, ..child("theirs", DeploymentView::default()) });
+        observed.deployment =
+            Some(OwnedObject { owner_uid: None, ..child("theirs", DeploymentState::default()) });
         let planned = plan(&key(), &observed);
         assert_eq!(reason(status(&planned).unwrap().1, GATEWAY_READY), "NameTaken");
         assert!(!planned.actions.iter().any(|action| matches!(
@@ -2106,7 +2156,7 @@ mod tests {
         observed.config.as_mut().unwrap().content = content;
         let told = |observed: &Observed| {
             plan(&key(), observed).actions.into_iter().find_map(|action| match action {
-                Action::Annotate { annotations, nudge, .. } => {
+                Action::AnnotatePod { annotations, nudge, .. } => {
                     Some((annotations[names::CONFIG_ANNOTATION].clone(), nudge))
                 }
                 _ => None,
@@ -2127,7 +2177,7 @@ mod tests {
             let mut observed = claimed(&[claim("172.18.0.11", Requested::Dynamic)]);
             let content = config_of(&plan(&key(), &observed)).unwrap().clone();
             observed.config = Some(child("cm", content));
-            observed.deployment = Some(child("dep", DeploymentView::default()));
+            observed.deployment = Some(child("dep", DeploymentState::default()));
             change(&mut observed);
             let planned = plan(&key(), &observed);
             let told =
@@ -2140,7 +2190,7 @@ mod tests {
             why(|o| o.attachment.as_mut().unwrap().fault = Some("its spec.config is not JSON".into())),
             expect("AttachmentInvalid")
         );
-        assert_eq!(why(|o| o.refused = Some("exceeded quota".into())), expect("WriteRefused"));
+        assert_eq!(why(|o| o.write_refused = Some("exceeded quota".into())), expect("WriteRefused"));
         assert_eq!(
             why(|o| o.deployment.as_mut().unwrap().content.failure = Some("violates PodSecurity".into())),
             expect("PodRefused")
@@ -2156,7 +2206,7 @@ mod tests {
         let content = config_of(&plan(&key(), &hangs)).unwrap().clone();
         hangs.config = Some(child("cm", content));
         hangs.deployment = deployment_of(&plan(&key(), &hangs));
-        hangs.attachment.as_mut().unwrap().wire = Some("macvlan on eth7, VLAN 0".into());
+        hangs.attachment.as_mut().unwrap().l2_segment = Some("macvlan on eth7, VLAN 0".into());
         let waiting = Some(("FailedCreatePodSandBox".into(), "Link not found".into()));
         let (node, address) = (Some("n2".into()), None);
         hangs.pods = vec![Pod { waiting, node, address, ready: false, ..pod("gw", "", &[]) }];
@@ -2167,8 +2217,9 @@ mod tests {
         assert_eq!(
             why(|o| {
                 let faults = [("CapabilityMissing".to_owned(), "NET_ADMIN".to_owned())].into();
-                let answer = Answer::Said(Box::new(GatewayStatus { faults, ..GatewayStatus::default() }));
-                o.pods = vec![Pod { answer, ready: false, ..pod("gw", "", &[]) }];
+                let report =
+                    StatusReport::Reported(Box::new(GatewayStatus { faults, ..GatewayStatus::default() }));
+                o.pods = vec![Pod { report, ready: false, ..pod("gw", "", &[]) }];
             }),
             expect("CapabilityMissing")
         );
@@ -2211,12 +2262,15 @@ mod tests {
         let mut observed = served();
         set(&mut observed, Setting::NodeSelector, serde_json::json!({ "disk": "ssd" }));
         // Its own change is not made to wait for others.
-        observed.rolling = ROLLS_AT_ONCE;
+        observed.other_rollouts = MAX_CONCURRENT_ROLLOUTS;
         let planned = plan(&key(), &observed);
         assert_eq!(selector(&planned), Some(serde_json::json!({ "disk": "ssd" })));
-        assert!(!planned.rolls && !planned.queued);
+        assert!(!planned.in_rollout && !planned.rollout_pending);
         let planned = plan(&key(), &configured(observed.clone(), "gateway:2"));
-        assert!(deployment_of(&planned).is_some() && !planned.queued, "nor with what changes for all");
+        assert!(
+            deployment_of(&planned).is_some() && !planned.rollout_pending,
+            "nor with what changes for all"
+        );
         observed.deployment = deployment_of(&plan(&key(), &observed));
         assert_eq!(plan(&key(), &observed).actions, []);
         observed.service.as_mut().unwrap().settings.clear();
@@ -2273,7 +2327,7 @@ mod tests {
         let mut observed = served();
         set(&mut observed, Setting::NodeSelector, serde_json::json!({ "a b": "c" }));
         observed.deployment = deployment_of(&plan(&key(), &observed));
-        observed.refused = Some("spec.template.spec.nodeSelector: Invalid value".into());
+        observed.write_refused = Some("spec.template.spec.nodeSelector: Invalid value".into());
         let said = limit(&observed);
         assert_eq!(said.reason, "WriteRefused");
         assert!(said.message.contains(names::NODE_SELECTOR_ANNOTATION), "{}", said.message);
@@ -2289,26 +2343,26 @@ mod tests {
     #[test]
     fn what_changes_for_all_rolls_a_few_at_a_time() {
         let mut observed = configured(served(), "gateway:2");
-        observed.rolling = ROLLS_AT_ONCE - 1;
+        observed.other_rollouts = MAX_CONCURRENT_ROLLOUTS - 1;
         let planned = plan(&key(), &observed);
-        assert!(deployment_of(&planned).is_some() && planned.rolls && !planned.queued);
-        observed.rolling = ROLLS_AT_ONCE;
+        assert!(deployment_of(&planned).is_some() && planned.in_rollout && !planned.rollout_pending);
+        observed.other_rollouts = MAX_CONCURRENT_ROLLOUTS;
         let planned = plan(&key(), &observed);
-        assert!(deployment_of(&planned).is_none() && !planned.rolls && planned.queued);
-        assert!(planned.settled, "it serves meanwhile");
+        assert!(deployment_of(&planned).is_none() && !planned.in_rollout && planned.rollout_pending);
+        assert!(planned.converged, "it serves meanwhile");
 
         // What was made by a release that did not say from what, too.
         let mut earlier = served();
-        earlier.rolling = ROLLS_AT_ONCE;
+        earlier.other_rollouts = MAX_CONCURRENT_ROLLOUTS;
         let live = &mut earlier.deployment.as_mut().unwrap().content.live;
         live["metadata"]["annotations"].as_object_mut().unwrap().remove(names::TEMPLATE_ANNOTATION);
-        assert!(plan(&key(), &earlier).queued);
+        assert!(plan(&key(), &earlier).rollout_pending);
 
         // Another attachment behind its name as well.
         let mut attached = served();
-        attached.rolling = ROLLS_AT_ONCE;
+        attached.other_rollouts = MAX_CONCURRENT_ROLLOUTS;
         attached.attachment = Some(Attachment { digest: "other".into(), ..Attachment::default() });
-        assert!(plan(&key(), &attached).queued);
+        assert!(plan(&key(), &attached).rollout_pending);
 
         // Who serves nobody has nothing to wait for.
         observed.pods[0].ready = false;
@@ -2318,15 +2372,15 @@ mod tests {
     #[test]
     fn what_others_change_is_put_right_at_once() {
         let mut observed = served();
-        observed.rolling = ROLLS_AT_ONCE;
+        observed.other_rollouts = MAX_CONCURRENT_ROLLOUTS;
         observed.deployment.as_mut().unwrap().content.live["spec"]["replicas"] = 0.into();
         let planned = plan(&key(), &observed);
-        assert!(deployment_of(&planned).is_some() && !planned.queued);
+        assert!(deployment_of(&planned).is_some() && !planned.rollout_pending);
     }
 
     /// Gateways are to be in a namespace of their own.
     fn apart(observed: Observed) -> Observed {
-        Observed { home: "gateways".into(), ..observed }
+        Observed { desired_namespace: "gateways".into(), ..observed }
     }
 
     #[test]
@@ -2343,40 +2397,46 @@ mod tests {
         assert!(config_of(&planned).is_none() && deployment_of(&planned).is_none());
         let (ingress, conditions) = status(&planned).unwrap();
         assert_eq!((ingress.len(), reason(conditions, GATEWAY_READY)), (1, REPLACING));
-        assert!(planned.rolls, "as one of a few");
+        assert!(planned.in_rollout, "as one of a few");
 
         // What is left of it is waited for, and takes its room.
-        observed.rolling = ROLLS_AT_ONCE;
+        observed.other_rollouts = MAX_CONCURRENT_ROLLOUTS;
         observed.deployment.as_mut().unwrap().deleting = true;
         observed.config = None;
         let planned = plan(&key(), &observed);
-        assert!(config_of(&planned).is_none() && planned.rolls && !planned.queued);
+        assert!(config_of(&planned).is_none() && planned.in_rollout && !planned.rollout_pending);
 
         // Nothing is: where the gateway will be is recorded before it is made.
         observed.namespace = "gateways".into();
         (observed.deployment, observed.pods) = (None, Vec::new());
         let planned = plan(&key(), &observed);
-        let settled = planned.actions.iter().position(|action| matches!(action, Action::Settle(_)));
+        let converged =
+            planned.actions.iter().position(|action| matches!(action, Action::SetGatewayNamespace(_)));
         let written = planned.actions.iter().position(|action| matches!(action, Action::WriteConfig(_)));
-        assert!(settled.unwrap() < written.unwrap());
+        assert!(converged.unwrap() < written.unwrap());
         let live = deployment_of(&planned).unwrap().content.live;
         assert_eq!(live["metadata"]["namespace"], "gateways");
         assert!(live["metadata"]["ownerReferences"].is_null());
         observed.claims[0].gateway_namespace = "gateways".into();
-        assert!(!plan(&key(), &observed).actions.iter().any(|action| matches!(action, Action::Settle(_))));
+        assert!(
+            !plan(&key(), &observed)
+                .actions
+                .iter()
+                .any(|action| matches!(action, Action::SetGatewayNamespace(_)))
+        );
     }
 
     #[test]
     fn until_its_turn_comes_a_gateway_is_served_where_it_is() {
         let mut observed = apart(served());
-        observed.rolling = ROLLS_AT_ONCE;
+        observed.other_rollouts = MAX_CONCURRENT_ROLLOUTS;
         observed.service.as_mut().unwrap().ports.push(port("TCP", 443));
         let planned = plan(&key(), &observed);
         assert!(config_of(&planned).unwrap().contains("443"));
-        assert!(planned.queued && !planned.rolls);
+        assert!(planned.rollout_pending && !planned.in_rollout);
         assert!(!planned.actions.iter().any(|action| matches!(action, Action::DeleteDeployment(..))));
-        // Nor does it move for a request that makes no sense.
-        observed.rolling = 0;
+        // Nor does it move for a spec that makes no sense.
+        observed.other_rollouts = 0;
         observed.service.as_mut().unwrap().load_balancer_ip = "nonsense".into();
         let planned = plan(&key(), &observed);
         assert!(!planned.actions.iter().any(|action| matches!(action, Action::DeleteDeployment(..))));
@@ -2385,7 +2445,7 @@ mod tests {
     #[test]
     fn a_gateway_that_cannot_be_seen_is_not_made_a_second_time() {
         let mut observed = apart(served());
-        observed.is_seen = false;
+        observed.is_visible = false;
         (observed.config, observed.deployment, observed.pods) = (None, None, Vec::new());
         let planned = plan(&key(), &observed);
         let (ingress, conditions) = status(&planned).unwrap();
@@ -2411,7 +2471,7 @@ mod tests {
     #[test]
     fn a_warning_is_said_again_while_it_lasts() {
         let mut observed = claimed(&[]);
-        observed.refusal = Some(Refusal::Full("Subnet lan".into()));
+        observed.allocation_error = Some(AllocationError::Full("Subnet lan".into()));
         let mut observed = settle(observed);
         let warns = |observed: &Observed| {
             plan(&key(), observed)
@@ -2453,8 +2513,8 @@ mod tests {
     }
 
     fn said_mut(pod: &mut Pod) -> &mut GatewayStatus {
-        match &mut pod.answer {
-            Answer::Said(status) => status,
+        match &mut pod.report {
+            StatusReport::Reported(status) => status,
             _ => panic!("it answers"),
         }
     }
@@ -2511,13 +2571,13 @@ mod tests {
         let mut observed = of_several(claimed(&[claim("172.18.0.11", Requested::Dynamic)]), "2");
         let planned = plan(&key(), &observed);
         assert_eq!(objects(&planned), ["config"], "which is to own the key");
-        assert!(!planned.settled);
+        assert!(!planned.converged);
         observed.config = Some(child("cm", config_of(&planned).unwrap().clone()));
         assert_eq!(objects(&plan(&key(), &observed)), ["key of cm", "deployment of 2", "budget"]);
         let done = two();
         let planned = plan(&key(), &done);
         assert_eq!(planned.actions, []);
-        assert!(planned.settled);
+        assert!(planned.converged);
     }
 
     #[test]
@@ -2547,7 +2607,7 @@ mod tests {
         let mut observed = two();
         observed.budget.as_mut().unwrap().content["spec"]["maxUnavailable"] = 0.into();
         assert_eq!(objects(&plan(&key(), &observed)), ["budget"]);
-        observed.budget.as_mut().unwrap().made_for = None;
+        observed.budget.as_mut().unwrap().owner_uid = None;
         let planned = plan(&key(), &observed);
         assert_eq!(planned.actions, []);
         assert_eq!(objects(&plan(&key(), &of_several(observed, "1"))), ["deployment of 1"]);
@@ -2564,7 +2624,7 @@ mod tests {
                 unready_since: since,
                 address: None,
                 mac: None,
-                answer: Answer::Unasked,
+                report: StatusReport::NotQueried,
                 ..observed.pods[1].clone()
             };
             change(&mut observed);
@@ -2573,7 +2633,7 @@ mod tests {
         assert_eq!(made(|_| {}), ["key of cm"]);
         let never: [fn(&mut Observed); 5] = [
             |o| o.now = Timestamp::from_second(99).unwrap(),
-            |o| o.keyed = Some(Duration::from_secs(9)),
+            |o| o.key_written = Some(Duration::from_secs(9)),
             |o| o.pods[1].node = None,
             |o| o.pods[1].address = Some("10.244.1.6".parse().unwrap()),
             |o| o.pods[1].deleting = true,
@@ -2581,7 +2641,7 @@ mod tests {
         for change in never {
             assert_eq!(made(change), Vec::<String>::new());
         }
-        assert_eq!(made(|o| o.keyed = Some(KEY_AGAIN)), ["key of cm"]);
+        assert_eq!(made(|o| o.key_written = Some(KEY_AGAIN)), ["key of cm"]);
     }
 
     #[test]
@@ -2598,7 +2658,7 @@ mod tests {
         // The pod from before there were several answers until it goes.
         let mut mixed = two();
         mixed.pods[0] = Pod { member: false, ..mixed.pods[0].clone() };
-        let Answer::Said(status) = &mut mixed.pods[0].answer else { panic!("it answers") };
+        let StatusReport::Reported(status) = &mut mixed.pods[0].report else { panic!("it answers") };
         status.election = None;
         said_mut(&mut mixed.pods[1]).election.as_mut().unwrap().active = None;
         mixed.claims[0].mac = String::new();
@@ -2625,11 +2685,11 @@ mod tests {
         (status.digest, status.addresses) = (None, Vec::new());
         status.conflicts.insert("172.18.0.11".parse().unwrap(), FOREIGN.to_owned());
         assert_eq!(ingress(&withheld), (0, CONFLICT.into()));
-        withheld.pods[1].answer = Answer::Silence;
+        withheld.pods[1].report = StatusReport::NoResponse;
         assert_eq!(ingress(&withheld), (0, CONFLICT.into()));
 
         // Pods that may not be asked are believed their readiness.
-        observed.pods.iter_mut().for_each(|pod| pod.answer = Answer::Silence);
+        observed.pods.iter_mut().for_each(|pod| pod.report = StatusReport::NoResponse);
         assert_eq!(ingress(&observed), (1, "GatewayReady".into()));
     }
 
@@ -2638,13 +2698,13 @@ mod tests {
         for ready in ["a", "b"] {
             let mut observed = two();
             for pod in observed.pods.iter_mut().filter(|pod| pod.name != ready) {
-                (pod.ready, pod.answer) = (false, Answer::Silence);
+                (pod.ready, pod.report) = (false, StatusReport::NoResponse);
             }
             let settled = settle(observed);
             let service = settled.service.as_ref().unwrap();
             assert_eq!(ips(&service.ingress), ["172.18.0.11"]);
             assert_eq!(reason(&service.conditions, GATEWAY_READY), "GatewayReady", "{ready}");
-            assert!(plan(&key(), &settled).settled);
+            assert!(plan(&key(), &settled).converged);
         }
     }
 
@@ -2655,7 +2715,7 @@ mod tests {
         let nudged = |observed: &Observed| {
             let planned = plan(&key(), observed);
             let names = planned.actions.iter().filter_map(|action| match action {
-                Action::Annotate { pod, nudge: Some(_), .. } => Some(pod.clone()),
+                Action::AnnotatePod { pod, nudge: Some(_), .. } => Some(pod.clone()),
                 _ => None,
             });
             names.collect::<Vec<_>>()
@@ -2690,7 +2750,7 @@ mod tests {
 
         // Nobody can be asked for a moment: nothing changes for that.
         fresh = observed;
-        fresh.pods.iter_mut().for_each(|pod| pod.answer = Answer::Silence);
+        fresh.pods.iter_mut().for_each(|pod| pod.report = StatusReport::NoResponse);
         fresh.nudges = [("uid-a".into(), Duration::ZERO), ("uid-b".into(), Duration::ZERO)].into();
         assert_eq!(plan(&key(), &fresh).actions, []);
         // The other pod leaves.
@@ -2725,8 +2785,8 @@ mod tests {
             let mut observed = two();
             observed.now = Timestamp::from_second(100).unwrap();
             let pod = &mut observed.pods[1];
-            (pod.ready, pod.unready_since, pod.answer) =
-                (false, Some(Timestamp::from_second(90).unwrap()), Answer::Unasked);
+            (pod.ready, pod.unready_since, pod.report) =
+                (false, Some(Timestamp::from_second(90).unwrap()), StatusReport::NotQueried);
             change(&mut observed);
             let settled = settle(observed);
             assert_eq!(settled.service.as_ref().unwrap().ingress.len(), 1);
@@ -2766,12 +2826,12 @@ mod tests {
     #[test]
     fn several_pods_are_rolled_as_one_gateway() {
         let mut observed = configured(two(), "gateway:2");
-        observed.rolling = ROLLS_AT_ONCE;
+        observed.other_rollouts = MAX_CONCURRENT_ROLLOUTS;
         let planned = plan(&key(), &observed);
-        assert!(planned.queued && objects(&planned).is_empty());
-        observed.rolling -= 1;
+        assert!(planned.rollout_pending && objects(&planned).is_empty());
+        observed.other_rollouts -= 1;
         let planned = plan(&key(), &observed);
-        assert!(planned.rolls);
+        assert!(planned.in_rollout);
         assert_eq!(objects(&planned), ["key of cm", "deployment of 2"]);
     }
 

@@ -24,7 +24,7 @@ const UNSUPPORTED_PROTOCOL: &str = "UnsupportedProtocol";
 
 /// A Service's wishes, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Request {
+pub struct ServiceSpec {
     /// The attachment its address lives on.
     pub provider: Provider,
     /// The Subnet it names.
@@ -42,20 +42,20 @@ pub struct Request {
     /// The networks whose hosts it is to serve; `None`: everybody.
     pub clients: Option<Vec<IpNet>>,
     /// How it is served straight from its endpoints, if it is.
-    pub direct: Option<Direct>,
+    pub direct: Option<DirectAccess>,
     /// What is to program its gateway's NAT, if it says.
     pub nat_backend: Option<NatBackend>,
     /// Whether its address is kept when it is deleted.
     pub keep: bool,
     /// What of it cannot be served, while the rest is.
-    pub limits: Vec<Problem>,
+    pub warnings: Vec<Problem>,
 }
 
 /// How a Service is served straight from its endpoints.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Direct {
+pub struct DirectAccess {
     /// Why it is.
-    pub cause: Cause,
+    pub cause: DirectAccessCause,
     /// For how many seconds a client stays with its endpoint.
     pub affinity_seconds: Option<u32>,
     /// How the endpoints are asked whether they are well.
@@ -64,7 +64,7 @@ pub struct Direct {
 
 /// Why a Service is served straight from its endpoints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cause {
+pub enum DirectAccessCause {
     /// An annotation asks for it.
     Asked,
     /// Only so can clients stay with their endpoints.
@@ -73,7 +73,7 @@ pub enum Cause {
     LocalPolicy,
 }
 
-impl std::fmt::Display for Cause {
+impl std::fmt::Display for DirectAccessCause {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Asked => "as asked for",
@@ -86,8 +86,8 @@ impl std::fmt::Display for Cause {
 /// Reads what `service` asks. `None`: nothing of us.
 ///
 /// # Errors
-/// What makes the request unreadable.
-pub fn request(service: &Service) -> Option<Result<Request, Problem>> {
+/// What makes it unreadable.
+pub fn parse(service: &Service) -> Option<Result<ServiceSpec, Problem>> {
     Some(read(service, provider(service)?))
 }
 
@@ -115,18 +115,18 @@ fn provider(service: &Service) -> Option<&String> {
 
 /// Why the Service is to be served straight from its endpoints; `None` if it
 /// is not.
-fn cause(service: &Service, limits: &mut Vec<Problem>) -> Option<Cause> {
+fn cause(service: &Service, warnings: &mut Vec<Problem>) -> Option<DirectAccessCause> {
     let asked = [names::DIRECT_ACCESS_ANNOTATION, names::TKE_DIRECT_ACCESS_ANNOTATION]
         .into_iter()
-        .find_map(|name| switch(service, name, &[], limits));
+        .find_map(|name| switch(service, name, &[], warnings));
     match asked {
-        Some(asked) => asked.then_some(Cause::Asked),
-        None if service.affinity.is_some() => Some(Cause::Affinity),
-        None => service.internal_local.then_some(Cause::LocalPolicy),
+        Some(asked) => asked.then_some(DirectAccessCause::Asked),
+        None if service.affinity.is_some() => Some(DirectAccessCause::Affinity),
+        None => service.internal_local.then_some(DirectAccessCause::LocalPolicy),
     }
 }
 
-fn read(service: &Service, provider: &str) -> Result<Request, Problem> {
+fn read(service: &Service, provider: &str) -> Result<ServiceSpec, Problem> {
     let provider: Provider = provider.parse().map_err(|error| {
         Problem::new("InvalidProvider", format!("annotation {}: {error}", names::PROVIDER_ANNOTATION))
     })?;
@@ -141,7 +141,7 @@ fn read(service: &Service, provider: &str) -> Result<Request, Problem> {
             Problem::new("InvalidAddress", format!("spec.loadBalancerIP: {text:?} is not an address"))
         })?),
     };
-    let mut limits = Vec::new();
+    let mut warnings = Vec::new();
     let cluster_ips: Vec<IpAddr> = service.cluster_ips.iter().filter_map(|ip| ip.parse().ok()).collect();
     let (v4, v6): (Vec<IpAddr>, Vec<IpAddr>) = cluster_ips.into_iter().partition(IpAddr::is_ipv4);
     if v4.is_empty() {
@@ -151,12 +151,12 @@ fn read(service: &Service, provider: &str) -> Result<Request, Problem> {
         ));
     }
     if !v6.is_empty() {
-        limits.push(Problem::new(
+        warnings.push(Problem::new(
             "UnsupportedFamily",
             "the Service's IPv6 half is not served: gateways serve IPv4 only",
         ));
     }
-    let cause = cause(service, &mut limits);
+    let cause = cause(service, &mut warnings);
     // What hides the client, or would have to know it, is said rather than
     // passed over.
     let unserved = [
@@ -176,7 +176,7 @@ fn read(service: &Service, provider: &str) -> Result<Request, Problem> {
             "spec.internalTrafficPolicy Local keeps the gateway, too, to the backends of its own node without direct access: without one there nobody is served",
         ),
     ];
-    limits.extend(
+    warnings.extend(
         unserved
             .iter()
             .filter(|(asked, ..)| *asked)
@@ -192,33 +192,33 @@ fn read(service: &Service, provider: &str) -> Result<Request, Problem> {
             Some(protocol) => {
                 ports.insert(Port { protocol, port: *port });
             }
-            None => limits.push(Problem::new(
+            None => warnings.push(Problem::new(
                 UNSUPPORTED_PROTOCOL,
                 format!("port {port}/{protocol} is not served: gateways forward TCP and UDP"),
             )),
         }
     }
-    let keep = switch(service, names::KEEP_ADDRESS_ANNOTATION, &[], &mut limits).unwrap_or(false);
+    let keep = switch(service, names::KEEP_ADDRESS_ANNOTATION, &[], &mut warnings).unwrap_or(false);
     // As CCE has it: whose policy is Local wants what the gateway does, from inside as well.
     let pass_through = [names::PASS_THROUGH_ANNOTATION, names::CCE_PASS_THROUGH_ANNOTATION]
         .into_iter()
-        .find_map(|name| switch(service, name, &["onlyLocal"], &mut limits))
+        .find_map(|name| switch(service, name, &["onlyLocal"], &mut warnings))
         .unwrap_or(service.local_policy);
-    let check = health::check(&service.annotations, &mut limits);
+    let check = health::check(&service.annotations, &mut warnings);
     let direct =
-        cause.map(|cause| Direct { cause, affinity_seconds: service.affinity, check: check.clone() });
+        cause.map(|cause| DirectAccess { cause, affinity_seconds: service.affinity, check: check.clone() });
     let unchecked = match &direct {
         None => Some("without direct access"),
         Some(_) if ports.iter().all(|port| port.protocol != Transport::Tcp) => Some("without a TCP port"),
         Some(_) => None,
     };
     if let (Some(_), Some(why)) = (check, unchecked) {
-        limits.push(health::ignored(why));
+        warnings.push(health::ignored(why));
     }
     let mut nat_backend = service.annotations.get(names::NAT_BACKEND_ANNOTATION).and_then(|text| {
         let fault = |why| {
             let message = format!("annotation {}: {why}", names::NAT_BACKEND_ANNOTATION);
-            limits.push(Problem::new("InvalidAnnotation", message));
+            warnings.push(Problem::new("InvalidAnnotation", message));
         };
         text.parse().map_err(fault).ok()
     });
@@ -227,15 +227,15 @@ fn read(service: &Service, provider: &str) -> Result<Request, Problem> {
             let name = names::NAT_BACKEND_ANNOTATION;
             let message =
                 format!("annotation {name}: only nftables keeps spec.sessionAffinity, and is taken");
-            limits.push(Problem::new("NatBackendIgnored", message));
+            warnings.push(Problem::new("NatBackendIgnored", message));
         }
         nat_backend = Some(NatBackend::Nftables);
     }
-    limits.extend(service.annotations.keys().filter(|name| is_unknown(name)).map(|name| {
+    warnings.extend(service.annotations.keys().filter(|name| is_unknown(name)).map(|name| {
         let message = format!("annotation {name} means nothing to lb-svc: correct or remove it");
         Problem::new("UnknownAnnotation", message)
     }));
-    Ok(Request {
+    Ok(ServiceSpec {
         provider,
         subnet,
         address,
@@ -247,7 +247,7 @@ fn read(service: &Service, provider: &str) -> Result<Request, Problem> {
         direct,
         nat_backend,
         keep,
-        limits,
+        warnings,
     })
 }
 
@@ -269,14 +269,14 @@ fn clients(service: &Service) -> Result<Option<Vec<IpNet>>, Problem> {
 
 /// What an annotation says that is "true" or "false", or another word for
 /// "true". `None` if it is not there, or neither.
-fn switch(service: &Service, name: &str, also: &[&str], limits: &mut Vec<Problem>) -> Option<bool> {
+fn switch(service: &Service, name: &str, also: &[&str], warnings: &mut Vec<Problem>) -> Option<bool> {
     match service.annotations.get(name)?.as_str() {
         "true" => Some(true),
         "false" => Some(false),
         other if also.contains(&other) => Some(true),
         other => {
             let message = format!("annotation {name}: {other:?} is neither \"true\" nor \"false\"");
-            limits.push(Problem::new("InvalidAnnotation", message));
+            warnings.push(Problem::new("InvalidAnnotation", message));
             None
         }
     }
@@ -296,11 +296,11 @@ mod tests {
 
     #[test]
     fn the_annotation_is_the_opt_in() {
-        assert!(request(&service()).is_some());
+        assert!(parse(&service()).is_some());
         let none = |change: fn(&mut Service)| {
             let mut service = service();
             change(&mut service);
-            request(&service).is_none()
+            parse(&service).is_none()
         };
         assert!(none(|s| s.annotations.clear()));
         assert!(none(|s| s.load_balancer = false));
@@ -314,7 +314,7 @@ mod tests {
         let problem = |change: fn(&mut Service)| {
             let mut service = service();
             change(&mut service);
-            request(&service).unwrap().unwrap_err()
+            parse(&service).unwrap().unwrap_err()
         };
         assert_eq!(problem(|s| s.load_balancer_ip = "172.18.0".into()).reason, "InvalidAddress");
         assert_eq!(problem(|s| s.cluster_ips = vec!["fd00::1".into()]).reason, "UnsupportedFamily");
@@ -331,15 +331,15 @@ mod tests {
         service.ports.push(port("SCTP", 38412));
         service.ports.push(port("UDP", 80));
         service.cluster_ips.push("fd00::1".into());
-        let request = request(&service).unwrap().unwrap();
-        assert_eq!(request.ports.len(), 2);
-        assert_eq!(request.cluster_ips.len(), 1);
-        let reasons: Vec<&str> = request.limits.iter().map(|limit| limit.reason.as_str()).collect();
+        let spec = parse(&service).unwrap().unwrap();
+        assert_eq!(spec.ports.len(), 2);
+        assert_eq!(spec.cluster_ips.len(), 1);
+        let reasons: Vec<&str> = spec.warnings.iter().map(|limit| limit.reason.as_str()).collect();
         assert_eq!(reasons, ["UnsupportedFamily", "UnsupportedProtocol"]);
         service.ports.pop();
         service.local_policy = true;
-        let limits = super::request(&service).unwrap().unwrap().limits;
-        assert!(limits.iter().any(|limit| limit.reason == "ClientAddressHidden"));
+        let warnings = super::parse(&service).unwrap().unwrap().warnings;
+        assert!(warnings.iter().any(|limit| limit.reason == "ClientAddressHidden"));
     }
 
     #[test]
@@ -347,8 +347,8 @@ mod tests {
         let of = |value: &str| {
             let mut service = service();
             service.annotations.insert(names::NAT_BACKEND_ANNOTATION.to_owned(), value.to_owned());
-            let request = super::request(&service).unwrap().unwrap();
-            (request.nat_backend, request.limits.first().map(|limit| limit.reason.clone()))
+            let spec = super::parse(&service).unwrap().unwrap();
+            (spec.nat_backend, spec.warnings.first().map(|limit| limit.reason.clone()))
         };
         assert_eq!(of("nftables"), (Some(NatBackend::Nftables), None));
         assert_eq!(of("iptables"), (Some(NatBackend::Iptables), None));
@@ -356,22 +356,22 @@ mod tests {
     }
 
     /// What a Service with these annotations asks, after `change`.
-    fn asked(annotations: &[(&str, &str)], change: fn(&mut Service)) -> (Request, Vec<String>) {
+    fn asked(annotations: &[(&str, &str)], change: fn(&mut Service)) -> (ServiceSpec, Vec<String>) {
         let mut service = service();
         let annotations = annotations.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         service.annotations.extend(annotations);
         change(&mut service);
-        let request = request(&service).unwrap().unwrap();
-        assert_eq!(is_direct(&service), request.direct.is_some());
-        let reasons = request.limits.iter().map(|limit| limit.reason.clone()).collect();
-        (request, reasons)
+        let spec = parse(&service).unwrap().unwrap();
+        assert_eq!(is_direct(&service), spec.direct.is_some());
+        let reasons = spec.warnings.iter().map(|limit| limit.reason.clone()).collect();
+        (spec, reasons)
     }
 
     #[test]
     fn it_is_served_directly_as_it_asks_or_has_to_be() {
         let cause = |annotations: &[(&str, &str)], change: fn(&mut Service)| {
-            let (request, reasons) = asked(annotations, change);
-            (request.direct.map(|direct| direct.cause), reasons)
+            let (spec, reasons) = asked(annotations, change);
+            (spec.direct.map(|direct| direct.cause), reasons)
         };
         let none = |_: &mut Service| {};
         let affinity = |service: &mut Service| service.affinity = Some(60);
@@ -379,23 +379,23 @@ mod tests {
         let (ours, theirs) = (names::DIRECT_ACCESS_ANNOTATION, names::TKE_DIRECT_ACCESS_ANNOTATION);
         assert_eq!(cause(&[], none), (None, vec![]));
         for name in [ours, theirs] {
-            assert_eq!(cause(&[(name, "true")], none), (Some(Cause::Asked), vec![]));
+            assert_eq!(cause(&[(name, "true")], none), (Some(DirectAccessCause::Asked), vec![]));
             assert_eq!(cause(&[(name, "false")], none), (None, vec![]));
             assert_eq!(cause(&[(name, "false")], affinity), (None, vec!["AffinityNotKept".to_owned()]));
             assert_eq!(cause(&[(name, "false")], local), (None, vec!["LocalBackendsOnly".to_owned()]));
             assert_eq!(cause(&[(name, "yes")], none), (None, vec!["InvalidAnnotation".to_owned()]));
         }
         assert_eq!(cause(&[(ours, "false"), (theirs, "true")], none), (None, vec![]), "ours first");
-        assert_eq!(cause(&[], affinity), (Some(Cause::Affinity), vec![]));
-        assert_eq!(cause(&[], local), (Some(Cause::LocalPolicy), vec![]));
-        let (request, _) = asked(&[(ours, "true")], affinity);
-        assert_eq!(request.direct.unwrap().affinity_seconds, Some(60));
+        assert_eq!(cause(&[], affinity), (Some(DirectAccessCause::Affinity), vec![]));
+        assert_eq!(cause(&[], local), (Some(DirectAccessCause::LocalPolicy), vec![]));
+        let (spec, _) = asked(&[(ours, "true")], affinity);
+        assert_eq!(spec.direct.unwrap().affinity_seconds, Some(60));
 
         // It is whatever else is wrong with it.
         let mut service = service();
         service.affinity = Some(60);
         service.load_balancer_ip = "172.18.0".into();
-        assert!(super::request(&service).unwrap().is_err() && is_direct(&service));
+        assert!(super::parse(&service).unwrap().is_err() && is_direct(&service));
         service.load_balancer = false;
         assert!(!is_direct(&service));
     }
@@ -404,8 +404,8 @@ mod tests {
     fn affinity_is_kept_by_nftables() {
         let affinity = |service: &mut Service| service.affinity = Some(60);
         let backend = |annotations: &[(&str, &str)]| {
-            let (request, reasons) = asked(annotations, affinity);
-            (request.nat_backend, reasons)
+            let (spec, reasons) = asked(annotations, affinity);
+            (spec.nat_backend, reasons)
         };
         let (nat, direct) = (names::NAT_BACKEND_ANNOTATION, names::DIRECT_ACCESS_ANNOTATION);
         let nftables = Some(NatBackend::Nftables);
@@ -414,16 +414,16 @@ mod tests {
         assert_eq!(backend(&[(nat, "iptables")]), (nftables, vec!["NatBackendIgnored".to_owned()]));
         let plain = backend(&[(nat, "iptables"), (direct, "false")]);
         assert_eq!(plain, (Some(NatBackend::Iptables), vec!["AffinityNotKept".to_owned()]));
-        let (request, reasons) = asked(&[(nat, "iptables"), (direct, "true")], |_| {});
-        assert_eq!((request.nat_backend, reasons), (Some(NatBackend::Iptables), vec![]));
+        let (spec, reasons) = asked(&[(nat, "iptables"), (direct, "true")], |_| {});
+        assert_eq!((spec.nat_backend, reasons), (Some(NatBackend::Iptables), vec![]));
     }
 
     #[test]
     fn endpoints_are_checked_where_connections_go_to_them() {
         let (check, direct) =
             ((names::HEALTH_CHECK_ANNOTATION, "tcp"), (names::DIRECT_ACCESS_ANNOTATION, "true"));
-        let (request, reasons) = asked(&[check, direct], |_| {});
-        assert!(request.direct.unwrap().check.is_some());
+        let (spec, reasons) = asked(&[check, direct], |_| {});
+        assert!(spec.direct.unwrap().check.is_some());
         assert_eq!(reasons, [""; 0]);
         assert_eq!(asked(&[check], |_| {}).1, ["HealthCheckIgnored"]);
         assert_eq!(
@@ -437,7 +437,7 @@ mod tests {
         let of = |ranges: &[&str]| {
             let mut service = service();
             service.source_ranges = ranges.iter().map(ToString::to_string).collect();
-            super::request(&service).unwrap().map(|request| request.clients)
+            super::parse(&service).unwrap().map(|spec| spec.clients)
         };
         let networks = |texts: &[&str]| Some(texts.iter().map(|text| text.parse().unwrap()).collect());
         assert_eq!(of(&[]).unwrap(), None);
@@ -459,11 +459,11 @@ mod tests {
             assert!(!is_unknown(name), "{name}");
         }
         service.annotations.insert("lb-svc.kubeovn.io.example.com/x".to_owned(), String::new());
-        assert_eq!(request(&service).unwrap().unwrap().limits, []);
+        assert_eq!(parse(&service).unwrap().unwrap().warnings, []);
         service.annotations.insert("lb-svc.kubeovn.io/keep-adress".to_owned(), "true".to_owned());
-        let limits = request(&service).unwrap().unwrap().limits;
-        assert_eq!(limits.len(), 1);
-        assert_eq!(limits[0].reason, "UnknownAnnotation");
-        assert!(limits[0].message.contains("lb-svc.kubeovn.io/keep-adress"), "{}", limits[0].message);
+        let warnings = parse(&service).unwrap().unwrap().warnings;
+        assert_eq!(warnings.len(), 1);
+        assert_eq!(warnings[0].reason, "UnknownAnnotation");
+        assert!(warnings[0].message.contains("lb-svc.kubeovn.io/keep-adress"), "{}", warnings[0].message);
     }
 }

@@ -1,13 +1,13 @@
 //! What is said of a Subnet, and when it may go.
 
 use crate::ipam::Usage;
-use crate::model::{Condition, Subnet, SubnetView};
+use crate::model::{Condition, Subnet, SubnetStatus};
 
 /// What is to be written to a Subnet.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct SubnetPlan {
     /// Its status, if it differs.
-    pub status: Option<SubnetView>,
+    pub status: Option<SubnetStatus>,
     /// Whether to set (`true`) or take back (`false`) our finalizer.
     pub hold: Option<bool>,
 }
@@ -50,7 +50,7 @@ pub fn plan(subnet: &Subnet, usage: &Usage) -> SubnetPlan {
         }
         None => condition("Ready", true, "Ready", "hands out addresses".to_owned()),
     };
-    let mut status = SubnetView {
+    let mut status = SubnetStatus {
         using: usage.using,
         available: usage.available,
         using_range: text(&usage.using_ranges),
@@ -61,7 +61,7 @@ pub fn plan(subnet: &Subnet, usage: &Usage) -> SubnetPlan {
         status.available = 0;
         status.available_range = String::new();
     }
-    let by_kind = |mut view: SubnetView| {
+    let by_kind = |mut view: SubnetStatus| {
         view.conditions.sort_by(|a, b| a.kind.cmp(&b.kind));
         view
     };
@@ -78,7 +78,7 @@ mod tests {
     use lb_svc_crds::SubnetSpec;
 
     use super::*;
-    use crate::ipam::Ledger;
+    use crate::ipam::Allocator;
     use crate::model::ServiceRef;
 
     fn subnet(cidr: &str) -> Subnet {
@@ -93,15 +93,15 @@ mod tests {
                 cidr_block: cidr.into(),
                 ..SubnetSpec::default()
             },
-            status: SubnetView::default(),
+            status: SubnetStatus::default(),
             since: Default::default(),
         }
     }
 
     fn planned(subnet: &Subnet) -> SubnetPlan {
-        let mut ledger = Ledger::default();
-        ledger.set_subnet("lan", &subnet.spec, None, subnet.deleting);
-        plan(subnet, &ledger.usage("lan").unwrap())
+        let mut allocator = Allocator::default();
+        allocator.set_subnet("lan", &subnet.spec, None, subnet.deleting);
+        plan(subnet, &allocator.usage("lan").unwrap())
     }
 
     #[test]

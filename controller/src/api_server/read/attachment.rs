@@ -31,7 +31,7 @@ pub fn attachment(object: &NetworkAttachmentDefinition) -> Attachment {
         Err(error) => (Value::Null, Some(format!("its spec.config is not JSON: {error}"))),
     };
     Attachment {
-        wire: wire(&config),
+        l2_segment: l2_segment(&config),
         resource: object.annotations().get(names::RESOURCE_NAME_ANNOTATION).cloned(),
         digest: names::digest(config.to_string().as_bytes()),
         fault,
@@ -39,7 +39,7 @@ pub fn attachment(object: &NetworkAttachmentDefinition) -> Attachment {
 }
 
 /// CNI type, interface and VLAN, where the configuration names them.
-fn wire(config: &Value) -> Option<String> {
+fn l2_segment(config: &Value) -> Option<String> {
     let plugin = config["plugins"].get(0).unwrap_or(config);
     let (kind, master) = (plugin["type"].as_str()?, plugin["master"].as_str()?);
     let vlan = ["vlan", "vlanId"].iter().find_map(|key| plugin[key].as_u64()).unwrap_or(0);
@@ -58,7 +58,7 @@ mod tests {
         };
         let one = of(r#"{"type": "macvlan", "master": "eth0"}"#);
         assert_eq!(of(r#"{ "master":"eth0", "type":"macvlan" }"#), one);
-        assert_eq!(one.wire.as_deref(), Some("macvlan on eth0, VLAN 0"));
+        assert_eq!(one.l2_segment.as_deref(), Some("macvlan on eth0, VLAN 0"));
         assert_ne!(of(r#"{"type": "macvlan", "master": "eth1"}"#).digest, one.digest);
         assert!(of("{").fault.is_some());
         assert_eq!(of("").fault, None, "it is on the node then");

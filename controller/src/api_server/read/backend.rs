@@ -54,12 +54,15 @@ pub fn backend(object: &GatedPod) -> Backend {
         id: PodId::of(&uid),
         uid,
         labels: object.labels().clone(),
-        fit: !ended && object.metadata.deletion_timestamp.is_none() && others && is_true("ContainersReady"),
-        passed: is(names::READINESS_GATE, "True").map(|condition| {
+        ready_except_gate: !ended
+            && object.metadata.deletion_timestamp.is_none()
+            && others
+            && is_true("ContainersReady"),
+        gate_satisfied_at: is(names::READINESS_GATE, "True").map(|condition| {
             let since = condition.last_transition_time.as_ref().map(|time| time.0);
             since.unwrap_or_default()
         }),
-        told: is(names::READINESS_GATE, "False").is_some(),
+        gate_reported: is(names::READINESS_GATE, "False").is_some(),
     }
 }
 
@@ -85,8 +88,8 @@ mod tests {
             });
             let pod: GatedPod = serde_json::from_value(object).unwrap();
             assert!(pod.is_gated());
-            let Backend { fit, passed, told, .. } = backend(&pod);
-            (fit, passed.map(|at| at.to_string()), told)
+            let Backend { ready_except_gate, gate_satisfied_at, gate_reported, .. } = backend(&pod);
+            (ready_except_gate, gate_satisfied_at.map(|at| at.to_string()), gate_reported)
         };
         let lives = || json!({ "uid": "p-1" });
         let (containers, others) = (("ContainersReady", "True"), (other, "True"));

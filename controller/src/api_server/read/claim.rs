@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use kube::ResourceExt;
 use lb_svc_core::ipam::{Claim, ClaimId};
-use lb_svc_core::model::{Owner, ServiceRef};
+use lb_svc_core::model::{ServiceId, ServiceRef};
 use lb_svc_crds::IP;
 use lb_svc_crds::names::{self, Provider};
 
@@ -42,7 +42,7 @@ pub fn claim(object: &IP) -> Result<Claim, NoClaim> {
         provider,
         subnet: object.spec.subnet.clone(),
         address,
-        owner: Owner {
+        owner: ServiceId {
             service: ServiceRef::new(&object.spec.namespace, &object.spec.service_name),
             uid: object.spec.service_uid.clone(),
         },

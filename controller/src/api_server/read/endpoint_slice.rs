@@ -2,17 +2,17 @@
 
 use k8s_openapi::api::discovery::v1::{self as discovery, EndpointSlice};
 use kube::ResourceExt;
-use lb_svc_core::model::{Endpoint, PodId, Slice, SlicePort};
+use lb_svc_core::model::{self, Endpoint, EndpointPort, PodId};
 use lb_svc_core::service::spec::transport;
 
 /// On EndpointSlices: the Service they are of (Kubernetes API).
 pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 
 /// The Service that an EndpointSlice is of, and what it says.
-pub fn slice(object: &EndpointSlice) -> Option<(String, Slice)> {
+pub fn slice(object: &EndpointSlice) -> Option<(String, model::EndpointSlice)> {
     let service = object.labels().get(SERVICE_NAME_LABEL)?;
     let port = |port: &discovery::EndpointPort| {
-        Some(SlicePort {
+        Some(EndpointPort {
             name: port.name.clone().unwrap_or_default(),
             protocol: transport(port.protocol.as_deref().unwrap_or("TCP"))?,
             port: u16::try_from(port.port?).ok().filter(|port| *port != 0)?,
@@ -31,7 +31,7 @@ pub fn slice(object: &EndpointSlice) -> Option<(String, Slice)> {
             pod: pod.and_then(|pod| pod.uid.as_deref()).map(PodId::of),
         })
     };
-    let slice = Slice {
+    let slice = model::EndpointSlice {
         ports: object.ports.iter().flatten().filter_map(port).collect(),
         endpoints: object.endpoints.iter().filter_map(endpoint).collect(),
     };

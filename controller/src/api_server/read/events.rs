@@ -6,7 +6,7 @@ use kube::api::{Api, ListParams};
 use crate::api_server::client::{ApiServer, Error, timed};
 
 /// Why a pod that has a node gets nothing to run with, in the kubelet's words.
-const HANGS: [&str; 3] = ["FailedCreatePodSandBox", "FailedMount", "NetworkNotReady"];
+const START_FAILURES: [&str; 3] = ["FailedCreatePodSandBox", "FailedMount", "NetworkNotReady"];
 /// A digest or a UUID is no shorter.
 const ID_LENGTH: usize = 32;
 
@@ -27,12 +27,12 @@ impl ApiServer {
     ///
     /// # Errors
     /// It is not known then.
-    pub async fn why(&self, namespace: &str, pod: &str) -> Result<Option<(String, String)>, Error> {
+    pub async fn start_failure(&self, namespace: &str, pod: &str) -> Result<Option<(String, String)>, Error> {
         let events: Api<core::Event> = self.namespaced(namespace);
         let on_it =
             ListParams::default().fields(&format!("involvedObject.uid={pod},type=Warning")).limit(100);
         let told = timed(events.list(&on_it)).await?.items.into_iter();
-        let told = told.filter(|event| HANGS.contains(&event.reason.as_deref().unwrap_or_default()));
+        let told = told.filter(|event| START_FAILURES.contains(&event.reason.as_deref().unwrap_or_default()));
         let at = |event: &core::Event| {
             let at = event.last_timestamp.as_ref().map(|time| time.0);
             at.or(event.event_time.as_ref().map(|time| time.0))

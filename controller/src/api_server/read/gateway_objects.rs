@@ -5,40 +5,40 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::Resource;
-use lb_svc_core::model::{Child, DeploymentView, Place, ServiceRef};
+use lb_svc_core::model::{DeploymentState, GatewayRef, OwnedObject, ServiceRef};
 use lb_svc_crds::names;
 use serde::Serialize;
 use serde_json::Value;
 
 /// The gateway that a ConfigMap or Deployment of ours is part of; `None` if
 /// its name is not that gateway's.
-pub fn gateway_of<K: Resource>(object: &K) -> Option<Place> {
+pub fn gateway_of<K: Resource>(object: &K) -> Option<GatewayRef> {
     let meta = object.meta();
     let managed = meta.labels.as_ref()?.get(names::MANAGED_BY_LABEL)? == names::MANAGED_BY;
     let service = ServiceRef::parse(meta.annotations.as_ref()?.get(names::SERVICE_ANNOTATION)?)?;
-    let place = Place { service, namespace: meta.namespace.clone()? };
-    (managed && meta.name.as_ref() == Some(&place.name())).then_some(place)
+    let gateway = GatewayRef { service, namespace: meta.namespace.clone()? };
+    (managed && meta.name.as_ref() == Some(&gateway.name())).then_some(gateway)
 }
 
-fn child<K: Resource, T>(object: &K, content: T) -> Child<T> {
+fn child<K: Resource, T>(object: &K, content: T) -> OwnedObject<T> {
     let meta = object.meta();
-    Child {
+    OwnedObject {
         uid: meta.uid.clone().unwrap_or_default(),
         resource_version: meta.resource_version.clone().unwrap_or_default(),
         deleting: meta.deletion_timestamp.is_some(),
-        made_for: meta.labels.as_ref().and_then(|labels| labels.get(names::SERVICE_UID_LABEL)).cloned(),
+        owner_uid: meta.labels.as_ref().and_then(|labels| labels.get(names::SERVICE_UID_LABEL)).cloned(),
         content,
     }
 }
 
 /// A gateway's ConfigMap.
-pub fn config(object: &ConfigMap) -> Child<String> {
+pub fn config(object: &ConfigMap) -> OwnedObject<String> {
     let content = object.data.as_ref().and_then(|data| data.get(names::CONFIG_KEY)).cloned();
     child(object, content.unwrap_or_default())
 }
 
 /// A gateway's Deployment.
-pub fn deployment(object: &Deployment) -> Child<DeploymentView> {
+pub fn deployment(object: &Deployment) -> OwnedObject<DeploymentState> {
     let conditions =
         object.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
     let failure = conditions
@@ -46,12 +46,12 @@ pub fn deployment(object: &Deployment) -> Child<DeploymentView> {
         .find(|condition| condition.type_ == "ReplicaFailure" && condition.status == "True")
         .map(|condition| condition.message.clone().unwrap_or_default());
     let rolling = failure.is_none() && rolling(object);
-    let view = DeploymentView { failure, rolling, live: live(object) };
+    let view = DeploymentState { failure, rolling, live: live(object) };
     child(object, view)
 }
 
 /// A gateway's PodDisruptionBudget, as [`live`] shows a Deployment.
-pub fn budget(object: &PodDisruptionBudget) -> Child<Value> {
+pub fn budget(object: &PodDisruptionBudget) -> OwnedObject<Value> {
     child(object, compared(object, &object.spec))
 }
 

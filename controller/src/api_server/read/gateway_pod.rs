@@ -3,14 +3,14 @@
 use k8s_openapi::api::core::v1 as core;
 use kube::ResourceExt;
 use lb_svc_core::gateway::manifests::KEY_VOLUME;
-use lb_svc_core::model::{Answer, Place, Pod, ServiceRef};
+use lb_svc_core::model::{GatewayRef, Pod, ServiceRef, StatusReport};
 use lb_svc_crds::names;
 use serde_json::Value;
 
 /// The gateway that a pod is part of.
-pub fn gateway_of_pod(pod: &core::Pod) -> Option<Place> {
+pub fn gateway_of_pod(pod: &core::Pod) -> Option<GatewayRef> {
     let service = ServiceRef::parse(pod.annotations().get(names::SERVICE_ANNOTATION)?)?;
-    Some(Place { service, namespace: pod.namespace()? })
+    Some(GatewayRef { service, namespace: pod.namespace()? })
 }
 
 /// A gateway's pod.
@@ -40,7 +40,7 @@ pub fn pod(object: &core::Pod) -> Pod {
     Pod {
         name: object.name_any(),
         uid: object.uid().unwrap_or_default(),
-        made_for: object.labels().get(names::SERVICE_UID_LABEL).cloned().unwrap_or_default(),
+        owner_uid: object.labels().get(names::SERVICE_UID_LABEL).cloned().unwrap_or_default(),
         created,
         deleting: object.metadata.deletion_timestamp.is_some(),
         finished: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),
@@ -59,7 +59,7 @@ pub fn pod(object: &core::Pod) -> Pod {
             .map(|(key, value)| (key.clone(), value.clone()))
             .collect(),
         waiting: unschedulable.or(waiting),
-        answer: Answer::Unasked,
+        report: StatusReport::NotQueried,
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1 as core;
 use kube::ResourceExt;
-use lb_svc_core::model::{Ingress, Owner, PortStatus, Service, ServicePort, ServiceRef};
+use lb_svc_core::model::{Ingress, PortStatus, Service, ServiceId, ServicePort, ServiceRef};
 use lb_svc_crds::names;
 
 use super::{conditions, pod_settings};
@@ -41,7 +41,7 @@ pub fn service(object: &core::Service) -> Option<Service> {
     }
     let ingress = status.load_balancer.and_then(|lb| lb.ingress).unwrap_or_default();
     Some(Service {
-        owner: Owner { service: service_ref(object), uid: object.uid().unwrap_or_default() },
+        id: ServiceId { service: service_ref(object), uid: object.uid().unwrap_or_default() },
         resource_version: object.resource_version().unwrap_or_default(),
         generation: object.metadata.generation,
         deleting: object.metadata.deletion_timestamp.is_some(),

@@ -1,7 +1,7 @@
 //! Subnets.
 
 use kube::ResourceExt;
-use lb_svc_core::model::{self, SubnetView};
+use lb_svc_core::model::{self, SubnetStatus};
 use lb_svc_crds::{Subnet, names};
 
 use super::conditions;
@@ -17,7 +17,7 @@ pub fn subnet(object: &Subnet) -> model::Subnet {
         deleting: object.metadata.deletion_timestamp.is_some(),
         held: object.finalizers().iter().any(|finalizer| finalizer == names::SUBNET_FINALIZER),
         spec: object.spec.clone(),
-        status: SubnetView {
+        status: SubnetStatus {
             using: status.v4_using_ips,
             available: status.v4_available_ips,
             using_range: status.v4_using_ip_range,

@@ -7,115 +7,116 @@ use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::ResourceExt;
-use lb_svc_core::model::{ObjectName, Part, Place, ServiceRef};
+use lb_svc_core::model::{GatewayRef, ObjectKind, ObjectName, ServiceRef};
 use lb_svc_crds::{IP, Subnet, names};
 
 use super::Watched;
 use crate::api_server::read::{self, GatedPod, NetworkAttachmentDefinition};
-use crate::index::{Key, State};
+use crate::index::{Index, Key};
 
 impl Watched for Service {
-    fn set(state: &mut State, object: Self) -> Vec<Key> {
+    fn set(index: &mut Index, object: Self) -> Vec<Key> {
         let name = read::service_ref(&object);
-        state.set_service(name, read::service(&object))
+        index.set_service(name, read::service(&object))
     }
 
-    fn gone(state: &mut State, object: &Self) -> Vec<Key> {
-        state.set_service(read::service_ref(object), None)
+    fn gone(index: &mut Index, object: &Self) -> Vec<Key> {
+        index.set_service(read::service_ref(object), None)
     }
 
-    fn listed(state: &mut State, names: &BTreeSet<ObjectName>) -> Vec<Key> {
+    fn listed(index: &mut Index, names: &BTreeSet<ObjectName>) -> Vec<Key> {
         let missing =
             |service: &ServiceRef| !names.contains(&(service.namespace.clone(), service.name.clone()));
-        let gone = state.known_services().into_iter().filter(missing);
-        gone.flat_map(|service| state.set_service(service, None)).collect()
+        let gone = index.known_services().into_iter().filter(missing);
+        gone.flat_map(|service| index.set_service(service, None)).collect()
     }
 }
 
 /// The name of a gateway's ConfigMap, Deployment and PodDisruptionBudget.
-fn part_name(place: &Place) -> ObjectName {
-    (place.namespace.clone(), place.name())
+fn part_name(gateway: &GatewayRef) -> ObjectName {
+    (gateway.namespace.clone(), gateway.name())
 }
 
 /// The gateways that are known to have this part, and do not.
-fn parts_gone(state: &State, part: Part, names: &BTreeSet<ObjectName>) -> Vec<Place> {
-    let mut known = state.known_parts(part);
+fn parts_gone(index: &Index, part: ObjectKind, names: &BTreeSet<ObjectName>) -> Vec<GatewayRef> {
+    let mut known = index.known_parts(part);
     known.retain(|gateway| !names.contains(&part_name(gateway)));
     known
 }
 
 impl Watched for ConfigMap {
-    fn set(state: &mut State, object: Self) -> Vec<Key> {
+    fn set(index: &mut Index, object: Self) -> Vec<Key> {
         match read::gateway_of(&object) {
-            Some(gateway) => state.set_config(gateway, Some(read::config(&object))),
+            Some(gateway) => index.set_config(gateway, Some(read::config(&object))),
             None => Vec::new(),
         }
     }
 
-    fn gone(state: &mut State, object: &Self) -> Vec<Key> {
-        read::gateway_of(object).map_or_else(Vec::new, |gateway| state.set_config(gateway, None))
+    fn gone(index: &mut Index, object: &Self) -> Vec<Key> {
+        read::gateway_of(object).map_or_else(Vec::new, |gateway| index.set_config(gateway, None))
     }
 
-    fn listed(state: &mut State, names: &BTreeSet<ObjectName>) -> Vec<Key> {
-        let gone = parts_gone(state, Part::Config, names);
-        gone.into_iter().flat_map(|gateway| state.set_config(gateway, None)).collect()
+    fn listed(index: &mut Index, names: &BTreeSet<ObjectName>) -> Vec<Key> {
+        let gone = parts_gone(index, ObjectKind::Config, names);
+        gone.into_iter().flat_map(|gateway| index.set_config(gateway, None)).collect()
     }
 }
 
 impl Watched for Deployment {
-    fn set(state: &mut State, object: Self) -> Vec<Key> {
+    fn set(index: &mut Index, object: Self) -> Vec<Key> {
         match read::gateway_of(&object) {
-            Some(gateway) => state.set_deployment(gateway, Some(read::deployment(&object))),
+            Some(gateway) => index.set_deployment(gateway, Some(read::deployment(&object))),
             None => Vec::new(),
         }
     }
 
-    fn gone(state: &mut State, object: &Self) -> Vec<Key> {
-        read::gateway_of(object).map_or_else(Vec::new, |gateway| state.set_deployment(gateway, None))
+    fn gone(index: &mut Index, object: &Self) -> Vec<Key> {
+        read::gateway_of(object).map_or_else(Vec::new, |gateway| index.set_deployment(gateway, None))
     }
 
-    fn listed(state: &mut State, names: &BTreeSet<ObjectName>) -> Vec<Key> {
-        let gone = parts_gone(state, Part::Deployment, names);
-        gone.into_iter().flat_map(|gateway| state.set_deployment(gateway, None)).collect()
+    fn listed(index: &mut Index, names: &BTreeSet<ObjectName>) -> Vec<Key> {
+        let gone = parts_gone(index, ObjectKind::Deployment, names);
+        gone.into_iter().flat_map(|gateway| index.set_deployment(gateway, None)).collect()
     }
 }
 
 impl Watched for PodDisruptionBudget {
-    fn set(state: &mut State, object: Self) -> Vec<Key> {
+    fn set(index: &mut Index, object: Self) -> Vec<Key> {
         match read::gateway_of(&object) {
-            Some(gateway) => state.set_budget(gateway, Some(read::budget(&object))),
+            Some(gateway) => index.set_budget(gateway, Some(read::budget(&object))),
             None => Vec::new(),
         }
     }
 
-    fn gone(state: &mut State, object: &Self) -> Vec<Key> {
-        read::gateway_of(object).map_or_else(Vec::new, |gateway| state.set_budget(gateway, None))
+    fn gone(index: &mut Index, object: &Self) -> Vec<Key> {
+        read::gateway_of(object).map_or_else(Vec::new, |gateway| index.set_budget(gateway, None))
     }
 
-    fn listed(state: &mut State, names: &BTreeSet<ObjectName>) -> Vec<Key> {
-        let gone = parts_gone(state, Part::Budget, names);
-        gone.into_iter().flat_map(|gateway| state.set_budget(gateway, None)).collect()
+    fn listed(index: &mut Index, names: &BTreeSet<ObjectName>) -> Vec<Key> {
+        let gone = parts_gone(index, ObjectKind::Budget, names);
+        gone.into_iter().flat_map(|gateway| index.set_budget(gateway, None)).collect()
     }
 }
 
 impl Watched for Pod {
-    fn set(state: &mut State, object: Self) -> Vec<Key> {
+    fn set(index: &mut Index, object: Self) -> Vec<Key> {
         match read::gateway_of_pod(&object) {
-            Some(gateway) => state.set_pod(gateway, &object.name_any(), Some(read::pod(&object))),
+            Some(gateway) => index.set_pod(gateway, &object.name_any(), Some(read::pod(&object))),
             None => Vec::new(),
         }
     }
 
-    fn gone(state: &mut State, object: &Self) -> Vec<Key> {
+    fn gone(index: &mut Index, object: &Self) -> Vec<Key> {
         read::gateway_of_pod(object)
-            .map_or_else(Vec::new, |gateway| state.set_pod(gateway, &object.name_any(), None))
+            .map_or_else(Vec::new, |gateway| index.set_pod(gateway, &object.name_any(), None))
     }
 
-    fn listed(state: &mut State, names: &BTreeSet<ObjectName>) -> Vec<Key> {
-        let missing =
-            |(place, name): &(Place, String)| !names.contains(&(place.namespace.clone(), name.clone()));
-        let gone = state.known_pods().into_iter().filter(missing);
-        gone.flat_map(|(gateway, name)| state.set_pod(gateway, &name, None)).collect()
+    fn listed(index: &mut Index, names: &BTreeSet<ObjectName>) -> Vec<Key> {
+        let missing = |(gateway, name): &(GatewayRef, String)| {
+            !names.contains(&(gateway.namespace.clone(), name.clone()))
+        };
+        let gone = index.known_pods().into_iter().filter(missing);
+        gone.flat_map(|(gateway, name)| index.set_pod(gateway, &name, None)).collect()
     }
 }
 
@@ -128,17 +129,17 @@ impl Watched for EndpointSlice {
         self.address_type == "IPv4"
     }
 
-    fn set(state: &mut State, object: Self) -> Vec<Key> {
-        state.set_slice(&object_name(&object), read::slice(&object))
+    fn set(index: &mut Index, object: Self) -> Vec<Key> {
+        index.set_slice(&object_name(&object), read::slice(&object))
     }
 
-    fn gone(state: &mut State, object: &Self) -> Vec<Key> {
-        state.set_slice(&object_name(object), None)
+    fn gone(index: &mut Index, object: &Self) -> Vec<Key> {
+        index.set_slice(&object_name(object), None)
     }
 
-    fn listed(state: &mut State, names: &BTreeSet<ObjectName>) -> Vec<Key> {
-        let gone = state.known_slices().into_iter().filter(|slice| !names.contains(slice));
-        gone.flat_map(|slice| state.set_slice(&slice, None)).collect()
+    fn listed(index: &mut Index, names: &BTreeSet<ObjectName>) -> Vec<Key> {
+        let gone = index.known_slices().into_iter().filter(|slice| !names.contains(slice));
+        gone.flat_map(|slice| index.set_slice(&slice, None)).collect()
     }
 }
 
@@ -147,76 +148,76 @@ impl Watched for GatedPod {
         self.is_gated()
     }
 
-    fn set(state: &mut State, object: Self) -> Vec<Key> {
-        state.set_backend(object_name(&object), Some(read::backend(&object)))
+    fn set(index: &mut Index, object: Self) -> Vec<Key> {
+        index.set_backend(object_name(&object), Some(read::backend(&object)))
     }
 
-    fn gone(state: &mut State, object: &Self) -> Vec<Key> {
-        state.set_backend(object_name(object), None)
+    fn gone(index: &mut Index, object: &Self) -> Vec<Key> {
+        index.set_backend(object_name(object), None)
     }
 
-    fn listed(state: &mut State, names: &BTreeSet<ObjectName>) -> Vec<Key> {
-        let gone = state.known_backends().into_iter().filter(|pod| !names.contains(pod));
-        gone.flat_map(|pod| state.set_backend(pod, None)).collect()
+    fn listed(index: &mut Index, names: &BTreeSet<ObjectName>) -> Vec<Key> {
+        let gone = index.known_backends().into_iter().filter(|pod| !names.contains(pod));
+        gone.flat_map(|pod| index.set_backend(pod, None)).collect()
     }
 }
 
 impl Watched for Node {
-    fn set(state: &mut State, object: Self) -> Vec<Key> {
-        state.set_node(&object.name_any(), Some(read::node(&object)))
+    fn set(index: &mut Index, object: Self) -> Vec<Key> {
+        index.set_node(&object.name_any(), Some(read::node(&object)))
     }
 
-    fn gone(state: &mut State, object: &Self) -> Vec<Key> {
-        state.set_node(&object.name_any(), None)
+    fn gone(index: &mut Index, object: &Self) -> Vec<Key> {
+        index.set_node(&object.name_any(), None)
     }
 
-    fn listed(state: &mut State, names: &BTreeSet<ObjectName>) -> Vec<Key> {
+    fn listed(index: &mut Index, names: &BTreeSet<ObjectName>) -> Vec<Key> {
         let gone =
-            state.known_nodes().into_iter().filter(|node| !names.contains(&(String::new(), node.clone())));
-        gone.flat_map(|node| state.set_node(&node, None)).collect()
+            index.known_nodes().into_iter().filter(|node| !names.contains(&(String::new(), node.clone())));
+        gone.flat_map(|node| index.set_node(&node, None)).collect()
     }
 }
 
 impl Watched for NetworkAttachmentDefinition {
-    fn set(state: &mut State, object: Self) -> Vec<Key> {
+    fn set(index: &mut Index, object: Self) -> Vec<Key> {
         let attachment = read::attachment(&object);
-        state.set_attachment((object.namespace().unwrap_or_default(), object.name_any()), Some(attachment))
+        index.set_attachment((object.namespace().unwrap_or_default(), object.name_any()), Some(attachment))
     }
 
-    fn gone(state: &mut State, object: &Self) -> Vec<Key> {
-        state.set_attachment((object.namespace().unwrap_or_default(), object.name_any()), None)
+    fn gone(index: &mut Index, object: &Self) -> Vec<Key> {
+        index.set_attachment((object.namespace().unwrap_or_default(), object.name_any()), None)
     }
 
-    fn listed(state: &mut State, names: &BTreeSet<ObjectName>) -> Vec<Key> {
-        let gone = state.known_attachments().into_iter().filter(|name| !names.contains(name));
-        gone.flat_map(|name| state.set_attachment(name, None)).collect()
+    fn listed(index: &mut Index, names: &BTreeSet<ObjectName>) -> Vec<Key> {
+        let gone = index.known_attachments().into_iter().filter(|name| !names.contains(name));
+        gone.flat_map(|name| index.set_attachment(name, None)).collect()
     }
 }
 
 impl Watched for Subnet {
-    fn set(state: &mut State, object: Self) -> Vec<Key> {
+    fn set(index: &mut Index, object: Self) -> Vec<Key> {
         // Kube-OVN's own Subnets are none of our business.
         let subnet = (!names::Provider::is_ovn(&object.spec.provider)).then(|| read::subnet(&object));
-        state.set_subnet(&object.name_any(), subnet)
+        index.set_subnet(&object.name_any(), subnet)
     }
 
-    fn gone(state: &mut State, object: &Self) -> Vec<Key> {
-        state.set_subnet(&object.name_any(), None)
+    fn gone(index: &mut Index, object: &Self) -> Vec<Key> {
+        index.set_subnet(&object.name_any(), None)
     }
 
-    fn listed(state: &mut State, names: &BTreeSet<ObjectName>) -> Vec<Key> {
-        let gone = state
+    fn listed(index: &mut Index, names: &BTreeSet<ObjectName>) -> Vec<Key> {
+        let gone = index
             .known_subnets()
             .into_iter()
             .filter(|subnet| !names.contains(&(String::new(), subnet.clone())));
-        gone.flat_map(|subnet| state.set_subnet(&subnet, None)).collect()
+        gone.flat_map(|subnet| index.set_subnet(&subnet, None)).collect()
     }
 }
 
 impl Watched for IP {
-    fn set(state: &mut State, object: Self) -> Vec<Key> {
+    fn set(index: &mut Index, object: Self) -> Vec<Key> {
         match read::claim(&object) {
-            Ok(claim) => state.set_claim(claim),
+            Ok(claim) => index.set_claim(claim),
             Err(error) => {
                 tracing::warn!(
                     name = object.name_any(),
@@ -227,17 +228,17 @@ impl Watched for IP {
         }
     }
 
-    fn gone(state: &mut State, object: &Self) -> Vec<Key> {
+    fn gone(index: &mut Index, object: &Self) -> Vec<Key> {
         let Ok(claim) = read::claim(object) else {
             return Vec::new();
         };
-        state.ledger.remove(&claim.id.name, &claim.id.uid);
-        state.claims_gone(&[claim])
+        index.allocator.remove(&claim.id.name, &claim.id.uid);
+        index.claims_gone(&[claim])
     }
 
-    fn listed(state: &mut State, names: &BTreeSet<ObjectName>) -> Vec<Key> {
+    fn listed(index: &mut Index, names: &BTreeSet<ObjectName>) -> Vec<Key> {
         let names = names.iter().map(|(_, name)| name.clone()).collect();
-        let gone = state.ledger.retain(&names);
-        state.claims_gone(&gone)
+        let gone = index.allocator.retain(&names);
+        index.claims_gone(&gone)
     }
 }

@@ -1,8 +1,8 @@
 //! Claims.
 
 use kube::api::{Api, Patch};
-use lb_svc_core::ipam::{Candidate, Claim, ClaimId, Wish, claim};
-use lb_svc_core::model::Place;
+use lb_svc_core::ipam::{AddressRequest, Claim, ClaimId, Reservation, claim};
+use lb_svc_core::model::GatewayRef;
 use lb_svc_crds::{IP, names};
 use serde_json::{Value, json};
 
@@ -20,22 +20,22 @@ pub enum Claimed {
 }
 
 impl ApiServer {
-    /// Claims the candidate's address, for a gateway in `gateway_namespace`: a
+    /// Claims a reserved address, for a gateway in `gateway_namespace`: a
     /// plain POST, which the API server refuses if the address is anyone's.
     ///
     /// # Errors
     /// Nothing is known of the claim then; trying again finds out.
     pub async fn claim(
         &self,
-        wish: &Wish,
-        candidate: &Candidate,
+        request: &AddressRequest,
+        reservation: &Reservation,
         gateway_namespace: &str,
     ) -> Result<Claimed, Error> {
         let claims: Api<IP> = Api::all(self.client.clone());
-        let claim = typed(claim::manifest(wish, candidate, gateway_namespace))?;
+        let claim = typed(claim::manifest(request, reservation, gateway_namespace))?;
         let object = match timed(claims.create(&post(), &claim)).await {
             Ok(object) => Some(object),
-            Err(error) if error.is_conflict() => timed(claims.get_opt(&candidate.name)).await?,
+            Err(error) if error.is_conflict() => timed(claims.get_opt(&reservation.name)).await?,
             Err(error) => return Err(error),
         };
         Ok(match object.and_then(|object| read::claim(&object).ok()) {
@@ -65,8 +65,8 @@ impl ApiServer {
     ///
     /// # Errors
     /// The claim is unchanged then.
-    pub async fn settle_claim(&self, claim: &ClaimId, place: &Place) -> Result<Option<IP>, Error> {
-        let namespace = (!place.is_beside()).then_some(&place.namespace);
+    pub async fn settle_claim(&self, claim: &ClaimId, gateway: &GatewayRef) -> Result<Option<IP>, Error> {
+        let namespace = (!gateway.in_service_namespace()).then_some(&gateway.namespace);
         let labels = json!({ names::GATEWAY_NAMESPACE_LABEL: namespace });
         self.patch_claim(claim, json!({ "metadata": { "labels": labels } })).await
     }

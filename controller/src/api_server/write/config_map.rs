@@ -3,7 +3,7 @@
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::Api;
 use lb_svc_core::gateway::manifests;
-use lb_svc_core::model::{Child, Owner, Place};
+use lb_svc_core::model::{GatewayRef, OwnedObject, ServiceId};
 
 use super::owned_object::Written;
 use crate::api_server::client::{ApiServer, Error, exactly, timed_opt};
@@ -15,20 +15,25 @@ impl ApiServer {
     /// It is unchanged then.
     pub async fn write_config(
         &self,
-        owner: &Owner,
-        place: &Place,
+        owner: &ServiceId,
+        gateway: &GatewayRef,
         content: &str,
-        known: Option<&Child<String>>,
+        known: Option<&OwnedObject<String>>,
     ) -> Result<Written<ConfigMap>, Error> {
-        self.make_or_apply(place, manifests::config(owner, place, content), known).await
+        self.make_or_apply(gateway, manifests::config(owner, gateway, content), known).await
     }
 
     /// Deletes a gateway's ConfigMap, exactly the one seen.
     ///
     /// # Errors
     /// It stands then, unless it was gone before.
-    pub async fn delete_config(&self, place: &Place, uid: &str, resource_version: &str) -> Result<(), Error> {
-        let api: Api<ConfigMap> = self.namespaced(&place.namespace);
-        timed_opt(api.delete(&place.name(), &exactly(uid, resource_version))).await.map(drop)
+    pub async fn delete_config(
+        &self,
+        gateway: &GatewayRef,
+        uid: &str,
+        resource_version: &str,
+    ) -> Result<(), Error> {
+        let api: Api<ConfigMap> = self.namespaced(&gateway.namespace);
+        timed_opt(api.delete(&gateway.name(), &exactly(uid, resource_version))).await.map(drop)
     }
 }

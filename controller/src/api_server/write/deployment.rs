@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::api::{Api, DeleteParams, PropagationPolicy};
-use lb_svc_core::model::{Child, DeploymentView, Place};
+use lb_svc_core::model::{DeploymentState, GatewayRef, OwnedObject};
 use serde_json::{Value, json};
 
 use super::owned_object::Written;
@@ -19,12 +19,12 @@ impl ApiServer {
     /// It is unchanged then.
     pub async fn write_deployment(
         &self,
-        place: &Place,
+        gateway: &GatewayRef,
         wanted: &Value,
-        known: Option<&Child<DeploymentView>>,
+        known: Option<&OwnedObject<DeploymentState>>,
     ) -> Result<Written<Deployment>, Error> {
         let mut wanted = wanted.clone();
-        let Some(known) = known else { return self.make(place, wanted).await };
+        let Some(known) = known else { return self.make(gateway, wanted).await };
         let metadata = &mut wanted["metadata"];
         metadata["uid"] = json!(known.uid);
         metadata["resourceVersion"] = json!(known.resource_version);
@@ -38,8 +38,8 @@ impl ApiServer {
                 }
             }
         }
-        let api: Api<Deployment> = self.namespaced(&place.namespace);
-        let object = timed_opt(api.replace(&place.name(), &post(), &typed(wanted)?)).await?;
+        let api: Api<Deployment> = self.namespaced(&gateway.namespace);
+        let object = timed_opt(api.replace(&gateway.name(), &post(), &typed(wanted)?)).await?;
         // If it is gone, the watch will say so.
         Ok(object.map_or(Written::Already, |object| Written::Ours(Box::new(object))))
     }
@@ -51,15 +51,15 @@ impl ApiServer {
     /// It stands then, unless it was gone before.
     pub async fn delete_deployment(
         &self,
-        place: &Place,
+        gateway: &GatewayRef,
         uid: &str,
         resource_version: &str,
     ) -> Result<(), Error> {
-        let api: Api<Deployment> = self.namespaced(&place.namespace);
+        let api: Api<Deployment> = self.namespaced(&gateway.namespace);
         let params = DeleteParams {
             propagation_policy: Some(PropagationPolicy::Foreground),
             ..exactly(uid, resource_version)
         };
-        timed_opt(api.delete(&place.name(), &params)).await.map(drop)
+        timed_opt(api.delete(&gateway.name(), &params)).await.map(drop)
     }
 }

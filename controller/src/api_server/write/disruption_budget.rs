@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::Api;
-use lb_svc_core::model::{Child, Place};
+use lb_svc_core::model::{GatewayRef, OwnedObject};
 use serde_json::Value;
 
 use super::owned_object::Written;
@@ -16,19 +16,24 @@ impl ApiServer {
     /// It is unchanged then.
     pub async fn write_budget(
         &self,
-        place: &Place,
+        gateway: &GatewayRef,
         wanted: &Value,
-        known: Option<&Child<Value>>,
+        known: Option<&OwnedObject<Value>>,
     ) -> Result<Written<PodDisruptionBudget>, Error> {
-        self.make_or_apply(place, wanted.clone(), known).await
+        self.make_or_apply(gateway, wanted.clone(), known).await
     }
 
     /// Deletes a gateway's PodDisruptionBudget, exactly the one seen.
     ///
     /// # Errors
     /// It stands then, unless it was gone before.
-    pub async fn delete_budget(&self, place: &Place, uid: &str, resource_version: &str) -> Result<(), Error> {
-        let api: Api<PodDisruptionBudget> = self.namespaced(&place.namespace);
-        timed_opt(api.delete(&place.name(), &exactly(uid, resource_version))).await.map(drop)
+    pub async fn delete_budget(
+        &self,
+        gateway: &GatewayRef,
+        uid: &str,
+        resource_version: &str,
+    ) -> Result<(), Error> {
+        let api: Api<PodDisruptionBudget> = self.namespaced(&gateway.namespace);
+        timed_opt(api.delete(&gateway.name(), &exactly(uid, resource_version))).await.map(drop)
     }
 }

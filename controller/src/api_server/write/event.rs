@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kube::api::Api;
-use lb_svc_core::model::Owner;
+use lb_svc_core::model::ServiceId;
 use lb_svc_crds::names;
 
 use crate::api_server::client::{ApiServer, Error, post, timed};
@@ -17,7 +17,13 @@ impl ApiServer {
     ///
     /// # Errors
     /// It was not told then.
-    pub async fn tell(&self, owner: &Owner, warning: bool, reason: &str, message: &str) -> Result<(), Error> {
+    pub async fn tell(
+        &self,
+        owner: &ServiceId,
+        warning: bool,
+        reason: &str,
+        message: &str,
+    ) -> Result<(), Error> {
         let mut note = message.to_owned();
         while note.len() > NOTE_MAX {
             note.pop();

@@ -4,7 +4,7 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::{Api, Patch};
-use lb_svc_core::model::{Child, Place};
+use lb_svc_core::model::{GatewayRef, OwnedObject};
 use serde_json::{Value, json};
 
 use super::typed;
@@ -40,26 +40,30 @@ impl ApiServer {
     /// Makes an object of a gateway, or applies what is `wanted` to the one seen.
     pub(super) async fn make_or_apply<K: Piece, T>(
         &self,
-        place: &Place,
+        gateway: &GatewayRef,
         mut wanted: Value,
-        known: Option<&Child<T>>,
+        known: Option<&OwnedObject<T>>,
     ) -> Result<Written<K>, Error> {
-        let Some(known) = known else { return self.make(place, wanted).await };
+        let Some(known) = known else { return self.make(gateway, wanted).await };
         wanted["metadata"]["uid"] = json!(known.uid);
-        let api: Api<K> = self.namespaced(&place.namespace);
-        let object = timed(api.patch(&place.name(), &apply(), &Patch::Apply(&wanted))).await?;
+        let api: Api<K> = self.namespaced(&gateway.namespace);
+        let object = timed(api.patch(&gateway.name(), &apply(), &Patch::Apply(&wanted))).await?;
         Ok(Written::Ours(Box::new(object)))
     }
 
     /// Makes an object of a gateway by a plain POST, which cannot overwrite
     /// what is not ours.
-    pub(super) async fn make<K: Piece>(&self, place: &Place, wanted: Value) -> Result<Written<K>, Error> {
-        let api: Api<K> = self.namespaced(&place.namespace);
+    pub(super) async fn make<K: Piece>(
+        &self,
+        gateway: &GatewayRef,
+        wanted: Value,
+    ) -> Result<Written<K>, Error> {
+        let api: Api<K> = self.namespaced(&gateway.namespace);
         match timed(api.create(&post(), &typed(wanted)?)).await {
             Ok(object) => Ok(Written::Ours(Box::new(object))),
             Err(error) if error.is_conflict() => {
-                let taken = timed(api.get_opt(&place.name())).await?;
-                let ours = taken.is_none_or(|object| read::gateway_of(&object).as_ref() == Some(place));
+                let taken = timed(api.get_opt(&gateway.name())).await?;
+                let ours = taken.is_none_or(|object| read::gateway_of(&object).as_ref() == Some(gateway));
                 Ok(if ours { Written::Already } else { Written::Foreign })
             }
             Err(error) => Err(error),

@@ -4,7 +4,7 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::Api;
 use lb_svc_core::gateway::manifests;
-use lb_svc_core::model::{Owner, Place};
+use lb_svc_core::model::{GatewayRef, ServiceId};
 use lb_svc_crds::names;
 use serde_json::json;
 
@@ -21,14 +21,14 @@ impl ApiServer {
     /// There may be none then.
     pub async fn write_key(
         &self,
-        owner: &Owner,
-        place: &Place,
+        owner: &ServiceId,
+        gateway: &GatewayRef,
         config: &str,
         master: &Master,
     ) -> Result<(), Error> {
-        let secrets: Api<Secret> = self.namespaced(&place.namespace);
+        let secrets: Api<Secret> = self.namespaced(&gateway.namespace);
         let key = json!(ByteString(master.key(&owner.uid).to_vec()));
-        let secret = typed(manifests::key(owner, place, config, &key))?;
+        let secret = typed(manifests::key(owner, gateway, config, &key))?;
         match timed(secrets.create(&post(), &secret)).await {
             Err(error) if error.is_conflict() => Ok(()),
             other => other.map(drop),

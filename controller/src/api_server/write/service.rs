@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::core::v1::Service;
 use kube::api::{Api, Patch};
-use lb_svc_core::model::{self, Condition, Ingress, Owner};
+use lb_svc_core::model::{self, Condition, Ingress, ServiceId};
 use serde_json::json;
 
 use super::conditions::Known;
@@ -17,7 +17,7 @@ impl ApiServer {
     /// The Service is unchanged then.
     pub async fn set_address(
         &self,
-        owner: &Owner,
+        owner: &ServiceId,
         resource_version: &str,
         address: Option<&str>,
     ) -> Result<Option<Service>, Error> {
@@ -40,7 +40,7 @@ impl ApiServer {
         ingress: &[Ingress],
         conditions: &[Condition],
     ) -> Result<Option<Service>, Error> {
-        let owner = &service.owner;
+        let owner = &service.id;
         let mut status = json!({});
         if !ingress.is_empty() {
             let ingress: Vec<_> = ingress.iter().map(read::ingress_entry).collect();

@@ -1,7 +1,7 @@
 //! Subnets: the finalizer and the status.
 
 use kube::api::{Api, Patch, PatchParams};
-use lb_svc_core::model::{self, SubnetView};
+use lb_svc_core::model::{self, SubnetStatus};
 use lb_svc_crds::{Subnet, names};
 use serde_json::json;
 
@@ -33,7 +33,7 @@ impl ApiServer {
         &self,
         name: &str,
         subnet: &model::Subnet,
-        status: &SubnetView,
+        status: &SubnetStatus,
     ) -> Result<(), Error> {
         let known = Known { conditions: &subnet.status.conditions, since: &subnet.since };
         let object = json!({

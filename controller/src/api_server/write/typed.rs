@@ -16,20 +16,20 @@ mod tests {
     use k8s_openapi::api::apps::v1::Deployment;
     use k8s_openapi::api::core::v1::Secret;
     use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-    use lb_svc_core::gateway::manifests::{self, Template, deployment, is_as_wanted};
+    use lb_svc_core::gateway::manifests::{self, DeploymentTemplate, deployment, is_as_wanted};
     use lb_svc_core::gateway::pod_settings::{Configuration, Settings};
-    use lb_svc_core::model::{Attachment, Owner, Place, ServiceRef, Setting};
+    use lb_svc_core::model::{Attachment, GatewayRef, ServiceId, ServiceRef, Setting};
     use serde_json::json;
 
     use super::*;
     use crate::api_server::read;
 
-    fn owner(name: &str) -> Owner {
-        Owner { service: ServiceRef::new("default", name), uid: "uid-1".into() }
+    fn owner(name: &str) -> ServiceId {
+        ServiceId { service: ServiceRef::new("default", name), uid: "uid-1".into() }
     }
 
-    fn place(name: &str) -> Place {
-        Place { service: owner(name).service, namespace: "default".into() }
+    fn gateway(name: &str) -> GatewayRef {
+        GatewayRef { service: owner(name).service, namespace: "default".into() }
     }
 
     fn rendered(name: &str) -> Value {
@@ -47,13 +47,13 @@ mod tests {
         let provider = "lan.kube-system".parse().unwrap();
         deployment(
             &owner(name),
-            &place(name),
-            &Template { provider: &provider, attachment, all: &all, own: &own },
+            &gateway(name),
+            &DeploymentTemplate { provider: &provider, attachment, all: &all, own: &own },
         )
     }
 
-    fn key_secret(owner: &Owner) -> Value {
-        manifests::key(owner, &place("web"), "cm-1", &json!(ByteString(vec![7; 32])))
+    fn key_secret(owner: &ServiceId) -> Value {
+        manifests::key(owner, &gateway("web"), "cm-1", &json!(ByteString(vec![7; 32])))
     }
 
     #[test]
@@ -140,7 +140,7 @@ mod tests {
     #[test]
     fn a_key_is_one_services_and_goes_with_the_config_map() {
         let key = |uid: &str| {
-            let owner = Owner { uid: uid.into(), ..owner("web") };
+            let owner = ServiceId { uid: uid.into(), ..owner("web") };
             key_secret(&owner)
         };
         let object = key("uid-1");
@@ -154,7 +154,7 @@ mod tests {
 
     #[test]
     fn a_budget_is_of_the_gateways_pods() {
-        let wanted = manifests::budget(&owner("web"), &place("web"));
+        let wanted = manifests::budget(&owner("web"), &gateway("web"));
         assert_eq!(wanted["spec"]["selector"], rendered("web")["spec"]["selector"]);
         let object: PodDisruptionBudget = typed(wanted.clone()).unwrap();
         assert!(is_as_wanted(&read::budget(&object).content, &wanted));

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{TemplateHash, labels, metadata, selector};
 use crate::gateway::pod_settings::Settings;
-use crate::model::{Attachment, Owner, Place, ServiceRef, Setting};
+use crate::model::{Attachment, GatewayRef, ServiceId, ServiceRef, Setting};
 
 /// For how long a gateway stays bound to a node that does not answer.
 const UNREACHABLE_SECONDS: i64 = 10;
@@ -17,14 +17,14 @@ const UNREACHABLE_SECONDS_OF_SEVERAL: i64 = 2;
 pub const KEY_VOLUME: &str = "key";
 /// After so long without progress Kubernetes gives a roll-out up, and so do
 /// those that wait for it.
-pub const PROGRESS: Duration = Duration::from_secs(60);
+pub const PROGRESS_DEADLINE: Duration = Duration::from_secs(60);
 /// What a gateway asks for unless it is set.
 const RESOURCES: [(&str, &[(&str, &str)]); 2] =
     [("requests", &[("cpu", "10m"), ("memory", "16Mi")]), ("limits", &[("memory", "64Mi")])];
 
 /// What a gateway's Deployment is made from.
 #[derive(Clone, Copy, Debug)]
-pub struct Template<'a> {
+pub struct DeploymentTemplate<'a> {
     /// The attachment's name.
     pub provider: &'a Provider,
     /// The attachment.
@@ -40,9 +40,9 @@ pub struct Template<'a> {
 /// Nothing in it depends on the address, the ports or the Subnet: changing
 /// those must not roll gateways. It says what it was made from, see
 /// [`TemplateHash`].
-pub fn deployment(owner: &Owner, place: &Place, template: &Template<'_>) -> Value {
-    let nobody = Owner { service: ServiceRef::new("", ""), uid: String::new() };
-    let anywhere = Place { service: nobody.service.clone(), namespace: String::new() };
+pub fn deployment(owner: &ServiceId, gateway: &GatewayRef, template: &DeploymentTemplate<'_>) -> Value {
+    let nobody = ServiceId { service: ServiceRef::new("", ""), uid: String::new() };
+    let anywhere = GatewayRef { service: nobody.service.clone(), namespace: String::new() };
     let nowhere = Provider { name: String::new(), namespace: String::new() };
     let short = |text: String| names::digest(text.as_bytes())[..16].to_owned();
     // What this build makes of it for anyone, and what is only this one's.
@@ -50,7 +50,7 @@ pub fn deployment(owner: &Owner, place: &Place, template: &Template<'_>) -> Valu
     let own = json!([template.provider.to_string(), template.own.to_value()]);
     let origin = TemplateHash { all: short(all.to_string()), own: short(own.to_string()) };
     let settings = template.own.or(template.all);
-    let mut object = plain(owner, place, template.provider, template.attachment, &settings);
+    let mut object = plain(owner, gateway, template.provider, template.attachment, &settings);
     object["metadata"]["annotations"][names::TEMPLATE_ANNOTATION] = json!(origin.to_string());
     object
 }
@@ -86,8 +86,8 @@ fn tolerations(settings: &Settings) -> Vec<Value> {
 
 /// The Deployment but for its origin.
 fn plain(
-    owner: &Owner,
-    place: &Place,
+    owner: &ServiceId,
+    gateway: &GatewayRef,
     provider: &Provider,
     attachment: &Attachment,
     settings: &Settings,
@@ -103,13 +103,13 @@ fn plain(
     let mut object = json!({
         "apiVersion": "apps/v1",
         "kind": "Deployment",
-        "metadata": metadata(owner, place),
+        "metadata": metadata(owner, gateway),
         "spec": {
             "replicas": settings.replicas(),
             // A roll-out back to an earlier ReplicaSet would count as complete
             // before its pod is ready.
             "revisionHistoryLimit": 0,
-            "progressDeadlineSeconds": PROGRESS.as_secs(),
+            "progressDeadlineSeconds": PROGRESS_DEADLINE.as_secs(),
             "paused": false,
             "strategy": { "type": "Recreate" },
             "selector": { "matchLabels": selector(owner) },
@@ -151,7 +151,7 @@ fn plain(
                         ],
                     }],
                     "volumes": [
-                        { "name": "config", "configMap": { "name": place.name() } },
+                        { "name": "config", "configMap": { "name": gateway.name() } },
                         { "name": "pod", "downwardAPI": { "items": [{
                             "path": names::NETWORK_STATUS_FILE,
                             "fieldRef": { "fieldPath": format!("metadata.annotations['{}']", names::NETWORK_STATUS_ANNOTATION) },
@@ -170,7 +170,7 @@ fn plain(
         }
     }
     if settings.replicas() > 1 {
-        make_several(&mut object["spec"], owner, place);
+        make_several(&mut object["spec"], owner, gateway);
     }
     object
 }
@@ -178,7 +178,7 @@ fn plain(
 /// What a Deployment of several pods has beyond that of one: each pod is on a
 /// node of its own, has the election's key, and leaves before its successor
 /// comes, for the others answer meanwhile.
-fn make_several(spec: &mut Value, owner: &Owner, place: &Place) {
+fn make_several(spec: &mut Value, owner: &ServiceId, gateway: &GatewayRef) {
     fn push(list: &mut Value, item: Value) {
         match list.as_array_mut() {
             Some(items) => items.push(item),
@@ -196,7 +196,7 @@ fn make_several(spec: &mut Value, owner: &Owner, place: &Place) {
     let mount = json!({ "name": KEY_VOLUME, "mountPath": names::KEY_DIR, "readOnly": true });
     push(&mut pod["containers"][0]["volumeMounts"], mount);
     // Its reader is root without any capability over files.
-    let secret = json!({ "secretName": names::key_name(&place.name(), &owner.uid), "defaultMode": 0o400 });
+    let secret = json!({ "secretName": names::key_name(&gateway.name(), &owner.uid), "defaultMode": 0o400 });
     push(&mut pod["volumes"], json!({ "name": KEY_VOLUME, "secret": secret }));
 }
 
@@ -206,12 +206,12 @@ mod tests {
     use crate::gateway::manifests::is_as_wanted;
     use crate::gateway::pod_settings::Configuration;
 
-    fn owner(name: &str) -> Owner {
-        Owner { service: ServiceRef::new("default", name), uid: "uid-1".into() }
+    fn owner(name: &str) -> ServiceId {
+        ServiceId { service: ServiceRef::new("default", name), uid: "uid-1".into() }
     }
 
-    fn place(name: &str) -> Place {
-        Place { service: owner(name).service, namespace: "default".into() }
+    fn gateway(name: &str) -> GatewayRef {
+        GatewayRef { service: owner(name).service, namespace: "default".into() }
     }
 
     fn rendered(name: &str) -> Value {
@@ -229,8 +229,8 @@ mod tests {
         let provider = "lan.kube-system".parse().unwrap();
         deployment(
             &owner(name),
-            &place(name),
-            &Template { provider: &provider, attachment, all: &all, own: &own },
+            &gateway(name),
+            &DeploymentTemplate { provider: &provider, attachment, all: &all, own: &own },
         )
     }
 

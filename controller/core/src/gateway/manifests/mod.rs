@@ -6,18 +6,18 @@ use std::collections::BTreeMap;
 use lb_svc_crds::names;
 use serde_json::{Value, json};
 
-use crate::model::{Owner, Place};
+use crate::model::{GatewayRef, ServiceId};
 
 mod deployment;
 mod diff;
 pub mod quantity;
 mod template_hash;
 
-pub use deployment::{KEY_VOLUME, PROGRESS, Template, deployment};
+pub use deployment::{DeploymentTemplate, KEY_VOLUME, PROGRESS_DEADLINE, deployment};
 pub use diff::{contains, is_as_wanted};
 pub use template_hash::TemplateHash;
 
-fn labels(owner: &Owner) -> BTreeMap<String, String> {
+fn labels(owner: &ServiceId) -> BTreeMap<String, String> {
     [
         ("app", names::label_value(&names::gateway_name(&owner.service.name))),
         ("namespace", names::label_value(&owner.service.namespace)),
@@ -30,7 +30,7 @@ fn labels(owner: &Owner) -> BTreeMap<String, String> {
 }
 
 /// The labels that a gateway's pods, and no others, have.
-fn selector(owner: &Owner) -> BTreeMap<String, String> {
+fn selector(owner: &ServiceId) -> BTreeMap<String, String> {
     let mut labels = labels(owner);
     labels.remove(names::MANAGED_BY_LABEL);
     labels
@@ -38,14 +38,14 @@ fn selector(owner: &Owner) -> BTreeMap<String, String> {
 
 /// Name, labels and owner of a gateway's ConfigMap, Deployment and
 /// PodDisruptionBudget. Ownership ends at the namespace.
-fn metadata(owner: &Owner, place: &Place) -> Value {
+fn metadata(owner: &ServiceId, gateway: &GatewayRef) -> Value {
     let mut metadata = json!({
-        "name": place.name(),
-        "namespace": place.namespace,
+        "name": gateway.name(),
+        "namespace": gateway.namespace,
         "labels": labels(owner),
         "annotations": { names::SERVICE_ANNOTATION: owner.service.to_string() },
     });
-    if place.is_beside() {
+    if gateway.in_service_namespace() {
         metadata["ownerReferences"] = json!([{
             "apiVersion": "v1",
             "kind": "Service",
@@ -59,34 +59,34 @@ fn metadata(owner: &Owner, place: &Place) -> Value {
 }
 
 /// A gateway's ConfigMap.
-pub fn config(owner: &Owner, place: &Place, content: &str) -> Value {
+pub fn config(owner: &ServiceId, gateway: &GatewayRef, content: &str) -> Value {
     json!({
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": metadata(owner, place),
+        "metadata": metadata(owner, gateway),
         "data": { names::CONFIG_KEY: content },
     })
 }
 
 /// The PodDisruptionBudget of a gateway with several pods: one at a time.
-pub fn budget(owner: &Owner, place: &Place) -> Value {
+pub fn budget(owner: &ServiceId, gateway: &GatewayRef) -> Value {
     json!({
         "apiVersion": "policy/v1",
         "kind": "PodDisruptionBudget",
-        "metadata": metadata(owner, place),
+        "metadata": metadata(owner, gateway),
         "spec": { "maxUnavailable": 1, "selector": { "matchLabels": selector(owner) } },
     })
 }
 
 /// The Secret with a gateway's key. It goes with the gateway's ConfigMap, the
 /// one with this uid, for nobody may delete it. `key` is in base64.
-pub fn key(owner: &Owner, place: &Place, config: &str, key: &Value) -> Value {
-    let mut metadata = metadata(owner, place);
-    metadata["name"] = json!(names::key_name(&place.name(), &owner.uid));
+pub fn key(owner: &ServiceId, gateway: &GatewayRef, config: &str, key: &Value) -> Value {
+    let mut metadata = metadata(owner, gateway);
+    metadata["name"] = json!(names::key_name(&gateway.name(), &owner.uid));
     metadata["ownerReferences"] = json!([{
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "name": place.name(),
+        "name": gateway.name(),
         "uid": config,
         "controller": true,
         "blockOwnerDeletion": false,
