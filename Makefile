@@ -21,7 +21,7 @@ runner := CARGO_TARGET_$(shell echo $(host) | tr a-z- A-Z_)_RUNNER
 locked := $(if $(CI),--locked)
 # Crates of decisions only: no client of Kubernetes, no asynchronous IO.
 pure := lb-svc-core
-release := target/$(host)/release
+static := RUSTFLAGS='-C target-feature=+crt-static'
 cache := $(or $(LB_SVC_CACHE),$(HOME)/.cache/lb-svc)
 deny_version := 0.20.2
 deny := $(cache)/cargo-deny-$(deny_version)/bin/cargo-deny
@@ -95,9 +95,9 @@ cluster-down:
 
 images: deps
 	@$(cluster) build
-	@RUSTFLAGS='-C target-feature=+crt-static' cargo build $(locked) --release --target $(host) \
-	  --bin lb-svc-controller --bin lb-svc-gateway --bin lb-svc-backend
-	@e2e/images.sh $(release)
+	@$(static) cargo build $(locked) --release --target $(host) --bin lb-svc-controller --bin lb-svc-backend
+	@$(static) cargo build $(locked) --profile gateway --target $(host) --bin lb-svc-gateway
+	@e2e/images.sh target/$(host)/release target/$(host)/gateway
 
 crds:
 	@for kind in subnets ips; do \

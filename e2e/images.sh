@@ -1,8 +1,8 @@
 #!/bin/bash
-# Packs the images from built binaries: images.sh DIR_OF_BINARIES. Says how large each is.
+# Packs the images from built binaries: images.sh DIR_OF_BINARIES DIR_OF_GATEWAY. Says how large each is.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-binaries=$1
+binaries=$1 gateway=$2
 out=target/images
 mkdir -p "$out"
 work=$(mktemp -d "$out/rootfs.XXXXXX")
@@ -18,5 +18,5 @@ for name in controller backend; do
   cp "$binaries/lb-svc-$name" "$work/$name/"
   image "$name" "$work/$name" "/lb-svc-$name" "$([ $name = backend ] && echo 0:0 || echo 65532:65532)"
 done
-gateway/rootfs.sh "$work/gateway" "$binaries/lb-svc-gateway"
+gateway/rootfs.sh "$work/gateway" "$gateway/lb-svc-gateway"
 image gateway "$work/gateway" /usr/local/bin/lb-svc-gateway

@@ -20,6 +20,7 @@ mod config_file;
 pub mod election_key;
 mod gateway_client;
 pub mod index;
+pub mod panics;
 mod reconcile;
 mod strict_yaml;
 pub mod telemetry;

@@ -230,8 +230,8 @@ pub fn gateway_name(service: &str) -> String {
 /// part of either: the hash is what keeps two Services apart.
 pub fn gateway_name_apart(namespace: &str, service: &str) -> String {
     const HASH: usize = 16;
-    let mut head = format!("lb-svc-{namespace}-{service}");
-    head.truncate(LABEL_VALUE_MAX - HASH - 1);
+    let full = format!("lb-svc-{namespace}-{service}");
+    let head = &full[..full.floor_char_boundary(LABEL_VALUE_MAX - HASH - 1)];
     let hash = &digest(format!("{namespace}/{service}").as_bytes())[..HASH];
     format!("{}-{hash}", head.trim_end_matches('-'))
 }
@@ -240,6 +240,16 @@ pub fn gateway_name_apart(namespace: &str, service: &str) -> String {
 /// Service with this uid. One of an earlier Service of the name has another.
 pub fn key_name(gateway: &str, uid: &str) -> String {
     format!("{gateway}-{}", &digest(uid.as_bytes())[..10])
+}
+
+/// Whether `text` can be the name of a Namespace or a Service: an RFC 1123
+/// label, 1 to 63 lower-case letters, digits and dashes, no dash at either end.
+pub fn is_dns_label(text: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    (1..=63).contains(&text.len())
+        && text.bytes().all(allowed)
+        && !text.starts_with('-')
+        && !text.ends_with('-')
 }
 
 /// `value` as a label value: cut and hashed where it is too long.
@@ -259,7 +269,7 @@ fn shorten(name: &str, max: usize) -> String {
     if name.len() <= max {
         return name.to_owned();
     }
-    let head = name[..max - HASH - 1].trim_end_matches(['.', '-', '_']);
+    let head = name[..name.floor_char_boundary(max - HASH - 1)].trim_end_matches(['.', '-', '_']);
     format!("{head}-{}", &digest(name.as_bytes())[..HASH])
 }
 
@@ -313,6 +323,26 @@ mod tests {
         assert!(names.iter().all(|name| name.len() <= 63), "{names:?}");
         // Live gateways are found by it: it must not change.
         assert_eq!(gateway_name_apart("default", "web"), "lb-svc-default-web-82b3ade9d00cd164");
+    }
+
+    #[test]
+    fn dns_label_accepts_what_kubernetes_names_services_by() {
+        for name in ["a", "web-1", "0", &"n".repeat(63)] {
+            assert!(is_dns_label(name), "{name}");
+        }
+        for text in ["", "-a", "a-", "A", "a.b", "a/b", "ä", "a\n", " ", &"n".repeat(64)] {
+            assert!(!is_dns_label(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn r1_names_are_cut_between_characters() {
+        for width in 0..80 {
+            let text = format!("{}{}", "x".repeat(width), "ä😀".repeat(60));
+            assert!(label_value(&text).len() <= 63);
+            assert!(gateway_name_apart(&text, &text).len() <= 63);
+            assert!(key_name(&text, &text).len() > 10);
+        }
     }
 
     #[test]

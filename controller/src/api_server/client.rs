@@ -7,6 +7,8 @@ use kube::Client;
 use kube::api::{Api, DeleteParams, PatchParams, PostParams, Preconditions};
 use lb_svc_crds::names;
 
+use crate::panics::Panic;
+
 /// The name under which the controller owns fields it writes.
 pub const MANAGER: &str = "lb-svc-controller";
 /// No request to the API server waits longer.
@@ -43,6 +45,9 @@ pub enum Error {
     /// The system gives no randomness.
     #[error("no randomness for a key: {0}")]
     Random(#[from] std::io::Error),
+    /// A defect here, which cost one run.
+    #[error(transparent)]
+    Internal(#[from] Panic),
 }
 
 /// The API server's own words, without the rest of its answer.
@@ -68,6 +73,7 @@ impl Error {
             Self::Contended => "contended",
             Self::Render(_) => "render",
             Self::Master { .. } | Self::Random(_) => "key",
+            Self::Internal(_) => "internal",
         }
     }
 

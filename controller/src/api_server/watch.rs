@@ -23,6 +23,7 @@ use tokio::sync::watch;
 
 use super::read::{GatedPod, NetworkAttachmentDefinition, SERVICE_NAME_LABEL};
 use crate::index::{Index, Key};
+use crate::panics::contain;
 use crate::reconcile::queue::Queue;
 
 mod kinds;
@@ -174,6 +175,15 @@ fn see<K: Watched>(index: &mut Index, object: &impl Resource) -> bool {
     index.versions.see::<K>(uid, version)
 }
 
+/// Feeds one object; one that cannot be handled is dropped, and named.
+fn contained<K: Watched>(name: &ObjectName, work: impl FnOnce() -> Vec<Key>) -> Vec<Key> {
+    contain(work).unwrap_or_else(|error| {
+        let (namespace, name) = name;
+        tracing::error!(kind = %K::kind(&()), namespace, name, "object dropped: {error}");
+        Vec::new()
+    })
+}
+
 fn feed<K: Watched>(
     index: &mut Index,
     event: Event<DeserializeGuard<K>>,
@@ -186,12 +196,15 @@ fn feed<K: Watched>(
             .inspect_err(|error| tracing::warn!(kind = %K::kind(&()), name, "not readable, and ignored: {}", error.error))
             .ok()
     };
+    let name = |object: &K| (object.namespace().unwrap_or_default(), object.name_any());
+    let set = |index: &mut Index, object: K| contained::<K>(&name(&object), || K::set(index, object));
+    let gone = |index: &mut Index, object: &K| contained::<K>(&name(object), || K::gone(index, object));
     let foreign = |guard: &DeserializeGuard<K>| guard.0.as_ref().is_ok_and(|object| !object.matters());
     match event {
         Event::InitApply(guard) if foreign(&guard) => Vec::new(),
         // It may have been ours.
         Event::Apply(guard) | Event::Delete(guard) if foreign(&guard) => {
-            readable(guard).map_or_else(Vec::new, |object| K::gone(index, &object))
+            readable(guard).map_or_else(Vec::new, |object| gone(index, &object))
         }
         Event::Init => {
             listed.clear();
@@ -201,15 +214,15 @@ fn feed<K: Watched>(
         Event::InitApply(guard) => {
             see::<K>(index, &guard);
             listed.insert((guard.namespace().unwrap_or_default(), guard.name_any()));
-            readable(guard).map_or_else(Vec::new, |object| K::set(index, object))
+            readable(guard).map_or_else(Vec::new, |object| set(index, object))
         }
         Event::InitDone => K::listed(index, &std::mem::take(listed)),
         Event::Apply(guard) if !see::<K>(index, &guard) => Vec::new(),
-        Event::Apply(guard) => readable(guard).map_or_else(Vec::new, |object| K::set(index, object)),
+        Event::Apply(guard) => readable(guard).map_or_else(Vec::new, |object| set(index, object)),
         Event::Delete(guard) => {
             let (uid, version) = identity(&guard);
             index.versions.end::<K>(uid, version, Instant::now());
-            readable(guard).map_or_else(Vec::new, |object| K::gone(index, &object))
+            readable(guard).map_or_else(Vec::new, |object| gone(index, &object))
         }
     }
 }
@@ -245,6 +258,13 @@ mod tests {
     fn address(index: &Index) -> Option<String> {
         let seen = index.observe(&ServiceRef::new("default", "web"), Instant::now()).service;
         seen.map(|service| service.load_balancer_ip)
+    }
+
+    #[test]
+    fn r1_object_that_cannot_be_handled_is_dropped_alone() {
+        let name = ("tenant".to_owned(), "any".to_owned());
+        assert_eq!(contained::<Service>(&name, || panic!("a mistake")), []);
+        assert_eq!(contained::<Service>(&name, || vec![Key::Backend(name.clone())]).len(), 1);
     }
 
     #[test]

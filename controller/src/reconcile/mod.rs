@@ -11,6 +11,7 @@ use crate::api_server::client::ApiServer;
 use crate::election_key::Master;
 use crate::gateway_client::GatewayClient;
 use crate::index::{Index, Key};
+use crate::panics::contain_future;
 use crate::telemetry::metrics::Metrics;
 use backoff::{FAILED, pause};
 use memory::Memory;
@@ -64,11 +65,15 @@ impl Reconciler {
     /// Brings `key` nearer to what is wanted; returns after which time to look
     /// again.
     pub async fn run(&self, key: Key) -> Option<Duration> {
-        let outcome = match &key {
-            Key::Gateway(service) => self.gateway(&key, service).await,
-            Key::Subnet(name) => self.subnet(name).await,
-            Key::Backend(name) => self.backend(&key, name).await,
+        let work = async {
+            match &key {
+                Key::Gateway(service) => self.gateway(&key, service).await,
+                Key::Subnet(name) => self.subnet(name).await,
+                Key::Backend(name) => self.backend(&key, name).await,
+            }
         };
+        // A mistake about one key must not end the work on all others.
+        let outcome = contain_future(work).await.unwrap_or_else(|panic| Err(panic.into()));
         let mut memory = lock(&self.memory);
         match outcome {
             Ok(again) => {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use jiff::Timestamp;
+use lb_svc_crds::names;
 use serde_json::Value;
 
 use super::{Condition, Setting};
@@ -23,9 +24,16 @@ impl ServiceRef {
         Self { namespace: namespace.to_owned(), name: name.to_owned() }
     }
 
-    /// Reads `<namespace>/<name>`.
+    /// The Service that `<namespace>/<name>` names; `None` unless both are
+    /// names that Kubernetes gives Services, for the text may be anyone's.
     pub fn parse(text: &str) -> Option<Self> {
-        text.split_once('/').map(|(namespace, name)| Self::new(namespace, name))
+        let (namespace, name) = text.split_once('/')?;
+        Self::checked(namespace, name)
+    }
+
+    /// The Service `name` in `namespace`; `None` unless both can be names.
+    pub fn checked(namespace: &str, name: &str) -> Option<Self> {
+        (names::is_dns_label(namespace) && names::is_dns_label(name)).then(|| Self::new(namespace, name))
     }
 }
 

@@ -20,6 +20,9 @@ pub enum NoClaim {
     /// Its name is not that of its address, so it excludes nobody.
     #[error("its name should be {0}")]
     Name(String),
+    /// No Service can have that name.
+    #[error("spec.namespace and spec.serviceName name no Service")]
+    Service,
 }
 
 /// A claim.
@@ -33,6 +36,8 @@ pub fn claim(object: &IP) -> Result<Claim, NoClaim> {
     if name != object.name_any() {
         return Err(NoClaim::Name(name));
     }
+    let service =
+        ServiceRef::checked(&object.spec.namespace, &object.spec.service_name).ok_or(NoClaim::Service)?;
     Ok(Claim {
         id: ClaimId {
             name,
@@ -42,10 +47,7 @@ pub fn claim(object: &IP) -> Result<Claim, NoClaim> {
         provider,
         subnet: object.spec.subnet.clone(),
         address,
-        owner: ServiceId {
-            service: ServiceRef::new(&object.spec.namespace, &object.spec.service_name),
-            uid: object.spec.service_uid.clone(),
-        },
+        owner: ServiceId { service, uid: object.spec.service_uid.clone() },
         requested: object.spec.requested,
         mac: object.spec.mac_address.clone(),
         keep: object.spec.keep,
