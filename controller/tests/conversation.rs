@@ -271,6 +271,8 @@ async fn a_config_map_is_posted_first_and_applied_later() {
     assert_eq!(asked.kind, "application/apply-patch+yaml");
     assert_eq!(asked.body["data"]["config.json"], "{\"version\":1}");
     assert_eq!(asked.body["metadata"]["uid"], "cm-1", "not another of its name");
+    // R21: what another controller has written since is not undone.
+    assert_eq!(asked.body["metadata"]["resourceVersion"], "6");
 }
 
 #[tokio::test]

@@ -535,6 +535,16 @@ impl<'a> Planner<'a> {
         !claim.probed && !self.is_in_status(claim)
     }
 
+    /// Whether the LAN is to be asked for the address before the gateway takes
+    /// it. An address that the gateway's configuration does not list is not
+    /// known to be free, whatever served it before: the claim was kept while no
+    /// gateway held it, or what is seen of it is out of date.
+    fn is_to_probe(&self, claim: &Claim, listed: Option<&Address>) -> bool {
+        let has = |pod: &Pod| said(pod).is_some_and(|status| status.addresses.contains(&claim.address));
+        let is_proven = listed.is_some_and(|listed| !listed.probe || self.pods().any(has));
+        !is_proven || self.is_unproven(claim)
+    }
+
     /// The claim that fulfils the request, if there is one already.
     fn target(&self, spec: &ServiceSpec) -> Option<&'a Claim> {
         let address_request = self.address_request(spec);
@@ -550,15 +560,27 @@ impl<'a> Planner<'a> {
     }
 
     /// The claims the gateway is to serve: the one asked for, and until the
-    /// Service's status says that one, those that it does say.
+    /// Service's status says that one, the one that it does say. Where none is
+    /// as asked, that one alone, or the first of those held, so that the others
+    /// are given back; of addresses that all are in use by foreign hosts each
+    /// is kept, for any may come free.
     fn serving(&self, spec: &ServiceSpec, target: Option<&'a Claim>) -> Vec<&'a Claim> {
-        let others = self.mine.iter().filter(|claim| claim.provider == spec.provider).copied();
-        let Some(target) = target else { return others.collect() };
-        let mut serving = vec![target];
-        if !self.is_in_status(target) {
-            serving.extend(others.filter(|claim| self.is_in_status(claim)));
+        let candidates = || self.mine.iter().filter(|claim| claim.provider == spec.provider).copied();
+        let shown = candidates().find(|claim| self.is_in_status(claim));
+        match target {
+            Some(target) => {
+                let others = shown.filter(|shown| shown.id.name != target.id.name);
+                std::iter::once(target).chain(others).collect()
+            }
+            None => {
+                // In the order of their addresses: two controllers choose alike.
+                let sound = candidates().filter(|claim| claim.conflict.is_empty());
+                match shown.or_else(|| sound.min_by_key(|claim| claim.address)) {
+                    Some(kept) => vec![kept],
+                    None => candidates().collect(),
+                }
+            }
         }
-        serving
     }
 
     /// The gateway's configuration; `None` without an address to serve.
@@ -571,6 +593,10 @@ impl<'a> Planner<'a> {
             self.observed.config.as_ref().and_then(|config| serde_json::from_str(&config.content).ok());
         let mut addresses = Vec::new();
         for claim in serving {
+            let listed = known
+                .as_ref()
+                .and_then(|known| known.addresses.iter().find(|address| address.address == claim.address));
+            let probe = self.is_to_probe(claim, listed);
             let network =
                 self.observed.networks.get(&claim.subnet).filter(|network| network.holds(claim.address));
             let network = network.map(|network| Address {
@@ -578,15 +604,11 @@ impl<'a> Planner<'a> {
                 cidr: network.cidr.into(),
                 gateway: Some(network.gateway.into()),
                 subnet: claim.subnet.clone(),
-                probe: self.is_unproven(claim),
+                probe,
             });
             // A Subnet that was spoiled, lost or shrunk leaves a live address as
             // it is; so does one whose router has it now.
-            let before = || {
-                let known = known.as_ref()?;
-                let known = known.addresses.iter().find(|address| address.address == claim.address)?;
-                Some(Address { probe: self.is_unproven(claim), ..known.clone() })
-            };
+            let before = || Some(Address { probe, ..listed?.clone() });
             addresses.push(network.or_else(before).ok_or_else(|| {
                 Problem::new(
                     "SubnetNotFound",
@@ -852,7 +874,7 @@ impl<'a> Planner<'a> {
 
             let (told, attempt) = told(pod);
             let (told, nudge) = if digest.suits(pod, told) {
-                (told, self.is_due(pod, digest, attempt).then_some(attempt + 1))
+                (told, self.is_due(pod, digest, attempt).then_some(attempt.wrapping_add(1)))
             } else {
                 (digest.wanted(), Some(0))
             };
@@ -1637,6 +1659,52 @@ mod tests {
         let config: GatewayConfig = serde_json::from_str(&served).unwrap();
         assert_eq!(config.addresses.len(), 1);
         assert_eq!(config.addresses[0].address.to_string(), "172.18.0.12");
+    }
+
+    #[test]
+    fn s1_of_two_claims_only_the_served_one_is_kept_while_another_is_asked_for() {
+        let claims = ["172.18.0.11", "172.18.0.12"].map(|ip| claim(ip, Requested::Dynamic));
+        for (shown, kept) in [("172.18.0.12", "172.18.0.12"), ("", "172.18.0.11")] {
+            let mut observed = claimed(&claims);
+            let service = observed.service.as_mut().unwrap();
+            service.load_balancer_ip = "172.18.0.77".into();
+            if !shown.is_empty() {
+                service.ingress = vec![Ingress { ip: shown.into(), ..Ingress::default() }];
+            }
+            observed.allocation_error =
+                Some(AllocationError::Taken("172.18.0.77".parse().unwrap(), "default/other".to_owned()));
+            let content = config_of(&plan(&key(), &observed)).unwrap().clone();
+            let config: GatewayConfig = serde_json::from_str(&content).unwrap();
+            let addresses: Vec<String> = config.addresses.iter().map(|a| a.address.to_string()).collect();
+            assert_eq!(addresses, [kept], "status {shown:?}");
+            let pod = pod("gw", &content, &[kept]);
+            let served = Observed { config: Some(child("cm", content)), pods: vec![pod], ..observed };
+            let released: Vec<Action> = plan(&key(), &served)
+                .actions
+                .into_iter()
+                .filter(|action| matches!(action, Action::Release(_)))
+                .collect();
+            let surplus = claims.iter().find(|claim| claim.address.to_string() != kept).unwrap();
+            assert_eq!(released, [Action::Release(surplus.id.clone())]);
+        }
+    }
+
+    #[test]
+    fn r21_address_that_the_gateway_does_not_list_is_asked_of_the_lan_first() {
+        let proven = Claim { probed: true, ..claim("172.18.0.11", Requested::Dynamic) };
+        let mut observed = claimed(&[proven]);
+        let probes = |observed: &Observed| -> Vec<bool> {
+            let content = config_of(&plan(&key(), observed)).unwrap().clone();
+            let config: GatewayConfig = serde_json::from_str(&content).unwrap();
+            config.addresses.iter().map(|address| address.probe).collect()
+        };
+        assert_eq!(probes(&observed), [true], "no ConfigMap says that a gateway has it");
+        let content = config_of(&plan(&key(), &observed)).unwrap().clone();
+        observed.config = Some(child("cm", content.clone()));
+        observed.pods = vec![pod("gw", &content, &[])];
+        assert_eq!(config_of(&plan(&key(), &observed)), None, "not taken up yet");
+        observed.pods = vec![pod("gw", &content, &["172.18.0.11"])];
+        assert_eq!(probes(&observed), [false]);
     }
 
     #[test]

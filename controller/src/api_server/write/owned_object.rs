@@ -37,7 +37,9 @@ impl Piece for Deployment {}
 impl Piece for PodDisruptionBudget {}
 
 impl ApiServer {
-    /// Makes an object of a gateway, or applies what is `wanted` to the one seen.
+    /// Makes an object of a gateway, or applies what is `wanted` to the one seen,
+    /// if it is still as it was seen: a controller that was paused, or leads no
+    /// longer, must not undo what another has written since.
     pub(super) async fn make_or_apply<K: Piece, T>(
         &self,
         gateway: &GatewayRef,
@@ -46,6 +48,7 @@ impl ApiServer {
     ) -> Result<Written<K>, Error> {
         let Some(known) = known else { return self.make(gateway, wanted).await };
         wanted["metadata"]["uid"] = json!(known.uid);
+        wanted["metadata"]["resourceVersion"] = json!(known.resource_version);
         let api: Api<K> = self.namespaced(&gateway.namespace);
         let object = timed(api.patch(&gateway.name(), &apply(), &Patch::Apply(&wanted))).await?;
         Ok(Written::Ours(Box::new(object)))
