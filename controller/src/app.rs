@@ -27,6 +27,8 @@ use crate::telemetry::metrics::Metrics;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a start-up question to the API server may take.
 const STARTUP_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long work that is under way may take when the process is to end.
+const STOP_WITHIN: Duration = Duration::from_secs(5);
 
 /// Runs the controller until it is told to stop.
 ///
@@ -122,8 +124,11 @@ async fn lead(
         queue.extend(index.lock().unwrap_or_else(PoisonError::into_inner).keys());
         let stop = async {
             tokio::select! {
-                () = &mut stopped => {}
-                () = election.lost() => lost = true,
+                () = &mut stopped => STOP_WITHIN,
+                () = election.lost() => {
+                    lost = true;
+                    Duration::ZERO
+                }
             }
         };
         queue::run(requests, queue, stop, |key| reconciler.run(key)).await;

@@ -22,6 +22,9 @@ const LEASE_GRACE_SECONDS: u64 = 5;
 /// How often one that waits looks whether a leader that stopped has given the
 /// Lease back.
 const LOOKS: Duration = Duration::from_secs(1);
+/// How often a leader looks whether the Lease still names it. The manager takes
+/// a Lease that was deleted for a passing error.
+const LEADER_LOOKS: Duration = Duration::from_secs(3);
 /// How long the API server gets for an answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -38,7 +41,9 @@ async fn manager(client: &Client, namespace: &str, identity: &str) -> anyhow::Re
     let built = LeaseManagerBuilder::new(client.clone(), NAME)
         .with_namespace(namespace)
         .with_identity(identity)
-        .with_field_manager(format!("{MANAGER}-lease"))
+        // The manager's lock is the API server's conflict between two field
+        // managers, so each process needs one of its own.
+        .with_field_manager(field_manager(identity))
         .with_duration(LEASE_SECONDS)
         .with_grace(LEASE_GRACE_SECONDS)
         .build();
@@ -47,6 +52,13 @@ async fn manager(client: &Client, namespace: &str, identity: &str) -> anyhow::Re
         .context("the API server does not answer")
         .and_then(|built| Ok(built?))
         .with_context(|| format!("the Lease {namespace}/{NAME}"))
+}
+
+/// A name for this process among field managers, which take 128 bytes
+/// (Kubernetes API).
+fn field_manager(identity: &str) -> String {
+    let name = format!("{MANAGER}-lease-{identity}");
+    name[..name.floor_char_boundary(128)].to_owned()
 }
 
 impl Election {
@@ -72,7 +84,7 @@ impl Election {
                 led = leading.wait_for(|leading| *leading) => {
                     return led.map(drop).context("the leader election ended");
                 }
-                () = given_back(&leases) => {}
+                () = until(&leases, LOOKS, |holder| holder.is_none()) => {}
             }
             // Who has seen another hold the Lease sleeps until it would
             // expire; who comes anew takes it.
@@ -86,9 +98,15 @@ impl Election {
         }
     }
 
-    /// Returns once this process leads no longer.
+    /// Returns once this process leads no longer, or the Lease does not say so
+    /// any more: it was deleted, or another holds it.
     pub async fn lost(&mut self) {
-        let _ = self.leading.wait_for(|leading| !*leading).await;
+        let Self { client, namespace, identity, leading, .. } = self;
+        let leases: Api<Lease> = Api::namespaced(client.clone(), namespace);
+        tokio::select! {
+            _ = leading.wait_for(|leading| !*leading) => {}
+            () = until(&leases, LEADER_LOOKS, |holder| holder.is_none_or(|holder| holder != *identity)) => {}
+        }
     }
 
     /// Gives the Lease back, also one that it has just got.
@@ -99,20 +117,26 @@ impl Election {
     }
 }
 
-/// Returns once nobody holds the Lease.
-async fn given_back(leases: &Api<Lease>) {
+/// Looks at the Lease every `pause`; returns once its holder is as asked. One
+/// that does not exist has none.
+async fn until(leases: &Api<Lease>, pause: Duration, is_so: impl Fn(Option<&str>) -> bool) {
     loop {
-        tokio::time::sleep(LOOKS).await;
-        if let Ok(Ok(lease)) = tokio::time::timeout(TIMEOUT, leases.get(NAME)).await
-            && lease.spec.is_none_or(|spec| spec.holder_identity.is_none())
-        {
-            return;
+        tokio::time::sleep(pause).await;
+        // An API server that does not answer says nothing of the holder.
+        if let Ok(Ok(lease)) = tokio::time::timeout(TIMEOUT, leases.get_opt(NAME)).await {
+            let holder = lease.and_then(|lease| lease.spec).and_then(|spec| spec.holder_identity);
+            if is_so(holder.as_deref()) {
+                return;
+            }
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use http::{Request, Response};
     use http_body_util::BodyExt;
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
@@ -123,12 +147,27 @@ mod tests {
 
     use super::*;
 
-    /// An API server with one Lease, which is given back when it has been
-    /// looked at so often.
-    async fn serve(mut handle: mock::Handle<Request<Body>, Response<Body>>, mut looks: u32) {
+    /// An API server with one Lease, which is given back, or deleted, when it has
+    /// been looked at so often.
+    async fn serve(
+        mut handle: mock::Handle<Request<Body>, Response<Body>>,
+        mut looks: u32,
+        deleted: Arc<AtomicBool>,
+    ) {
         let now = serde_json::to_value(MicroTime(jiff::Timestamp::now())).unwrap();
         let mut spec = json!({ "holderIdentity": "other", "leaseDurationSeconds": 15, "renewTime": now });
         while let Some((request, send)) = handle.next_request().await {
+            if request.method() == http::Method::POST {
+                deleted.store(false, Ordering::Relaxed);
+                spec = json!({});
+            }
+            if deleted.load(Ordering::Relaxed) {
+                let status =
+                    json!({ "kind": "Status", "status": "Failure", "reason": "NotFound", "code": 404 });
+                let body = Body::from(status.to_string().into_bytes());
+                send.send_response(Response::builder().status(404).body(body).unwrap());
+                continue;
+            }
             if request.method() == http::Method::PATCH {
                 let bytes = request.into_body().collect().await.unwrap().to_bytes();
                 let patch: Value = serde_json::from_slice(&bytes).unwrap();
@@ -145,10 +184,33 @@ mod tests {
         }
     }
 
+    #[test]
+    fn r20_each_controller_is_a_field_manager_of_its_own() {
+        assert_ne!(field_manager("a"), field_manager("b"));
+        assert!(field_manager(&"ä".repeat(100)).len() <= 128);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn r20_leader_whose_lease_is_deleted_leads_no_longer_and_can_lead_again() {
+        let (service, handle) = mock::pair::<Request<Body>, Response<Body>>();
+        let deleted = Arc::new(AtomicBool::new(false));
+        tokio::spawn(serve(handle, 0, Arc::clone(&deleted)));
+        let client = Client::new(service, "default");
+        let stand =
+            async || Election::stand(client.clone(), "lb-svc-system".into(), "us".into()).await.unwrap();
+        let mut election = stand().await;
+        election.led().await.unwrap();
+        assert!(tokio::time::timeout(Duration::from_secs(60), election.lost()).await.is_err(), "it leads on");
+        deleted.store(true, Ordering::Relaxed);
+        tokio::time::timeout(Duration::from_secs(10), election.lost()).await.unwrap();
+        let mut again = stand().await;
+        tokio::time::timeout(Duration::from_secs(10), again.led()).await.unwrap().unwrap();
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_lease_that_is_given_back_is_taken_at_once() {
         let (service, handle) = mock::pair::<Request<Body>, Response<Body>>();
-        tokio::spawn(serve(handle, 5));
+        tokio::spawn(serve(handle, 5, Arc::default()));
         let (client, start) = (Client::new(service, "default"), Instant::now());
         let mut election = Election::stand(client, "lb-svc-system".into(), "us".into()).await.unwrap();
         election.led().await.unwrap();

@@ -58,14 +58,14 @@ impl Queue {
     }
 }
 
-/// Runs `reconcile` for every key asked for until `stop`; then waits for what
-/// is running.
+/// Runs `reconcile` for every key asked for until `stop`, which says for how
+/// long what is running then may go on: it is cut off after that.
 ///
 /// `reconcile` returns after which time to look again, if at all.
 pub async fn run<F>(
     requests: Requests,
     queue: Queue,
-    stop: impl Future<Output = ()>,
+    stop: impl Future<Output = Duration>,
     reconcile: impl Fn(Key) -> F,
 ) where
     F: Future<Output = Option<Duration>>,
@@ -77,14 +77,14 @@ pub async fn run<F>(
     let mut stop = pin!(stop.fuse());
     let mut busy = HashSet::new();
     let mut running = FuturesUnordered::new();
-    loop {
+    let grace = loop {
         let next = std::future::poll_fn(|cx| {
             let can_take = |key: &Key| busy.len() < CONCURRENT && !busy.contains(key);
             scheduler.as_mut().hold_unless(can_take).poll_next_unpin(cx)
         });
         tokio::select! {
             biased;
-            () = &mut stop => break,
+            grace = &mut stop => break grace,
             Some((key, again)) = running.next(), if !running.is_empty() => {
                 busy.remove(&key);
                 if let Some(delay) = again {
@@ -97,13 +97,16 @@ pub async fn run<F>(
                 running.push(work.map(move |again| (key, again)));
             }
         }
+    };
+    let rest = async { while running.next().await.is_some() {} };
+    if tokio::time::timeout(grace, rest).await.is_err() {
+        tracing::warn!("work cut off; another controller, or the next run, begins it anew");
     }
-    while running.next().await.is_some() {}
 }
 
 #[cfg(test)]
 mod tests {
-    use std::cell::RefCell;
+    use std::cell::{Cell, RefCell};
     use std::rc::Rc;
 
     use lb_svc_core::model::ServiceRef;
@@ -124,6 +127,7 @@ mod tests {
             tokio::time::sleep(Duration::from_secs(5)).await;
             again.push(key("slow"));
             tokio::time::sleep(Duration::from_secs(7)).await;
+            Duration::from_secs(60)
         };
         let written = Rc::clone(&log);
         run(requests, queue.clone(), stop, |key| {
@@ -142,5 +146,28 @@ mod tests {
         let mut log = log.borrow().clone();
         log[..3].sort();
         assert_eq!(log, ["+quick", "+slow", "-quick", "-slow", "+slow", "-slow"]);
+    }
+
+    #[tokio::test(flavor = "current_thread", start_paused = true)]
+    async fn r21_work_goes_on_for_its_grace_and_no_longer() {
+        for (grace, finishes) in [(0, false), (5, false), (15, true)] {
+            let (queue, requests) = queue();
+            queue.push(key("slow"));
+            let done = Rc::new(Cell::new(false));
+            let stop = async {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                Duration::from_secs(grace)
+            };
+            run(requests, queue.clone(), stop, |_| {
+                let done = Rc::clone(&done);
+                async move {
+                    tokio::time::sleep(Duration::from_secs(10)).await;
+                    done.set(true);
+                    None
+                }
+            })
+            .await;
+            assert_eq!(done.get(), finishes, "grace {grace} s");
+        }
     }
 }
