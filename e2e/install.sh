@@ -7,7 +7,8 @@ kubectl() { "$cluster" kubectl "$@"; }
 
 echo "loading the images" >&2
 "$cluster" load target/images/{controller,gateway,backend}.tar >/dev/null
-echo "kubectl apply -k manifests" >&2
+echo "manifests/crds/apply.sh; kubectl apply -k manifests" >&2
+KUBECTL="$PWD/$cluster kubectl" manifests/crds/apply.sh >/dev/null
 if kubectl -n lb-svc-system get deployment lb-svc-controller >/dev/null 2>&1; then
   kubectl apply -k "$PWD/manifests" >/dev/null
   # An image that was built anew has its old name.
