@@ -199,6 +199,8 @@ impl ApiServer {
             local_policy: false,
             internal_local: false,
             source_ranges: Vec::new(),
+            traffic_distribution: false,
+            unheeded: Vec::new(),
             ingress: Vec::new(),
             conditions: Vec::new(),
             since: BTreeMap::new(),
@@ -516,7 +518,7 @@ impl Controller {
                 let length = api.log.len();
                 if self.act(api, &run, action).is_ok() {
                     // The API server's report comes before the watch shows it.
-                    for (version, event) in api.log[length..].to_vec() {
+                    for (version, event) in api.log[length..].iter().cloned() {
                         self.learn(version, event);
                     }
                     self.run = Some(run);

@@ -11,6 +11,8 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::bounded;
+
 /// Version of [`GatewayConfig`] that this build writes.
 pub const CONFIG_VERSION: u32 = 1;
 
@@ -252,23 +254,26 @@ impl Transport {
 #[serde(rename_all = "camelCase", default)]
 pub struct GatewayStatus {
     /// The gateway's build, for people.
+    #[serde(deserialize_with = "bounded::text::<_, 128>")]
     pub build: String,
     /// SHA-256 (hex) of the configuration file that the kernel was last seen
     /// to carry out in full. Absent until the first one is.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "bounded::optional_text::<_, 128>")]
     pub digest: Option<String>,
     /// SHA-256 (hex) of the configuration file as last read, carried out or
     /// not.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "bounded::optional_text::<_, 128>")]
     pub seen: Option<String>,
     /// The addresses programmed.
+    #[serde(deserialize_with = "bounded::list::<_, _, 4096>")]
     pub addresses: Vec<IpAddr>,
     /// The addresses that are withheld because another host in the LAN has
     /// them, with its hardware address.
+    #[serde(deserialize_with = "bounded::map::<_, _, 64, 32>")]
     pub conflicts: BTreeMap<IpAddr, String>,
     /// The endpoints that health checks have not found well, or not yet:
     /// `<address>:<port>`. They get no new connections while there are others.
-    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    #[serde(skip_serializing_if = "BTreeSet::is_empty", deserialize_with = "bounded::set::<_, _, 16384>")]
     pub unhealthy: BTreeSet<SocketAddr>,
     /// The LAN interface, once Multus reported it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -278,6 +283,7 @@ pub struct GatewayStatus {
     pub election: Option<ElectionStatus>,
     /// What keeps the gateway from carrying out its configuration, by reason
     /// (CamelCase, one word per cause); the value is one sentence for people.
+    #[serde(deserialize_with = "bounded::text_map::<_, 32, 512>")]
     pub faults: BTreeMap<String, String>,
 }
 
@@ -290,13 +296,15 @@ pub struct ElectionStatus {
     /// Since when, in milliseconds since 1970.
     pub since_ms: u64,
     /// Why, for people.
+    #[serde(deserialize_with = "bounded::text::<_, 256>")]
     pub why: String,
     /// How often the addresses were taken over, as far as this pod knows.
     pub term: u64,
     /// The name of the pod that is active, if this pod knows.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "bounded::optional_text::<_, 256>")]
     pub active: Option<String>,
     /// The names of the other pods that are heard.
+    #[serde(deserialize_with = "bounded::texts::<_, 16, 256>")]
     pub peers: Vec<String>,
     /// How often two pods were active at once and one gave way.
     pub splits: u64,
@@ -320,8 +328,10 @@ pub enum Role {
 #[serde(rename_all = "camelCase")]
 pub struct Interface {
     /// Its name in the pod.
+    #[serde(deserialize_with = "bounded::text::<_, 32>")]
     pub name: String,
     /// Its hardware address, `aa:bb:cc:dd:ee:ff`.
+    #[serde(deserialize_with = "bounded::text::<_, 32>")]
     pub mac: String,
 }
 

@@ -3,6 +3,7 @@
 //! - [`Subnet`] and [`IP`]: the custom resources (`kubeovn.io/v1`);
 //! - [`gateway`]: what the controller tells a gateway, and what the gateway
 //!   answers;
+//! - [`bounded`]: reading no more than a bound of what others write;
 //! - [`range`]: the grammar of addresses and ranges in `spec.excludeIps`;
 //! - [`names`]: every annotation, label, port and object name, in one place.
 //!
@@ -10,6 +11,7 @@
 //! the custom resources are plain types; as Kubernetes objects they need the
 //! feature `kube`, which the gateway and the controller's core do without.
 
+pub mod bounded;
 pub mod gateway;
 pub mod names;
 pub mod range;

@@ -99,6 +99,11 @@ pub const GATEWAY_NAMESPACE_LABEL: &str = "lb-svc.kubeovn.io/gateway-namespace";
 /// On a Subnet while claims exist, so that it outlives them.
 pub const SUBNET_FINALIZER: &str = "lb-svc.kubeovn.io/claims";
 
+/// On gateway pods, each behind `<nad>.<namespace>.kubernetes.io/`: what they
+/// have on the attached network, as Kube-OVN says it.
+pub const POD_ANNOTATIONS: [&str; 7] =
+    ["allocated", "cidr", "gateway", "ip_address", "logical_switch", "mac_address", "pod_nic_type"];
+
 /// Label on every object the controller makes, and what its watches select.
 pub const MANAGED_BY_LABEL: &str = "app.kubernetes.io/managed-by";
 /// Value of [`MANAGED_BY_LABEL`].

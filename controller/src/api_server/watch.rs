@@ -74,19 +74,33 @@ pub fn start(
     let ours = || all().labels(&format!("{}={}", names::MANAGED_BY_LABEL, names::MANAGED_BY));
     let of_services = format!("{},!{}", SERVICE_NAME_LABEL, HEADLESS_LABEL);
     let start = Start { client, index, queue };
+    let (services, claims) = (start.one::<Service>(all()), start.one::<IP>(all()));
+    // What gateways' objects hold is kept only where a Service or a claim says
+    // that there is a gateway: those have to be seen first.
+    let first = [services.clone(), claims.clone()];
+    let gateways = Gateways { config: ours(), namespace: gateway_namespace, after: &first };
     vec![
-        start.one::<Service>(all()),
-        start.gateways::<ConfigMap>(ours(), gateway_namespace),
-        start.gateways::<Deployment>(ours(), gateway_namespace),
-        start.gateways::<PodDisruptionBudget>(ours(), gateway_namespace),
-        start.gateways::<Pod>(ours(), gateway_namespace),
+        services,
+        claims,
+        start.gateways::<ConfigMap>(&gateways),
+        start.gateways::<Deployment>(&gateways),
+        start.gateways::<PodDisruptionBudget>(&gateways),
+        start.gateways::<Pod>(&gateways),
         start.one::<EndpointSlice>(all().labels(&of_services)),
         start.one::<GatedPod>(all()),
         start.one::<Node>(all()),
         start.one::<NetworkAttachmentDefinition>(all()),
         start.one::<Subnet>(all()),
-        start.one::<IP>(all()),
     ]
+}
+
+/// How gateways' objects are watched.
+struct Gateways<'a> {
+    config: watcher::Config,
+    /// The only namespace to look into, where others are forbidden.
+    namespace: Option<&'a str>,
+    /// The watches that must have seen their first list before.
+    after: &'a [watch::Receiver<bool>],
 }
 
 struct Start<'a> {
@@ -97,14 +111,15 @@ struct Start<'a> {
 
 impl Start<'_> {
     fn one<K: Watched>(&self, config: watcher::Config) -> watch::Receiver<bool> {
-        self.watch::<K>(config, None)
+        self.watch::<K>(config, None, Vec::new())
     }
 
-    fn gateways<K>(&self, config: watcher::Config, namespace: Option<&str>) -> watch::Receiver<bool>
+    fn gateways<K>(&self, gateways: &Gateways<'_>) -> watch::Receiver<bool>
     where
         K: Watched + Resource<Scope = NamespaceResourceScope>,
     {
-        self.watch::<K>(config, namespace.map(|namespace| Api::namespaced(self.client.clone(), namespace)))
+        let narrow = gateways.namespace.map(|namespace| Api::namespaced(self.client.clone(), namespace));
+        self.watch::<K>(gateways.config.clone(), narrow, gateways.after.to_vec())
     }
 
     /// Watches everywhere, or where that is forbidden in a `narrow` scope.
@@ -112,11 +127,16 @@ impl Start<'_> {
         &self,
         config: watcher::Config,
         mut narrow: Option<Api<DeserializeGuard<K>>>,
+        after: Vec<watch::Receiver<bool>>,
     ) -> watch::Receiver<bool> {
         let (synced, receiver) = watch::channel(false);
         let api: Api<DeserializeGuard<K>> = Api::all(self.client.clone());
         let (index, queue) = (Arc::clone(self.index), self.queue.clone());
         tokio::spawn(async move {
+            for mut synced in after {
+                // One that has ended is noticed by the caller.
+                let _ = synced.wait_for(|synced| *synced).await;
+            }
             let mut events = Box::pin(watcher(api, config.clone()).default_backoff());
             let mut listed = BTreeSet::new();
             while let Some(event) = events.next().await {

@@ -120,8 +120,17 @@ impl Index {
         self.foreign.insert((part, service.clone()), now);
     }
 
+    /// Whether anything says that `service` has a gateway, beside objects that
+    /// anyone may label as one's. Of others no content is kept: it may be large,
+    /// and all that is done with them is to delete them.
+    fn has_gateway(&self, service: &ServiceRef) -> bool {
+        self.services.contains_key(service) || self.allocator.has_claims(service)
+    }
+
     /// A gateway's ConfigMap is so; `None` if it is gone.
     pub fn set_config(&mut self, gateway: GatewayRef, config: Option<OwnedObject<String>>) -> Vec<Key> {
+        let known = self.has_gateway(&gateway.service);
+        let config = config.map(|config| if known { config } else { config.map(|_| String::new()) });
         let parts = self.gateways.entry(gateway.clone()).or_default();
         let changed = parts.config != config;
         parts.config = config;
@@ -135,9 +144,14 @@ impl Index {
         gateway: GatewayRef,
         deployment: Option<OwnedObject<DeploymentState>>,
     ) -> Vec<Key> {
+        let known = self.has_gateway(&gateway.service);
         let parts = self.gateways.entry(gateway.clone()).or_default();
-        let rolling = deployment.as_ref().is_some_and(|child| child.content.rolling && !child.deleting);
-        let deployment = deployment.map(|child| child.map(CompactDeployment::of));
+        let rolling =
+            known && deployment.as_ref().is_some_and(|child| child.content.rolling && !child.deleting);
+        let compact = |state: DeploymentState| {
+            CompactDeployment::of(if known { state } else { DeploymentState::default() })
+        };
+        let deployment = deployment.map(|child| child.map(compact));
         let changed = parts.deployment != deployment;
         parts.deployment = deployment;
         self.tidy(&gateway);
@@ -154,6 +168,8 @@ impl Index {
 
     /// A gateway's PodDisruptionBudget is so; `None` if it is gone.
     pub fn set_budget(&mut self, gateway: GatewayRef, budget: Option<OwnedObject<Value>>) -> Vec<Key> {
+        let known = self.has_gateway(&gateway.service);
+        let budget = budget.map(|budget| if known { budget } else { budget.map(|_| Value::Null) });
         let parts = self.gateways.entry(gateway.clone()).or_default();
         let changed = parts.budget != budget;
         parts.budget = budget;
@@ -175,7 +191,9 @@ impl Index {
 
     /// Whether a gateway's interface has this hardware address.
     pub fn is_gateway_mac(&self, mac: &str) -> bool {
-        let has = |pod: &Pod| pod.mac.as_deref().is_some_and(|own| own.eq_ignore_ascii_case(mac));
+        let has = |pod: &Pod| {
+            pod.of_deployment && pod.mac.as_deref().is_some_and(|own| own.eq_ignore_ascii_case(mac))
+        };
         self.gateways.values().flat_map(|parts| parts.pods.values()).any(has)
     }
 

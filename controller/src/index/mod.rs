@@ -212,7 +212,9 @@ mod tests {
         GatewayRef { service: gateway(n), namespace: "default".into() }
     }
 
+    /// Its Service exists, and its Deployment is so.
     fn show(index: &mut Index, n: usize, rolling: bool) -> Vec<Key> {
+        index.set_service(gateway(n), Some(lb_svc_core::testing::service()));
         let content = DeploymentState { rolling, ..DeploymentState::default() };
         let child = OwnedObject {
             uid: format!("d{n}"),
@@ -222,6 +224,15 @@ mod tests {
             content,
         };
         index.set_deployment(gateway_ref(n), Some(child))
+    }
+
+    fn show_rolling_without_service(index: &mut Index) {
+        for n in 0..MAX_CONCURRENT_ROLLOUTS {
+            let content = DeploymentState { rolling: true, ..DeploymentState::default() };
+            let (uid, resource_version, owner_uid) = (format!("d{n}"), "1".to_owned(), Some(format!("u{n}")));
+            let child = OwnedObject { uid, resource_version, deleting: false, owner_uid, content };
+            index.set_deployment(gateway_ref(n), Some(child));
+        }
     }
 
     fn is_free(index: &Index, n: usize) -> bool {
@@ -370,6 +381,30 @@ mod tests {
             index.set_deployment(gateway_ref(0), None)[1..],
             [Key::Gateway(gateway(6)), Key::Gateway(gateway(7))]
         );
+    }
+
+    #[test]
+    fn r3_content_is_kept_only_of_objects_of_a_gateway_that_there_is() {
+        let mut index = Index::default();
+        let config = || {
+            let (uid, resource_version) = ("cm".to_owned(), "1".to_owned());
+            let owner_uid = Some("u".to_owned());
+            Some(OwnedObject {
+                uid,
+                resource_version,
+                deleting: false,
+                owner_uid,
+                content: "x".repeat(1 << 20),
+            })
+        };
+        let kept = |index: &Index| index.observe(&gateway(0), Instant::now()).config.unwrap().content.len();
+        index.set_config(gateway_ref(0), config());
+        show_rolling_without_service(&mut index);
+        assert_eq!(kept(&index), 0);
+        assert!(is_free(&index, 9), "a Deployment that is nobody's takes no turn of a roll-out");
+        index.set_service(gateway(0), Some(lb_svc_core::testing::service()));
+        index.set_config(gateway_ref(0), config());
+        assert_eq!(kept(&index), 1 << 20);
     }
 
     #[test]

@@ -18,6 +18,10 @@ use crate::index::{Index, Key};
 /// How often it is asked why a pod gets nothing to run with.
 const START_FAILURE_INTERVAL: Duration = Duration::from_secs(20);
 
+/// The most pods of one gateway that are asked: twice as many as it may have,
+/// for those of an earlier template.
+const QUERIED_PODS: usize = 16;
+
 impl Reconciler {
     pub(super) async fn gateway(&self, key: &Key, service: &ServiceRef) -> Result<Option<Duration>, Error> {
         let answers = self.query_pods(service).await;
@@ -102,8 +106,11 @@ impl Reconciler {
     /// Asks the gateway's pods how they fare, all at once.
     async fn query_pods(&self, service: &ServiceRef) -> HashMap<String, StatusReport> {
         let (_, pods) = lock(&self.index).pods(service);
-        let asked =
-            pods.iter().filter(|pod| pod.could_answer()).filter_map(|pod| Some((&pod.uid, pod.address?)));
+        let asked = pods
+            .iter()
+            .filter(|pod| pod.of_deployment && pod.could_answer())
+            .filter_map(|pod| Some((&pod.uid, pod.address?)))
+            .take(QUERIED_PODS);
         join_all(asked.map(async |(uid, address)| (uid.clone(), self.gateway_client.query(address).await)))
             .await
             .into_iter()
@@ -173,7 +180,13 @@ impl Reconciler {
         for pod in &mut observed.pods {
             pod.report = answers.get(&pod.uid).cloned().unwrap_or_default();
             if let StatusReport::Reported(status) = &pod.report {
-                let ours = status.conflicts.values().filter(|mac| index.is_gateway_mac(mac));
+                // What a pod says concerns the addresses of its own Service only.
+                let claims = &observed.claims;
+                let conflicts = status
+                    .conflicts
+                    .iter()
+                    .filter(|(address, _)| claims.iter().any(|claim| claim.address == **address));
+                let ours = conflicts.map(|(_, mac)| mac).filter(|mac| index.is_gateway_mac(mac));
                 observed.own_macs.extend(ours.cloned());
             }
         }

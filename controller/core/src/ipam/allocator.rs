@@ -339,6 +339,11 @@ impl Allocator {
             .collect()
     }
 
+    /// Whether there are claims of a Service that has or had this name.
+    pub fn has_claims(&self, service: &ServiceRef) -> bool {
+        self.by_service.contains_key(service)
+    }
+
     /// All claims.
     pub fn claims(&self) -> impl Iterator<Item = &Claim> {
         self.claims.values().map(|entry| &entry.claim)

@@ -1,5 +1,11 @@
 //! Conditions, and what they say.
 
+use lb_svc_crds::bounded::cut;
+
+/// The longest message of one problem, in bytes. A condition may hold several,
+/// and takes 32 KiB (Kubernetes API).
+pub const MESSAGE_MAX: usize = 1024;
+
 /// A condition of ours on a Service or a Subnet, without its times.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Condition {
@@ -23,8 +29,9 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// A problem.
-    pub fn new(reason: &str, message: impl Into<String>) -> Self {
-        Self { reason: reason.to_owned(), message: message.into() }
+    /// A problem. What a user wrote may be quoted in the message: it is cut to
+    /// [`MESSAGE_MAX`] bytes.
+    pub fn new(reason: &str, message: impl AsRef<str>) -> Self {
+        Self { reason: reason.to_owned(), message: cut(message.as_ref(), MESSAGE_MAX) }
     }
 }

@@ -14,7 +14,7 @@ mod subnet;
 
 pub use attachment::Attachment;
 pub use backend::Backend;
-pub use condition::{Condition, Problem};
+pub use condition::{Condition, MESSAGE_MAX, Problem};
 pub use endpoint_slice::{Endpoint, EndpointPort, EndpointSlice};
 pub use gateway::{DeploymentState, GatewayRef, ObjectKind, OwnedObject};
 pub use node::Node;

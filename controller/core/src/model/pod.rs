@@ -16,6 +16,10 @@ pub struct Pod {
     pub uid: String,
     /// The Service it was made for, by uid.
     pub owner_uid: String,
+    /// Whether a ReplicaSet of the gateway's Deployment made it. Only such a pod
+    /// is asked for its status, and only its hardware address is a gateway's:
+    /// labels and annotations are anyone's to write.
+    pub of_deployment: bool,
     /// When it was created.
     pub created: Option<Timestamp>,
     /// Whether its deletion has begun.

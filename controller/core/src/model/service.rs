@@ -67,7 +67,8 @@ pub struct Service {
     pub load_balancer: bool,
     /// `spec.loadBalancerClass`.
     pub class: Option<String>,
-    /// The annotations that concern us, see [`crate::service::spec`].
+    /// The annotations that concern us, see [`crate::service::spec`]. Of those
+    /// of our domain that mean nothing, and of the settings, only the names.
     pub annotations: BTreeMap<String, String>,
     /// The gateway pod settings among the annotations, as the API writes them;
     /// an error says what is wrong with the annotation's value.
@@ -87,8 +88,14 @@ pub struct Service {
     pub local_policy: bool,
     /// Whether `spec.internalTrafficPolicy` is Local.
     pub internal_local: bool,
-    /// `spec.loadBalancerSourceRanges`, as written.
+    /// `spec.loadBalancerSourceRanges`, or the annotation that was before it, as
+    /// written.
     pub source_ranges: Vec<String>,
+    /// Whether `spec.trafficDistribution` is set.
+    pub traffic_distribution: bool,
+    /// The names of its annotations and labels that
+    /// [`unheeded`](crate::service::unheeded) has an entry for.
+    pub unheeded: Vec<String>,
     /// `status.loadBalancer.ingress`.
     pub ingress: Vec<Ingress>,
     /// Our conditions in its status.

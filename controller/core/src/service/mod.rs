@@ -3,3 +3,4 @@
 pub mod health_check;
 pub mod plan;
 pub mod spec;
+pub mod unheeded;

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use lb_svc_crds::Requested;
+use lb_svc_crds::bounded::cut;
 use lb_svc_crds::gateway::{
     ADVERTISEMENT_INTERVAL_MS, Address, CONFIG_VERSION, DIRECT_VERSION, Election, Frontend, GatewayConfig,
     GatewayStatus, LIMITED_VERSION, Port, Subset, Target,
@@ -40,6 +41,9 @@ pub const GATEWAY_READY: &str = "lb-svc.kubeovn.io/GatewayReady";
 /// Part of what the Service asks is not served; absent where all is.
 pub const LIMITED: &str = "lb-svc.kubeovn.io/Limited";
 
+/// The longest message of the condition [`LIMITED`], in bytes: there may be a
+/// warning for each port.
+const LIMITED_MAX: usize = 8 * 1024;
 /// A ConfigMap holds no more than this (Kubernetes API: 1 MiB of data).
 const CONFIG_MAX: usize = 1024 * 1024 - 1024;
 /// How often a Warning is said again while it lasts.
@@ -1133,7 +1137,8 @@ impl<'a> Planner<'a> {
         ];
         if let Some(limit) = self.warnings.first() {
             let messages: Vec<&str> = self.warnings.iter().map(|limit| limit.message.as_str()).collect();
-            conditions.push(condition(LIMITED, true, &limit.reason, messages.join("; ")));
+            let message = cut(&messages.join("; "), LIMITED_MAX);
+            conditions.push(condition(LIMITED, true, &limit.reason, message));
         }
         let same = |a: &[Condition], b: &[Condition]| a.len() == b.len() && a.iter().all(|c| b.contains(c));
         let remind = self.observed.warned.is_none_or(|age| age >= REMIND);

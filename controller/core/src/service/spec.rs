@@ -8,6 +8,7 @@ use lb_svc_crds::gateway::{HealthCheck, NatBackend, Port, Transport};
 use lb_svc_crds::names::{self, Provider};
 
 use super::health_check as health;
+use super::unheeded;
 use crate::model::{PortStatus, Problem, Service, ServicePort, Setting};
 
 /// Our annotations of a Service, beside those of [`Setting`] and of
@@ -18,6 +19,14 @@ pub const ANNOTATIONS: [&str; 4] = [
     names::NAT_BACKEND_ANNOTATION,
     names::DIRECT_ACCESS_ANNOTATION,
 ];
+
+/// The most ports, and source ranges, that a Service may have. More would not
+/// fit into its status, nor into its gateway's configuration.
+pub const PORTS_MAX: usize = 20_000;
+/// See [`PORTS_MAX`].
+pub const SOURCE_RANGES_MAX: usize = 5_000;
+/// The longest value of an annotation that is read.
+pub const ANNOTATION_MAX: usize = 1024;
 
 /// A port that no gateway can serve.
 const UNSUPPORTED_PROTOCOL: &str = "UnsupportedProtocol";
@@ -141,7 +150,16 @@ fn read(service: &Service, provider: &str) -> Result<ServiceSpec, Problem> {
             Problem::new("InvalidAddress", format!("spec.loadBalancerIP: {text:?} is not an address"))
         })?),
     };
+    for (what, count, most) in [
+        ("spec.ports", service.ports.len(), PORTS_MAX),
+        ("spec.loadBalancerSourceRanges", service.source_ranges.len(), SOURCE_RANGES_MAX),
+    ] {
+        if count > most {
+            return Err(Problem::new("ServiceTooLarge", format!("{what} has more than {most} entries")));
+        }
+    }
     let mut warnings = Vec::new();
+    unheeded::check(service, &mut warnings)?;
     let cluster_ips: Vec<IpAddr> = service.cluster_ips.iter().filter_map(|ip| ip.parse().ok()).collect();
     let (v4, v6): (Vec<IpAddr>, Vec<IpAddr>) = cluster_ips.into_iter().partition(IpAddr::is_ipv4);
     if v4.is_empty() {
@@ -232,7 +250,10 @@ fn read(service: &Service, provider: &str) -> Result<ServiceSpec, Problem> {
         nat_backend = Some(NatBackend::Nftables);
     }
     warnings.extend(service.annotations.keys().filter(|name| is_unknown(name)).map(|name| {
-        let message = format!("annotation {name} means nothing to lb-svc: correct or remove it");
+        let message = match name.as_str() {
+            MORE_UNKNOWN => "more annotations mean nothing to lb-svc: correct or remove them".to_owned(),
+            name => format!("annotation {name} means nothing to lb-svc: correct or remove it"),
+        };
         Problem::new("UnknownAnnotation", message)
     }));
     Ok(ServiceSpec {
@@ -282,11 +303,20 @@ fn switch(service: &Service, name: &str, also: &[&str], warnings: &mut Vec<Probl
     }
 }
 
+/// Stands for the annotations of our domain without meaning, beyond those that
+/// are named.
+pub const MORE_UNKNOWN: &str = "lb-svc.kubeovn.io/…";
+
 /// Whether an annotation has our domain and no meaning on a Service.
-fn is_unknown(name: &str) -> bool {
+pub fn is_unknown(name: &str) -> bool {
     let ours = name.strip_prefix(names::DOMAIN).is_some_and(|rest| rest.starts_with('/'));
-    let known = |name| ANNOTATIONS.contains(&name) || health::ANNOTATIONS.contains(&name);
-    ours && !known(name) && !Setting::ALL.iter().any(|known| known.annotation() == name)
+    ours && !is_known(name) && !Setting::ALL.iter().any(|known| known.annotation() == name)
+}
+
+/// Whether an annotation of our domain, beside the settings of gateway pods,
+/// has a meaning on a Service.
+pub fn is_known(name: &str) -> bool {
+    ANNOTATIONS.contains(&name) || health::ANNOTATIONS.contains(&name)
 }
 
 #[cfg(test)]

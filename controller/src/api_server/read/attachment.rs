@@ -2,9 +2,13 @@
 
 use kube::{CustomResource, ResourceExt};
 use lb_svc_core::model::Attachment;
+use lb_svc_crds::bounded::cut;
 use lb_svc_crds::names;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+/// The longest name of a plugin, an interface or a resource that is kept.
+const NAME_MAX: usize = 320;
 
 /// Multus's kind, as far as it concerns us.
 #[derive(CustomResource, Clone, Debug, Default, Serialize, Deserialize)]
@@ -28,11 +32,11 @@ pub fn attachment(object: &NetworkAttachmentDefinition) -> Attachment {
     let (config, fault) = match serde_json::from_str::<Value>(&object.spec.config) {
         Ok(config) => (config, None),
         Err(_) if object.spec.config.is_empty() => (Value::Null, None),
-        Err(error) => (Value::Null, Some(format!("its spec.config is not JSON: {error}"))),
+        Err(error) => (Value::Null, Some(cut(&format!("its spec.config is not JSON: {error}"), NAME_MAX))),
     };
     Attachment {
         l2_segment: l2_segment(&config),
-        resource: object.annotations().get(names::RESOURCE_NAME_ANNOTATION).cloned(),
+        resource: object.annotations().get(names::RESOURCE_NAME_ANNOTATION).map(|name| cut(name, NAME_MAX)),
         digest: names::digest(config.to_string().as_bytes()),
         fault,
     }
@@ -43,6 +47,7 @@ fn l2_segment(config: &Value) -> Option<String> {
     let plugin = config["plugins"].get(0).unwrap_or(config);
     let (kind, master) = (plugin["type"].as_str()?, plugin["master"].as_str()?);
     let vlan = ["vlan", "vlanId"].iter().find_map(|key| plugin[key].as_u64()).unwrap_or(0);
+    let [kind, master] = [kind, master].map(|name| cut(name, NAME_MAX));
     Some(format!("{kind} on {master}, VLAN {vlan}"))
 }
 

@@ -1,5 +1,7 @@
 //! Pods with the readiness gate.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
 use kube::{Resource, ResourceExt};
@@ -40,6 +42,17 @@ impl GatedPod {
     }
 }
 
+/// The most labels of a pod, in number and in bytes, by which it is selected
+/// here. Beyond that only EndpointSlices say whose endpoint it is.
+const LABELS_MAX: (usize, usize) = (64, 8_192);
+
+fn labels(object: &GatedPod) -> BTreeMap<String, String> {
+    let all = object.labels();
+    let bytes: usize = all.iter().map(|(name, value)| name.len() + value.len()).sum();
+    let (count, length) = LABELS_MAX;
+    if all.len() <= count && bytes <= length { all.clone() } else { BTreeMap::new() }
+}
+
 /// A pod that has our gate.
 pub fn backend(object: &GatedPod) -> Backend {
     let status = object.status.clone().unwrap_or_default();
@@ -53,7 +66,7 @@ pub fn backend(object: &GatedPod) -> Backend {
     Backend {
         id: PodId::of(&uid),
         uid,
-        labels: object.labels().clone(),
+        labels: labels(object),
         ready_except_gate: !ended
             && object.metadata.deletion_timestamp.is_none()
             && others

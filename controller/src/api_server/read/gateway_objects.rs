@@ -5,7 +5,8 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::Resource;
-use lb_svc_core::model::{DeploymentState, GatewayRef, OwnedObject, ServiceRef};
+use lb_svc_core::model::{DeploymentState, GatewayRef, MESSAGE_MAX, OwnedObject, ServiceRef};
+use lb_svc_crds::bounded::cut;
 use lb_svc_crds::names;
 use serde::Serialize;
 use serde_json::Value;
@@ -44,7 +45,7 @@ pub fn deployment(object: &Deployment) -> OwnedObject<DeploymentState> {
     let failure = conditions
         .iter()
         .find(|condition| condition.type_ == "ReplicaFailure" && condition.status == "True")
-        .map(|condition| condition.message.clone().unwrap_or_default());
+        .map(|condition| cut(condition.message.as_deref().unwrap_or_default(), MESSAGE_MAX));
     let rolling = failure.is_none() && rolling(object);
     let view = DeploymentState { failure, rolling, live: live(object) };
     child(object, view)
