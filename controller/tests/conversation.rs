@@ -361,7 +361,8 @@ async fn a_deployment_is_posted_first_and_replaced_later_exactly_as_it_was_seen(
     assert_eq!((&metadata["uid"], &metadata["resourceVersion"]), (&json!("d-1"), &json!("6")));
     assert_eq!(metadata["annotations"]["deployment.kubernetes.io/revision"], "1");
     assert_eq!(metadata["finalizers"], json!(["example.com/theirs"]));
-    assert!(asked.body["spec"]["template"]["spec"]["nodeSelector"].is_null(), "what is set no more goes");
+    let selected = &asked.body["spec"]["template"]["spec"]["nodeSelector"];
+    assert_eq!(*selected, json!({ "kubernetes.io/os": "linux" }), "what is set no more goes");
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service};
 use kube::ResourceExt;
 use kube::api::DeleteParams;
 use lb_svc_crds::gateway::{GatewayConfig, Role};
-use lb_svc_crds::names;
+use lb_svc_crds::names::{self, SERVICE_UID_LABEL};
 use serde_json::{Value, json};
 
 use crate::capture::Capture;
@@ -307,7 +307,8 @@ impl Undo {
                 Self::Nothing
             }
             Event::Drained => {
-                let selector = format!("--pod-selector=app=lb-svc-{}", pair.name);
+                let selector =
+                    format!("--pod-selector={SERVICE_UID_LABEL}={}", pod.labels()[SERVICE_UID_LABEL]);
                 kubectl(&["drain", &node, "--ignore-daemonsets", &selector]).await;
                 Self::Uncordon(node)
             }

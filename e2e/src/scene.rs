@@ -249,10 +249,9 @@ spec: {{provider: {name}.{ns}, {subnet}}}
     /// # Panics
     /// If the API server does not say.
     pub async fn gateways(&self, service: &str) -> Vec<Pod> {
-        let ours = ListParams::default().labels(&format!("service={service},app=lb-svc-{service}"));
-        let pods =
-            self.api::<Pod>().list(&ours).await.unwrap_or_else(|error| panic!("listing pods: {error}"));
-        pods.items.into_iter().filter(|pod| pod.metadata.deletion_timestamp.is_none()).collect()
+        let mut pods = gateway_pods(&self.api(), &self.namespace, service).await;
+        pods.retain(|pod| pod.metadata.deletion_timestamp.is_none());
+        pods
     }
 
     /// What a gateway pod says of itself.
@@ -465,4 +464,17 @@ pub async fn until_using(lab: &Lab, name: &str, using: u64) {
         expect(status.v4_using_ips == using, status.v4_using_ip_range)
     })
     .await;
+}
+
+/// The pods in the namespace of `pods` that are of the gateway of this Service,
+/// also those on their way out.
+///
+/// # Panics
+/// If the API server does not say.
+pub async fn gateway_pods(pods: &Api<Pod>, namespace: &str, service: &str) -> Vec<Pod> {
+    let ours = ListParams::default().labels("app.kubernetes.io/managed-by=lb-svc");
+    let pods = pods.list(&ours).await.unwrap_or_else(|error| panic!("listing pods: {error}"));
+    let name = format!("{namespace}/{service}");
+    let is_its = |pod: &Pod| pod.annotations().get(names::SERVICE_ANNOTATION) == Some(&name);
+    pods.items.into_iter().filter(is_its).collect()
 }

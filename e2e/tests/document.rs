@@ -4,9 +4,10 @@
 
 use std::net::IpAddr;
 
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::Service;
 use kube::ResourceExt;
-use kube::api::{Api, DeleteParams, ListParams, PostParams};
+use kube::api::{Api, DeleteParams, PostParams};
 use lb_svc_e2e::objects::{PROVIDER, SUBNET, port};
 use lb_svc_e2e::{Lab, QUICK, SLOW, Scene, client, expect, objects, repository, until, until_using};
 use serde_json::{Value, json};
@@ -73,10 +74,15 @@ async fn its_pod_says_so(scene: &Scene) {
     let link = scene.in_gateway("test-service", &["ip", "-j", "link", "show", "net1"]).await;
     let link: Value = serde_json::from_str(&link).unwrap();
     assert_eq!(link[0]["address"], ours("mac_address"), "the interface's real address");
-    let labels = pod.labels();
-    assert_eq!(labels["app"], "lb-svc-test-service");
-    assert_eq!(labels["namespace"], "default");
-    assert_eq!(labels["service"], "test-service");
+    // The Deployment's labels are for people; its pods have none that the
+    // selector of another object could meet by chance.
+    let deployment = scene.api::<Deployment>().get("lb-svc-test-service").await.unwrap();
+    for (label, value) in
+        [("app", "lb-svc-test-service"), ("namespace", "default"), ("service", "test-service")]
+    {
+        assert_eq!(deployment.labels()[label], value);
+        assert_eq!(pod.labels().get(label), None, "{label}");
+    }
     let claim = &scene.claims().await[0];
     assert_eq!(claim.name_any(), "lb-svc-attachment.kube-system.172.18.0.18");
     until("the claim's mac", QUICK, async || {
@@ -138,9 +144,7 @@ async fn without_an_address_of_its_own(scene: &Scene) {
     let spec = scene.service("dynamic-address").await.spec.unwrap();
     assert_eq!(spec.load_balancer_ip.as_deref(), Some("172.18.0.11"));
 
-    let labels = ListParams::default().labels("service=dynamic-address");
-    let pods: Api<Pod> = scene.api();
-    let pod = pods.list(&labels).await.unwrap().items.remove(0);
+    let pod = scene.gateways("dynamic-address").await.remove(0);
     let programmed = pod.annotations()[&format!("{PROVIDER}.kubernetes.io/ip_address")].clone();
     assert_eq!(programmed, "172.18.0.11");
     services.delete("dynamic-address", &DeleteParams::default()).await.unwrap();

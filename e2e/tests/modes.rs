@@ -9,10 +9,11 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service};
 use kube::ResourceExt;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
-use lb_svc_crds::names::{GATEWAY_NAMESPACE_LABEL, gateway_name_apart};
+use lb_svc_crds::names::{GATEWAY_NAMESPACE_LABEL, SERVICE_ANNOTATION, gateway_name_apart};
 use lb_svc_e2e::objects::{backends, port, service, web};
 use lb_svc_e2e::{
-    GATEWAYS, Lab, QUICK, SLOW, Scene, client, expect, repository, scale_controller, scene, serves, until,
+    GATEWAYS, Lab, QUICK, SLOW, Scene, client, expect, gateway_pods, repository, scale_controller, scene,
+    serves, until,
 };
 use serde_json::{Value, json};
 
@@ -63,7 +64,10 @@ async fn ready(scene: &Scene, services: &[String]) -> (BTreeMap<String, String>,
     let ready: BTreeMap<String, String> = pods
         .iter()
         .filter(|pod| is_ready(pod))
-        .map(|pod| (pod.labels()["service"].clone(), pod.uid().unwrap()))
+        .map(|pod| {
+            let (_, service) = pod.annotations()[SERVICE_ANNOTATION].split_once('/').unwrap();
+            (service.to_owned(), pod.uid().unwrap())
+        })
         .collect();
     let without = services.iter().filter(|service| !ready.contains_key(*service)).count();
     (ready, without)
@@ -223,9 +227,7 @@ async fn uninstall_apart() {
 
 /// The pods of the gateway of `service`, in the namespace of all gateways.
 async fn apart(scene: &Scene, service: &str) -> Vec<Pod> {
-    let pods: Api<Pod> = Api::namespaced(scene.client(), GATEWAYS);
-    let its = ListParams::default().labels(&format!("namespace={},service={service}", scene.namespace));
-    pods.list(&its).await.unwrap().items
+    gateway_pods(&Api::namespaced(scene.client(), GATEWAYS), &scene.namespace, service).await
 }
 
 async fn ready_reason(scene: &Scene, service: &str) -> String {

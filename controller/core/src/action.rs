@@ -33,6 +33,12 @@ pub enum Action {
     DeleteConfig(String, String),
     /// Delete the Deployment with this uid and resourceVersion.
     DeleteDeployment(String, String),
+    /// Delete the Deployment with this uid and resourceVersion, and leave its
+    /// pods.
+    OrphanDeployment(String, String),
+    /// Delete the ReplicaSets whose pods have the labels of earlier releases,
+    /// with their pods.
+    DeleteLegacyReplicaSets,
     /// Delete the PodDisruptionBudget with this uid and resourceVersion.
     DeleteBudget(String, String),
     /// Set these annotations on a pod.

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use lb_svc_core::ipam::Claim;
 use lb_svc_core::model::{DeploymentState, GatewayRef, ObjectKind, OwnedObject, Pod, ServiceRef};
+use lb_svc_crds::names;
 use serde_json::Value;
 
 use super::{Index, Key, concerns};
@@ -16,19 +17,27 @@ pub(super) struct CompactDeployment {
     failure: Option<String>,
     rolling: bool,
     live: Box<str>,
+    /// Digest of the spec that the API server answered to our own last write.
+    answered: Option<String>,
 }
 
 impl CompactDeployment {
     pub fn of(view: DeploymentState) -> Self {
-        let DeploymentState { failure, rolling, live } = view;
-        Self { failure, rolling, live: live.to_string().into() }
+        let DeploymentState { failure, rolling, live, as_answered: _ } = view;
+        Self { failure, rolling, live: live.to_string().into(), answered: None }
     }
 
     pub fn expand(self) -> DeploymentState {
-        let Self { failure, rolling, live } = self;
+        let Self { failure, rolling, live, answered } = self;
         // It is what was written above.
-        DeploymentState { failure, rolling, live: serde_json::from_str(&live).unwrap_or_default() }
+        let live: Value = serde_json::from_str(&live).unwrap_or_default();
+        let as_answered = answered.is_some_and(|answered| answered == spec_digest(&live));
+        DeploymentState { failure, rolling, live, as_answered }
     }
+}
+
+fn spec_digest(live: &Value) -> String {
+    names::digest(live["spec"].to_string().as_bytes())
 }
 
 /// What exists of one gateway.
@@ -151,7 +160,10 @@ impl Index {
         let compact = |state: DeploymentState| {
             CompactDeployment::of(if known { state } else { DeploymentState::default() })
         };
-        let deployment = deployment.map(|child| child.map(compact));
+        let mut deployment = deployment.map(|child| child.map(compact));
+        if let (Some(child), Some(known)) = (&mut deployment, &parts.deployment) {
+            child.content.answered.clone_from(&known.content.answered);
+        }
         let changed = parts.deployment != deployment;
         parts.deployment = deployment;
         self.tidy(&gateway);
@@ -164,6 +176,14 @@ impl Index {
             Vec::new()
         };
         concerns(changed, Key::Gateway(gateway.service)).into_iter().chain(done).collect()
+    }
+
+    /// The API server answered so to our own write of a gateway's Deployment.
+    pub fn set_answered(&mut self, gateway: &GatewayRef, deployment: &Value) {
+        let known = self.gateways.get_mut(gateway).and_then(|parts| parts.deployment.as_mut());
+        if let Some(known) = known {
+            known.content.answered = Some(spec_digest(deployment));
+        }
     }
 
     /// A gateway's PodDisruptionBudget is so; `None` if it is gone.

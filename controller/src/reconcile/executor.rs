@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::{Reconciler, lock};
 use crate::api_server::client::Error;
+use crate::api_server::read;
 use crate::api_server::watch::{Watched, learn};
 use crate::api_server::write::Written;
 use crate::index::Key;
@@ -49,7 +50,21 @@ impl Reconciler {
             Action::WriteDeployment(wanted) => {
                 let written =
                     self.api_server.write_deployment(gateway, wanted, observed.deployment.as_ref()).await?;
-                self.note(ObjectKind::Deployment, service, written)
+                let answered = match &written {
+                    Written::Ours(deployment) => Some(read::live(deployment)),
+                    Written::Already | Written::Foreign => None,
+                };
+                self.note(ObjectKind::Deployment, service, written)?;
+                if let Some(answered) = answered {
+                    lock(&self.index).set_answered(gateway, &answered);
+                }
+                Ok(())
+            }
+            Action::OrphanDeployment(uid, version) => {
+                self.api_server.orphan_deployment(gateway, uid, version).await
+            }
+            Action::DeleteLegacyReplicaSets => {
+                self.api_server.delete_legacy_replica_sets(owner, gateway).await
             }
             Action::AnnotatePod { pod, uid, annotations, nudge } => {
                 match self.api_server.annotate(&gateway.namespace, pod, uid, annotations).await? {

@@ -49,9 +49,14 @@ impl Reconciler {
         }
         let mut index = lock(&self.index);
         // From here on the Deployment itself shows that it is being rolled; one
-        // that moves has none for a while.
-        let moves = plan.in_rollout && observed.is_misplaced();
-        self.queue.extend(index.set_rolling(service, moves, plan.rollout_pending, Instant::now()));
+        // that moves, or is made anew, has none for a while.
+        let is_deleted =
+            |action: &Action| matches!(action, Action::DeleteDeployment(..) | Action::OrphanDeployment(..));
+        let has_gap = observed.is_misplaced()
+            || observed.deployment.as_ref().is_some_and(|known| known.deleting)
+            || plan.actions.iter().any(is_deleted);
+        let reserved = plan.in_rollout && has_gap;
+        self.queue.extend(index.set_rolling(service, reserved, plan.rollout_pending, Instant::now()));
         let verdicts = plan.convergence.as_ref().map(|direct| direct.verdicts.clone()).unwrap_or_default();
         self.queue.extend(index.set_verdicts(service, verdicts));
         done?;

@@ -2,5 +2,6 @@
 
 pub mod election;
 pub mod manifests;
+pub mod migration;
 pub mod pod_settings;
 pub mod rollout;

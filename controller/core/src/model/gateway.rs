@@ -71,6 +71,8 @@ pub struct DeploymentState {
     pub rolling: bool,
     /// What of it is compared with what is wanted, see [`crate::gateway::manifests`].
     pub live: serde_json::Value,
+    /// Whether its spec is what the API server answered to our own last write.
+    pub as_answered: bool,
 }
 
 /// The kinds of object that are a gateway's.

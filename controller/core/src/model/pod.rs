@@ -20,6 +20,9 @@ pub struct Pod {
     /// is asked for its status, and only its hardware address is a gateway's:
     /// labels and annotations are anyone's to write.
     pub of_deployment: bool,
+    /// Whether it has the labels of earlier releases, see
+    /// [`migration`](crate::gateway::migration).
+    pub legacy: bool,
     /// When it was created.
     pub created: Option<Timestamp>,
     /// Whether its deletion has begun.

@@ -26,6 +26,7 @@ use crate::backend::convergence::{Convergence, ConvergenceState, EndpointTargets
 use crate::backend::endpoints;
 use crate::gateway::election::{self, ElectionEvent, ElectionView};
 use crate::gateway::manifests::{self, DeploymentTemplate, TemplateHash};
+use crate::gateway::migration::{self, Step};
 use crate::gateway::pod_settings::{Configuration, Settings};
 use crate::gateway::rollout::MAX_CONCURRENT_ROLLOUTS;
 use crate::ipam::{AddressRequest, AllocationError, BEING_FREED, Claim, Network};
@@ -315,6 +316,13 @@ impl<'a> Planner<'a> {
         if self.mine.is_empty() {
             remove_children(self.observed, None, &mut self.actions);
         }
+        // A Deployment that is made anew takes its turn until the next is there.
+        let uid = &self.service.id.uid;
+        self.in_rollout |= self
+            .observed
+            .deployment
+            .as_ref()
+            .is_some_and(|known| known.deleting && known.owner_uid.as_ref() == Some(uid));
         let serving = self.serving(spec, target);
         self.cause = spec.direct.as_ref().map(|direct| direct.cause);
         let config = self.config(spec, &serving);
@@ -746,8 +754,13 @@ impl<'a> Planner<'a> {
         let place = self.observed.gateway_ref(self.key);
         let mut wanted = manifests::deployment(&self.service.id, &place, &template);
         let several = own.or(&configuration.gateway).replicas() > 1;
-        if let Some(live) = self.observed.deployment.as_ref().map(|child| &child.content.live) {
-            if manifests::is_as_wanted(live, &wanted) {
+        if !self.migrate(several) {
+            return Ok(());
+        }
+        if let Some(DeploymentState { live, as_answered, .. }) =
+            self.observed.deployment.as_ref().map(|child| &child.content)
+        {
+            if manifests::is_as_wanted(live, &wanted, *as_answered) {
                 if several && self.waits_for_key() {
                     self.actions.extend(self.key());
                 }
@@ -778,6 +791,45 @@ impl<'a> Planner<'a> {
         self.actions.push(Action::WriteDeployment(wanted));
         self.budget(several);
         Ok(())
+    }
+
+    /// Has a Deployment of an earlier release made anew, as one of many. Returns
+    /// whether there is none, so that the Deployment can be written.
+    fn migrate(&mut self, several: bool) -> bool {
+        let pods: Vec<&Pod> = self
+            .observed
+            .pods
+            .iter()
+            .filter(|pod| pod.owner_uid == self.service.id.uid && pod.could_answer())
+            .collect();
+        let known = self.observed.deployment.as_ref();
+        let step = migration::step(known.map(|child| &child.content.live), &pods, several);
+        if matches!(step, Step::Done) {
+            return true;
+        }
+        self.in_rollout =
+            self.observed.other_rollouts < MAX_CONCURRENT_ROLLOUTS || !pods.iter().any(|pod| pod.ready);
+        self.rollout_pending = !self.in_rollout;
+        let is_begun = matches!(step, Step::Wait | Step::EndLegacyPods);
+        if self.rollout_pending && !is_begun {
+            return false;
+        }
+        let ids = known.map(|child| (child.uid.clone(), child.resource_version.clone()));
+        match (step, ids) {
+            (Step::Shrink(mut live), Some(_)) => {
+                live["apiVersion"] = "apps/v1".into();
+                live["kind"] = "Deployment".into();
+                live["metadata"]["name"] = self.observed.gateway_ref(self.key).name().into();
+                live["metadata"]["namespace"] = self.observed.namespace.clone().into();
+                self.actions.push(Action::WriteDeployment(live));
+            }
+            (Step::Orphan, Some((uid, version))) => self.actions.push(Action::OrphanDeployment(uid, version)),
+            (Step::Delete, Some((uid, version))) => self.actions.push(Action::DeleteDeployment(uid, version)),
+            (Step::EndLegacyPods, _) => self.actions.push(Action::DeleteLegacyReplicaSets),
+            _ => {}
+        }
+        // The new Deployment goes on while the earlier pods end.
+        is_begun && !known.is_some_and(|child| migration::is_legacy(&child.content.live))
     }
 
     /// Whether pods were refused, and have not been asked for again lately.
@@ -819,7 +871,8 @@ impl<'a> Planner<'a> {
         }
         if several {
             let wanted = manifests::budget(&self.service.id, &self.observed.gateway_ref(self.key));
-            if !budget.as_ref().is_some_and(|budget| manifests::is_as_wanted(&budget.content, &wanted)) {
+            if !budget.as_ref().is_some_and(|budget| manifests::is_as_wanted(&budget.content, &wanted, false))
+            {
                 self.actions.push(Action::WriteBudget(wanted));
             }
         } else if let Some(OwnedObject { uid, resource_version, .. }) = budget {
@@ -2337,7 +2390,7 @@ mod tests {
         // Its own change is not made to wait for others.
         observed.other_rollouts = MAX_CONCURRENT_ROLLOUTS;
         let planned = plan(&key(), &observed);
-        assert_eq!(selector(&planned), Some(serde_json::json!({ "disk": "ssd" })));
+        assert_eq!(selector(&planned).unwrap()["disk"], "ssd");
         assert!(!planned.in_rollout && !planned.rollout_pending);
         let planned = plan(&key(), &configured(observed.clone(), "gateway:2"));
         assert!(
@@ -2347,7 +2400,7 @@ mod tests {
         observed.deployment = deployment_of(&plan(&key(), &observed));
         assert_eq!(plan(&key(), &observed).actions, []);
         observed.service.as_mut().unwrap().settings.clear();
-        assert_eq!(selector(&plan(&key(), &observed)), Some(Value::Null));
+        assert_eq!(selector(&plan(&key(), &observed)).unwrap()["disk"], Value::Null);
     }
 
     #[test]
@@ -2365,7 +2418,8 @@ mod tests {
         let planned = plan(&key(), &observed);
         let live = deployment_of(&planned).unwrap().content.live;
         let pod = &live["spec"]["template"]["spec"];
-        assert_eq!(pod["nodeSelector"], serde_json::json!({ "disk": "ssd" }), "as a whole");
+        let selector = serde_json::json!({ "disk": "ssd", "kubernetes.io/os": "linux" });
+        assert_eq!(pod["nodeSelector"], selector, "as a whole");
         assert_eq!(pod["priorityClassName"], "high");
         assert_eq!(live["spec"]["replicas"], 1);
         let of_several = |action: &Action| matches!(action, Action::WriteKey(_) | Action::WriteBudget(_));

@@ -60,6 +60,7 @@ pub fn pod(object: &core::Pod) -> Pod {
         uid: object.uid().unwrap_or_default(),
         owner_uid: object.labels().get(names::SERVICE_UID_LABEL).cloned().unwrap_or_default(),
         of_deployment: is_of_deployment(object),
+        legacy: object.labels().contains_key("service"),
         created,
         deleting: object.metadata.deletion_timestamp.is_some(),
         finished: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),

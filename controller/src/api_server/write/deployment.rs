@@ -1,13 +1,14 @@
 //! Deployments of gateways.
 
-use k8s_openapi::api::apps::v1::Deployment;
-use kube::api::{Api, DeleteParams, PropagationPolicy};
-use lb_svc_core::model::{DeploymentState, GatewayRef, OwnedObject};
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use kube::api::{Api, DeleteParams, ListParams, PropagationPolicy};
+use lb_svc_core::gateway::manifests;
+use lb_svc_core::model::{DeploymentState, GatewayRef, OwnedObject, ServiceId};
 use serde_json::{Value, json};
 
 use super::owned_object::Written;
 use super::typed;
-use crate::api_server::client::{ApiServer, Error, exactly, post, timed_opt};
+use crate::api_server::client::{ApiServer, Error, exactly, post, timed, timed_opt};
 
 impl ApiServer {
     /// Makes a gateway's Deployment, or makes the one seen what is `wanted`.
@@ -55,11 +56,50 @@ impl ApiServer {
         uid: &str,
         resource_version: &str,
     ) -> Result<(), Error> {
+        self.remove_deployment(gateway, uid, resource_version, PropagationPolicy::Foreground).await
+    }
+
+    /// Deletes a gateway's Deployment, exactly the one seen, and leaves its
+    /// pods.
+    ///
+    /// # Errors
+    /// It stands then, unless it was gone before.
+    pub async fn orphan_deployment(
+        &self,
+        gateway: &GatewayRef,
+        uid: &str,
+        resource_version: &str,
+    ) -> Result<(), Error> {
+        self.remove_deployment(gateway, uid, resource_version, PropagationPolicy::Orphan).await
+    }
+
+    async fn remove_deployment(
+        &self,
+        gateway: &GatewayRef,
+        uid: &str,
+        resource_version: &str,
+        policy: PropagationPolicy,
+    ) -> Result<(), Error> {
         let api: Api<Deployment> = self.namespaced(&gateway.namespace);
-        let params = DeleteParams {
-            propagation_policy: Some(PropagationPolicy::Foreground),
-            ..exactly(uid, resource_version)
-        };
+        let params = DeleteParams { propagation_policy: Some(policy), ..exactly(uid, resource_version) };
         timed_opt(api.delete(&gateway.name(), &params)).await.map(drop)
+    }
+
+    /// Deletes the ReplicaSets of a gateway whose pods have the labels of
+    /// earlier releases, with their pods.
+    ///
+    /// # Errors
+    /// Some may stand then.
+    pub async fn delete_legacy_replica_sets(
+        &self,
+        owner: &ServiceId,
+        gateway: &GatewayRef,
+    ) -> Result<(), Error> {
+        let api: Api<ReplicaSet> = self.namespaced(&gateway.namespace);
+        let labels = manifests::legacy_selector(owner);
+        let selector =
+            labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",");
+        let params = DeleteParams::background();
+        timed(api.delete_collection(&params, &ListParams::default().labels(&selector))).await.map(drop)
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use lb_svc_crds::names::{self, Provider};
 use serde_json::{Value, json};
 
-use super::{TemplateHash, labels, metadata, selector};
+use super::{TemplateHash, metadata, pod_labels, selector};
 use crate::gateway::pod_settings::Settings;
 use crate::model::{Attachment, GatewayRef, ServiceId, ServiceRef, Setting};
 
@@ -13,6 +13,9 @@ use crate::model::{Attachment, GatewayRef, ServiceId, ServiceRef, Setting};
 const UNREACHABLE_SECONDS: i64 = 10;
 /// The same where another pod answers meanwhile.
 const UNREACHABLE_SECONDS_OF_SEVERAL: i64 = 2;
+/// On nodes that load balancers are to leave out (Kubernetes API). A cluster may
+/// have no others, so gateways prefer those without it.
+const EXCLUDED_NODES_LABEL: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
 /// The volume with the election's key; only pods of several have it.
 pub const KEY_VOLUME: &str = "key";
 /// After so long without progress Kubernetes gives a roll-out up, and so do
@@ -115,7 +118,7 @@ fn plain(
             "selector": { "matchLabels": selector(owner) },
             "template": {
                 "metadata": {
-                    "labels": labels(owner),
+                    "labels": pod_labels(owner),
                     "annotations": {
                         names::NETWORKS_ANNOTATION: provider.multus_name(),
                         names::SERVICE_ANNOTATION: owner.service.to_string(),
@@ -138,6 +141,9 @@ fn plain(
                         "imagePullPolicy": "IfNotPresent",
                         "ports": [{ "name": "status", "containerPort": names::GATEWAY_PORT, "protocol": "TCP" }],
                         "readinessProbe": probe("/readyz", 1, 3),
+                        // A restart costs nothing: the next process takes over
+                        // what the kernel holds.
+                        "livenessProbe": probe("/livez", 10, 3),
                         "resources": resources(attachment, settings),
                         "securityContext": {
                             "allowPrivilegeEscalation": false,
@@ -169,22 +175,32 @@ fn plain(
             pod[setting.field()] = value.clone();
         }
     }
+    // The image is one for Linux, whatever else is selected.
+    pod["nodeSelector"]["kubernetes.io/os"] = json!("linux");
+    push(
+        &mut pod["affinity"]["nodeAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"],
+        json!({ "weight": 100, "preference": { "matchExpressions": [
+            { "key": EXCLUDED_NODES_LABEL, "operator": "DoesNotExist" },
+        ] } }),
+    );
     if settings.replicas() > 1 {
         make_several(&mut object["spec"], owner, gateway);
     }
     object
 }
 
+/// Appends to a list that may not be there yet.
+fn push(list: &mut Value, item: Value) {
+    match list.as_array_mut() {
+        Some(items) => items.push(item),
+        None => *list = json!([item]),
+    }
+}
+
 /// What a Deployment of several pods has beyond that of one: each pod is on a
 /// node of its own, has the election's key, and leaves before its successor
 /// comes, for the others answer meanwhile.
 fn make_several(spec: &mut Value, owner: &ServiceId, gateway: &GatewayRef) {
-    fn push(list: &mut Value, item: Value) {
-        match list.as_array_mut() {
-            Some(items) => items.push(item),
-            None => *list = json!([item]),
-        }
-    }
     spec["strategy"] =
         json!({ "type": "RollingUpdate", "rollingUpdate": { "maxSurge": 0, "maxUnavailable": 1 } });
     let pod = &mut spec["template"]["spec"];
@@ -255,7 +271,7 @@ mod tests {
             .as_object_mut()
             .unwrap()
             .remove("privileged");
-        assert!(is_as_wanted(&live, &wanted));
+        assert!(is_as_wanted(&live, &wanted, false));
         for (pointer, value) in [
             ("/spec/replicas", json!(0)),
             ("/spec/template/spec/containers/0/image", json!("other:1")),
@@ -267,8 +283,79 @@ mod tests {
         ] {
             let mut edited = live.clone();
             *edited.pointer_mut(pointer).unwrap() = value;
-            assert!(!is_as_wanted(&edited, &wanted), "{pointer}");
+            assert!(!is_as_wanted(&edited, &wanted, false), "{pointer}");
         }
+    }
+
+    #[test]
+    fn r24_what_others_add_to_the_pods_is_a_difference() {
+        let wanted = rendered("web");
+        let add = |pointer: &str, field: &str, value: Value| {
+            let mut live = wanted.clone();
+            live.pointer_mut(pointer).unwrap()[field] = value;
+            live
+        };
+        let (template, pod, container) =
+            ("/spec/template", "/spec/template/spec", "/spec/template/spec/containers/0");
+        for (pointer, field, value) in [
+            (pod, "hostNetwork", json!(true)),
+            (pod, "hostPID", json!(true)),
+            (pod, "shareProcessNamespace", json!(true)),
+            (pod, "serviceAccountName", json!("other")),
+            (pod, "initContainers", json!([{ "name": "x", "image": "x" }])),
+            (pod, "priorityClassName", json!("system-node-critical")),
+            (pod, "dnsPolicy", json!("None")),
+            ("/spec/template/spec/nodeSelector", "disk", json!("ssd")),
+            ("/spec/template/spec/securityContext", "runAsUser", json!(1)),
+            (container, "env", json!([{ "name": "LB_SVC_CONFIG_DIR", "value": "/tmp" }])),
+            (container, "command", json!(["sh"])),
+            (container, "lifecycle", json!({ "preStop": {} })),
+            (&format!("{template}/metadata/labels"), "app", json!("web")),
+        ] {
+            let live = add(pointer, field, value);
+            assert!(!is_as_wanted(&live, &wanted, false), "{pointer}/{field}");
+            assert!(is_as_wanted(&live, &wanted, true), "the cluster adds {pointer}/{field} by itself");
+        }
+        for (pointer, field, value) in [
+            (pod, "dnsPolicy", json!("ClusterFirst")),
+            (container, "terminationMessagePath", json!("/dev/termination-log")),
+            (container, "env", json!([])),
+            (&format!("{template}/metadata/annotations"), "kubectl.kubernetes.io/restartedAt", json!("now")),
+        ] {
+            assert!(is_as_wanted(&add(pointer, field, value), &wanted, false), "{pointer}/{field}");
+        }
+    }
+
+    #[test]
+    fn b06_pods_have_no_label_that_a_selector_meets_by_chance() {
+        let rendered = rendered("web");
+        let labels = rendered["spec"]["template"]["metadata"]["labels"].as_object().unwrap();
+        for label in labels.keys() {
+            let ours = label == names::MANAGED_BY_LABEL || label.starts_with(names::DOMAIN);
+            assert!(ours || label == "istio.io/dataplane-mode", "{label}");
+        }
+        assert_eq!(rendered["spec"]["selector"]["matchLabels"], json!({ names::SERVICE_UID_LABEL: "uid-1" }));
+        for label in ["app", "namespace", "service"] {
+            assert!(rendered["metadata"]["labels"][label].is_string(), "{label} is for people");
+        }
+    }
+
+    #[test]
+    fn b14_b25_b26_pods_go_where_they_can_serve() {
+        let rendered = rendered("web");
+        let template = &rendered["spec"]["template"];
+        assert_eq!(template["metadata"]["labels"]["istio.io/dataplane-mode"], "none");
+        let pod = &template["spec"];
+        assert_eq!(pod["nodeSelector"], json!({ "kubernetes.io/os": "linux" }));
+        let preferred = &pod["affinity"]["nodeAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"];
+        assert_eq!(preferred[0]["preference"]["matchExpressions"][0]["key"], EXCLUDED_NODES_LABEL);
+    }
+
+    #[test]
+    fn r19_a_gateway_that_hangs_is_restarted() {
+        let rendered = rendered("web");
+        let probe = &rendered["spec"]["template"]["spec"]["containers"][0]["livenessProbe"];
+        assert_eq!(probe["httpGet"]["path"], "/livez");
     }
 
     #[test]
@@ -314,8 +401,8 @@ mod tests {
         let mut live = wanted.clone();
         let resources = |cpu: &str| json!({ "limits": { "cpu": cpu, "memory": "1Gi" } });
         live["spec"]["template"]["spec"]["containers"][0]["resources"] = resources("500m");
-        assert!(is_as_wanted(&live, &wanted));
+        assert!(is_as_wanted(&live, &wanted, false));
         live["spec"]["template"]["spec"]["containers"][0]["resources"] = resources("600m");
-        assert!(!is_as_wanted(&live, &wanted));
+        assert!(!is_as_wanted(&live, &wanted, false));
     }
 }

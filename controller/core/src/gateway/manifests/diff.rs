@@ -5,10 +5,16 @@ use serde_json::Value;
 use super::quantity;
 
 /// Whether a Deployment, with its metadata and spec as the API server has them, is what it
-/// should be.
-pub fn is_as_wanted(live: &Value, wanted: &Value) -> bool {
+/// should be, and nothing more: a field that others add to its spec may make
+/// its pods something else.
+///
+/// `as_answered`: the spec is what the API server made of our own last write.
+/// What it has beyond that is the cluster's own doing, by defaults of a later
+/// release or by admission, and would come again.
+pub fn is_as_wanted(live: &Value, wanted: &Value, as_answered: bool) -> bool {
     let metadata = ["labels", "annotations", "ownerReferences"];
     contains(&live["spec"], &wanted["spec"])
+        && (as_answered || !exceeds(&live["spec"], &wanted["spec"]))
         && metadata.iter().all(|field| contains(&live["metadata"][field], &wanted["metadata"][field]))
 }
 
@@ -25,6 +31,39 @@ pub fn contains(live: &Value, wanted: &Value) -> bool {
             live.len() == wanted.len() && live.iter().zip(wanted).all(|(live, wanted)| contains(live, wanted))
         }
         _ => live == wanted,
+    }
+}
+
+/// What the API server fills into the spec of a Deployment (Kubernetes API,
+/// apps/v1 and core/v1 defaults), by field.
+const DEFAULTS: [(&str, &str); 10] = [
+    ("restartPolicy", r#""Always""#),
+    ("dnsPolicy", r#""ClusterFirst""#),
+    ("schedulerName", r#""default-scheduler""#),
+    ("terminationMessagePath", r#""/dev/termination-log""#),
+    ("terminationMessagePolicy", r#""File""#),
+    ("successThreshold", "1"),
+    ("apiVersion", r#""v1""#),
+    ("defaultMode", "420"),
+    ("protocol", r#""TCP""#),
+    ("minReadySeconds", "0"),
+];
+
+/// Whether `live` says more than `wanted`, beyond what the API server fills in,
+/// and annotations of pods: `kubectl rollout restart` sets one.
+fn exceeds(live: &Value, wanted: &Value) -> bool {
+    match (live, wanted) {
+        (Value::Object(live), Value::Object(wanted)) => {
+            live.iter().any(|(key, live)| match wanted.get(key) {
+                Some(_) if key == "annotations" => false,
+                Some(wanted) => exceeds(live, wanted),
+                None => !is_nothing(live) && !DEFAULTS.contains(&(key.as_str(), live.to_string().as_str())),
+            })
+        }
+        (Value::Array(live), Value::Array(wanted)) => {
+            live.iter().zip(wanted).any(|(live, wanted)| exceeds(live, wanted))
+        }
+        _ => false,
     }
 }
 

@@ -17,6 +17,7 @@ pub use deployment::{DeploymentTemplate, KEY_VOLUME, PROGRESS_DEADLINE, deployme
 pub use diff::{contains, is_as_wanted};
 pub use template_hash::TemplateHash;
 
+/// The labels of a gateway's objects, its pods apart.
 fn labels(owner: &ServiceId) -> BTreeMap<String, String> {
     [
         ("app", names::label_value(&names::gateway_name(&owner.service.name))),
@@ -29,8 +30,24 @@ fn labels(owner: &ServiceId) -> BTreeMap<String, String> {
     .into()
 }
 
-/// The labels that a gateway's pods, and no others, have.
+/// The label that a gateway's pods, and no others, have.
 fn selector(owner: &ServiceId) -> BTreeMap<String, String> {
+    [(names::SERVICE_UID_LABEL.to_owned(), owner.uid.clone())].into()
+}
+
+/// The labels of a gateway's pods: none that the selector of a Service, a
+/// budget or a policy of a user's could meet by chance.
+fn pod_labels(owner: &ServiceId) -> BTreeMap<String, String> {
+    let mut labels = selector(owner);
+    labels.insert(names::MANAGED_BY_LABEL.to_owned(), names::MANAGED_BY.to_owned());
+    // Istio's ambient mode heeds nothing but a label.
+    labels.insert("istio.io/dataplane-mode".to_owned(), "none".to_owned());
+    labels
+}
+
+/// The selector of the Deployment whose pods have the labels of
+/// [`labels`], as releases before 0.2 made it: it cannot be changed.
+pub fn legacy_selector(owner: &ServiceId) -> BTreeMap<String, String> {
     let mut labels = labels(owner);
     labels.remove(names::MANAGED_BY_LABEL);
     labels
