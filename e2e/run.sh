@@ -1,27 +1,49 @@
 #!/bin/bash
-# Runs the end-to-end tests as a host outside the cluster. Arguments go to the test runner: a name to filter by.
+# Runs the end-to-end tests as a host outside the cluster, on the cluster that is up and with what is installed there,
+# and ends with a table of how long each suite took. A suite is a file in e2e/tests.
+#   SUITE=NAME run.sh        only that suite
+#   run.sh FILTER            only the tests whose names contain FILTER; more arguments go to the test runner as well
 set -euo pipefail
 cd "$(dirname "$0")/.."
+times_of=suite
+# shellcheck source=times.sh
+. e2e/times.sh
+
+# The first needs a cluster that nobody has used yet. The last ones break parts of the cluster, so that nothing else
+# may run beside them.
+fresh=(document)
+parallel=(serving lifecycle healing network conflict faults settings pending subnets)
+alone=(direct spread failover disruption modes kills soak)
+
 runner=$(e2e/cluster/cluster.sh runner)
 host=$(rustc -vV | sed -n 's/^host: //p')
 [ -z "$runner" ] || export "CARGO_TARGET_$(tr a-z- A-Z_ <<<"$host")_RUNNER=$runner"
 # What the images were built from: for tests with a controller of their own.
 export LB_SVC_CONTROLLER=${CARGO_TARGET_DIR:-$PWD/target}/$host/release/lb-svc-controller
-# What takes a lever only the local cluster has says so in its name.
-skip=()
-[ "${CLUSTER:-local}" = local ] || skip=(--skip local_)
-
-suite() { # THREADS TEST...
-  local threads=$1 tests=()
-  shift
-  for test; do tests+=(--test "$test"); done
-  cargo test ${CI:+--locked} -q -p lb-svc-e2e "${tests[@]}" -- --test-threads "$threads" ${skip[@]+"${skip[@]}"} "${args[@]}"
-}
-
 # Futures of a whole test are large where nothing is optimised.
 export RUST_MIN_STACK=16777216
+# Tests that need what only the local cluster can do have names that begin with local_.
+skip=()
+[ "${CLUSTER:-local}" = local ] || skip=(--skip local_)
 args=("$@")
-# First what needs a cluster nobody has used yet; last what shakes the cluster itself.
-suite 1 document
-suite 4 serving lifecycle healing network conflict faults settings pending subnets
-suite 1 direct spread failover disruption modes kills soak
+
+known=" ${fresh[*]} ${parallel[*]} ${alone[*]} "
+for file in e2e/tests/*.rs; do
+  suite=$(basename "$file" .rs)
+  [[ $known == *" $suite "* ]] || { echo "run.sh: $file is in no list of suites above" >&2; exit 2; }
+done
+[[ -z ${SUITE:-} || $known == *" $SUITE "* ]] || { echo "run.sh: no suite '$SUITE'; there are:$known" >&2; exit 2; }
+
+suites() { # THREADS SUITE...
+  local threads=$1 suite
+  shift
+  for suite; do
+    [[ -z ${SUITE:-} || $SUITE == "$suite" ]] || continue
+    timed "$suite" cargo test ${CI:+--locked} -q -p lb-svc-e2e --test "$suite" -- --test-threads "$threads" \
+      ${skip[@]+"${skip[@]}"} ${args[@]+"${args[@]}"}
+  done
+}
+
+suites 1 "${fresh[@]}"
+suites 4 "${parallel[@]}"
+suites 1 "${alone[@]}"

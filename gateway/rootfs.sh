@@ -101,7 +101,7 @@ cp --dereference /usr/share/common-licenses/{Apache-2.0,GPL-2,GPL-3,LGPL-2.1,LGP
 # It has to work in itself.
 for line in "/usr/sbin/iptables-nft-restore --version" "/usr/sbin/nft --version" \
     "/sbin/ip -V" "/usr/local/bin/lb-svc-gateway --version"; do
-    # shellcheck disable=SC2086
+    # shellcheck disable=SC2086 # a program and its option
     if [[ $EUID == 0 ]]; then chroot "$out" $line; fi
 done
 du --summarize --human-readable "$out"

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# The packages the cluster needs, installed only where the thing itself is missing: a machine that has containerd
-# from elsewhere keeps it.
+# The packages that the cluster and the checks need, installed only where the thing itself is missing: a machine that
+# has containerd from elsewhere keeps it.
 
 CNI_PLUGINS=/usr/lib/cni
 
@@ -10,6 +10,7 @@ verb_deps() {
   need "containers" containerd:containerd runc:runc "$CNI_PLUGINS/macvlan:containernetworking-plugins"
   need "etcd" etcd:etcd-server
   need "tools" curl:curl jq:jq openssl:openssl flock:util-linux unzip:unzip /etc/ssl/certs/ca-certificates.crt:ca-certificates
+  need "shell linter" shellcheck:shellcheck
   need "static C compiler" gcc:gcc /usr/include/stdio.h:libc6-dev
   if [ ${#install[@]} -gt 0 ]; then
     [ "$(id -u)" = 0 ] || die "installing packages takes root; missing: ${install[*]}"

@@ -51,7 +51,7 @@ cut_off() { # NODE
   touch "$STATE/n$1/off"
   pids=$(node_processes "$1")
   in_lan link set "n$1" down
-  # shellcheck disable=SC2086
+  # shellcheck disable=SC2086 # one argument for each process
   kill -STOP $pids 2>/dev/null || true
 }
 

@@ -240,7 +240,7 @@ kill_until_gone() { # CMD...: CMD prints pids; kill them, and what they started 
   for _ in $(seq 100); do
     pids=$("$@")
     if [ -n "$pids" ]; then missed=0; else ((++missed < LOOKS)) || return 0; fi
-    # shellcheck disable=SC2086
+    # shellcheck disable=SC2086 # one argument for each process
     [ -z "$pids" ] || kill -KILL $pids 2>/dev/null || true
     sleep 0.05
   done
