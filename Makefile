@@ -1,17 +1,32 @@
-# Everything a developer or a user of a fresh machine runs.
+# Everything that a developer, or a user of a fresh machine, runs.
 #
-#   make demo         the whole path, from kubectl apply to curl, on a cluster of its own
-#   make demo-down    end that cluster
-#   make test         all tests: lint, unit, netns, e2e
-#   make bench        measure, and print one table
+#   make demo                 from kubectl apply to curl, on a cluster of its own
+#   make demo-down            end that cluster, and leave nothing behind
+#   make test                 all rings of tests, with a table of their times
+#   make lint                 one ring: formatting, clippy, shellcheck, licences
+#   make unit [TEST=name]     one ring: unit tests and recorded conversations
+#   make netns [SUITE=direct] [TEST=name]
+#                             one ring: the gateway in network namespaces
+#   make e2e                  one ring: end to end, on a cluster made anew
+#   make e2e SUITE=failover [TEST=name]
+#                             one suite or test, on the cluster that is up
+#   make cluster-up           bring a cluster for the end-to-end tests up
+#   make images               the two images, as archives in target/images
+#   make crds                 write crds/yaml from the types in crds/
+#   make bench                measure, and print one table (about two hours)
 #
+# TEST selects the tests whose names contain it, SUITE a file of tests. All but
+# lint, unit and crds take root.
 # CLUSTER=kind runs demo, e2e and bench on kind instead of the local cluster.
+# docs/dev/testing.md has more.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
 CLUSTER ?= local
+SUITE ?=
+TEST ?=
 export CLUSTER
 cluster := e2e/cluster/cluster.sh
 # Two for the pods of one gateway, and one that stays when either of them dies.
@@ -25,11 +40,12 @@ static := RUSTFLAGS='-C target-feature=+crt-static'
 cache := $(or $(LB_SVC_CACHE),$(HOME)/.cache/lb-svc)
 deny_version := 0.20.2
 deny := $(cache)/cargo-deny-$(deny_version)/bin/cargo-deny
+scripts = .ci/run $(shell find . -path ./target -prune -o -name '*.sh' -print)
 
-.PHONY: help demo demo-down test unit netns e2e bench images crds lint deps cluster-up cluster-down
+.PHONY: help demo demo-down test lint unit netns e2e bench images crds deps cluster-up cluster-down
 
 help:
-	@sed -n '3,9s/^# *//p' Makefile
+	@sed -n '3,/^$$/s/^# \{0,1\}//p' Makefile
 
 ## The main job.
 
@@ -38,37 +54,54 @@ demo: images
 
 demo-down: cluster-down
 
-## Tests, the fast ones first.
+## Tests, the fast rings first.
 
-test: deps lint unit netns e2e
+test: deps
+	@e2e/rings.sh lint unit netns e2e
 
+# Warnings are errors under CI only. Root is needed only where shellcheck is
+# not installed yet.
 lint: $(deny)
 	cargo fmt --all --check
+	@type -P shellcheck >/dev/null || $(cluster) deps
+	shellcheck $(scripts)
 	cargo clippy $(locked) --workspace --all-targets --all-features -- $(if $(CI),-D warnings)
 	@for crate in $(pure); do \
 	  tree=$$(cargo tree $(locked) -p $$crate -e normal --prefix none); \
 	  if grep -E '^(kube|k8s-openapi|tokio)' <<< "$$tree"; then echo "$$crate must not depend on these"; exit 1; fi; \
 	done
+	$(if $(CI),RUSTDOCFLAGS='-D warnings' cargo doc $(locked) --workspace --no-deps)
 	$(deny) --log-level error check bans licenses sources
 
 unit:
-	cargo test $(locked) --workspace --all-features --lib --bins
-	cargo test $(locked) -p lb-svc-crds --all-features --test golden --test wire
-	cargo test $(locked) -p lb-svc-controller --test conversation --test documented --test faults
+	cargo test $(locked) --workspace --all-features --lib --bins $(TEST)
+	cargo test $(locked) -p lb-svc-crds --all-features --test golden --test wire $(TEST)
+	cargo test $(locked) -p lb-svc-controller --test conversation --test documented \
+	  --test faults --test regressions --test two_controllers $(TEST)
+
+# All suites of this ring, and of them those in which the NAT back end matters:
+# they run once with each.
+netns_suites := $(or $(SUITE),netns direct failover)
+nat_suites := $(filter netns direct,$(netns_suites))
+netns_test := cargo test $(locked) -p lb-svc-gateway
+in_namespaces := $(runner)='unshare --net --mount'
 
 netns: deps
-	@cargo test $(locked) -p lb-svc-gateway --test netns --test direct --test failover --no-run
-	$(runner)='unshare --net --mount' cargo test $(locked) -p lb-svc-gateway --test netns --test direct --test failover
-	LB_SVC_NAT_BACKEND=nftables $(runner)='unshare --net --mount' cargo test $(locked) -p lb-svc-gateway --test netns --test direct
+	@$(netns_test) $(addprefix --test ,$(netns_suites)) --no-run
+	$(in_namespaces) $(netns_test) $(addprefix --test ,$(netns_suites)) $(TEST)
+	$(if $(nat_suites),LB_SVC_NAT_BACKEND=nftables $(in_namespaces) $(netns_test) $(addprefix --test ,$(nat_suites)) $(TEST))
 
-# Built here, run as a host outside the cluster: the fresh cluster's first
-# address is what the first test is about.
+# Built here, run as a host outside the cluster. The first suite is about a
+# cluster's first address, so all suites begin with a fresh cluster; one suite
+# or test takes the cluster that is up.
 e2e: images
+ifeq ($(SUITE)$(TEST),)
 	@$(cluster) down
+endif
 	@NODES=$(nodes) $(cluster) up
 	@e2e/install.sh
 	@cargo test $(locked) -p lb-svc-e2e --no-run
-	@e2e/run.sh
+	@SUITE=$(SUITE) e2e/run.sh $(TEST)
 
 bench: images
 	@NODES=$(nodes) $(cluster) up
@@ -88,7 +121,7 @@ $(deny):
 
 cluster-up: deps
 	@$(cluster) build
-	@$(cluster) up
+	@NODES=$(nodes) $(cluster) up
 
 cluster-down:
 	@$(cluster) down
