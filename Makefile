@@ -70,7 +70,7 @@ lint: $(deny)
 	  tree=$$(cargo tree $(locked) -p $$crate -e normal --prefix none); \
 	  if grep -E '^(kube|k8s-openapi|tokio)' <<< "$$tree"; then echo "$$crate must not depend on these"; exit 1; fi; \
 	done
-	$(if $(CI),RUSTDOCFLAGS='-D warnings' cargo doc $(locked) --workspace --no-deps)
+	$(if $(CI),RUSTDOCFLAGS='-D warnings' cargo doc $(locked) --workspace --no-deps --document-private-items)
 	$(deny) --log-level error check bans licenses sources
 
 unit:
