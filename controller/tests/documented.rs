@@ -1,9 +1,10 @@
-//! docs/operations.md knows every word that operators meet: the reasons of
-//! conditions and Events, and the metrics.
+//! The user documentation has every word that operators meet: the reasons of
+//! conditions and Events, the metrics, and the annotations of a Service. No
+//! link of the documentation is broken.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -15,9 +16,9 @@ use lb_svc_crds::names;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 
-/// What has the form of a reason and is Kubernetes' own: read, or part of what
-/// is written, but never told.
-const NOT_TOLD: [&str; 15] = [
+/// Words with the form of a reason that are Kubernetes' own: read, or part of
+/// what is written, but never a reason of ours.
+const NOT_TOLD: [&str; 16] = [
     "ClientIP",
     "ConfigMap",
     "ContainerCreating",
@@ -28,6 +29,7 @@ const NOT_TOLD: [&str; 15] = [
     "NetworkAttachmentDefinition",
     "NewReplicaSetAvailable",
     "NoExecute",
+    "PodDisruptionBudget",
     "PodInitializing",
     "PodScheduled",
     "ReplicaFailure",
@@ -42,8 +44,9 @@ fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-fn operations() -> String {
-    std::fs::read_to_string(repository().join("docs/operations.md")).unwrap()
+/// A page of the user documentation.
+fn page(name: &str) -> String {
+    std::fs::read_to_string(repository().join("docs/user").join(name)).unwrap()
 }
 
 /// The program's text without its tests, of all files below `directory`.
@@ -75,13 +78,39 @@ fn is_reason(word: &str) -> bool {
     word.starts_with(|c: char| c.is_ascii_uppercase()) && humps.count() > 0
 }
 
+/// The headings of a page, as written.
+fn headings(text: &str) -> Vec<&str> {
+    let mut in_code = false;
+    let is_heading = |line: &&str| {
+        in_code ^= line.trim_start().starts_with("```");
+        !in_code && line.starts_with('#')
+    };
+    text.lines().filter(is_heading).map(|line| line.trim_start_matches('#').trim()).collect()
+}
+
+/// The anchor of a heading, as GitHub makes it.
+fn anchor(heading: &str) -> String {
+    let kept = heading.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+    kept.collect::<String>().to_lowercase().replace(' ', "-")
+}
+
+/// All Markdown files of a directory and of those below it.
+fn markdown(directory: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            markdown(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "md") {
+            found.push(path);
+        }
+    }
+}
+
 #[test]
-fn every_reason_is_documented() {
-    let operations = operations();
-    let known: BTreeSet<&str> = operations.split(|c: char| !c.is_ascii_alphabetic()).collect();
-    let text: String = ["controller/src", "controller/core/src", "gateway/src"]
-        .map(|dir| program(&repository().join(dir)))
-        .concat();
+fn every_reason_has_a_section() {
+    let troubleshooting = page("troubleshooting.md");
+    let known: BTreeSet<&str> = headings(&troubleshooting).into_iter().collect();
+    let text = program(&repository().join("controller/src")) + &program(&repository().join("gateway/src"));
     let reasons: Vec<&str> = literals(&text)
         .into_iter()
         .filter(|word| is_reason(word) && !NOT_TOLD.contains(word))
@@ -89,12 +118,12 @@ fn every_reason_is_documented() {
         .collect();
     assert!(reasons.len() > 50, "{reasons:?}");
     let missing: Vec<&str> = reasons.into_iter().filter(|reason| !known.contains(reason)).collect();
-    assert!(missing.is_empty(), "docs/operations.md does not say what to do about {missing:?}");
+    assert!(missing.is_empty(), "docs/user/troubleshooting.md has no section for {missing:?}");
 }
 
 #[test]
 fn every_metric_is_documented() {
-    let operations = operations();
+    let monitoring = page("monitoring.md");
     let mut registry = Registry::default();
     let metrics = Metrics::default();
     // A family without members does not show.
@@ -105,29 +134,62 @@ fn every_metric_is_documented() {
     encode(&mut text, &registry).unwrap();
     let mut named: Vec<String> = text
         .lines()
-        .filter_map(|line| {
-            Some(line.strip_prefix("# TYPE lb_svc_controller_")?.split(' ').next()?.to_owned())
-        })
+        .filter_map(|line| Some(line.strip_prefix("# TYPE ")?.split(' ').next()?.to_owned()))
+        .filter(|name| name.starts_with("lb_svc_controller_"))
         .collect();
     assert!(named.len() >= 5, "{text}");
     // The gateway's are each registered by a literal.
-    let gateway = std::fs::read_to_string(repository().join("gateway/src/metrics.rs")).unwrap();
+    let gateway = std::fs::read_to_string(repository().join("gateway/src/telemetry/metrics.rs")).unwrap();
     let registered = gateway.split("r.register").skip(1).filter_map(|call| call.split('"').nth(1));
-    named.extend(registered.map(str::to_owned));
+    named.extend(registered.map(|name| format!("lb_svc_gateway_{name}")));
     assert!(named.len() > 15, "{named:?}");
-    let missing: Vec<&String> =
-        named.iter().filter(|name| !operations.contains(&format!("_{name}"))).collect();
-    assert!(missing.is_empty(), "docs/operations.md does not say what {missing:?} are");
+    let missing: Vec<&String> = named.iter().filter(|name| !monitoring.contains(*name)).collect();
+    assert!(missing.is_empty(), "docs/user/monitoring.md does not say what {missing:?} are");
 }
 
 #[test]
-fn every_annotation_of_a_service_is_documented() {
-    let operations = operations();
+fn every_annotation_of_a_service_has_an_example() {
+    let services = page("services.md");
     let settings = Setting::ALL.map(Setting::annotation);
-    let others = [names::CCE_PASS_THROUGH_ANNOTATION, names::TKE_DIRECT_ACCESS_ANNOTATION];
+    let others = [
+        names::PROVIDER_ANNOTATION,
+        "lb-svc-attachment.kube-system.kubernetes.io/logical_switch",
+        names::CCE_PASS_THROUGH_ANNOTATION,
+        names::TKE_DIRECT_ACCESS_ANNOTATION,
+    ];
     let others = ANNOTATIONS.into_iter().chain(health_check::ANNOTATIONS).chain(others);
     for name in settings.into_iter().chain(others) {
-        let (_, short) = name.split_once('/').unwrap();
-        assert!(operations.contains(name) || operations.contains(&format!("| `{short}` |")), "{name}");
+        let example = format!("\n    {name}: ");
+        assert!(services.contains(&example), "docs/user/services.md has no example of {name}");
     }
+}
+
+#[test]
+fn every_link_of_the_documentation_leads_somewhere() {
+    let root = repository().canonicalize().unwrap();
+    let mut pages =
+        ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"].map(|name| root.join(name)).to_vec();
+    markdown(&root.join("docs"), &mut pages);
+    let texts: BTreeMap<PathBuf, String> =
+        pages.into_iter().map(|path| (path.clone(), std::fs::read_to_string(path).unwrap())).collect();
+    let mut checked = 0;
+    for (path, text) in &texts {
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            if link.starts_with("https://") {
+                continue;
+            }
+            let (file, section) = link.split_once('#').unwrap_or((link, ""));
+            let target = if file.is_empty() { path.clone() } else { path.with_file_name("").join(file) };
+            let broken = || format!("{}: {link}", path.display());
+            let target = target.canonicalize().unwrap_or_else(|error| panic!("{}: {error}", broken()));
+            assert!(
+                section.is_empty()
+                    || headings(&texts[&target]).into_iter().any(|heading| anchor(heading) == section),
+                "{}",
+                broken()
+            );
+            checked += 1;
+        }
+    }
+    assert!(checked > 100, "{checked}");
 }
