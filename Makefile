@@ -35,7 +35,7 @@ host := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 runner := CARGO_TARGET_$(shell echo $(host) | tr a-z- A-Z_)_RUNNER
 locked := $(if $(CI),--locked)
 # Crates of decisions only: no client of Kubernetes, no asynchronous IO.
-pure := lb-svc-core
+pure := lb-svc-core lb-svc-election
 static := RUSTFLAGS='-C target-feature=+crt-static'
 cache := $(or $(LB_SVC_CACHE),$(HOME)/.cache/lb-svc)
 deny_version := 0.20.2
@@ -78,6 +78,7 @@ unit:
 	cargo test $(locked) -p lb-svc-crds --all-features --test golden --test wire $(TEST)
 	cargo test $(locked) -p lb-svc-controller --test conversation --test documented \
 	  --test faults --test regressions --test two_controllers $(TEST)
+	cargo test $(locked) -p lb-svc-election --test sim $(TEST)
 
 # All suites of this ring, and of them those in which the NAT back end matters:
 # they run once with each.

@@ -24,9 +24,9 @@ use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use crate::election::{ETHERTYPE, Kind, lease, stretched};
 use crate::fault::Fault;
 use crate::nft::Table;
+use lb_svc_election::{ETHERTYPE, Kind, lease, stretched};
 
 const TABLE: &str = "netdev lb-svc";
 

@@ -10,7 +10,7 @@
 //! sees to it that there are source ports for more.
 //! [`watch`] says when to look again, [`probe`] asks the LAN and [`arp`] tells it,
 //! [`path`] and [`health`] ask the cluster, [`http`] tells the cluster, and [`run`] is the
-//! loop around it all. Where a gateway has several pods, [`election`] says which
+//! loop around it all. Where a gateway has several pods, [`lb_svc_election`] says which
 //! one of them is active, [`member`] takes part in it, [`pulse`] and [`reach`]
 //! say whether the pod is fit to, [`lease`] has the kernel hold them to it, and
 //! [`turns`] has it let them in soon.
@@ -23,7 +23,6 @@ pub mod caps;
 pub mod config;
 pub mod conntrack;
 pub mod desired;
-pub mod election;
 pub mod fault;
 pub mod filter;
 pub mod health;

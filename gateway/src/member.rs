@@ -1,4 +1,4 @@
-//! A member of the election: the state machine of [`crate::election`] with its
+//! A member of the election: the state machine of [`lb_svc_election`] with its
 //! socket, its clock and its key.
 //!
 //! It lives in a task of its own beside the loop, on the same thread: what
@@ -26,11 +26,13 @@ use tracing::{info, warn};
 
 use crate::arp::{self, Frame, Mac};
 use crate::config;
-use crate::election::{self, Counters, ETHERTYPE, Election, Instance, Key, Output, Reason, Role, Time};
 use crate::fault::Fault;
 use crate::metrics::Metrics;
 use crate::probe::{self, Concern, Ear};
 use crate::reach::{Company, Hosts, Reach};
+use lb_svc_election::{
+    self as election, Counters, ETHERTYPE, Election, Instance, Key, Output, Reason, Role, Time,
+};
 
 /// While nobody else takes part: how often it is asked who has the addresses.
 /// While there is no link: how often it is looked for.

@@ -11,7 +11,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::config::Served;
-use crate::election::Counters;
+use lb_svc_election::Counters;
 
 /// What a repair put right.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]

@@ -31,7 +31,6 @@ use crate::caps;
 use crate::config::{self, Config};
 use crate::conntrack;
 use crate::desired::{Desired, desired};
-use crate::election;
 use crate::fault::Fault;
 use crate::filter::Filter;
 use crate::health::{self, Health, Question};
@@ -52,6 +51,7 @@ use crate::sources;
 use crate::timeouts;
 use crate::traffic;
 use crate::watch::{Changed, Watch};
+use lb_svc_election as election;
 
 /// How events that come together are taken together.
 const DEBOUNCE: Duration = Duration::from_millis(1);

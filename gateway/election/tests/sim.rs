@@ -10,9 +10,9 @@ use std::time::Duration;
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
-use super::frame::{Frame, Instance, Key, Kind, Seal, Uid};
-use super::machine::{Election, Member, Output, Reason, Role};
-use super::{Time, lease, silence, stretched};
+use lb_svc_election::frame::{Frame, Instance, Key, Kind, Seal, Uid};
+use lb_svc_election::{Election, Member, Output, Reason, Role};
+use lb_svc_election::{Time, lease, silence, stretched};
 
 const UID: Uid = [7; 16];
 const KEY: Key = [9; 32];

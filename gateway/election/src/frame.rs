@@ -28,7 +28,7 @@ use std::time::Duration;
 use hmac::{Hmac, KeyInit, Mac as _};
 use sha2::{Digest, Sha256};
 
-use crate::arp::Mac;
+use crate::Mac;
 
 /// The frames' EtherType: IEEE 802 local experimental 1.
 pub const ETHERTYPE: u16 = 0x88b5;

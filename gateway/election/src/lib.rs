@@ -153,8 +153,6 @@
 pub mod frame;
 pub mod machine;
 mod peers;
-#[cfg(test)]
-mod sim;
 
 pub use frame::{ETHERTYPE, Instance, Key, Kind, group};
 pub use machine::{Counters, Election, Member, Output, Reason, Role};
@@ -165,6 +163,9 @@ use std::time::Duration;
 /// A time: since any epoch, by a clock that never goes back and counts the time
 /// that the host is suspended (CLOCK_BOOTTIME).
 pub type Time = Duration;
+
+/// An Ethernet address.
+pub type Mac = [u8; 6];
 
 /// How long the kernel lets a member be active after it last said so.
 pub const fn lease(interval: Duration) -> Duration {
@@ -180,7 +181,7 @@ pub const fn stretched(interval: Duration) -> Duration {
 /// member must be silent before another takes over. The quarter over the lease
 /// is for clocks of different rates, a tick of the kernel's, and the delay of
 /// the last advertisement.
-fn silence(interval: Duration) -> Duration {
+pub fn silence(interval: Duration) -> Duration {
     lease(interval) + interval / 4
 }
 
