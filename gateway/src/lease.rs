@@ -8,10 +8,10 @@
 //!     in:    without the lease, nothing for the addresses comes in, ARP included
 //!     out:   without the lease, nothing from the addresses goes out
 //!     own:   what the first byte of a frame of our own does to the lease:
-//!              Take           begins or renews it
-//!              Advertisement  renews it; without it, the frame is dropped
-//!              Prolong        the same, for longer
-//!              Resign         ends it
+//!              TakeOver               starts or renews it
+//!              Advertisement          renews it; without it, the frame is dropped
+//!              ExtendedAdvertisement  the same, for longer
+//!              Resign                 ends it
 //! ```
 //!
 //! So what the other members hear and what the kernel does cannot differ. A
@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use crate::fault::Fault;
 use crate::nft::Table;
-use lb_svc_election::{ETHERTYPE, Kind, lease, stretched};
+use lb_svc_election::{ETHERTYPE, Kind, extended, lease_time};
 
 const TABLE: &str = "netdev lb-svc";
 
@@ -88,9 +88,9 @@ flush table {TABLE}
     };
     let mut own = |kind: Kind, what: &str| rule("own", &format!("@nh,0,8 {} {what}", kind as u8));
     let renew = |time: Duration| format!("update @lease {{ oif timeout {}ms }}", time.as_millis());
-    let (short, long) = (renew(lease(*interval)), renew(lease(stretched(*interval))));
-    own(Kind::Take, &short);
-    for (kind, renew) in [(Kind::Advertisement, &short), (Kind::Prolong, &long)] {
+    let (short, long) = (renew(lease_time(*interval)), renew(lease_time(extended(*interval))));
+    own(Kind::TakeOver, &short);
+    for (kind, renew) in [(Kind::Advertisement, &short), (Kind::ExtendedAdvertisement, &long)] {
         own(kind, "oif != @lease drop");
         own(kind, renew);
     }

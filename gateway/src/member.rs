@@ -31,7 +31,7 @@ use crate::metrics::Metrics;
 use crate::probe::{self, Concern, Ear};
 use crate::reach::{Company, Hosts, Reach};
 use lb_svc_election::{
-    self as election, Counters, ETHERTYPE, Election, Instance, Key, Output, Reason, Role, Time,
+    self as election, Counters, ETHERTYPE, Election, Instance, Key, MemberConfig, Output, Reason, Role, Time,
 };
 
 /// While nobody else takes part: how often it is asked who has the addresses.
@@ -125,7 +125,7 @@ impl Member {
         };
         JoinGroup.set(&socket, &membership)?;
         let frames = Receiver::from_owned_fd_unchecked(socket.as_fd().try_clone_to_owned()?)?;
-        let member = election::Member {
+        let member = MemberConfig {
             uid: terms.election.gateway,
             key: terms.key,
             instance: Instance(instance),
@@ -172,7 +172,7 @@ impl Member {
         if std::mem::replace(&mut seat.unplugged, !up) == up {
             info!("the LAN's link is {}", if up { "back" } else { "gone" });
             // Back, it has missed what was said, however short that was.
-            seat.act(if up { Election::isolated } else { Election::refused });
+            seat.act(if up { Election::isolated } else { Election::send_failed });
         }
     }
 
@@ -184,7 +184,7 @@ impl Member {
 
     /// Whether the addresses are this pod's, at this moment.
     pub fn is_active(&self) -> bool {
-        lock(&self.seat).election.holds(now())
+        lock(&self.seat).election.holds_lease(now())
     }
 
     /// What there is to say of it.
@@ -248,12 +248,12 @@ impl Seat {
                         if !self.mute {
                             warn!("the election's frames do not leave: {error}");
                         }
-                        outputs.extend(self.election.refused(now()));
+                        outputs.extend(self.election.send_failed(now()));
                     }
                     self.mute = sent.is_err();
                 }
-                Output::Became(role, reason) => self.became(role, &reason),
-                Output::Split { with, stays } => {
+                Output::RoleChanged(role, reason) => self.became(role, &reason),
+                Output::SplitBrain { with, stays } => {
                     let outcome = if stays { "this pod stays" } else { "this pod gives way" };
                     warn!("{with} was active as well: {outcome}");
                     self.turns += u64::from(stays);
@@ -292,7 +292,7 @@ impl Seat {
         let counters = self.election.counters();
         self.metrics.count_election(&self.counted, &counters);
         self.counted = counters;
-        let mut peers: Vec<String> = seen.others.into_iter().map(|other| other.name).collect();
+        let mut peers: Vec<String> = seen.peers.into_iter().map(|other| other.name).collect();
         peers.sort_unstable();
         let view = View {
             turns: self.turns,
@@ -415,7 +415,7 @@ fn look_around(seat: &mut Seat, heard: &[Frame], reach: &mut Reach, lan: &mut La
         reach.hear_any(now, &seat.hosts, &frame);
     }
     // What a missing link hides is known already.
-    let company = match seat.election.is_accompanied(self::now()).filter(|_| !seat.unplugged) {
+    let company = match seat.election.is_peer_reachable(self::now()).filter(|_| !seat.unplugged) {
         Some(true) => Company::Present,
         Some(false) => Company::Missing,
         None => Company::Absent,
@@ -455,7 +455,7 @@ impl Doorway {
     /// that just asks the LAN whether its address is free, a question for the
     /// same address is a conflict (RFC 5227, 2.1.1).
     fn new(now: Instant, interval: Duration) -> Self {
-        Self { passed: false, ask: now + 2 * election::lease(interval), occupied: None }
+        Self { passed: false, ask: now + 2 * election::lease_time(interval), occupied: None }
     }
 
     fn due(&self) -> Option<Instant> {
@@ -467,14 +467,14 @@ impl Doorway {
             return;
         }
         let seen = seat.election.snapshot();
-        self.passed = seen.role != Role::Standby || !seen.others.is_empty();
+        self.passed = seen.role != Role::Standby || !seen.peers.is_empty();
         if self.passed {
             return;
         }
         let Hosts { mac, addresses, .. } = &seat.hosts;
         let now = Instant::now();
         for said in heard.iter().filter(|said| said.mac != *mac && addresses.contains(&said.sender)) {
-            seat.election.occupied(self::now());
+            seat.election.address_in_use(self::now());
             let (since, told) = self.occupied.get_or_insert((now, false));
             if *since + STRANGER <= now && !std::mem::replace(told, true) {
                 let mac = arp::show(said.mac);

@@ -213,13 +213,13 @@ impl Metrics {
     /// Counts what the election counted since `before`.
     pub(crate) fn count_election(&self, before: &Counters, now: &Counters) {
         self.splits.inc_by(now.splits.saturating_sub(before.splits));
-        self.late.inc_by(now.late.saturating_sub(before.late));
+        self.late.inc_by(now.overloaded.saturating_sub(before.overloaded));
         for (reason, before, now) in [
             ("malformed", before.malformed, now.malformed),
             ("foreign", before.foreign, now.foreign),
             ("bad_tag", before.bad_tag, now.bad_tag),
             ("replayed", before.replayed, now.replayed),
-            ("unanswering", before.unanswering, now.unanswering),
+            ("unanswering", before.unacknowledging, now.unacknowledging),
         ] {
             self.rejected.get_or_create(&Reason { reason }).inc_by(now.saturating_sub(before));
         }

@@ -487,7 +487,7 @@ impl Gateway {
         let port = kernel.link(lan.index).and_then(port);
         // A member whose link was away for a moment, unnoticed, may have been
         // replaced meanwhile. It has heard so by then.
-        let settle = |member: &Member| 2 * election::lease(member.terms().election.interval);
+        let settle = |member: &Member| 2 * election::lease_time(member.terms().election.interval);
         let settle = self.member.as_ref().map_or(Duration::ZERO, settle);
         self.schedule.set(Instant::now(), port, &self.report.addresses, settle);
         self.paths.set(Instant::now(), desired.forwards());

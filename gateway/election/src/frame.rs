@@ -1,25 +1,25 @@
-//! What the members say to one another. A frame's payload, big endian:
+//! The wire format of the members' frames. A frame's payload, big endian:
 //!
 //! | at | bytes | |
 //! |---|---|---|
-//! | 0 | 1 | [`Kind`]; the kernel's lease depends on it |
+//! | 0 | 1 | [`Kind`]; the kernel changes the lease by it |
 //! | 1 | 1 | version, 1 |
-//! | 2 | 16 | the gateway's uid |
+//! | 2 | 16 | the gateway's UID |
 //! | 18 | 16 | the sender's [`Instance`] |
-//! | 34 | 8 | sequence, from 1 on, higher with each frame of the instance |
+//! | 34 | 8 | sequence number, from 1 on, increasing with each frame of the instance |
 //! | 42 | 8 | term |
 //! | 50 | 16 | successor (an instance, or zero) |
-//! | 66 | 2 | the interval that the sender is to be counted by, ms, not 0 |
+//! | 66 | 2 | the interval that the sender requests to be timed by, ms, not 0 |
 //! | 68 | 1 | priority, not 0 |
-//! | 69 | 1 | number of echoes *n*, at most [`MAX_ECHOES`] |
+//! | 69 | 1 | number of acknowledgements *n*, at most [`MAX_ACKS`] |
 //! | 70 | 1 | length of the name *l*, at most [`MAX_NAME`] |
 //! | 71 | *l* | the sender's name, UTF-8 |
-//! | 71+*l* | 24 *n* | echoes: an instance, and the last sequence heard of it |
-//! | 71+*l*+24 *n* | 16 | tag: HMAC-SHA256 of all before it, its first half |
+//! | 71+*l* | 24 *n* | acknowledgements: an instance, and the last sequence number received from it |
+//! | 71+*l*+24 *n* | 16 | tag: the first half of the HMAC-SHA256 of everything before it |
 //!
-//! What follows the tag (Ethernet pads short frames) has no meaning. A member
-//! does not understand another version: a change of this table that raises it
-//! needs an update at which two may be active.
+//! Bytes after the tag (Ethernet pads short frames) are ignored. A member rejects
+//! other versions: a change of this table that raises the version needs an
+//! update during which two members may be active.
 
 use std::fmt;
 use std::num::NonZeroU8;
@@ -32,28 +32,28 @@ use crate::Mac;
 
 /// The frames' EtherType: IEEE 802 local experimental 1.
 pub const ETHERTYPE: u16 = 0x88b5;
-/// How many bytes of a name are sent.
+/// Longest name in a frame, in bytes.
 pub const MAX_NAME: usize = 63;
-/// How many instances a frame echoes: seven others, and as many again and more
-/// that are new or recorded.
-pub const MAX_ECHOES: usize = 16;
+/// Most acknowledgements in a frame: for seven other members, and for as many and
+/// more newcomers or replayed instances.
+pub const MAX_ACKS: usize = 16;
 
 const VERSION: u8 = 1;
 const TAG: usize = 16;
 
-/// A gateway's uid.
+/// A gateway's UID.
 pub type Uid = [u8; 16];
-/// What only a gateway's own pods know.
+/// The key that only a gateway's own pods have.
 pub type Key = [u8; 32];
 
-/// Where the members of a gateway send to: a locally administered group
-/// address.
+/// The group address that a gateway's members send to, locally administered and
+/// derived from the gateway's UID.
 pub fn group(uid: &Uid) -> Mac {
     let hash = Sha256::new().chain_update("lb-svc election").chain_update(uid).finalize();
     [0x03, hash[0], hash[1], hash[2], hash[3], hash[4]]
 }
 
-/// One run of one member's process: random bytes, drawn when it starts.
+/// Identity of one run of a member's process: random bytes, drawn at its start.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Instance(pub [u8; 16]);
 
@@ -69,59 +69,62 @@ impl fmt::Debug for Instance {
     }
 }
 
-/// What a frame is for, and what the kernel makes of it as it leaves.
+/// The type of a frame. The kernel changes the lease by it as the frame leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// A standby is there. Leaves the lease alone.
-    Hello = 0,
-    /// Not active, and not to be counted on until it says Hello. Ends the lease.
+    /// Sender is standby. The lease stays as it is.
+    Keepalive = 0,
+    /// Sender is not active, and excluded from succession until its next
+    /// Keepalive. Ends the lease (VRRP's priority 0).
     Resign = 1,
-    /// Is active. Renews the lease; without one it does not leave.
+    /// Sender is active. Renews the lease; without one, the kernel drops the
+    /// frame.
     Advertisement = 2,
-    /// Has become active. Gives the lease.
-    Take = 3,
-    /// An advertisement of one that comes late at times, as all know. Renews the
-    /// lease for longer; without one it does not leave.
-    Prolong = 4,
+    /// Sender has become active. Starts the lease.
+    TakeOver = 3,
+    /// An advertisement of an overloaded sender, whose peers have all
+    /// acknowledged that. Renews the lease for longer; without one, the kernel
+    /// drops the frame.
+    ExtendedAdvertisement = 4,
 }
 
 /// A frame of a member of our gateway.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame {
-    /// What it is for.
+    /// Its type.
     pub kind: Kind,
-    /// Who says so.
+    /// The sender.
     pub instance: Instance,
-    /// Higher with each frame of the instance.
+    /// Sequence number, increasing with each frame of the instance.
     pub sequence: u64,
-    /// Of a standby the highest term it knows of, else its own.
+    /// The sender's own term; of a standby, the highest term it knows.
     pub term: u64,
-    /// Who is to be active now.
+    /// The member to become active now.
     pub successor: Option<Instance>,
-    /// The interval that the sender is to be counted by, in whole milliseconds:
-    /// its advertisement interval, or the stretched one.
+    /// The interval that the sender requests to be timed by, in whole
+    /// milliseconds: its advertisement interval, or the extended one.
     pub interval: Duration,
-    /// How sound the sender is.
+    /// The sender's priority.
     pub priority: NonZeroU8,
-    /// What people call the sender. Cut to [`MAX_NAME`] bytes.
+    /// The sender's name. Cut to [`MAX_NAME`] bytes when sent.
     pub name: String,
-    /// Whom the sender heard, and their last sequence. The first
-    /// [`MAX_ECHOES`] are sent.
-    pub echoes: Vec<(Instance, u64)>,
+    /// The instances that the sender received from, and the last sequence number
+    /// of each. The first [`MAX_ACKS`] are sent.
+    pub acks: Vec<(Instance, u64)>,
 }
 
-/// Why a frame is none of ours.
+/// Why a payload is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rejected {
-    /// It does not have the form above.
+    /// It does not have the wire format.
     Malformed,
-    /// It is another gateway's.
+    /// It is of another gateway.
     Foreign,
-    /// Its sender does not have our key.
+    /// Its sender has another key.
     BadTag,
 }
 
-/// Makes and checks the frames of one gateway.
+/// Encodes, signs, verifies and decodes the frames of one gateway.
 #[derive(Clone)]
 pub struct Seal {
     uid: Uid,
@@ -129,15 +132,15 @@ pub struct Seal {
 }
 
 impl Seal {
-    /// For the gateway of this uid, whose members have this key.
+    /// A seal for the gateway with this UID and key.
     pub fn new(uid: Uid, key: &Key) -> Self {
         Self { uid, mac: Hmac::new_from_slice(key).expect("HMAC takes keys of any length") }
     }
 
-    /// The payload that says this.
+    /// Encodes and signs a frame.
     pub fn seal(&self, frame: &Frame) -> Vec<u8> {
         let name = &frame.name[..frame.name.floor_char_boundary(MAX_NAME)];
-        let echoes = &frame.echoes[..frame.echoes.len().min(MAX_ECHOES)];
+        let acks = &frame.acks[..frame.acks.len().min(MAX_ACKS)];
         let mut payload = vec![frame.kind as u8, VERSION];
         payload.extend(self.uid);
         payload.extend(frame.instance.0);
@@ -145,9 +148,9 @@ impl Seal {
         payload.extend(frame.term.to_be_bytes());
         payload.extend(frame.successor.map_or([0; 16], |successor| successor.0));
         payload.extend((frame.interval.as_millis() as u16).to_be_bytes());
-        payload.extend([frame.priority.get(), echoes.len() as u8, name.len() as u8]);
+        payload.extend([frame.priority.get(), acks.len() as u8, name.len() as u8]);
         payload.extend(name.as_bytes());
-        for (instance, sequence) in echoes {
+        for (instance, sequence) in acks {
             payload.extend(instance.0);
             payload.extend(sequence.to_be_bytes());
         }
@@ -156,7 +159,10 @@ impl Seal {
         payload
     }
 
-    /// What a payload says, if it is of this gateway. Takes any bytes.
+    /// Decodes and verifies a payload.
+    ///
+    /// # Errors
+    /// If it is not a frame of this gateway.
     pub fn open(&self, payload: &[u8]) -> Result<Frame, Rejected> {
         let mut rest = Reader(payload);
         let (uid, frame) = parse(&mut rest).ok_or(Rejected::Malformed)?;
@@ -172,14 +178,14 @@ impl Seal {
     }
 }
 
-/// Everything before the tag.
+/// Parses everything before the tag.
 fn parse(rest: &mut Reader) -> Option<(Uid, Frame)> {
     let kind = match rest.array()? {
-        [0, VERSION] => Kind::Hello,
+        [0, VERSION] => Kind::Keepalive,
         [1, VERSION] => Kind::Resign,
         [2, VERSION] => Kind::Advertisement,
-        [3, VERSION] => Kind::Take,
-        [4, VERSION] => Kind::Prolong,
+        [3, VERSION] => Kind::TakeOver,
+        [4, VERSION] => Kind::ExtendedAdvertisement,
         _ => return None,
     };
     let uid = rest.array()?;
@@ -188,13 +194,13 @@ fn parse(rest: &mut Reader) -> Option<(Uid, Frame)> {
     let term = u64::from_be_bytes(rest.array()?);
     let successor = Some(rest.array()?).filter(|bytes| *bytes != [0; 16]).map(Instance);
     let interval = Some(u16::from_be_bytes(rest.array()?)).filter(|ms| *ms > 0)?;
-    let [priority, echoes, name] = rest.array()?;
-    if usize::from(echoes) > MAX_ECHOES || usize::from(name) > MAX_NAME {
+    let [priority, acks, name] = rest.array()?;
+    if usize::from(acks) > MAX_ACKS || usize::from(name) > MAX_NAME {
         return None;
     }
     let name = str::from_utf8(rest.take(name.into())?).ok()?.to_owned();
-    let echo = |_| Some((Instance(rest.array()?), u64::from_be_bytes(rest.array()?)));
-    let echoes = (0..echoes).map(echo).collect::<Option<_>>()?;
+    let ack = |_| Some((Instance(rest.array()?), u64::from_be_bytes(rest.array()?)));
+    let acks = (0..acks).map(ack).collect::<Option<_>>()?;
     let frame = Frame {
         kind,
         instance,
@@ -204,12 +210,12 @@ fn parse(rest: &mut Reader) -> Option<(Uid, Frame)> {
         interval: Duration::from_millis(interval.into()),
         priority: NonZeroU8::new(priority)?,
         name,
-        echoes,
+        acks,
     };
     Some((uid, frame))
 }
 
-/// What is left to read.
+/// The bytes that are not parsed yet.
 struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
@@ -237,13 +243,13 @@ mod tests {
     }
 
     fn frames() -> impl Strategy<Value = Frame> {
-        let kinds = vec![Kind::Hello, Kind::Resign, Kind::Advertisement, Kind::Take];
+        let kinds = vec![Kind::Keepalive, Kind::Resign, Kind::Advertisement, Kind::TakeOver];
         let numbers = (any::<u64>(), any::<u64>(), 1..=u16::MAX, 1..=u8::MAX);
         let successor = prop::option::of((1..=u128::MAX).prop_map(|id| Instance(id.to_be_bytes())));
-        let echo = (any::<[u8; 16]>().prop_map(Instance), any::<u64>());
-        let echoes = prop::collection::vec(echo, 0..=MAX_ECHOES);
-        (prop::sample::select(kinds), any::<[u8; 16]>(), numbers, successor, "\\PC{0,15}", echoes).prop_map(
-            |(kind, instance, (sequence, term, interval, priority), successor, name, echoes)| Frame {
+        let ack = (any::<[u8; 16]>().prop_map(Instance), any::<u64>());
+        let acks = prop::collection::vec(ack, 0..=MAX_ACKS);
+        (prop::sample::select(kinds), any::<[u8; 16]>(), numbers, successor, "\\PC{0,15}", acks).prop_map(
+            |(kind, instance, (sequence, term, interval, priority), successor, name, acks)| Frame {
                 kind,
                 instance: Instance(instance),
                 sequence,
@@ -252,7 +258,7 @@ mod tests {
                 interval: Duration::from_millis(interval.into()),
                 priority: NonZeroU8::new(priority).unwrap(),
                 name,
-                echoes,
+                acks,
             },
         )
     }
@@ -267,27 +273,27 @@ mod tests {
             interval: Duration::from_millis(50),
             priority: NonZeroU8::new(200).unwrap(),
             name: "lb-svc-web-x".to_owned(),
-            echoes: vec![(Instance([6; 16]), 8)],
+            acks: vec![(Instance([6; 16]), 8)],
         }
     }
 
     proptest! {
         #[test]
-        fn what_is_sealed_is_read_whatever_is_padded(frame in frames(), padding in any::<[u8; 20]>()) {
+        fn sealed_frame_opens_with_any_padding(frame in frames(), padding in any::<[u8; 20]>()) {
             let mut payload = seal().seal(&frame);
-            prop_assert_eq!(payload.len(), 71 + frame.name.len() + 24 * frame.echoes.len() + TAG);
+            prop_assert_eq!(payload.len(), 71 + frame.name.len() + 24 * frame.acks.len() + TAG);
             prop_assert_eq!(seal().open(&payload), Ok(frame.clone()));
             payload.extend(padding);
             prop_assert_eq!(seal().open(&payload), Ok(frame));
         }
 
         #[test]
-        fn no_bytes_are_too_odd_to_read(payload in prop::collection::vec(any::<u8>(), 0..600)) {
+        fn arbitrary_bytes_are_rejected(payload in prop::collection::vec(any::<u8>(), 0..600)) {
             prop_assert!(seal().open(&payload).is_err());
         }
 
         #[test]
-        fn what_was_changed_or_cut_is_not_ours(frame in frames(), at in any::<prop::sample::Index>(), bit in 0..8u8) {
+        fn changed_or_truncated_payload_is_rejected(frame in frames(), at in any::<prop::sample::Index>(), bit in 0..8u8) {
             let payload = seal().seal(&frame);
             let mut changed = payload.clone();
             changed[at.index(payload.len())] ^= 1u8 << bit;
@@ -297,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn the_bytes_lie_where_the_table_says() {
+    fn sealed_frame_matches_the_wire_format() {
         let payload = seal().seal(&frame());
         let hex: String = payload.iter().map(|byte| format!("{byte:02x}")).collect();
         let body = [
@@ -318,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn each_reason_to_reject_is_told_apart() {
+    fn rejected_payload_names_the_cause() {
         let payload = seal().seal(&frame());
         assert_eq!(Seal::new([8; 16], &KEY).open(&payload), Err(Rejected::Foreign));
         assert_eq!(Seal::new(UID, &[1; 32]).open(&payload), Err(Rejected::BadTag));
@@ -327,7 +333,7 @@ mod tests {
             payload[at] = to;
             seal().open(&payload)
         };
-        // Kind, version, interval, priority, numbers of echoes and of the name's
+        // Kind, version, interval, priority, numbers of acks and of the name's
         // bytes, the name.
         for (at, to) in [(0, 5), (1, 2), (67, 0), (68, 0), (69, 17), (69, 2), (70, 64), (71, 0xff)] {
             assert_eq!(with(at, to), Err(Rejected::Malformed), "{to} at {at}");
@@ -336,19 +342,18 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_long_is_cut() {
-        let long = Frame {
-            name: format!("{}ö", "x".repeat(62)),
-            echoes: vec![(Instance([6; 16]), 8); 20],
-            ..frame()
-        };
+    fn long_name_and_acks_are_cut() {
+        let long =
+            Frame {
+                name: format!("{}ö", "x".repeat(62)), acks: vec![(Instance([6; 16]), 8); 20], ..frame()
+            };
         let read = seal().open(&seal().seal(&long)).unwrap();
         assert_eq!(read.name, "x".repeat(62), "not in the middle of a character");
-        assert_eq!(read.echoes.len(), MAX_ECHOES);
+        assert_eq!(read.acks.len(), MAX_ACKS);
     }
 
     #[test]
-    fn a_gateway_has_a_group_address_of_its_own() {
+    fn group_address_differs_by_gateway() {
         let mac = group(&UID);
         assert_eq!(mac[0], 0x03, "a group, locally administered");
         assert_eq!(mac, group(&UID));

@@ -1,11 +1,12 @@
-//! Who else is there, and whether what they say is fresh.
+//! The other members, and whether their frames are fresh.
 //!
-//! A frame is fresh if it answers us: it echoes a sequence of ours that we
-//! sent no longer ago than a lease lasts (the longer of the sender's and ours),
-//! and its own sequence is higher than
-//! any heard of its sender. What was recorded answers old sequences or other
-//! instances, and sequences never return: they are the nonces. What does not
-//! answer us yet only has its sender echoed, so that its next frame can.
+//! A frame is fresh if it acknowledges a sequence number that this member sent
+//! no longer ago than a lease lasts (the longer of the sender's and ours), and
+//! its own sequence number is higher than any received from its sender. A
+//! recorded frame acknowledges old sequence numbers or other instances, and
+//! sequence numbers never repeat: they serve as nonces. A frame that does not
+//! acknowledge us yet only has its sender acknowledged, so that its next frame
+//! can.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, VecDeque};
@@ -13,209 +14,222 @@ use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::num::NonZeroU8;
 use std::time::Duration;
 
-use super::frame::{Frame, Instance, Kind, MAX_ECHOES};
-use super::{Time, lease};
+use crate::frame::{Frame, Instance, Kind, MAX_ACKS};
+use crate::{Time, lease_time};
 
-/// How many own frames are remembered: more than leave within a lease, also of
-/// a member whose interval is ten times ours while a new one is rolled out.
-const SENT: usize = 64;
+/// How many own frames are remembered: more than are sent within a lease, even
+/// one of a member whose interval is ten times ours while a new interval is
+/// rolled out.
+const SENT_HISTORY: usize = 64;
 /// How many intervals after its last frame an instance is forgotten. By then
-/// nothing that it ever said answers us any more, whatever the clocks do.
-const FORGOTTEN: u32 = 16;
+/// nothing that it ever sent acknowledges us any more, whatever the clocks do.
+const EXPIRY_INTERVALS: u32 = 16;
 
-/// What a peer said that it is.
+/// The role of a peer, by its last fresh frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum State {
+pub(crate) enum PeerRole {
     Standby,
     Active,
     /// It resigned, and may be leaving.
     Resigned,
 }
 
-/// The last fresh words of a peer.
+/// The content of a peer's last fresh frame.
 #[derive(Clone, Debug)]
-pub(super) struct Said {
+pub(crate) struct Report {
+    /// When the frame was received.
     pub at: Time,
-    pub state: State,
+    pub role: PeerRole,
     pub term: u64,
     pub priority: NonZeroU8,
-    /// What it is to be counted by.
+    /// The interval that the peer requests to be timed by.
     pub interval: Duration,
     pub name: String,
-    /// The last sequence of ours that it had heard.
-    pub echoed: u64,
-    /// The first of ours that it was to count: those before did not answer it.
+    /// The last sequence number of ours that it acknowledged.
+    pub acked: u64,
+    /// The first sequence number of ours that counts as acknowledged by it: the
+    /// peer was not fresh before.
     pub since: u64,
-    /// While active: when it last said so in a way that we respect, which is
-    /// at first, and then whenever it is no less sound than we are.
-    pub respected: Time,
+    /// While active: when its advertisement last reset the Active_Down_Timer,
+    /// which it does at first, and then whenever its priority is not lower than
+    /// ours (RFC 9568, 6.4.2).
+    pub timer_reset: Time,
 }
 
 #[derive(Debug)]
 struct Peer {
+    /// The highest sequence number received.
     sequence: u64,
-    heard: Time,
-    said: Option<Said>,
+    /// When a frame was last received, fresh or not.
+    received: Time,
+    /// From its last fresh frame.
+    report: Option<Report>,
 }
 
-/// What a frame of a member is worth.
+/// How a received frame is classified.
 #[derive(Debug)]
-pub(super) enum Heard {
-    /// Not higher than the last sequence of its sender.
+pub(crate) enum Receipt {
+    /// Its sequence number is not higher than the sender's last one.
     Replayed,
-    /// It does not answer us: of a newcomer, of one who does not hear us, or
-    /// recorded.
-    Unanswering,
-    /// It counts; and what its sender said before.
-    Fresh(Option<Said>),
+    /// It does not acknowledge us: of a newcomer, of a member that does not
+    /// receive from us, or recorded.
+    Unacknowledging,
+    /// It counts; with the sender's previous report.
+    Fresh(Option<Report>),
 }
 
 #[derive(Debug)]
-pub(super) struct Peers {
-    me: Instance,
+pub(crate) struct Peers {
+    own: Instance,
     interval: Duration,
+    /// The sequence numbers sent last, and when.
     sent: VecDeque<(u64, Time)>,
     known: BTreeMap<Instance, Peer>,
 }
 
 impl Peers {
-    pub fn new(me: Instance, interval: Duration) -> Self {
-        Self { me, interval, sent: VecDeque::new(), known: BTreeMap::new() }
+    pub fn new(own: Instance, interval: Duration) -> Self {
+        Self { own, interval, sent: VecDeque::new(), known: BTreeMap::new() }
     }
 
-    /// The sequence of the frame that is sent now.
+    /// Returns the sequence number of the frame that is sent now.
     pub fn next_sequence(&mut self, now: Time) -> u64 {
         let sequence = self.sent.back().map_or(0, |(last, _)| *last) + 1;
-        if self.sent.len() == SENT {
+        if self.sent.len() == SENT_HISTORY {
             self.sent.pop_front();
         }
         self.sent.push_back((sequence, now));
         sequence
     }
 
-    /// What to echo: first those that answer us.
-    pub fn echoes(&self) -> Vec<(Instance, u64)> {
+    /// The acknowledgements to send: first of the peers that are fresh.
+    pub fn acks(&self) -> Vec<(Instance, u64)> {
         let mut peers: Vec<_> = self.known.iter().collect();
-        peers.sort_by_key(|(_, peer)| (peer.said.is_none(), Reverse(peer.heard)));
-        peers.into_iter().map(|(instance, peer)| (*instance, peer.sequence)).take(MAX_ECHOES).collect()
+        peers.sort_by_key(|(_, peer)| (peer.report.is_none(), Reverse(peer.received)));
+        peers.into_iter().map(|(instance, peer)| (*instance, peer.sequence)).take(MAX_ACKS).collect()
     }
 
-    /// Forgets what was said long ago, and whom nothing was heard of for long.
-    /// The first apart from the second: what does not answer us must not keep
-    /// alive what did.
-    pub fn forget(&mut self, now: Time) {
+    /// Forgets old reports, and instances that nothing was received from for
+    /// long. The two are apart: frames that do not acknowledge us must not keep
+    /// alive a report of one that did.
+    pub fn expire(&mut self, now: Time) {
         self.known.retain(|_, peer| {
-            let interval = peer.said.as_ref().map_or(self.interval, |said| said.interval.max(self.interval));
-            let old = |at: Time| now > at + FORGOTTEN * interval;
-            peer.said.take_if(|said| old(said.at));
-            !old(peer.heard)
+            let interval =
+                peer.report.as_ref().map_or(self.interval, |report| report.interval.max(self.interval));
+            let old = |at: Time| now > at + EXPIRY_INTERVALS * interval;
+            peer.report.take_if(|report| old(report.at));
+            !old(peer.received)
         });
     }
 
-    /// Weighs a frame whose tag is right. Of the interval that we are counted by
-    /// depends what answers us, of the priority what is respected.
-    pub fn hear(&mut self, now: Time, frame: &Frame, interval: Duration, priority: NonZeroU8) -> Heard {
-        let answers = self.answered(now, frame, interval);
-        let new = Peer { sequence: 0, heard: now, said: None };
+    /// Classifies and records a frame whose tag is right. `interval` is the one
+    /// that this member is timed by, on which freshness depends; `priority` is
+    /// this member's, on which depends whether the Active_Down_Timer is reset.
+    pub fn receive(&mut self, now: Time, frame: &Frame, interval: Duration, priority: NonZeroU8) -> Receipt {
+        let acked = self.acknowledged(now, frame, interval);
+        let new = Peer { sequence: 0, received: now, report: None };
         let peer = self.known.entry(frame.instance).or_insert(new);
         if frame.sequence <= peer.sequence {
-            return Heard::Replayed;
+            return Receipt::Replayed;
         }
         peer.sequence = frame.sequence;
-        peer.heard = now;
-        let Some(echoed) = answers else {
-            // We echo it all the same, and its sender takes that for consent.
-            if let Some(said) = &mut peer.said {
-                said.interval = said.interval.max(frame.interval);
+        peer.received = now;
+        let Some(acked) = acked else {
+            // It is acknowledged all the same, and its sender takes that for the
+            // acknowledgement of its requested interval.
+            if let Some(report) = &mut peer.report {
+                report.interval = report.interval.max(frame.interval);
             }
-            self.bound();
-            return Heard::Unanswering;
+            self.evict();
+            return Receipt::Unacknowledging;
         };
         let next = self.sent.back().map_or(0, |(last, _)| *last) + 1;
-        let state = match frame.kind {
-            Kind::Hello => State::Standby,
-            Kind::Resign => State::Resigned,
-            Kind::Advertisement | Kind::Prolong | Kind::Take => State::Active,
+        let role = match frame.kind {
+            Kind::Keepalive => PeerRole::Standby,
+            Kind::Resign => PeerRole::Resigned,
+            Kind::Advertisement | Kind::ExtendedAdvertisement | Kind::TakeOver => PeerRole::Active,
         };
-        let respected = match &peer.said {
+        let timer_reset = match &peer.report {
             Some(before)
-                if (before.state, before.term) == (State::Active, frame.term)
+                if (before.role, before.term) == (PeerRole::Active, frame.term)
                     && frame.priority < priority =>
             {
-                before.respected
+                before.timer_reset
             }
             _ => now,
         };
-        Heard::Fresh(peer.said.replace(Said {
+        Receipt::Fresh(peer.report.replace(Report {
             at: now,
-            state,
+            role,
             term: frame.term,
             priority: frame.priority,
             interval: frame.interval,
             name: frame.name.clone(),
-            echoed,
-            since: peer.said.as_ref().map_or(next, |before| before.since),
-            respected,
+            acked,
+            since: peer.report.as_ref().map_or(next, |before| before.since),
+            timer_reset,
         }))
     }
 
-    /// Which sequence of ours a frame answers, if it does.
-    fn answered(&self, now: Time, frame: &Frame, interval: Duration) -> Option<u64> {
-        let lease = lease(interval.max(frame.interval));
-        let (_, echoed) = frame.echoes.iter().find(|(instance, _)| *instance == self.me)?;
-        let recent = |(sent, at): &(u64, Time)| sent == echoed && now.saturating_sub(*at) <= lease;
-        self.sent.iter().any(recent).then_some(*echoed)
+    /// The sequence number of ours that the frame acknowledges, if that was sent
+    /// lately enough.
+    fn acknowledged(&self, now: Time, frame: &Frame, interval: Duration) -> Option<u64> {
+        let lease = lease_time(interval.max(frame.interval));
+        let (_, acked) = frame.acks.iter().find(|(instance, _)| *instance == self.own)?;
+        let recent = |(sent, at): &(u64, Time)| sent == acked && now.saturating_sub(*at) <= lease;
+        self.sent.iter().any(recent).then_some(*acked)
     }
 
-    /// Holds down how many are known without answering us. Who has to go is
-    /// drawn anew with each frame of ours and does not depend on how often one
-    /// is heard: who replays many dead instances can make a newcomer wait for
-    /// a lucky draw, and cannot shut it out.
-    fn bound(&mut self) {
-        if self.known.len() > MAX_ECHOES {
+    /// Limits the number of known instances that do not acknowledge us. The
+    /// victim is drawn anew with each frame that we send, independent of how
+    /// often an instance is received from: an attacker that replays many dead
+    /// instances can make a newcomer wait for a lucky draw, but cannot shut it
+    /// out.
+    fn evict(&mut self) {
+        if self.known.len() > MAX_ACKS {
             let draw = self.sent.back().map(|(sequence, _)| *sequence);
-            let lots = BuildHasherDefault::<DefaultHasher>::default();
-            let unanswering = self.known.iter().filter(|(_, peer)| peer.said.is_none());
-            if let Some(instance) = unanswering
+            let hasher = BuildHasherDefault::<DefaultHasher>::default();
+            let candidates = self.known.iter().filter(|(_, peer)| peer.report.is_none());
+            if let Some(instance) = candidates
                 .map(|(instance, _)| *instance)
-                .max_by_key(|instance| lots.hash_one((draw, instance)))
+                .max_by_key(|instance| hasher.hash_one((draw, instance)))
             {
                 self.known.remove(&instance);
             }
         }
     }
 
-    /// All that were fresh lately.
-    pub fn all(&self) -> impl Iterator<Item = (Instance, &Said)> {
-        self.known.iter().filter_map(|(instance, peer)| Some((*instance, peer.said.as_ref()?)))
+    /// All peers with a report.
+    pub fn all(&self) -> impl Iterator<Item = (Instance, &Report)> {
+        self.known.iter().filter_map(|(instance, peer)| Some((*instance, peer.report.as_ref()?)))
     }
 
-    /// Those that said last that they are active.
-    pub fn actives(&self) -> impl Iterator<Item = (Instance, &Said)> {
-        self.all().filter(|(_, said)| said.state == State::Active)
+    /// The peers that last reported to be active.
+    pub fn actives(&self) -> impl Iterator<Item = (Instance, &Report)> {
+        self.all().filter(|(_, report)| report.role == PeerRole::Active)
     }
 
-    /// Those that said last that they are standby.
-    pub fn standbys(&self) -> impl Iterator<Item = (Instance, &Said)> {
-        self.all().filter(|(_, said)| said.state == State::Standby)
+    /// The peers that last reported to be standby.
+    pub fn standbys(&self) -> impl Iterator<Item = (Instance, &Report)> {
+        self.all().filter(|(_, report)| report.role == PeerRole::Standby)
     }
 
-    /// Until when to count on a peer that is not heard again.
-    pub fn present_until(&self, said: &Said) -> Time {
-        said.at + lease(self.interval.max(said.interval))
+    /// Until when a peer counts as reachable if nothing more is received from it.
+    pub fn reachable_until(&self, report: &Report) -> Time {
+        report.at + lease_time(self.interval.max(report.interval))
     }
 
-    /// Whether to count on a peer.
-    pub fn is_present(&self, now: Time, said: &Said) -> bool {
-        now < self.present_until(said)
+    /// Whether a peer counts as reachable.
+    pub fn is_reachable(&self, now: Time, report: &Report) -> bool {
+        now < self.reachable_until(report)
     }
 
-    /// Who takes over best: of the standbys that are present the soundest, and
-    /// among equals the one with the highest instance.
-    pub fn best_standby(&self, now: Time) -> Option<(Instance, &Said)> {
+    /// The best successor: of the reachable standbys the one with the highest
+    /// priority, and among equals with the highest instance.
+    pub fn best_standby(&self, now: Time) -> Option<(Instance, &Report)> {
         self.standbys()
-            .filter(|(_, said)| self.is_present(now, said))
-            .max_by_key(|(instance, said)| (said.priority, *instance))
+            .filter(|(_, report)| self.is_reachable(now, report))
+            .max_by_key(|(instance, report)| (report.priority, *instance))
     }
 }
 
@@ -224,12 +238,12 @@ mod tests {
     use super::*;
 
     const A: Duration = Duration::from_millis(50);
-    const ME: Instance = Instance([5; 16]);
+    const OWN: Instance = Instance([5; 16]);
     const PRIORITY: NonZeroU8 = NonZeroU8::MAX;
 
-    fn frame(instance: u128, sequence: u64, echo: Option<u64>) -> Frame {
+    fn frame(instance: u128, sequence: u64, ack: Option<u64>) -> Frame {
         Frame {
-            kind: Kind::Hello,
+            kind: Kind::Keepalive,
             instance: Instance(instance.to_be_bytes()),
             sequence,
             term: 0,
@@ -237,75 +251,75 @@ mod tests {
             interval: A,
             priority: PRIORITY,
             name: String::new(),
-            echoes: echo.map(|sequence| (ME, sequence)).into_iter().collect(),
+            acks: ack.map(|sequence| (OWN, sequence)).into_iter().collect(),
         }
     }
 
     #[test]
-    fn who_is_forgotten_cannot_be_replayed() {
-        let mut peers = Peers::new(ME, A);
+    fn expired_instance_replayed_stays_unacknowledging() {
+        let mut peers = Peers::new(OWN, A);
         let sequence = peers.next_sequence(Time::ZERO);
         let recorded = frame(1, 1, Some(sequence));
-        assert!(matches!(peers.hear(Time::ZERO, &recorded, A, PRIORITY), Heard::Fresh(None)));
-        for round in 1..=FORGOTTEN {
+        assert!(matches!(peers.receive(Time::ZERO, &recorded, A, PRIORITY), Receipt::Fresh(None)));
+        for round in 1..=EXPIRY_INTERVALS {
             peers.next_sequence(A * round);
-            peers.forget(A * round);
-            assert!(matches!(peers.hear(A * round, &recorded, A, PRIORITY), Heard::Replayed));
+            peers.expire(A * round);
+            assert!(matches!(peers.receive(A * round, &recorded, A, PRIORITY), Receipt::Replayed));
         }
-        let later = A * FORGOTTEN + Duration::from_millis(1);
-        peers.forget(later);
+        let later = A * EXPIRY_INTERVALS + Duration::from_millis(1);
+        peers.expire(later);
         assert_eq!(peers.all().count(), 0);
-        assert!(matches!(peers.hear(later, &recorded, A, PRIORITY), Heard::Unanswering));
+        assert!(matches!(peers.receive(later, &recorded, A, PRIORITY), Receipt::Unacknowledging));
     }
 
     #[test]
-    fn what_does_not_answer_keeps_nothing_alive() {
-        let mut peers = Peers::new(ME, A);
+    fn unacknowledging_frame_does_not_refresh_the_report() {
+        let mut peers = Peers::new(OWN, A);
         let sequence = peers.next_sequence(Time::ZERO);
-        peers.hear(Time::ZERO, &frame(1, 1, Some(sequence)), A, PRIORITY);
+        peers.receive(Time::ZERO, &frame(1, 1, Some(sequence)), A, PRIORITY);
         for round in 1..=20 {
-            peers.forget(A * round);
+            peers.expire(A * round);
             assert!(matches!(
-                peers.hear(A * round, &frame(1, u64::from(round) + 1, None), A, PRIORITY),
-                Heard::Unanswering
+                peers.receive(A * round, &frame(1, u64::from(round) + 1, None), A, PRIORITY),
+                Receipt::Unacknowledging
             ));
-            assert_eq!(peers.all().count(), usize::from(round <= FORGOTTEN), "{round}");
+            assert_eq!(peers.all().count(), usize::from(round <= EXPIRY_INTERVALS), "{round}");
         }
-        assert_eq!(peers.echoes().len(), 1, "so that it may answer again");
+        assert_eq!(peers.acks().len(), 1, "so that it may acknowledge again");
     }
 
     #[test]
-    fn what_does_not_answer_is_echoed_and_so_its_wish_counts() {
-        let mut peers = Peers::new(ME, A);
+    fn unacknowledging_frame_is_acked_and_its_interval_counts() {
+        let mut peers = Peers::new(OWN, A);
         let sequence = peers.next_sequence(Time::ZERO);
-        peers.hear(Time::ZERO, &frame(1, 1, Some(sequence)), A, PRIORITY);
+        peers.receive(Time::ZERO, &frame(1, 1, Some(sequence)), A, PRIORITY);
         let late = Frame { interval: 3 * A, ..frame(1, 2, None) };
-        assert!(matches!(peers.hear(A, &late, A, PRIORITY), Heard::Unanswering));
-        assert_eq!(peers.echoes()[0].1, 2);
-        let (_, said) = peers.all().next().unwrap();
-        assert_eq!((said.at, said.interval), (Time::ZERO, 3 * A));
+        assert!(matches!(peers.receive(A, &late, A, PRIORITY), Receipt::Unacknowledging));
+        assert_eq!(peers.acks()[0].1, 2);
+        let (_, report) = peers.all().next().unwrap();
+        assert_eq!((report.at, report.interval), (Time::ZERO, 3 * A));
     }
 
     #[test]
-    fn who_floods_shuts_nobody_out() {
-        let mut peers = Peers::new(ME, A);
+    fn flood_of_dead_instances_shuts_no_member_out() {
+        let mut peers = Peers::new(OWN, A);
         let (mut lucky, mut known) = (0, 0);
         for round in 1..=200 {
             let now = A * round;
             let sequence = peers.next_sequence(now);
-            peers.forget(now);
+            peers.expire(now);
             // A member, a newcomer, and then a hundred dead ones many times.
-            peers.hear(now, &frame(1, u64::from(round), Some(sequence)), A, PRIORITY);
-            peers.hear(now, &frame(2, u64::from(round), None), A, PRIORITY);
+            peers.receive(now, &frame(1, u64::from(round), Some(sequence)), A, PRIORITY);
+            peers.receive(now, &frame(2, u64::from(round), None), A, PRIORITY);
             for dead in (0..1000).map(|index| 100 + index % 100) {
-                peers.hear(now, &frame(dead, 1, None), A, PRIORITY);
+                peers.receive(now, &frame(dead, 1, None), A, PRIORITY);
             }
-            let echoes = peers.echoes();
-            assert_eq!(echoes.len(), MAX_ECHOES);
-            known += usize::from(echoes[0] == (Instance(1u128.to_be_bytes()), round.into()));
-            lucky += usize::from(echoes.contains(&(Instance(2u128.to_be_bytes()), round.into())));
+            let acks = peers.acks();
+            assert_eq!(acks.len(), MAX_ACKS);
+            known += usize::from(acks[0] == (Instance(1u128.to_be_bytes()), round.into()));
+            lucky += usize::from(acks.contains(&(Instance(2u128.to_be_bytes()), round.into())));
         }
-        assert_eq!(known, 200, "who answers is always echoed");
+        assert_eq!(known, 200, "a fresh peer is always acknowledged");
         assert!((10..100).contains(&lucky), "{lucky}");
     }
 }

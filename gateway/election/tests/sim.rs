@@ -1,6 +1,9 @@
-//! Members in a simulated LAN: clocks that go wrong, frames that are lost, late,
-//! doubled or recorded, processes that sleep and die, and the kernel's lease as
-//! the module's documentation has it.
+//! Members in a simulated LAN: clocks that drift, frames that are lost, delayed,
+//! duplicated or replayed, processes that sleep and die, and the kernel's lease as
+//! the crate's documentation defines it.
+
+// All of this is a test, though not by its attributes.
+#![allow(clippy::unwrap_used)]
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher, Hash};
@@ -11,62 +14,62 @@ use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
 use lb_svc_election::frame::{Frame, Instance, Key, Kind, Seal, Uid};
-use lb_svc_election::{Election, Member, Output, Reason, Role};
-use lb_svc_election::{Time, lease, silence, stretched};
+use lb_svc_election::{Election, MemberConfig, Output, Reason, Role};
+use lb_svc_election::{Time, active_down_interval, extended, lease_time};
 
 const UID: Uid = [7; 16];
 const KEY: Key = [9; 32];
 const A: Duration = Duration::from_millis(50);
-/// No frame is under way for longer.
+/// The longest delay of a frame.
 const DELAY: Duration = Duration::from_micros(6_250);
-/// All faults begin before the first and are over at the second.
+/// All faults begin before FAULTS and are over at CALM.
 const FAULTS: Time = Duration::from_secs(3);
 const CALM: Time = Duration::from_secs(4);
-/// Two clocks at their worst, one over the other.
+/// The largest ratio of two clocks' rates.
 const RATES: f64 = 1.02 / 0.98;
 
-/// What goes wrong, at some time. Members are counted modulo how many there are.
+/// An injected fault. Members are indices modulo their number.
 #[derive(Clone, Debug)]
 enum Fault {
-    /// The process is killed, and another one started after that time.
+    /// The process is killed, and another one starts after that time.
     Crash(usize, Duration),
-    /// The same of one that is active.
+    /// The same, of an active member.
     CrashActive(Duration),
-    /// The process is told to leave, and another one started after that time.
+    /// The process leaves, and another one starts after that time.
     Leave(usize, Duration),
-    /// The process sleeps; if so, right before it next sends.
+    /// The process sleeps; if the flag is set, right before its next frame.
     Pause(usize, Duration, bool),
-    /// The same of one that is active.
+    /// The same, of an active member.
     PauseActive(Duration, bool),
     Priority(usize, NonZeroU8),
-    /// What one sends does not reach the other.
+    /// Frames from the first do not reach the second.
     Cut(usize, usize, Duration),
-    /// One hears nobody.
+    /// A member receives nothing.
     Deaf(usize, Duration),
-    /// One is told that nothing is in reach, rightly or not.
+    /// A member is told that nothing is reachable, rightly or not.
     Isolated(usize),
-    /// The LAN is in two: the members of this set, and the others.
+    /// The LAN is partitioned: the members of this set, and the others.
     Split(u8, Duration),
-    /// So many frames in a hundred are lost.
+    /// A percentage of frames is lost.
     Loss(u8, Duration),
-    /// Somebody brings recorded frames to one, or spoiled ones.
+    /// An attacker sends recorded or changed frames to a member.
     Attack(usize, Attack),
 }
 
 #[derive(Clone, Debug)]
 enum Attack {
-    /// So many recorded frames, from a random one on.
+    /// A number of recorded frames, from a random one on.
     Replay(prop::sample::Index, usize),
     /// A recorded frame with a bit changed.
     Forge(prop::sample::Index, prop::sample::Index, u8),
     Noise(Vec<u8>),
 }
 
-/// What a simulation does.
+/// A scenario to simulate.
 #[derive(Clone, Debug)]
 struct Plan {
     seed: u64,
-    /// Of each member: its clock's error in ppm, when it starts, its priority.
+    /// By member: its clock's error in ppm, when it starts, its priority.
     members: Vec<(i64, Duration, NonZeroU8)>,
     faults: Vec<(Duration, Fault)>,
     /// Every second frame of a link may be lost.
@@ -88,34 +91,35 @@ struct Node {
     priority: Option<NonZeroU8>,
     election: Option<Election>,
     incarnation: u64,
-    /// What the socket holds.
+    /// The frames queued in the socket.
     inbox: VecDeque<Vec<u8>>,
-    /// What the process has not carried out yet.
+    /// The outputs that are not carried out yet.
     todo: VecDeque<Output>,
     asleep: bool,
-    /// Sleeps so long before it next sends.
+    /// How long to sleep before the next frame.
     stall: Option<Duration>,
-    /// When the kernel's lease was held.
+    /// Periods in which the kernel's lease was held.
     leases: Vec<(Time, Time)>,
-    /// When the process did not run.
+    /// Periods in which the process did not run.
     down: Vec<(Time, Time)>,
     /// When it last started or became standby.
-    listening: Time,
-    /// Until when it has to respect the last advertisement that it read.
-    respected: Time,
-    /// What it has read since it last was active that may let it take over.
+    hold_start: Time,
+    /// Until when the last advertisement read keeps it from taking over.
+    defers_until: Time,
+    /// Whether it has read, since its last change of role, that it is the
+    /// successor, or that an active member resigned.
     named: bool,
-    let_go: bool,
-    /// The highest sequence it has read of each.
+    resigned: bool,
+    /// The highest sequence number read, by sender.
     read: BTreeMap<Instance, u64>,
 }
 
-/// A frame that went out.
+/// A frame that was sent.
 struct Record {
     at: Time,
     from: usize,
     payload: Vec<u8>,
-    /// Which processes got it.
+    /// The processes that received it.
     reached: BTreeSet<(usize, u64)>,
 }
 
@@ -129,8 +133,8 @@ struct World {
     cuts: Vec<(usize, usize, Time, Time)>,
     losses: Vec<(u8, Time, Time)>,
     history: Vec<(Time, usize, Role, Reason)>,
-    /// Who took over, and when, although it had just read an advertisement.
-    hasty: Vec<(usize, Time)>,
+    /// Take-overs by a member that had just read an advertisement.
+    premature: Vec<(usize, Time)>,
 }
 
 fn instance(member: usize, incarnation: u64) -> Instance {
@@ -159,7 +163,7 @@ impl World {
             cuts: Vec::new(),
             losses: Vec::new(),
             history: Vec::new(),
-            hasty: Vec::new(),
+            premature: Vec::new(),
         };
         for (member, (_, start, _)) in plan.members.iter().enumerate() {
             world.events.insert((*start, Event::Start(member)));
@@ -185,13 +189,13 @@ impl World {
         self.now = until;
     }
 
-    /// What a member's clock shows.
+    /// A real time on a member's clock.
     fn local(&self, member: usize, real: Time) -> Time {
         let nanos = real.as_nanos() as i128 * i128::from(1_000_000 + self.nodes[member].ppm) / 1_000_000;
         Duration::from_nanos(nanos as u64) + Duration::from_secs(1000 * member as u64)
     }
 
-    /// When a member's clock first shows this.
+    /// The real time at which a member's clock first shows this.
     fn real(&self, member: usize, local: Time) -> Time {
         let nanos = (local - Duration::from_secs(1000 * member as u64)).as_nanos() * 1_000_000;
         Duration::from_nanos(nanos.div_ceil((1_000_000 + self.nodes[member].ppm) as u128) as u64)
@@ -222,10 +226,10 @@ impl World {
         let now = self.local(member, self.now);
         let node = &mut self.nodes[member];
         node.incarnation += 1;
-        node.listening = self.now;
-        (node.named, node.let_go) = (false, false);
+        node.hold_start = self.now;
+        (node.named, node.resigned) = (false, false);
         node.election = Some(Election::new(
-            Member {
+            MemberConfig {
                 uid: UID,
                 key: KEY,
                 instance: instance(member, node.incarnation),
@@ -341,12 +345,12 @@ impl World {
             }
             Attack::Replay(index, count) => {
                 let process = (to, self.nodes[to].incarnation);
-                // A frame that did not get here yet and is brought late is late,
-                // not replayed: any network does that.
+                // A frame that was not delivered yet and is sent late is delayed,
+                // not replayed: any network may delay frames.
                 let replayed = |record: &&Record| {
                     record.from == to
                         || record.reached.contains(&process)
-                        || record.at + lease(stretched(A)).mul_f64(RATES) < self.now
+                        || record.at + lease_time(extended(A)).mul_f64(RATES) < self.now
                 };
                 let from = index.index(self.records.len());
                 let records = self.records[from..].iter().take(*count).filter(replayed);
@@ -361,8 +365,8 @@ impl World {
         Some(self.nodes[member].election.as_ref()?.snapshot().role)
     }
 
-    /// The IO side: carries out what there is to do, reads everything, lets
-    /// time pass, until there is nothing left.
+    /// The driver: carries out outputs, reads all frames, ticks, until nothing is
+    /// left to do.
     fn step(&mut self, member: usize) {
         loop {
             let now = self.local(member, self.now);
@@ -403,11 +407,11 @@ impl World {
 
     fn queue(&mut self, member: usize, outputs: Vec<Output>) {
         for output in &outputs {
-            if let Output::Became(role, reason) = output {
+            if let Output::RoleChanged(role, reason) = output {
                 self.check_take_over(member, *role, reason);
                 let node = &mut self.nodes[member];
-                node.listening = self.now;
-                (node.named, node.let_go) = (false, false);
+                node.hold_start = self.now;
+                (node.named, node.resigned) = (false, false);
             }
         }
         self.nodes[member].todo.extend(outputs);
@@ -417,15 +421,15 @@ impl World {
         match output {
             Output::Send(payload) => {
                 let held = self.nodes[member].leases.last().is_some_and(|(_, end)| *end > self.now);
-                let interval = if payload[0] == Kind::Prolong as u8 { stretched(A) } else { A };
-                let end = self.real(member, self.local(member, self.now) + lease(interval));
+                let interval = if payload[0] == Kind::ExtendedAdvertisement as u8 { extended(A) } else { A };
+                let end = self.real(member, self.local(member, self.now) + lease_time(interval));
                 let leases = &mut self.nodes[member].leases;
                 match (payload[0], leases.last_mut().filter(|_| held)) {
                     (2 | 4, None) => {
                         let now = self.local(member, self.now);
                         let node = &mut self.nodes[member];
                         node.todo.clear();
-                        let outputs = node.election.as_mut().unwrap().refused(now);
+                        let outputs = node.election.as_mut().unwrap().send_failed(now);
                         self.queue(member, outputs);
                         return;
                     }
@@ -436,10 +440,10 @@ impl World {
                 }
                 self.transmit(member, payload);
             }
-            Output::Became(role, reason) => {
+            Output::RoleChanged(role, reason) => {
                 self.history.push((self.now, member, role, reason));
             }
-            Output::Split { .. } => {}
+            Output::SplitBrain { .. } => {}
         }
     }
 
@@ -448,7 +452,7 @@ impl World {
         let sequence = u64::from_be_bytes(payload[34..42].try_into().unwrap());
         let record = self.records.len();
         for to in (0..self.nodes.len()).filter(|to| *to != from) {
-            // The same frame meets the same fate in every run.
+            // Deterministic: the same frame has the same fate in every run.
             let lot = |what: u8| lot(&(self.plan.seed, from, incarnation, sequence, to, what));
             let over = |(_, start, end): &(u8, Time, Time)| *start <= self.now && self.now < *end;
             let percent = self.losses.iter().filter(|loss| over(loss)).map(|loss| loss.0).max();
@@ -468,7 +472,7 @@ impl World {
         self.records.push(Record { at: self.now, from, payload, reached: BTreeSet::new() });
     }
 
-    /// What one has read that bears on whether it may take over.
+    /// Notes what a member has read that bears on its take-over.
     fn note(&mut self, member: usize, payload: &[u8]) {
         let Ok(frame) = Seal::new(UID, &KEY).open(payload) else { return };
         let node = &mut self.nodes[member];
@@ -479,41 +483,43 @@ impl World {
             return;
         }
         match frame {
-            Frame { kind: kind @ (Kind::Hello | Kind::Resign), successor, .. } => {
-                node.let_go = true;
+            Frame { kind: kind @ (Kind::Keepalive | Kind::Resign), successor, .. } => {
+                node.resigned = true;
                 if kind == Kind::Resign {
-                    node.respected = Time::ZERO;
+                    node.defers_until = Time::ZERO;
                 }
                 node.named |= successor == Some(me);
             }
-            Frame { priority, echoes, interval, .. }
-                if Some(priority) >= node.priority && echoes.iter().any(|(who, _)| *who == me) =>
+            Frame { priority, acks, interval, .. }
+                if Some(priority) >= node.priority && acks.iter().any(|(who, _)| *who == me) =>
             {
-                node.respected = self.now + silence(interval).div_f64(1.02);
+                node.defers_until = self.now + active_down_interval(interval).div_f64(1.02);
             }
             _ => {}
         }
     }
 
-    /// Nobody takes over but after the Active_Down_Interval, or as successor.
+    /// Checks that a take-over happens only after the Active_Down_Interval, or as
+    /// the successor.
     fn check_take_over(&mut self, member: usize, role: Role, reason: &Reason) {
         let node = &self.nodes[member];
-        // Where one has let go, the next is awaited no longer than it takes.
-        let listens = if node.let_go { silence(A) } else { silence(stretched(A)) }.div_f64(1.02);
+        // After a resignation the hold is not extended.
+        let hold = if node.resigned { active_down_interval(A) } else { active_down_interval(extended(A)) }
+            .div_f64(1.02);
         match reason {
             Reason::HandedOver(_) => assert!(node.named, "{member} was not named"),
-            Reason::LetGo(_) => assert!(node.let_go, "{member} heard nobody let go"),
+            Reason::Released(_) => assert!(node.resigned, "{member} received no resignation"),
             _ if role == Role::Active => {
-                assert!(self.now >= node.listening + listens, "{member} did not listen");
-                if self.now < node.respected {
-                    self.hasty.push((member, self.now));
+                assert!(self.now >= node.hold_start + hold, "{member} skipped its hold");
+                if self.now < node.defers_until {
+                    self.premature.push((member, self.now));
                 }
             }
             _ => {}
         }
     }
 
-    /// Every time that two held a lease at once.
+    /// Every period in which two members held a lease at once.
     fn overlaps(&self) -> Vec<(usize, usize, Time, Time)> {
         let mut overlaps = Vec::new();
         for b in 0..self.nodes.len() {
@@ -531,8 +537,8 @@ impl World {
         overlaps
     }
 
-    /// For how long two held a lease at most while both ran and heard each
-    /// other.
+    /// The longest period in which two members held a lease while both ran and
+    /// received from each other.
     fn longest_split(&self) -> Duration {
         let mut longest = Duration::ZERO;
         for (a, b, start, end) in self.overlaps() {
@@ -550,7 +556,7 @@ impl World {
         longest
     }
 
-    /// How many held a lease at that time.
+    /// The members that held a lease at that time.
     fn holders(&self, at: Time) -> Vec<usize> {
         let held = |node: &Node| node.leases.iter().any(|(start, end)| *start <= at && at < *end);
         (0..self.nodes.len()).filter(|member| held(&self.nodes[*member])).collect()
@@ -574,7 +580,7 @@ fn ms(range: std::ops::Range<u64>) -> impl Strategy<Value = Duration> {
     range.prop_map(Duration::from_millis)
 }
 
-/// Members come and go, better or worse.
+/// Members come and go, and change their priority.
 fn lives() -> impl Strategy<Value = Fault> {
     prop_oneof![
         (0..4usize, ms(0..1000)).prop_map(|(member, down)| Fault::Crash(member, down)),
@@ -583,7 +589,7 @@ fn lives() -> impl Strategy<Value = Fault> {
     ]
 }
 
-/// One comes late, in time for its lease.
+/// A member is overdue, within its lease.
 fn late() -> impl Strategy<Value = Fault> {
     (0..4usize, ms(50..100)).prop_map(|(member, long)| Fault::Pause(member, long, false))
 }
@@ -593,7 +599,7 @@ fn late_active() -> impl Strategy<Value = Fault> {
     ms(50..150).prop_map(|long| Fault::PauseActive(long, false))
 }
 
-/// And who is active may sleep, or one may let go for want of a LAN.
+/// The active member may also sleep, or a member be isolated.
 fn orderly() -> BoxedStrategy<Fault> {
     let pause = ms(0..1000).prop_map(|long| Fault::PauseActive(long, false));
     prop_oneof![3 => lives(), 1 => late_active(), 1 => pause, 1 => (0..4usize).prop_map(Fault::Isolated)]
@@ -655,41 +661,41 @@ proptest! {
     #![proptest_config(config())]
 
     #[test]
-    fn while_no_frame_is_lost_never_two_hold_a_lease(
+    fn no_loss_never_two_leases(
         mut plan in plans(orderly(), 0..12),
         changing in any::<bool>(),
     ) {
         plan.lossy = false;
-        // The turn of one that becomes sounder moves, and may meet another's.
+        // The precedence delay of a member whose priority rises changes, and may
+        // end together with another's.
         plan.faults.retain(|(_, fault)| changing || !matches!(fault, Fault::Priority(..)));
         let bound = if changing { 2 * DELAY } else { Duration::ZERO };
         let world = World::run(&plan, false, CALM);
         for (a, b, start, end) in world.overlaps() {
             prop_assert!(end - start <= bound, "{} {} {:?} {:?}\n{}", a, b, start, end, world.story());
         }
-        prop_assert_eq!(&world.hasty, &vec![], "{}", world.story());
+        prop_assert_eq!(&world.premature, &vec![], "{}", world.story());
     }
 
-    /// The lease ends four slow intervals after the advertisement that was
-    /// heard last.
+    /// The lease ends four slow intervals after the last advertisement received.
     #[test]
-    fn while_no_two_frames_in_a_row_are_lost_the_dead_outlast_no_interval(
+    fn single_loss_dead_member_outlasts_no_interval(
         plan in plans(lives().boxed(), 0..12),
     ) {
         let plan = Plan { lossy: true, ..plan };
         let world = World::run(&plan, false, CALM);
-        let bound = (4 * A).div_f64(0.98) - silence(A).div_f64(1.02);
+        let bound = (4 * A).div_f64(0.98) - active_down_interval(A).div_f64(1.02);
         for (a, b, start, end) in world.overlaps() {
             prop_assert!(end - start <= bound, "{} {} {:?} {:?}\n{}", a, b, start, end, world.story());
         }
-        prop_assert_eq!(&world.hasty, &vec![], "{}", world.story());
+        prop_assert_eq!(&world.premature, &vec![], "{}", world.story());
     }
 
-    /// So with those that come late, of their longer interval, and by as much more
-    /// as they come late: by two intervals here. Who asked for patience unheard
-    /// would outlast nine.
+    /// The same for overloaded members, with their extended interval, and longer by
+    /// as much as they are overdue: two intervals here. A lease extended without
+    /// acknowledgement would outlast nine.
     #[test]
-    fn the_late_that_die_outlast_no_more_than_they_came_late(
+    fn single_loss_overloaded_dead_member_outlasts_its_delay_at_most(
         plan in plans(prop_oneof![2 => lives(), 1 => late()].boxed(), 0..12),
         ends in prop::collection::vec((ms(1000..2700), ms(50..100), ms(0..150), ms(300..1000)), 0..6),
     ) {
@@ -699,28 +705,28 @@ proptest! {
             plan.faults.push((at + long + after, Fault::CrashActive(down)));
         }
         let world = World::run(&plan, false, CALM);
-        let until = stretched(A) + 2 * A + lease(stretched(A));
-        let bound = until.div_f64(0.98) - silence(stretched(A)).div_f64(1.02);
+        let until = extended(A) + 2 * A + lease_time(extended(A));
+        let bound = until.div_f64(0.98) - active_down_interval(extended(A)).div_f64(1.02);
         for (a, b, start, end) in world.overlaps() {
             prop_assert!(end - start <= bound, "{} {} {:?} {:?}\n{}", a, b, start, end, world.story());
         }
     }
 
     #[test]
-    fn two_that_hear_each_other_are_not_both_active_for_long(
+    fn connected_members_split_brain_is_short(
         plan in plans(prop_oneof![4 => disorderly(), 1 => attacks()].boxed(), 0..20),
     ) {
         let world = World::run(&plan, true, CALM);
-        // Who slept speaks less for a while.
+        // A member that slept sends less often for a while.
         let slept = |(_, fault): &(Time, Fault)| matches!(fault, Fault::Pause(..) | Fault::PauseActive(..));
-        let interval = if plan.faults.iter().any(slept) { stretched(A) } else { A };
+        let interval = if plan.faults.iter().any(slept) { extended(A) } else { A };
         let every = if plan.lossy { 2 * interval } else { interval };
         let bound = 2 * (every.div_f64(0.98) + DELAY);
         prop_assert!(world.longest_split() <= bound, "{:?}\n{}", world.longest_split(), world.story());
     }
 
     #[test]
-    fn when_the_faults_are_over_one_is_active_and_stays_so(
+    fn faults_over_exactly_one_stays_active(
         plan in plans(prop_oneof![4 => lossy(), 1 => attacks()].boxed(), 0..20),
     ) {
         let plan = Plan { lossy: false, ..plan };
@@ -736,7 +742,7 @@ proptest! {
     }
 
     #[test]
-    fn who_has_no_key_changes_nothing(
+    fn attacker_without_key_changes_nothing(
         plan in plans(prop_oneof![1 => lossy(), 2 => attacks()].boxed(), 0..40),
     ) {
         let (alone, attacked) = (World::run(&plan, false, CALM), World::run(&plan, true, CALM));
@@ -744,7 +750,7 @@ proptest! {
     }
 
     #[test]
-    fn who_leaves_hands_over_within_the_networks_delay(
+    fn leave_hands_over_within_the_network_delay(
         plan in plans(Just(Fault::Loss(0, Duration::ZERO)).boxed(), 0..1),
         leaves in ms(1200..1300),
     ) {
