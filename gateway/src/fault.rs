@@ -1,5 +1,5 @@
-//! What keeps a gateway from carrying out its configuration: one word for
-//! programs, one sentence for people that says what is missing and what to do.
+//! Causes that keep a gateway from carrying out its configuration: one word for
+//! programs, and one sentence for people that says what is missing and what to do.
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -7,21 +7,21 @@ use std::time::Duration;
 
 use crate::config::Invalid;
 
-/// A cause.
+/// A fault.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
-    /// The mounted file is not there.
+    /// The mounted file cannot be read.
     #[error("the configuration {} cannot be read ({why}): mount the gateway's ConfigMap there", .path.display())]
     ConfigMissing {
-        /// Where it should be.
+        /// Its path.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         why: String,
     },
-    /// The file is there and cannot be carried out.
+    /// The mounted file is invalid.
     #[error("the configuration cannot be carried out, {0}; what was programmed before goes on serving")]
     ConfigInvalid(#[from] Invalid),
-    /// Multus's report is no JSON.
+    /// Multus's report cannot be parsed.
     #[error(
         "Multus's network-status does not parse ({0}): look at the pod's annotation k8s.v1.cni.cncf.io/network-status"
     )]
@@ -34,15 +34,15 @@ pub enum Fault {
     AttachmentPending {
         /// The attachment.
         attachment: String,
-        /// The networks it did report.
+        /// The networks that it reported.
         reported: Vec<String>,
     },
-    /// Reported, and not in the kernel.
+    /// The reported interface does not exist.
     #[error(
         "Multus reported interface {0}, and the pod has none of that name: delete the pod so that it is attached anew"
     )]
     InterfaceMissing(String),
-    /// The pod has no way into the cluster.
+    /// The pod has no default route.
     #[error(
         "the pod's main routing table has no default route, so its primary interface cannot be told: check the cluster's CNI"
     )]
@@ -50,7 +50,7 @@ pub enum Fault {
     /// The pod has no route to a ClusterIP.
     #[error("the pod has no IPv4 route to ClusterIP {0}: check the cluster's CNI")]
     ClusterIpUnreachable(Ipv4Addr),
-    /// The cluster serves the ClusterIP to sockets, not to packets.
+    /// The ClusterIP works for sockets only, not for forwarded packets.
     #[error(
         "ClusterIP {0} answers connections that the pod itself makes, and none that it forwards: the cluster's network serves ClusterIPs at the pods' sockets only; have it serve them to packets as well (Cilium: socketLB.hostNamespaceOnly=true)"
     )]
@@ -60,38 +60,38 @@ pub enum Fault {
         "capability {0} is missing: add it to securityContext.capabilities.add of the gateway's container"
     )]
     CapabilityMissing(&'static str),
-    /// No iptables, or only the legacy one.
+    /// There is no iptables, or only the legacy variant.
     #[error(
         "no iptables of the nf_tables variant was found ({0}): use an image that has iptables-nft-restore"
     )]
     IptablesVariant(String),
-    /// The kernel lacks what a rule needs.
+    /// The kernel lacks a module that a rule needs.
     #[error(
         "the node's kernel lacks a netfilter module, load it on the node (modprobe nft_compat xt_conntrack xt_nat xt_MASQUERADE xt_statistic); iptables says: {0}"
     )]
     KernelModuleMissing(String),
-    /// The NAT rules could not be written or read.
+    /// The NAT could not be programmed or read.
     #[error("the NAT rules could not be programmed: {0}")]
     NatFailed(String),
-    /// The filter's table could not be written or read.
+    /// The packet filter could not be programmed or read.
     #[error(
         "what may pass cannot be filtered, and nothing is changed without that (it needs nft, and nf_tables with nft_ct and nft_reject_ipv4 in the node's kernel): {0}"
     )]
     FilterFailed(String),
-    /// The table of who may connect could not be written or read.
+    /// The source ranges could not be programmed or read.
     #[error("spec.loadBalancerSourceRanges cannot be programmed, and nothing is changed without them: {0}")]
     RangesFailed(String),
-    /// The lease's table could not be written or read.
+    /// The lease could not be programmed or read.
     #[error(
         "the lease on the addresses cannot be programmed, and without it a gateway of several pods does not serve (it needs Linux 5.16 with CONFIG_NETFILTER_EGRESS, and nft): {0}"
     )]
     LeaseFailed(String),
-    /// The key of the election is none.
+    /// The election's key is invalid.
     #[error(
         "the election's key {} cannot be used ({why}), and without it the pod does not serve: it comes from the gateway's Secret", .path.display()
     )]
     KeyInvalid {
-        /// Where it is.
+        /// Its path.
         path: PathBuf,
         /// What is wrong with it.
         why: String,
@@ -99,7 +99,7 @@ pub enum Fault {
     /// The pod cannot take part in the election.
     #[error("the pod cannot take part in its gateway's election, and does not serve: {0}")]
     ElectionFailed(String),
-    /// The kernel does not answer.
+    /// The kernel does not answer in time.
     #[error(
         "the kernel has not answered for {0:?}: something on the node keeps its network configuration locked (look for processes that hang in the kernel)"
     )]
@@ -107,36 +107,36 @@ pub enum Fault {
     /// The kernel refused a change.
     #[error("the kernel refused: {0}")]
     NetlinkFailed(String),
-    /// Another host in the LAN has an address of ours.
+    /// Another host on the LAN owns one of the addresses.
     #[error(
         "{address} is in use by the host with the hardware address {} and is not served: take it from that host, or choose another and exclude it in the Subnet (spec.excludeIps)",
-        crate::arp::show(*.mac)
+        crate::l2::arp::format_mac(*.mac)
     )]
     AddressConflict {
         /// The address.
         address: Ipv4Addr,
         /// The host.
-        mac: crate::arp::Mac,
+        mac: crate::l2::arp::Mac,
     },
-    /// The LAN cannot be asked for an address.
+    /// No probes can be sent for an address.
     #[error(
         "the LAN cannot be asked whether {address} is in use, so it is not served: interface {interface}: {why}"
     )]
     ProbeFailed {
         /// The address.
         address: Ipv4Addr,
-        /// By which interface.
+        /// The interface's name.
         interface: String,
-        /// What the system said.
+        /// The system's error.
         why: String,
     },
-    /// Something else changes the same state all the time.
+    /// Something else in the pod keeps changing the same state.
     #[error("the kernel's state does not stay as programmed, something else in the pod changes it: {0}")]
     NotConverged(String),
 }
 
 impl Fault {
-    /// The cause in one CamelCase word.
+    /// The reason, a CamelCase word.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::ConfigMissing { .. } => "ConfigMissing",
@@ -164,22 +164,22 @@ impl Fault {
         }
     }
 
-    /// Whether trying again may help. Of the end of a conflict the next probe
-    /// tells, of a path the next look.
+    /// Whether a retry may help. The end of a conflict is found by the next probes, that
+    /// of a missing forwarding path by the next check.
     pub fn is_retried(&self) -> bool {
         !matches!(self, Self::AddressConflict { .. } | Self::ClusterIpSocketsOnly(_))
     }
 
-    /// Whether clients go without while it lasts. A configuration that cannot
-    /// be read leaves the one before in force, and without CAP_NET_RAW all but
-    /// the announcements work.
+    /// Whether clients are not served while it lasts. An invalid configuration leaves
+    /// the previous one in force, and without CAP_NET_RAW everything but the
+    /// announcements works.
     pub fn stops_serving(&self) -> bool {
         !matches!(
             self,
             Self::ConfigMissing { .. }
                 | Self::ConfigInvalid(_)
                 | Self::NetworkStatusInvalid(_)
-                | Self::CapabilityMissing(crate::caps::NET_RAW)
+                | Self::CapabilityMissing(crate::capabilities::NET_RAW)
         )
     }
 }

@@ -1,51 +1,43 @@
-//! The gateway: owns LoadBalancer addresses on a pod's second interface and
-//! forwards what they serve, to ClusterIPs or to endpoints.
+//! The gateway: owns LoadBalancer addresses on a pod's second interface and forwards
+//! what they serve, to ClusterIPs or to endpoints.
 //!
-//! What it is to do comes as mounted files ([`config`], [`interfaces`]); it
-//! holds no credentials. From them and the pod's own routes [`desired`] says
-//! what the kernel is to hold, [`plan`] compares that with what it does hold
-//! ([`kernel`]), and [`netlink`], [`nat`], [`filter`], [`ranges`] and
-//! [`conntrack`] carry it out; beside it ([`aside`]) [`timeouts`] has the kernel
-//! forget connections in time, [`traffic`] has it count them, and [`sources`]
-//! sees to it that there are source ports for more.
-//! [`watch`] says when to look again, [`probe`] asks the LAN and [`arp`] tells it,
-//! [`path`] and [`health`] ask the cluster, [`http`] tells the cluster, and [`run`] is the
-//! loop around it all. Where a gateway has several pods, [`lb_svc_election`] says which
-//! one of them is active, [`member`] takes part in it, [`pulse`] and [`reach`]
-//! say whether the pod is fit to, [`lease`] has the kernel hold them to it, and
-//! [`turns`] has it let them in soon.
-//! The kernel's state outlives the process: a gateway that starts takes over
-//! what it finds.
+//! Its configuration is mounted as files; it has no credentials and does not use the
+//! API server. It makes the kernel's state what the configuration asks for, and keeps
+//! it so. That state outlives the process: a gateway that starts takes over what it
+//! finds.
+//!
+//! ```text
+//!   mounted files ─▶ config ─┐                         ┌─▶ datapath ─▶ netfilter
+//!   kernel ─▶ route, link ───┼─▶ agent: desired state ─┼─▶ route ────▶ addresses, rules, …
+//!   podnet: checks ──────────┘           │             └─▶ announce ─▶ l2 ─▶ LAN
+//!                                        └─▶ telemetry: status, metrics
+//! ```
+//!
+//! | Room | Holds |
+//! |---|---|
+//! | [`agent`] | the loop, and the steps of a run |
+//! | [`config`] | the configuration as values |
+//! | [`link`] | the pod's interfaces by role |
+//! | [`route`] | addresses, routes and rules: desired, observed, planned, changed |
+//! | [`datapath`] | netfilter: filter, source ranges, NAT, counters, conntrack |
+//! | [`announce`] | which pod has the addresses, and how the LAN learns it |
+//! | [`l2`] | ARP frames and packet sockets |
+//! | [`podnet`] | checks of next hop, ClusterIPs and endpoints |
+//! | [`telemetry`] | metrics and the HTTP server |
+//!
+//! Beside them: [`cli`] (flags), [`fault`] (every cause that keeps a gateway from
+//! serving) and [`capabilities`]. The election's rules are a crate of their own,
+//! [`lb_svc_election`].
 
-pub mod arp;
-pub mod aside;
-pub mod caps;
+pub mod agent;
+pub mod announce;
+pub mod capabilities;
+pub mod cli;
 pub mod config;
-pub mod conntrack;
-pub mod desired;
+pub mod datapath;
 pub mod fault;
-pub mod filter;
-pub mod health;
-pub mod http;
-pub mod interfaces;
-pub mod kernel;
-pub mod lease;
-pub mod member;
-pub mod metrics;
-pub mod nat;
-pub mod netlink;
-pub mod nfnetlink;
-pub mod nft;
-pub mod path;
-pub mod plan;
-pub mod probe;
-pub mod pulse;
-pub mod ranges;
-pub mod reach;
-pub mod run;
-pub mod sources;
-pub mod timeouts;
-pub mod tool;
-pub mod traffic;
-pub mod turns;
-pub mod watch;
+pub mod l2;
+pub mod link;
+pub mod podnet;
+pub mod route;
+pub mod telemetry;

@@ -1,13 +1,13 @@
 //! The gateway's binary: see [`lb_svc_gateway`].
 
 use clap::Parser;
-use lb_svc_gateway::run::{Settings, run};
-use lb_svc_gateway::turns;
+use lb_svc_gateway::agent::{self, scheduling};
+use lb_svc_gateway::cli::Cli;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> std::io::Result<()> {
-    let settings = Settings::parse();
+    let cli = Cli::parse();
     tracing_subscriber::fmt()
         .compact()
         .with_writer(std::io::stderr)
@@ -15,23 +15,23 @@ fn main() -> std::io::Result<()> {
         .with_target(false)
         .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into()))
         .init();
-    // All that has to be in time is done on this thread.
-    if let Err(error) = turns::ask_for_short_turns() {
-        tracing::warn!("on a busy node this process may be late, for it gets no short turns: {error}");
+    // Everything with deadlines runs on this thread.
+    if let Err(error) = scheduling::request_short_slice() {
+        tracing::warn!(%error, "no short scheduling slice: the process may be late on a busy node");
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        // Process 1 of a container ends by no signal it does not ask for.
+        // Process 1 of a container ends only by signals that it handles.
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
-            () = run(settings) => {}
+            () = agent::run(cli) => {}
         }
-        // The kernel's state stays, and with it the service: the next process
-        // takes it over, or it goes with the pod's network namespace.
-        tracing::info!("ending; what is programmed stays");
+        // The kernel's state stays, and with it the service: the next process takes it
+        // over, or it goes with the pod's network namespace.
+        tracing::info!("terminating: the kernel's state stays");
         Ok(())
     })
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use lab::{Gateway, Lab, Netns, Site, VIP, ask, config, exchange, wait};
 use lb_svc_crds::gateway::Role;
-use lb_svc_gateway::arp;
+use lb_svc_gateway::l2::arp;
 use serde_json::json;
 
 /// The promise: from the active pod's end until the client is served again.
@@ -121,9 +121,9 @@ impl Capture {
         for frame in self.frames() {
             let from: [u8; 6] = frame[6..12].try_into().unwrap();
             if let Some(said) = arp::Frame::parse(&frame).filter(|said| said.sender == vip) {
-                heard.push((arp::show(from), said.target == vip));
+                heard.push((arp::format_mac(from), said.target == vip));
             } else if frame[12..14] == [8, 0] && frame[26..30] == vip.octets() {
-                heard.push((arp::show(from), false));
+                heard.push((arp::format_mac(from), false));
             }
         }
         heard
@@ -353,7 +353,9 @@ fn who_misses_the_other_pod_asks_the_router_alone() {
     first.kill();
     let asks = |frame: &Vec<u8>| {
         let said = arp::Frame::parse(frame);
-        said.is_some_and(|said| said.request && arp::show(said.mac) == other.mac() && said.target != vip())
+        said.is_some_and(|said| {
+            said.request && arp::format_mac(said.mac) == other.mac() && said.target != vip()
+        })
     };
     let mut asked = 0;
     wait("it to ask", || {

@@ -13,7 +13,7 @@ use lab::{
     ATTACHMENT, CLUSTER_IP, HEALED, Lab, OTHER_CLUSTER_IP, POD_IP, VIP, address, ask, config, config_by,
     config_to, exchange, nat_backend, wait,
 };
-use lb_svc_gateway::arp::{self, Frame};
+use lb_svc_gateway::l2::arp::{self, Frame};
 use nix::libc;
 use nix::sys::socket::{MsgFlags, recv};
 use serde_json::{Value, json};
@@ -401,7 +401,7 @@ fn no_answer_leaves_for_who_claims_to_be_the_pod_or_all_hosts() {
         ask("172.18.0.77");
         while let Ok(length) = recv(leaves.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
             let frame = &buffer[..length];
-            if arp::show(frame[6..12].try_into().unwrap()) == mac && frame[12..14] == [0x08, 0x00] {
+            if arp::format_mac(frame[6..12].try_into().unwrap()) == mac && frame[12..14] == [0x08, 0x00] {
                 let to: [u8; 4] = frame[30..34].try_into().unwrap();
                 answered.push(std::net::Ipv4Addr::from(to).to_string());
             }
@@ -675,7 +675,7 @@ impl Heard {
         let mut buffer = [0; 128];
         while let Ok(length) = recv(self.0.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
             let frame = Frame::parse(&buffer[..length]).expect("ARP");
-            if arp::show(frame.mac) == mac {
+            if arp::format_mac(frame.mac) == mac {
                 frames.push((frame.sender.to_string(), frame.target.to_string()));
             }
         }

@@ -1,0 +1,392 @@
+//! The agent: a loop of runs, each of which starts from the whole state.
+//!
+//! ```text
+//!   files ──┐                                               ┌─ filter, source ranges, NAT
+//!   netlink ┼─ wake ─▶ inputs ─▶ observe ─▶ desired ─▶ converge ─ settings, routes, rules,
+//!   nft ────┤                                               │    addresses
+//!   timer ──┘                                               └─ observe again: nothing left?
+//!                                                                  │
+//!                      wait ◀── report ◀── stale connections ◀─────┘
+//!                (announce, probe, check)
+//! ```
+//!
+//! Because each run reads and compares everything, nothing depends on having received
+//! each event, nor on what a previous process left. A step that fails is a fault and is
+//! retried; nothing ends the loop.
+//!
+//! | File | Step |
+//! |---|---|
+//! | `wake` | the sources of events |
+//! | `inputs` | the mounted files |
+//! | `observe` | the kernel's state, with the roles of interfaces |
+//! | `desired` | the state that the configuration asks for |
+//! | `converge` | programming it, by `network` and the data path |
+//! | `stale_connections` | deleting connections that contradict it |
+//! | `priority`, `report` | what others learn: the election, status, metrics |
+//! | `backoff` | how long to wait until the next run |
+//!
+//! [`scheduling`] sets the process's scheduling slice.
+
+mod backoff;
+mod converge;
+mod desired;
+mod inputs;
+mod network;
+mod observe;
+mod priority;
+mod report;
+pub mod scheduling;
+mod stale_connections;
+mod wake;
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::Instant;
+
+use lb_svc_crds::gateway::{GatewayStatus, Interface};
+use tokio::sync::watch;
+use tracing::debug;
+
+use self::backoff::{Backoff, RETRY_MAX};
+use self::converge::{Changes, converge};
+use self::desired::Desired;
+use self::inputs::{Configured, Inputs};
+use self::network::{Kernel, Network};
+use self::observe::Observation;
+use self::report::{Conditions, Links, Reporter};
+use self::stale_connections::StaleConnections;
+use self::wake::{Changed, WakeSources};
+use crate::announce::layer2::Layer2;
+use crate::capabilities::{self, NET_ADMIN, NET_RAW};
+use crate::cli::Cli;
+use crate::config;
+use crate::datapath::counters::{self, CounterCollector};
+use crate::datapath::source_ports::{self, SourcePortCollector};
+use crate::datapath::{Datapath, Trust, background, ct_timeouts};
+use crate::fault::Fault;
+use crate::l2::arp::format_mac;
+use crate::podnet::cluster_ip::ForwardingChecks;
+use crate::podnet::health_check::HealthChecks;
+use crate::podnet::next_hop::{NextHop, NextHopMonitor};
+use crate::route::desired::Lan;
+use crate::route::model::{Link, NetworkState};
+use crate::route::plan::Op;
+use crate::telemetry::http::{self, Published};
+use crate::telemetry::metrics::Metrics;
+
+/// Runs the gateway, for ever.
+pub async fn run(cli: Cli) {
+    let (metrics, registry) = Metrics::new(env!("CARGO_PKG_VERSION"));
+    let (background, tables) = watch::channel(background::Desired::default());
+    let counters = CounterCollector::new(metrics.clone(), tables.clone());
+    let source_ports = SourcePortCollector::new(metrics.clone(), tables.clone());
+    tokio::spawn(background::maintain(tables, [ct_timeouts::TIMEOUTS, counters::COUNTERS]));
+    tokio::spawn(source_ports::relieve());
+    let published = Arc::new(Published::new(registry, vec![Box::new(counters), Box::new(source_ports)]));
+    let (pod_ip, listen_on) = watch::channel(None);
+    tokio::spawn(http::serve(Arc::clone(&published), listen_on, cli.port));
+    let missing = capabilities::missing();
+    let has_net_raw = !missing.contains(&Fault::CapabilityMissing(NET_RAW));
+    let agent = Agent {
+        wake: WakeSources::open(&[&cli.config_dir, &cli.pod_info_dir]),
+        inputs: Inputs::default(),
+        kernel: Kernel::default(),
+        datapath: Datapath::default(),
+        announcer: Layer2::new(cli.key_dir.clone(), has_net_raw, metrics.clone()),
+        next_hop: NextHopMonitor::default(),
+        forwarding: ForwardingChecks::default(),
+        health: HealthChecks::default(),
+        stale: StaleConnections::new(metrics.clone()),
+        background,
+        reporter: Reporter::new(metrics, published, pod_ip),
+        backoff: Backoff::default(),
+        missing_capabilities: missing,
+        links: Links::default(),
+        verified: None,
+        cli,
+    };
+    agent.run().await;
+}
+
+/// A desired state that the kernel was seen to have.
+struct Verified {
+    desired: Desired,
+    /// The digest of its configuration, if nothing of that was left out.
+    digest: Option<String>,
+}
+
+/// A configured pod whose interfaces are known.
+struct Pod {
+    configured: Configured,
+    state: NetworkState,
+    lan: Lan,
+    primary: Link,
+}
+
+/// Which addresses the pod is not to have now.
+struct Assignment {
+    /// All of them on a standby; otherwise those that are tentative.
+    absent: BTreeSet<Ipv4Addr>,
+    /// Whether an address is tentative.
+    tentative: bool,
+    /// Why addresses cannot be verified, or are in use by others.
+    faults: Vec<Fault>,
+}
+
+struct Agent {
+    cli: Cli,
+    wake: WakeSources,
+    inputs: Inputs,
+    kernel: Kernel,
+    datapath: Datapath,
+    announcer: Layer2,
+    next_hop: NextHopMonitor,
+    forwarding: ForwardingChecks,
+    health: HealthChecks,
+    stale: StaleConnections,
+    background: watch::Sender<background::Desired>,
+    reporter: Reporter,
+    backoff: Backoff,
+    missing_capabilities: Vec<Fault>,
+    /// As last observed.
+    links: Links,
+    verified: Option<Verified>,
+}
+
+impl Agent {
+    async fn run(mut self) {
+        let mut changed = Changed::ALL;
+        loop {
+            if changed.nftables {
+                self.datapath.distrust();
+            }
+            let trust = self.datapath.trust();
+            if changed.files && self.inputs.read(&self.cli.config_dir, &self.cli.pod_info_dir) {
+                self.backoff.forget_failures();
+            }
+            let faults = self.run_once().await;
+            self.announcer.set_priority(priority::compute(self.links.up, &faults));
+            self.publish(&faults);
+            if let Err(fault) = self.datapath.read_back().await {
+                debug!("{fault}");
+            }
+            self.update_background(trust);
+            changed = self.wait(faults.iter().any(Fault::is_retried)).await;
+        }
+    }
+
+    /// One run. Returns every present fault.
+    async fn run_once(&mut self) -> Vec<Fault> {
+        let mut faults = self.missing_capabilities.clone();
+        faults.extend(self.inputs.faults().cloned());
+        match self.steps().await {
+            Ok(more) => faults.extend(more),
+            Err(fault) => {
+                self.reporter.run_failed();
+                if matches!(fault, Fault::NetlinkFailed(_)) {
+                    self.kernel.disconnect();
+                }
+                self.datapath.distrust();
+                if !faults.contains(&fault) {
+                    faults.push(fault);
+                }
+            }
+        }
+        faults
+    }
+
+    async fn steps(&mut self) -> Result<Vec<Fault>, Fault> {
+        let started = Instant::now();
+        let Some(pod) = self.observe(started).await? else { return Ok(Vec::new()) };
+        let assignment = self.assign(&pod).await?;
+        self.program(started, pod, assignment).await
+    }
+
+    /// Observes the pod; `None` while it is not configured, or nothing can be changed.
+    async fn observe(&mut self, started: Instant) -> Result<Option<Pod>, Fault> {
+        let state = self.kernel.observe().await?;
+        let configured = self.inputs.configured.clone();
+        let config = configured.as_ref().map(|configured| &*configured.config);
+        self.stale.own(config.into_iter().flat_map(|config| &config.addresses).map(|a| a.address));
+        let observation = Observation::new(state, config, &self.inputs.networks, self.stale.owned());
+        self.reporter.set_pod_ip(observation.pod_ip());
+        let Observation { state, lan, primary } = observation;
+        let (Some(configured), Some(lan)) = (configured, lan) else { return Ok(None) };
+        self.links = Links::default();
+        self.announcer.set_interface(None);
+        let lan = lan.inspect_err(|_| self.announcer.stop(started))?;
+        let primary = primary?;
+        self.announcer.set_interface(Some(&lan.link));
+        let mac = lan.link.mac.map(format_mac).unwrap_or_default();
+        self.links.interface = Some(Interface { name: lan.link.name.clone(), mac });
+        let may_change = !self.missing_capabilities.contains(&Fault::CapabilityMissing(NET_ADMIN));
+        Ok(may_change.then_some(Pod { configured, state, lan, primary }))
+    }
+
+    /// Decides which addresses the pod is to have: by the election, and by conflict
+    /// detection.
+    async fn assign(&mut self, pod: &Pod) -> Result<Assignment, Fault> {
+        let Pod { configured: Configured { config, .. }, state, lan: Lan { link: lan, .. }, primary } = pod;
+        let trust = self.datapath.trust();
+        let active = self.announcer.elect(lan, config, priority::FAILED, trust).await?;
+        self.links.up = lan.running && self.is_next_hop_alive(state, primary) && primary.running;
+        let unverifiable = self.announcer.verify_addresses(state, lan, config, active);
+        let mut absent = self.announcer.tentative();
+        let tentative = !absent.is_empty();
+        // A standby has everything but the addresses.
+        if !active {
+            absent.extend(config.addresses.iter().map(|a| a.address));
+        }
+        let conflict = |(address, mac)| Fault::AddressConflict { address, mac };
+        let faults = unverifiable.into_iter().chain(self.announcer.conflicts().map(conflict)).collect();
+        Ok(Assignment { absent, tentative, faults })
+    }
+
+    /// Whether the pod network's next hop is alive, as far as known. It is monitored
+    /// only where another pod may take over.
+    fn is_next_hop_alive(&mut self, state: &NetworkState, primary: &Link) -> bool {
+        let monitored = self.announcer.has_member();
+        self.next_hop.set(monitored.then(|| NextHop::of(state, primary)).flatten())
+    }
+
+    /// Programs the kernel, and then announces the addresses that it has.
+    async fn program(
+        &mut self,
+        started: Instant,
+        Pod { configured: Configured { config, digest }, state, lan, primary }: Pod,
+        Assignment { absent, tentative, mut faults }: Assignment,
+    ) -> Result<Vec<Fault>, Fault> {
+        let forwards = self.health.set(started, &config.forwards);
+        let (desired, unreachable) = Desired::new(&config, &forwards, &state, &lan, &primary, &absent);
+        faults.extend(unreachable.into_iter().map(Fault::ClusterIpUnreachable));
+        faults.extend(self.forwarding.sockets_only().map(Fault::ClusterIpSocketsOnly));
+        self.stale.set_forwards(forwards);
+        // Addresses of a previous process or configuration were the gateway's as well.
+        let held = state.addresses.iter().filter(|a| a.interface == lan.link.index && a.global);
+        self.stale.own(held.map(|a| a.address).filter(|a| !lan.foreign_addresses.contains(a)));
+
+        let repairing = self.verified.as_ref().is_some_and(|verified| verified.desired == desired);
+        self.links.addresses = desired.assigned(&state);
+        let changes = converge(&mut self.datapath, &mut self.kernel, &desired, state).await?;
+        self.links.addresses = desired.assigned(&changes.state);
+        if let Some(op) = &changes.missing {
+            return Err(Fault::NotConverged(format!("{op} does not last")));
+        }
+        let digest = (faults.is_empty() && !tentative).then_some(digest);
+        self.changed(&changes, &desired, repairing);
+        self.reporter.run_succeeded(&changes, repairing, started.elapsed(), digest.as_deref());
+        self.stale.delete_suspected().await;
+        // An address that was added, or whose link was down, is announced at once.
+        let restart = changes.ops.iter().any(|op| matches!(op, Op::AddAddress(_) | Op::Up(_)));
+        let link = changes.state.link(lan.link.index);
+        self.announcer.announce(link, &self.links.addresses, restart);
+        self.forwarding.set(Instant::now(), &desired.datapath.nat.targets);
+        self.verified = Some(Verified { desired, digest });
+        Ok(faults)
+    }
+
+    /// Notes what a change of the kernel's state entails.
+    fn changed(&mut self, changes: &Changes, desired: &Desired, repairing: bool) {
+        if !changes.any() {
+            return;
+        }
+        if repairing {
+            self.backoff.repaired();
+        }
+        // Walking conntrack takes the kernel longer than everything else: not where
+        // connections are only added to.
+        let before = self.verified.as_ref().map(|verified| &verified.desired.datapath);
+        if repairing || !before.is_some_and(|before| desired.datapath.keeps(before)) {
+            self.stale.suspect();
+        }
+    }
+
+    /// Sets what the background tables are programmed for, once it is served. `trust` is
+    /// that before the run.
+    fn update_background(&self, trust: Trust) {
+        let (Some(Configured { config, .. }), Some(_)) = (&self.inputs.configured, &self.verified) else {
+            return;
+        };
+        let services = config::services(&config.forwards);
+        let suspect = trust == Trust::Unverified;
+        self.background.send_if_modified(|desired| {
+            let changed = suspect || desired.services != services;
+            if changed {
+                desired.services = services;
+                desired.suspicion += u64::from(suspect);
+            }
+            changed
+        });
+    }
+
+    fn publish(&mut self, faults: &[Fault]) {
+        let conditions = Conditions {
+            verified: self.verified.is_some(),
+            addresses_verified: self.announcer.tentative().is_empty(),
+            joined: self.announcer.has_joined(),
+        };
+        if let Some(Verified { desired, .. }) = &self.verified
+            && let Some(Configured { config, .. }) = &self.inputs.configured
+        {
+            self.reporter.show_targets(&config.forwards, &desired.datapath.nat.targets);
+        }
+        let conflicts = self.announcer.conflicts();
+        let status = GatewayStatus {
+            build: env!("CARGO_PKG_VERSION").to_owned(),
+            digest: self.verified.as_ref().and_then(|verified| verified.digest.clone()),
+            seen: self.inputs.seen.clone(),
+            addresses: self.links.addresses.iter().copied().map(IpAddr::V4).collect(),
+            conflicts: conflicts.map(|(a, mac)| (IpAddr::V4(a), format_mac(mac))).collect(),
+            unhealthy: self.health.unhealthy(),
+            interface: self.links.interface.clone(),
+            election: self.announcer.election_status(),
+            faults: self.reporter.show_faults(faults),
+        };
+        let ready = report::is_ready(conditions, faults);
+        self.reporter.publish(status, ready, self.announcer.is_owner());
+    }
+
+    /// Waits until there is a reason for a run; announces, probes and checks meanwhile.
+    /// `failed` says that the last run is to be retried.
+    async fn wait(&mut self, failed: bool) -> Changed {
+        let pause = self.backoff.after_run(failed);
+        let until = Instant::now() + pause;
+        loop {
+            if self.announcer.poll() {
+                return Changed::OWN;
+            }
+            self.forwarding.start(Instant::now());
+            self.health.start(Instant::now());
+            let due = [self.announcer.due(), self.forwarding.due(), self.health.due(), self.stale.due()];
+            let due = due.into_iter().flatten().fold(until, Instant::min);
+            let own = tokio::select! {
+                changed = self.wake.wait() => {
+                    tokio::time::sleep(self.backoff.debounce()).await;
+                    let more = self.wake.take();
+                    return Changed {
+                        files: changed.files || more.files,
+                        network: true,
+                        nftables: changed.nftables || more.nftables,
+                    };
+                }
+                elected = self.announcer.wait() => elected,
+                changed = self.forwarding.next() => changed,
+                changed = self.health.next() => changed,
+                () = self.next_hop.changed() => true,
+                () = tokio::time::sleep_until(due.into()) => false,
+            };
+            if own {
+                return Changed::OWN;
+            }
+            let now = Instant::now();
+            self.stale.delete_again(now).await;
+            if until <= now {
+                self.wake.watch_directories();
+                self.backoff.quiet();
+                // Reading nftables may take a process, so not with every retry.
+                return Changed { nftables: pause >= RETRY_MAX, ..Changed::ALL };
+            }
+        }
+    }
+}

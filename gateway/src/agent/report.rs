@@ -1,0 +1,219 @@
+//! What the agent reports: status, readiness, metrics and log lines.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lb_svc_crds::gateway::{GatewayStatus, Interface};
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use super::converge::Changes;
+use crate::config::{Forwards, Targets};
+use crate::fault::Fault;
+use crate::telemetry::http::Published;
+use crate::telemetry::metrics::{Digest, EndpointState, Kind, Metrics, Outcome, Reason, ServedPort};
+
+/// The sentences of the present faults, by reason.
+pub type Faults = BTreeMap<&'static str, String>;
+
+/// The sentences of faults by reason; several of one reason are joined.
+pub fn by_reason(faults: &[Fault]) -> Faults {
+    let mut by_reason = Faults::new();
+    for fault in faults {
+        by_reason
+            .entry(fault.reason())
+            .and_modify(|text| *text = format!("{text}; {fault}"))
+            .or_insert_with(|| fault.to_string());
+    }
+    by_reason
+}
+
+/// What a run found on the interfaces.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Links {
+    /// Whether LAN and primary interface have a carrier, and the next hop is alive.
+    pub up: bool,
+    /// The LAN interface.
+    pub interface: Option<Interface>,
+    /// The gateway's addresses on it.
+    pub addresses: Vec<Ipv4Addr>,
+}
+
+/// Conditions of being ready, besides faults.
+#[derive(Clone, Copy, Debug)]
+pub struct Conditions {
+    /// A run has verified the kernel's state.
+    pub verified: bool,
+    /// No address is tentative.
+    pub addresses_verified: bool,
+    /// The pod has no election, or has joined it.
+    pub joined: bool,
+}
+
+/// Whether the pod is ready.
+pub fn is_ready(conditions: Conditions, faults: &[Fault]) -> bool {
+    let Conditions { verified, addresses_verified, joined } = conditions;
+    verified && addresses_verified && joined && !faults.iter().any(Fault::stops_serving)
+}
+
+/// Publishes reports.
+pub struct Reporter {
+    metrics: Metrics,
+    published: Arc<Published>,
+    pod_ip: watch::Sender<Option<Ipv4Addr>>,
+    /// The faults that were logged.
+    faults: Faults,
+}
+
+impl Reporter {
+    /// A reporter that has not reported anything yet. `pod_ip` is where the HTTP server
+    /// listens.
+    pub fn new(metrics: Metrics, published: Arc<Published>, pod_ip: watch::Sender<Option<Ipv4Addr>>) -> Self {
+        Self { metrics, published, pod_ip, faults: Faults::new() }
+    }
+
+    /// Sets the address that the HTTP server listens on. Without one, it stays where it
+    /// was: the address may be gone only for a moment.
+    pub fn set_pod_ip(&self, address: Option<Ipv4Addr>) {
+        self.pod_ip.send_if_modified(|now| {
+            let moved = address.is_some() && *now != address;
+            if moved {
+                *now = address;
+            }
+            moved
+        });
+    }
+
+    /// Counts a failed run.
+    pub fn run_failed(&self) {
+        self.metrics.converges.get_or_create(&Outcome { outcome: "failed" }).inc();
+    }
+
+    /// Counts and logs the changes of a run. `digest` is the configuration's, if all of
+    /// it was programmed.
+    pub fn run_succeeded(&self, changes: &Changes, repaired: bool, took: Duration, digest: Option<&str>) {
+        let outcome = if changes.any() { "changed" } else { "kept" };
+        self.metrics.converges.get_or_create(&Outcome { outcome }).inc();
+        if !changes.any() {
+            return;
+        }
+        if let Some(apply) = &self.metrics.apply {
+            apply.observe(took.as_secs_f64());
+        }
+        if repaired {
+            for kind in changes.kinds() {
+                self.metrics.repairs.get_or_create(&Kind { kind }).inc();
+            }
+        }
+        let event = if repaired { "repaired" } else { "programmed" };
+        let digest = digest.unwrap_or("in part");
+        let config = digest.get(..12).unwrap_or(digest);
+        info!(%config, took_ms = took.as_millis(), "{event}: {}", changes.summary());
+    }
+
+    /// Publishes the status and everything that metrics show of it. `owner` says that
+    /// this pod owns the addresses.
+    pub fn publish(&mut self, status: GatewayStatus, ready: bool, owner: bool) {
+        let metrics = &self.metrics;
+        metrics.ready.set(i64::from(ready));
+        metrics.active.set(i64::from(owner));
+        metrics.addresses.set(count(status.addresses.len()));
+        metrics.config.clear();
+        if let Some(digest) = status.digest.clone() {
+            metrics.config.get_or_create(&Digest { digest }).set(1);
+        }
+        self.published.set(status, ready);
+    }
+
+    /// Shows the frontends that are served, and their endpoints, in the metrics.
+    pub fn show_targets(&self, forwards: &Forwards, targets: &Targets) {
+        self.metrics.ports.set(count(targets.len()));
+        self.metrics.endpoints.clear();
+        for (frontend, target) in targets {
+            let (Some(forward), Some(endpoints)) = (forwards.get(frontend), target.endpoints()) else {
+                continue;
+            };
+            let port = ServedPort::new(&forward.service, frontend);
+            for (state, number) in [("live", endpoints.live.len()), ("draining", endpoints.draining.len())] {
+                let labels = EndpointState { port: port.clone(), state };
+                self.metrics.endpoints.get_or_create(&labels).set(count(number));
+            }
+        }
+    }
+
+    /// Logs faults that appeared or are over, shows the present ones in the metrics, and
+    /// returns them for the status.
+    pub fn show_faults(&mut self, faults: &[Fault]) -> BTreeMap<String, String> {
+        let by_reason = by_reason(faults);
+        for (reason, text) in &by_reason {
+            if self.faults.get(reason) != Some(text) {
+                warn!("{reason}: {text}");
+            }
+        }
+        for reason in self.faults.keys().filter(|reason| !by_reason.contains_key(*reason)) {
+            info!(reason, "fault cleared");
+        }
+        self.metrics.faults.clear();
+        for reason in by_reason.keys() {
+            self.metrics.faults.get_or_create(&Reason { reason }).set(1);
+        }
+        self.faults = by_reason;
+        self.faults.iter().map(|(reason, text)| ((*reason).to_owned(), text.clone())).collect()
+    }
+}
+
+fn count(number: usize) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use prometheus_client::registry::Registry;
+
+    #[test]
+    fn faults_of_one_reason_are_joined() {
+        let unreachable = |last| Fault::ClusterIpUnreachable([10, 96, 0, last].into());
+        let faults = by_reason(&[unreachable(1), Fault::NoDefaultRoute, unreachable(2)]);
+        assert_eq!(faults.keys().copied().collect::<Vec<_>>(), ["ClusterIpUnreachable", "NoDefaultRoute"]);
+        let text = format!("{}; {}", unreachable(1), unreachable(2));
+        assert_eq!(faults["ClusterIpUnreachable"], text);
+    }
+
+    #[test]
+    fn ready_needs_every_condition_and_no_severe_fault() {
+        let all = Conditions { verified: true, addresses_verified: true, joined: true };
+        assert!(is_ready(all, &[]));
+        assert!(is_ready(all, &[Fault::NetworkStatusInvalid(String::new())]), "it serves all the same");
+        assert!(!is_ready(all, &[Fault::NoDefaultRoute]));
+        assert!(!is_ready(Conditions { verified: false, ..all }, &[]));
+        assert!(!is_ready(Conditions { addresses_verified: false, ..all }, &[]));
+        assert!(!is_ready(Conditions { joined: false, ..all }, &[]));
+    }
+
+    #[test]
+    fn pod_ip_stays_while_there_is_none() {
+        let published = Arc::new(Published::new(Registry::default(), Vec::new()));
+        let (sender, receiver) = watch::channel(None);
+        let reporter = Reporter::new(Metrics::default(), published, sender);
+        let address = Ipv4Addr::new(10, 16, 0, 5);
+        reporter.set_pod_ip(Some(address));
+        reporter.set_pod_ip(None);
+        assert_eq!(*receiver.borrow(), Some(address));
+    }
+
+    #[test]
+    fn faults_in_metrics_follow_the_run() {
+        let published = Arc::new(Published::new(Registry::default(), Vec::new()));
+        let metrics = Metrics::default();
+        let mut reporter = Reporter::new(metrics.clone(), published, watch::channel(None).0);
+        let shown = reporter.show_faults(&[Fault::NoDefaultRoute]);
+        assert_eq!(shown.keys().collect::<Vec<_>>(), ["NoDefaultRoute"]);
+        let reason = Reason { reason: "NoDefaultRoute" };
+        assert_eq!(metrics.faults.get_or_create(&reason).get(), 1);
+        assert!(reporter.show_faults(&[]).is_empty());
+        assert_eq!(metrics.faults.get_or_create(&reason).get(), 0);
+    }
+}

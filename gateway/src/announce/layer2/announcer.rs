@@ -1,0 +1,301 @@
+//! The announcer: election, conflict detection and gratuitous ARP of one pod, as the
+//! agent drives them.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::Ipv4Addr;
+use std::num::NonZeroU8;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use lb_svc_crds::gateway::{ElectionStatus, Role};
+use lb_svc_election::lease_time;
+use tracing::{info, warn};
+
+use super::conflict_detection::{ConflictDetection, Verdict};
+use super::election_task::{ElectionTask, Parameters, Snapshot, read_key};
+use super::garp_schedule::{AnnouncingInterface, GarpSchedule};
+use super::lease::{self, Lease};
+use crate::config::Config;
+use crate::datapath::Trust;
+use crate::fault::Fault;
+use crate::l2::arp::{self, Mac};
+use crate::l2::socket::{ArpFilter, FrameSender, PacketReceiver};
+use crate::route::model::{Link, NetworkState};
+use crate::telemetry::metrics::{Metrics, Outcome};
+
+/// The announcer of one pod.
+pub struct Layer2 {
+    key_dir: PathBuf,
+    /// NET_RAW is effective. Without it, nothing is sent, which is a fault of its own.
+    has_net_raw: bool,
+    metrics: Metrics,
+    lease: Lease,
+    /// The LAN interface's name, once it is known.
+    interface: Option<String>,
+    /// The pod has a key, and so an election.
+    has_election: bool,
+    election: Option<ElectionTask>,
+    /// The election as of the last run of the agent.
+    snapshot: Snapshot,
+    detection: ConflictDetection,
+    /// Receives ARP while an address is tentative, on the interface with this
+    /// `ifindex`.
+    receiver: Option<(u32, PacketReceiver)>,
+    sender: FrameSender,
+    garp: GarpSchedule,
+}
+
+impl Layer2 {
+    /// An announcer without an interface. The election's key is read from `key_dir`.
+    pub fn new(key_dir: PathBuf, has_net_raw: bool, metrics: Metrics) -> Self {
+        Self {
+            key_dir,
+            has_net_raw,
+            metrics,
+            lease: Lease::default(),
+            interface: None,
+            has_election: false,
+            election: None,
+            snapshot: Snapshot::default(),
+            detection: ConflictDetection::default(),
+            receiver: None,
+            sender: FrameSender::default(),
+            garp: GarpSchedule::default(),
+        }
+    }
+
+    /// Sets the interface to send on; without one, nothing is sent.
+    pub fn set_interface(&mut self, interface: Option<&Link>) {
+        self.interface = interface.map(|link| link.name.clone());
+    }
+
+    /// Stops announcing and probing: the LAN interface is gone.
+    pub fn stop(&mut self, now: Instant) {
+        self.garp.set(now, None, &[], Duration::ZERO);
+        self.receiver = None;
+    }
+
+    /// Takes part in the election, if the pod has one. Returns whether this pod owns
+    /// the addresses. `initial` is the priority of a new member.
+    ///
+    /// # Errors
+    /// If the key is invalid, the lease cannot be programmed, or the member cannot
+    /// join.
+    pub async fn elect(
+        &mut self,
+        lan: &Link,
+        config: &Config,
+        initial: NonZeroU8,
+        trust: Trust,
+    ) -> Result<bool, Fault> {
+        let key = read_key(&self.key_dir)?;
+        self.has_election = key.is_some();
+        let Some(key) = key else {
+            return Ok(true);
+        };
+        let failed = |why: &str| Fault::ElectionFailed(why.to_owned());
+        let election = config.election.ok_or_else(|| failed("its configuration has none"))?;
+        let mac = lan.mac.ok_or_else(|| failed("its LAN interface has no hardware address"))?;
+        if self.election.is_none() && !lan.running {
+            return Ok(false);
+        }
+        let addresses: Vec<Ipv4Addr> = config.addresses.iter().map(|a| a.address).collect();
+        let desired = lease::Desired {
+            lan: lan.name.clone(),
+            addresses: addresses.clone(),
+            interval: election.interval,
+        };
+        // Before joining: the first frame already changes the lease.
+        self.lease.ensure(&desired, trust).await?;
+        let name = nix::unistd::gethostname().unwrap_or_default().to_string_lossy().into_owned();
+        let parameters = Parameters { lan: lan.name.clone(), index: lan.index, mac, election, key, name };
+        let task = match self.election.take().filter(|task| *task.parameters() == parameters) {
+            Some(task) => task,
+            None => {
+                self.snapshot = Snapshot::default();
+                let joined = ElectionTask::join(parameters, initial, self.metrics.clone());
+                joined.map_err(|error| failed(&error.to_string()))?
+            }
+        };
+        let routers: BTreeSet<Ipv4Addr> = config.addresses.iter().filter_map(|a| a.gateway).collect();
+        task.set_hosts(addresses, routers.into_iter().collect());
+        task.set_link(lan.running);
+        let snapshot = task.snapshot();
+        // Gratuitous ARP on every role change.
+        if snapshot.role_changes != self.snapshot.role_changes {
+            self.garp.restart();
+        }
+        self.snapshot = snapshot;
+        let active = task.is_active();
+        self.election = Some(task);
+        Ok(active)
+    }
+
+    /// Sets this pod's priority in the election.
+    pub fn set_priority(&self, priority: NonZeroU8) {
+        if let Some(task) = &self.election {
+            task.set_priority(priority);
+        }
+    }
+
+    /// Whether another pod may take over: a member of an election runs.
+    pub fn has_member(&self) -> bool {
+        self.election.is_some()
+    }
+
+    /// Whether this pod owned the addresses in the last run: it has no election, or is
+    /// active.
+    pub fn is_owner(&self) -> bool {
+        !self.has_election || self.snapshot.status.role == Role::Active
+    }
+
+    /// Whether the pod has no election, or has joined it.
+    pub fn has_joined(&self) -> bool {
+        !self.has_election || self.snapshot.joined
+    }
+
+    /// The election for `/status`, if the pod has one.
+    pub fn election_status(&self) -> Option<ElectionStatus> {
+        self.has_election.then(|| self.snapshot.status.clone())
+    }
+
+    /// Sets the addresses to verify before they are assigned: those that the
+    /// configuration asks it for, while this pod owns the addresses. Returns a fault
+    /// if probing is not possible.
+    pub fn verify_addresses(
+        &mut self,
+        state: &NetworkState,
+        lan: &Link,
+        config: &Config,
+        active: bool,
+    ) -> Option<Fault> {
+        let to_verify = config.addresses.iter().filter(|a| active && a.probe);
+        let to_verify: Vec<Ipv4Addr> = to_verify.map(|a| a.address).collect();
+        let held = state.addresses.iter().filter(|a| a.interface == lan.index).map(|a| a.address).collect();
+        let mut interface = AnnouncingInterface::of(lan);
+        self.receiver.take_if(|(index, _)| *index != lan.index);
+        let mut why = None;
+        if !self.has_net_raw {
+            interface = None;
+        } else if interface.is_some() && !to_verify.iter().all(|a| self.detection.is_verified(*a)) {
+            if let Err(error) = self.receive_about(lan, &to_verify) {
+                interface = None;
+                why = Some(error.to_string());
+            }
+        } else if interface.is_none() && lan.up {
+            why = Some("it has no carrier".to_owned());
+        }
+        self.detection.set(Instant::now(), interface, &to_verify, &held);
+        let Some(address) = self.detection.tentative().first().copied() else {
+            self.receiver = None;
+            return None;
+        };
+        self.detect_conflicts();
+        why.map(|why| Fault::ProbeFailed { address, interface: lan.name.clone(), why })
+    }
+
+    /// Receives ARP from and for these addresses.
+    fn receive_about(&mut self, lan: &Link, addresses: &[Ipv4Addr]) -> io::Result<()> {
+        let filter = ArpFilter { senders: addresses.to_vec(), targets: addresses.to_vec() };
+        match &self.receiver {
+            Some((_, receiver)) => receiver.set_filter(&filter)?,
+            None => self.receiver = Some((lan.index, PacketReceiver::arp(&lan.name, &filter)?)),
+        }
+        Ok(())
+    }
+
+    /// The addresses that must not be assigned yet.
+    pub fn tentative(&self) -> BTreeSet<Ipv4Addr> {
+        self.detection.tentative()
+    }
+
+    /// The addresses that another host owns, with its hardware address.
+    pub fn conflicts(&self) -> impl Iterator<Item = (Ipv4Addr, Mac)> {
+        self.detection.conflicts()
+    }
+
+    /// Sets the addresses to announce, which the interface has; with `restart`, all of
+    /// them anew.
+    pub fn announce(&mut self, interface: Option<&Link>, addresses: &[Ipv4Addr], restart: bool) {
+        if restart {
+            self.garp.restart();
+        }
+        // A member whose link was down, unnoticed, may have been replaced meanwhile. It
+        // has received of that by then.
+        let settle = self.election.as_ref().map(|task| 2 * lease_time(task.parameters().election.interval));
+        let interface = interface.and_then(AnnouncingInterface::of);
+        self.garp.set(Instant::now(), interface, addresses, settle.unwrap_or_default());
+    }
+
+    /// Sends the announcements and probes that are due, and processes received frames.
+    /// Returns whether an address was verified or has a conflict.
+    pub fn poll(&mut self) -> bool {
+        self.send_announcements();
+        self.detect_conflicts()
+    }
+
+    /// When to call [`Self::poll`] next.
+    pub fn due(&self) -> Option<Instant> {
+        [self.garp.due(), self.detection.due()].into_iter().flatten().min()
+    }
+
+    /// Waits for frames to process by [`Self::poll`], or for a change of the election.
+    /// Returns whether it was the latter.
+    pub async fn wait(&mut self) -> bool {
+        let awaiting = self.detection.is_awaiting_answer();
+        let receiver = self.receiver.as_ref().map(|(_, receiver)| receiver).filter(|_| awaiting);
+        tokio::select! {
+            () = PacketReceiver::readable(receiver) => false,
+            () = ElectionTask::changed(self.election.as_mut(), &self.snapshot) => true,
+        }
+    }
+
+    fn send_announcements(&mut self) {
+        let Some(interface) = &self.interface else {
+            return;
+        };
+        for (from, address) in self.garp.poll(Instant::now()) {
+            match self.sender.send(interface, &arp::announcement(from.mac, address)) {
+                Ok(()) => {
+                    self.metrics.announcements.inc();
+                }
+                // A fault of its own.
+                Err(_) if !self.has_net_raw => {}
+                Err(error) => warn!(%address, %error, "address not announced"),
+            }
+        }
+    }
+
+    fn detect_conflicts(&mut self) -> bool {
+        let Some(interface) = &self.interface else {
+            return false;
+        };
+        let now = Instant::now();
+        let mut verdicts = Vec::new();
+        if let Some((_, receiver)) = &self.receiver {
+            while let Some(frame) = receiver.receive() {
+                verdicts.extend(self.detection.receive(now, &frame));
+            }
+        }
+        let (probes, verified) = self.detection.poll(now);
+        verdicts.extend(verified);
+        if let Some(from) = self.detection.interface() {
+            for address in probes {
+                if let Err(error) = self.sender.send(interface, &arp::probe(from.mac, address)) {
+                    warn!(%address, %error, "ARP probe not sent");
+                    self.detection.send_failed(now, address);
+                }
+            }
+        }
+        for (address, verdict) in &verdicts {
+            let outcome = match verdict {
+                Verdict::Free => "free",
+                Verdict::Conflict(_) => "conflict",
+            };
+            info!(%address, outcome, "address probed for");
+            self.metrics.probes.get_or_create(&Outcome { outcome }).inc();
+        }
+        !verdicts.is_empty()
+    }
+}

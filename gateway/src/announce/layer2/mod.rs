@@ -1,0 +1,37 @@
+//! Announcing addresses on an Ethernet segment, by exactly one of a gateway's
+//! pods at a time.
+//!
+//! ```text
+//!                      election frames              ARP
+//!                            │                       │
+//!   LAN ═════════════════════╪═══════════════════════╪═══════════════
+//!                            │                       │
+//!                     ┌──────┴────────┐     ┌────────┴──────────┐
+//!   kernel: lease ◀── │ election task │     │ conflict detection│
+//!   (renewed by the   │  + isolation  │     │ GARP schedule     │
+//!    frames it sends) │  + start guard│     └────────┬──────────┘
+//!                     └──────┬────────┘              │
+//!                            └──── active? ───▶ agent ── verified? ─▶ addresses
+//! ```
+//!
+//! | File | Holds |
+//! |---|---|
+//! | [`announcer`] | all of it, as the agent drives it |
+//! | [`election_task`] | one member of the election: its socket, clock and key |
+//! | [`lease`] | the kernel's table that lets only the active pod answer |
+//! | [`isolation`] | whether the pod is cut off from the LAN |
+//! | `startup_guard` | no take-over while a foreign host has the addresses |
+//! | `lan` | the sockets of the two above |
+//! | [`conflict_detection`] | probing for an address before it is assigned (RFC 5227) |
+//! | [`garp_schedule`] | when to send gratuitous ARP |
+
+pub mod announcer;
+pub mod conflict_detection;
+pub mod election_task;
+pub mod garp_schedule;
+pub mod isolation;
+mod lan;
+pub mod lease;
+mod startup_guard;
+
+pub use announcer::Layer2;

@@ -1,0 +1,16 @@
+//! The gateway's configuration: the mounted file, validated, and reduced to what
+//! the IPv4 data path uses.
+//!
+//! | File | Holds |
+//! |---|---|
+//! | [`model`] | the configuration as values: addresses, frontends and their forwards |
+//! | [`validate`] | the file's bytes to those values, or why it is invalid |
+
+pub mod model;
+pub mod validate;
+
+pub use model::{
+    Address, Config, Election, Endpoints, Forward, Forwards, Frontend, Services, SourceRanges, Target,
+    Targets, cluster_ips, services, targets,
+};
+pub use validate::{Invalid, parse};

@@ -1,0 +1,100 @@
+//! The packet filter, an nftables table with either NAT back end: what is
+//! forwarded, and what reaches the pod itself.
+//!
+//! Every packet traverses it, so it is not of iptables, whose rules cost more.
+
+use std::fmt::Write as _;
+use std::net::Ipv4Addr;
+
+use futures::future::{FutureExt, LocalBoxFuture, TryFutureExt};
+
+use super::nft::table::Table;
+use super::{Managed, Trust};
+use crate::datapath;
+use crate::fault::Fault;
+
+const TABLE: &str = "ip lb-svc-filter";
+
+/// What the filter depends on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Desired {
+    /// The LAN interface's name.
+    pub lan: String,
+    /// The gateway's addresses on it.
+    pub addresses: Vec<Ipv4Addr>,
+}
+
+/// The table in the kernel.
+pub struct Filter(Table<Desired>);
+
+impl Default for Filter {
+    fn default() -> Self {
+        Self(Table::new(TABLE))
+    }
+}
+
+impl Managed for Filter {
+    fn ensure<'a>(
+        &'a mut self,
+        desired: &'a datapath::Desired,
+        trust: Trust,
+    ) -> LocalBoxFuture<'a, Result<bool, Fault>> {
+        let desired = &desired.filter;
+        let ensured = self.0.ensure(desired.clone(), trust, |_| script(desired));
+        ensured.map_err(|error| Fault::FilterFailed(error.to_string())).boxed_local()
+    }
+}
+
+/// Replaces the table, whatever it is, in one transaction: no packet passes
+/// unfiltered.
+fn script(desired: &Desired) -> String {
+    let Desired { lan, addresses } = desired;
+    // The gateway is no router: only DNATed connections pass between the LAN and
+    // the pods, and the ICMP errors related to them.
+    let mut text = format!(
+        "add table {TABLE}
+delete table {TABLE}
+add table {TABLE}
+add chain {TABLE} passing {{ type filter hook forward priority 0; policy accept; }}
+add chain {TABLE} own {{ type filter hook input priority 0; policy accept; }}
+add rule {TABLE} passing tcp flags & (syn | rst) == syn tcp option maxseg size set rt mtu
+add rule {TABLE} passing ct status dnat accept
+add rule {TABLE} passing ct state related accept
+add rule {TABLE} passing iifname \"{lan}\" drop
+add rule {TABLE} passing oifname \"{lan}\" drop
+"
+    );
+    // A reply that conntrack cannot match would be delivered to the pod itself,
+    // which would reset a working connection.
+    let _ = writeln!(text, "add rule {TABLE} own ct state invalid drop");
+    // Ports that are not served are refused at once, whatever listens in the pod;
+    // and no conntrack entry remains that would keep a flow from being DNATed once
+    // the port is served.
+    for address in addresses {
+        let to = format!("add rule {TABLE} own iifname \"{lan}\" ip daddr {address}");
+        let _ = writeln!(text, "{to} ip protocol icmp accept");
+        let _ = writeln!(text, "{to} meta l4proto tcp reject with tcp reset");
+        let _ = writeln!(text, "{to} meta l4proto udp reject with icmp port-unreachable");
+    }
+    let _ = writeln!(text, "add rule {TABLE} own iifname \"{lan}\" drop");
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn address_accepts_pings_and_refuses_the_rest() {
+        let addresses = ["172.18.0.18", "172.18.0.19"].map(|text| text.parse().unwrap());
+        let text = script(&Desired { lan: "net1".to_owned(), addresses: addresses.to_vec() });
+        for address in addresses {
+            let to = format!("add rule {TABLE} own iifname \"net1\" ip daddr {address} ");
+            let what: Vec<_> = text.lines().filter_map(|line| line.strip_prefix(&to)).collect();
+            let refused = ["tcp reject with tcp reset", "udp reject with icmp port-unreachable"];
+            assert_eq!(what[0], "ip protocol icmp accept");
+            assert_eq!(what[1..], refused.map(|what| format!("meta l4proto {what}")));
+        }
+        assert!(text.ends_with("own iifname \"net1\" drop\n"), "{text}");
+    }
+}

@@ -1,0 +1,305 @@
+//! Health checks of endpoints, by connecting or by an HTTP request. An endpoint that
+//! is not healthy gets no new connections while another is. If none is healthy, all
+//! of them do: then the check is more likely to be wrong than every endpoint.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::{SocketAddr, SocketAddrV4};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http_body_util::Empty;
+use hyper::body::Bytes;
+use hyper::client::conn::http1;
+use hyper::header::{CONNECTION, HOST, USER_AGENT};
+use hyper::{Method, Request};
+use hyper_util::rt::TokioIo;
+use lb_svc_crds::gateway::{HealthCheck, Transport};
+use socket2::SockRef;
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tracing::{info, warn};
+
+use crate::config::{Forwards, Frontend, Target};
+
+/// Most checks that run at a time.
+const CONCURRENCY: usize = 256;
+
+/// A check of one endpoint.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Check {
+    /// The endpoint.
+    endpoint: SocketAddrV4,
+    /// How to check it.
+    settings: Arc<HealthCheck>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct State {
+    /// Whether the endpoint is healthy; `None` before the first result.
+    healthy: Option<bool>,
+    /// The number of consecutive results to the contrary.
+    contrary: u32,
+    /// When to check next; `None` while a check is running.
+    next: Option<Instant>,
+}
+
+/// The health of all endpoints. Pure: time and results are inputs.
+#[derive(Debug, Default)]
+struct Health(BTreeMap<Check, State>);
+
+impl Health {
+    /// Sets the endpoints to check. The first check of a new one is due at once.
+    fn set(&mut self, now: Instant, forwards: &Forwards) {
+        let mut wanted = BTreeSet::new();
+        for (frontend, forward) in forwards {
+            let target = &forward.target;
+            let (Some(settings), Some(endpoints)) = (settings(frontend, target), target.endpoints()) else {
+                continue;
+            };
+            let check =
+                |endpoint: &SocketAddrV4| Check { endpoint: *endpoint, settings: Arc::clone(settings) };
+            wanted.extend(endpoints.live.iter().map(check));
+        }
+        self.0.retain(|check, _| wanted.contains(check));
+        for check in wanted {
+            self.0.entry(check).or_insert(State { next: Some(now), ..State::default() });
+        }
+    }
+
+    /// Returns up to `limit` checks that are due, and marks them as running until
+    /// their result is recorded.
+    fn take(&mut self, now: Instant, limit: usize) -> Vec<Check> {
+        let due = self.0.iter_mut().filter(|(_, state)| state.next.is_some_and(|next| next <= now));
+        let take = |(check, state): (&Check, &mut State)| {
+            state.next = None;
+            check.clone()
+        };
+        due.take(limit).map(take).collect()
+    }
+
+    /// When the next check is due.
+    fn due(&self) -> Option<Instant> {
+        self.0.values().filter_map(|state| state.next).min()
+    }
+
+    /// Records a result. Returns whether the endpoint's state changed.
+    fn record(&mut self, now: Instant, check: &Check, healthy: bool) -> bool {
+        let Some(state) = self.0.get_mut(check) else { return false };
+        let HealthCheck { interval_ms, rise, fall, .. } = *check.settings;
+        state.next = Some(now + Duration::from_millis(interval_ms.into()));
+        state.contrary = if state.healthy == Some(healthy) { 0 } else { state.contrary + 1 };
+        // The very first result counts at once.
+        let threshold = match (state.healthy, healthy) {
+            (None, _) => 1,
+            (_, true) => rise,
+            (_, false) => fall,
+        };
+        let changed = state.contrary >= threshold;
+        if changed {
+            (state.healthy, state.contrary) = (Some(healthy), 0);
+        }
+        changed
+    }
+
+    /// The endpoints that are not known to be healthy.
+    fn unhealthy(&self) -> BTreeSet<SocketAddr> {
+        let unhealthy = self.0.iter().filter(|(_, state)| state.healthy != Some(true));
+        unhealthy.map(|(check, _)| check.endpoint.into()).collect()
+    }
+
+    /// The forwarding table in which endpoints that are not healthy drain, if
+    /// another one of their frontend is healthy.
+    fn apply(&self, mut forwards: Forwards) -> Forwards {
+        for (frontend, forward) in &mut forwards {
+            let Some(settings) = settings(frontend, &forward.target).cloned() else { continue };
+            let Target::Endpoints(endpoints) = &mut forward.target else { continue };
+            let is_healthy = |endpoint: &&SocketAddrV4| {
+                let check = Check { endpoint: **endpoint, settings: Arc::clone(&settings) };
+                self.0.get(&check).is_some_and(|state| state.healthy == Some(true))
+            };
+            let (healthy, unhealthy): (BTreeSet<SocketAddrV4>, _) =
+                endpoints.live.iter().partition(is_healthy);
+            if !healthy.is_empty() && !unhealthy.is_empty() {
+                let endpoints = Arc::make_mut(endpoints);
+                endpoints.live = healthy;
+                endpoints.draining.extend::<BTreeSet<SocketAddrV4>>(unhealthy);
+            }
+        }
+        forwards
+    }
+}
+
+/// How to check the endpoints of a frontend, if at all: UDP is not checked.
+fn settings<'a>(frontend: &Frontend, target: &'a Target) -> Option<&'a Arc<HealthCheck>> {
+    target.endpoints().filter(|_| frontend.transport == Transport::Tcp)?.check.as_ref()
+}
+
+/// The health checks with their running tasks.
+#[derive(Default)]
+pub struct HealthChecks {
+    health: Health,
+    running: JoinSet<(Check, io::Result<()>)>,
+}
+
+impl HealthChecks {
+    /// Sets the forwarding table whose endpoints to check, and returns the one in
+    /// which endpoints that are not healthy drain, if another one of their frontend
+    /// is healthy.
+    pub fn set(&mut self, now: Instant, forwards: &Forwards) -> Forwards {
+        self.health.set(now, forwards);
+        self.health.apply(forwards.clone())
+    }
+
+    /// When [`Self::start`] is to be called next; `None` while it could not start
+    /// any.
+    pub fn due(&self) -> Option<Instant> {
+        self.health.due().filter(|_| self.running.len() < CONCURRENCY)
+    }
+
+    /// Starts the checks that are due.
+    pub fn start(&mut self, now: Instant) {
+        for check in self.health.take(now, CONCURRENCY - self.running.len()) {
+            self.running.spawn(async move {
+                let result = run(&check).await;
+                (check, result)
+            });
+        }
+    }
+
+    /// Waits for a check to end, and returns whether its endpoint's state changed;
+    /// never resolves while none is running.
+    pub async fn next(&mut self) -> bool {
+        let Some(Ok((check, result))) = self.running.join_next().await else {
+            return std::future::pending().await;
+        };
+        let changed = self.health.record(Instant::now(), &check, result.is_ok());
+        match result {
+            _ if !changed => {}
+            Ok(()) => info!(endpoint = %check.endpoint, "endpoint healthy"),
+            Err(error) => warn!(endpoint = %check.endpoint, %error, "endpoint unhealthy"),
+        }
+        changed
+    }
+
+    /// The endpoints that are not known to be healthy.
+    pub fn unhealthy(&self) -> BTreeSet<SocketAddr> {
+        self.health.unhealthy()
+    }
+}
+
+/// Runs a check.
+///
+/// # Errors
+/// If the endpoint does not answer in time, or answers that it is unhealthy.
+async fn run(check: &Check) -> io::Result<()> {
+    let timeout = Duration::from_millis(check.settings.timeout_ms.into());
+    tokio::time::timeout(timeout, connect(check)).await?
+}
+
+async fn connect(Check { endpoint, settings }: &Check) -> io::Result<()> {
+    let stream = TcpStream::connect(endpoint).await?;
+    // Closed by a reset: otherwise connections in TIME_WAIT would add up.
+    SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
+    let Some(path) = &settings.path else { return Ok(()) };
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+    let request = Request::builder()
+        .method(Method::GET)
+        .uri(path)
+        .header(HOST, endpoint.to_string())
+        .header(USER_AGENT, concat!("lb-svc-gateway/", env!("CARGO_PKG_VERSION")))
+        .header(CONNECTION, "close")
+        .body(Empty::<Bytes>::new())
+        .map_err(io::Error::other)?;
+    // Only the head of the response is waited for.
+    let head = async move { sender.send_request(request).await.map(|response| response.status()) };
+    let (status, _) = tokio::join!(head, connection);
+    let status = status.map_err(io::Error::other)?;
+    if status.is_success() || status.is_redirection() {
+        Ok(())
+    } else {
+        Err(io::Error::other(format!("it answers {status}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Endpoints, Forward};
+
+    fn settings() -> Arc<HealthCheck> {
+        Arc::new(HealthCheck { path: None, interval_ms: 1000, timeout_ms: 500, rise: 2, fall: 3 })
+    }
+
+    fn pod(number: u8) -> SocketAddrV4 {
+        SocketAddrV4::new([10, 16, 0, number].into(), 80)
+    }
+
+    fn check(number: u8) -> Check {
+        Check { endpoint: pod(number), settings: settings() }
+    }
+
+    fn forwards(numbers: &[u8]) -> Forwards {
+        let live = numbers.iter().copied().map(pod).collect();
+        let endpoints = Endpoints { live, check: Some(settings()), ..Endpoints::default() };
+        let frontend = |transport| Frontend { address: [172, 18, 0, 18].into(), transport, port: 80 };
+        let target = Target::Endpoints(Arc::new(endpoints));
+        let forward = Forward { service: "default/web".into(), target, clients: None };
+        [(frontend(Transport::Tcp), forward.clone()), (frontend(Transport::Udp), forward)].into()
+    }
+
+    fn live(health: &Health, numbers: &[u8]) -> (Vec<u8>, Vec<u8>) {
+        let forwards = health.apply(forwards(numbers));
+        let target = forwards.values().next().unwrap().target.endpoints().unwrap().clone();
+        let last = |set: BTreeSet<SocketAddrV4>| set.into_iter().map(|at| at.ip().octets()[3]).collect();
+        (last(target.live), last(target.draining))
+    }
+
+    #[test]
+    fn unhealthy_endpoint_drains_while_another_is_healthy() {
+        let now = Instant::now();
+        let mut health = Health::default();
+        health.set(now, &forwards(&[1, 2]));
+        assert_eq!(live(&health, &[1, 2]), (vec![1, 2], vec![]), "nothing is known");
+        assert_eq!(health.take(now, 1), [check(1)]);
+        assert_eq!(health.take(now, 9), [check(2)]);
+        assert_eq!((health.take(now, 9), health.due()), (vec![], None), "they are running");
+        assert!(health.record(now, &check(1), true), "the first result counts");
+        assert_eq!(live(&health, &[1, 2]), (vec![1], vec![2]));
+        assert_eq!(health.unhealthy(), [pod(2).into()].into());
+        let udp = health.apply(forwards(&[1, 2]));
+        assert_eq!(
+            udp.values().last().unwrap().target.endpoints().unwrap().live.len(),
+            2,
+            "UDP is not checked"
+        );
+        assert!(health.record(now, &check(2), true));
+        assert_eq!(health.due(), Some(now + Duration::from_secs(1)));
+
+        for last in [false, false, true] {
+            assert_eq!(health.record(now, &check(1), false), last);
+        }
+        assert_eq!(live(&health, &[1, 2]), (vec![2], vec![1]));
+        // If both are unhealthy, both get connections.
+        for _ in 0..3 {
+            health.record(now, &check(2), false);
+        }
+        assert_eq!(live(&health, &[1, 2]), (vec![1, 2], vec![]));
+        assert_eq!(health.unhealthy().len(), 2);
+        assert!(!health.record(now, &check(1), true));
+        assert!(!health.record(now, &check(1), false), "the count restarts");
+        assert!(!health.record(now, &check(1), true));
+        assert!(health.record(now, &check(1), true));
+    }
+
+    #[test]
+    fn state_is_dropped_with_the_endpoint() {
+        let now = Instant::now();
+        let mut health = Health::default();
+        health.set(now, &forwards(&[1, 2]));
+        health.record(now, &check(1), true);
+        health.set(now, &forwards(&[1, 3]));
+        assert!(!health.record(now, &check(2), true), "a result that comes too late");
+        assert_eq!(health.unhealthy(), [pod(3).into()].into());
+    }
+}

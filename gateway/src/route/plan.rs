@@ -1,0 +1,395 @@
+//! The changes from the observed to the desired network state.
+//!
+//! Exactly these are the gateway's: everything in table 100, every rule that
+//! looks up table 100, the LAN interface's rule at [`PRIORITY_ENDPOINTS`], and the
+//! global IPv4 addresses of the LAN interface except those of its network's own
+//! IPAM. Nothing else is changed.
+
+use std::fmt;
+
+use super::desired::Desired;
+use super::model::{Address, Hop, NetworkState, Route, Rule, Setting};
+use super::policy::{GATEWAY, MAIN, PRIORITY_ENDPOINTS};
+
+/// One change of the network state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// Set an interface up.
+    Up(u32),
+    /// Set per-interface IPv4 settings.
+    Set(u32, Vec<(Setting, u32)>),
+    /// Add a route, or replace the one with the same key.
+    ReplaceRoute(Route),
+    /// Add a rule.
+    AddRule(Rule),
+    /// Add an address.
+    AddAddress(Address),
+    /// Remove an address.
+    RemoveAddress(Address),
+    /// Remove a rule.
+    RemoveRule(Rule),
+    /// Remove a route.
+    RemoveRoute(Route),
+}
+
+impl Op {
+    /// The kind of object it changes, for metrics and logs.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Up(_) => "link",
+            Self::Set(..) => "devconf",
+            Self::ReplaceRoute(_) | Self::RemoveRoute(_) => "route",
+            Self::AddRule(_) | Self::RemoveRule(_) => "rule",
+            Self::AddAddress(_) | Self::RemoveAddress(_) => "address",
+        }
+    }
+}
+
+/// Returns the changes in an order in which no address is added before what it
+/// needs, and nothing is removed before its replacement is added. Addresses are
+/// added last: with an address the kernel starts to answer ARP.
+pub fn plan(observed: &NetworkState, desired: &Desired) -> Vec<Op> {
+    let mut ops = Vec::new();
+    if observed.link(desired.lan).is_some_and(|link| !link.up) {
+        ops.push(Op::Up(desired.lan));
+    }
+    for link in &observed.links {
+        let values: Vec<(Setting, u32)> = desired
+            .settings
+            .iter()
+            .filter(|(index, setting, value)| {
+                *index == link.index && !link.settings.contains(&(*setting, *value))
+            })
+            .map(|(_, setting, value)| (*setting, *value))
+            .collect();
+        if !values.is_empty() {
+            ops.push(Op::Set(link.index, values));
+        }
+    }
+
+    let routes: Vec<&Route> = observed.routes.iter().filter(|r| r.table == GATEWAY).collect();
+    let (stale_routes, missing) = compare(&routes, &desired.routes);
+    // The first route with the key is replaced without a gap.
+    let mut stale_routes = stale_routes;
+    for route in missing {
+        if let Some(at) = stale_routes.iter().position(|old| old.key() == route.key()) {
+            stale_routes.remove(at);
+        }
+        ops.push(Op::ReplaceRoute(route));
+    }
+
+    let rules: Vec<&Rule> = observed.rules.iter().filter(|rule| is_ours(rule, desired)).collect();
+    let (stale_rules, missing) = compare(&rules, &desired.rules);
+    ops.extend(missing.into_iter().map(Op::AddRule));
+
+    let addresses: Vec<&Address> = observed
+        .addresses
+        .iter()
+        .filter(|address| {
+            let wanted = desired.addresses.iter().any(|d| d.address == address.address);
+            address.interface == desired.lan
+                && address.global
+                && (wanted || !desired.foreign_addresses.contains(&address.address))
+        })
+        .collect();
+    let (stale_addresses, missing) = compare(&addresses, &desired.addresses);
+    // The same address with the same prefix cannot exist twice: one that differs
+    // in other attributes has to be removed first.
+    let same = |a: &Address, b: &Address| (a.address, a.prefix_len) == (b.address, b.prefix_len);
+    let (blocking, stale_addresses): (Vec<_>, Vec<_>) =
+        stale_addresses.into_iter().partition(|old| missing.iter().any(|new| same(old, new)));
+    ops.extend(blocking.into_iter().map(Op::RemoveAddress));
+    ops.extend(missing.into_iter().map(Op::AddAddress));
+
+    // With an interface's last address the kernel removes its routes as well:
+    // another reason to add the new ones first.
+    ops.extend(stale_addresses.into_iter().map(Op::RemoveAddress));
+    ops.extend(stale_rules.into_iter().map(Op::RemoveRule));
+    ops.extend(stale_routes.into_iter().map(Op::RemoveRoute));
+    ops
+}
+
+fn is_ours(rule: &Rule, desired: &Desired) -> bool {
+    let Rule { priority, table, source, iif, plain } = rule;
+    let of_lan = iif.as_ref() == Some(&desired.lan_name) && source.is_none() && *plain;
+    *table == GATEWAY || *priority == PRIORITY_ENDPOINTS && *table == MAIN && of_lan
+}
+
+/// Returns the observed items that are not desired, and the desired ones that
+/// were not observed. Of a duplicate, one is not desired.
+fn compare<T: PartialEq + Clone>(observed: &[&T], desired: &[T]) -> (Vec<T>, Vec<T>) {
+    let mut missing: Vec<T> = desired.to_vec();
+    let mut stale = Vec::new();
+    for item in observed {
+        match missing.iter().position(|wanted| wanted == *item) {
+            Some(at) => {
+                missing.remove(at);
+            }
+            None => stale.push((*item).clone()),
+        }
+    }
+    (stale, missing)
+}
+
+impl fmt::Display for Op {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Up(index) => write!(f, "link {index} up"),
+            Self::Set(index, values) => write!(f, "link {index} {values:?}"),
+            Self::ReplaceRoute(route) => write!(f, "+route {}", Shown(route)),
+            Self::RemoveRoute(route) => write!(f, "-route {}", Shown(route)),
+            Self::AddRule(rule) => write!(f, "+rule {}", Shown(rule)),
+            Self::RemoveRule(rule) => write!(f, "-rule {}", Shown(rule)),
+            Self::AddAddress(address) => write!(f, "+address {}", Shown(address)),
+            Self::RemoveAddress(address) => write!(f, "-address {}", Shown(address)),
+        }
+    }
+}
+
+/// Formats a value about as `ip` does.
+struct Shown<'a, T>(&'a T);
+
+impl fmt::Display for Shown<'_, Route> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0.destination)?;
+        match self.0.hop {
+            Hop::Direct { oif } => write!(f, " dev {oif}"),
+            Hop::Via { oif, gateway, .. } => write!(f, " via {gateway} dev {oif}"),
+            Hop::Other => write!(f, " kind {}", self.0.kind),
+        }
+    }
+}
+
+impl fmt::Display for Shown<'_, Rule> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:", self.0.priority)?;
+        if let Some(source) = self.0.source {
+            write!(f, " from {source}")?;
+        }
+        if let Some(iif) = &self.0.iif {
+            write!(f, " iif {iif}")?;
+        }
+        write!(f, " lookup {}", self.0.table)
+    }
+}
+
+impl fmt::Display for Shown<'_, Address> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.0.address, self.0.prefix_len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::route::desired::tests::{made, state};
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    /// What the kernel does with a change, as far as it matters for a plan.
+    fn apply(kernel: &mut NetworkState, op: &Op) {
+        match op {
+            Op::Up(index) => {
+                for link in &mut kernel.links {
+                    link.up |= link.index == *index;
+                }
+            }
+            Op::Set(index, values) => {
+                for link in kernel.links.iter_mut().filter(|link| link.index == *index) {
+                    for (setting, value) in values {
+                        link.settings.retain(|(known, _)| known != setting);
+                        link.settings.push((*setting, *value));
+                    }
+                }
+            }
+            Op::ReplaceRoute(route) => match kernel.routes.iter_mut().find(|old| old.key() == route.key()) {
+                Some(old) => *old = route.clone(),
+                None => kernel.routes.push(route.clone()),
+            },
+            Op::AddRule(rule) => {
+                assert!(!kernel.rules.contains(rule), "{op} exists");
+                kernel.rules.push(rule.clone());
+            }
+            Op::AddAddress(address) => {
+                let same = |old: &&Address| {
+                    (old.interface, old.address, old.prefix_len)
+                        == (address.interface, address.address, address.prefix_len)
+                };
+                assert_eq!(kernel.addresses.iter().find(same), None, "{op} exists");
+                kernel.addresses.push(address.clone());
+            }
+            Op::RemoveAddress(address) => remove(&mut kernel.addresses, address),
+            Op::RemoveRule(rule) => remove(&mut kernel.rules, rule),
+            Op::RemoveRoute(route) => remove(&mut kernel.routes, route),
+        }
+    }
+
+    fn remove<T: PartialEq>(items: &mut Vec<T>, item: &T) {
+        let at = items.iter().position(|known| known == item);
+        items.remove(at.expect("only what exists is removed"));
+    }
+
+    fn hop() -> impl Strategy<Value = Hop> {
+        let oif = 2..4u32;
+        prop_oneof![
+            oif.clone().prop_map(|oif| Hop::Direct { oif }),
+            (oif, any::<bool>(), 1..3u8).prop_map(|(oif, onlink, last)| Hop::Via {
+                oif,
+                gateway: [172, 18, 0, last].into(),
+                onlink,
+            }),
+            Just(Hop::Other),
+        ]
+    }
+
+    fn route() -> impl Strategy<Value = Route> {
+        const DESTINATIONS: [&str; 4] =
+            ["0.0.0.0/0", "172.18.0.0/16", "10.109.201.193/32", "198.51.100.0/24"];
+        let table = prop_oneof![Just(GATEWAY), Just(MAIN), Just(101)];
+        (table, prop::sample::select(&DESTINATIONS), hop(), 0..2u32, any::<bool>()).prop_map(
+            |(table, destination, hop, metric, plain)| Route {
+                metric,
+                plain,
+                ..Route::unicast(table, destination.parse().unwrap(), hop)
+            },
+        )
+    }
+
+    fn rule() -> impl Strategy<Value = Rule> {
+        let source = prop_oneof![
+            Just(None),
+            Just(Some("172.18.0.18/32".parse().unwrap())),
+            Just(Some("192.0.2.1/32".parse().unwrap())),
+        ];
+        let iif = prop_oneof![Just(None), Just(Some("eth0".to_owned())), Just(Some("net1".to_owned()))];
+        let table = prop_oneof![Just(GATEWAY), Just(MAIN)];
+        (32762..32767u32, table, source, iif, any::<bool>())
+            .prop_map(|(priority, table, source, iif, plain)| Rule { priority, table, source, iif, plain })
+    }
+
+    fn address() -> impl Strategy<Value = Address> {
+        (2..4u32, 17..22u8, prop_oneof![Just(16u8), Just(24)], any::<[bool; 3]>()).prop_map(
+            |(interface, last, prefix_len, [global, no_prefix_route, plain])| Address {
+                interface,
+                address: [172, 18, 0, last].into(),
+                prefix_len,
+                global,
+                no_prefix_route,
+                plain,
+            },
+        )
+    }
+
+    /// The documented pod, with anything else besides.
+    fn junk() -> impl Strategy<Value = NetworkState> {
+        let routes = prop::collection::vec(route(), 0..8);
+        let rules = prop::collection::vec(rule(), 0..8);
+        let addresses = prop::collection::vec(address(), 0..6);
+        (routes, rules, addresses, any::<bool>()).prop_map(|(routes, rules, addresses, up)| {
+            let mut kernel = state();
+            kernel.links[1].up = up;
+            kernel.routes.extend(routes);
+            for rule in rules {
+                if !kernel.rules.contains(&rule) {
+                    kernel.rules.push(rule);
+                }
+            }
+            for address in addresses {
+                let known = kernel.addresses.iter();
+                let same = |old: &Address| {
+                    (old.interface, old.address, old.prefix_len)
+                        == (address.interface, address.address, address.prefix_len)
+                };
+                // On the LAN interface, ours are global.
+                if !known.into_iter().any(same) && (address.global || address.address.octets()[3] > 19) {
+                    kernel.addresses.push(address);
+                }
+            }
+            kernel
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn plan_leads_from_any_state_to_the_desired_one(before in junk()) {
+            let (mut desired, _) = made(&state());
+            desired.foreign_addresses = BTreeSet::from([[172, 18, 0, 21].into()]);
+            let ops = plan(&before, &desired);
+            let mut after = before.clone();
+            for op in &ops {
+                apply(&mut after, op);
+            }
+            prop_assert_eq!(plan(&after, &desired), vec![]);
+
+            // All that is desired exists once, and nothing else of ours.
+            let ours: Vec<&Route> = after.routes.iter().filter(|r| r.table == GATEWAY).collect();
+            prop_assert_eq!(ours.len(), desired.routes.len());
+            prop_assert!(desired.routes.iter().all(|wanted| ours.contains(&wanted)));
+            let ours: Vec<&Rule> = after.rules.iter().filter(|rule| is_ours(rule, &desired)).collect();
+            prop_assert_eq!(ours.len(), desired.rules.len());
+            prop_assert!(desired.rules.iter().all(|wanted| ours.contains(&wanted)));
+            prop_assert!(desired.addresses.iter().all(|wanted| after.addresses.contains(wanted)));
+
+            // What is not ours is unchanged.
+            let others = |kernel: &NetworkState| {
+                let mut kernel = kernel.clone();
+                kernel.routes.retain(|route| route.table != GATEWAY);
+                kernel.rules.retain(|rule| !is_ours(rule, &desired));
+                kernel.addresses.retain(|a| {
+                    a.interface != desired.lan || !a.global || desired.foreign_addresses.contains(&a.address)
+                });
+                (kernel.routes, kernel.rules, kernel.addresses)
+            };
+            prop_assert_eq!(others(&before), others(&after));
+
+            // Nothing desired is removed meanwhile, and no address is added before
+            // what it needs.
+            let first = ops.iter().position(|op| matches!(op, Op::AddAddress(_)));
+            let last = ops.iter().rposition(|op| {
+                matches!(op, Op::Up(_) | Op::Set(..) | Op::ReplaceRoute(_) | Op::AddRule(_))
+            });
+            if let (Some(first), Some(last)) = (first, last) {
+                prop_assert!(last < first, "{:?}", ops);
+            }
+            for op in &ops {
+                let wanted = match op {
+                    Op::RemoveRoute(route) => desired.routes.contains(route)
+                        && before.routes.iter().filter(|r| *r == route).count() < 2,
+                    Op::RemoveRule(rule) => desired.rules.contains(rule),
+                    Op::RemoveAddress(address) => desired.addresses.contains(address),
+                    _ => false,
+                };
+                prop_assert!(!wanted, "{} is desired", op);
+            }
+        }
+    }
+
+    #[test]
+    fn changed_router_is_replaced_without_a_gap() {
+        let (desired, _) = made(&state());
+        let mut observed = state();
+        for op in plan(&observed.clone(), &desired) {
+            apply(&mut observed, &op);
+        }
+        let mut moved = desired.clone();
+        let default = moved.routes.last_mut().unwrap();
+        default.hop = Hop::Via { oif: 3, gateway: [172, 18, 0, 2].into(), onlink: false };
+        let default = default.clone();
+        assert_eq!(plan(&observed, &moved), [Op::ReplaceRoute(default)]);
+    }
+
+    #[test]
+    fn changed_prefix_keeps_the_address_assigned() {
+        let (desired, _) = made(&state());
+        let mut observed = state();
+        for op in plan(&observed.clone(), &desired) {
+            apply(&mut observed, &op);
+        }
+        let mut moved = desired.clone();
+        moved.addresses[0].prefix_len = 24;
+        assert_eq!(
+            plan(&observed, &moved),
+            [Op::AddAddress(moved.addresses[0].clone()), Op::RemoveAddress(desired.addresses[0].clone()),]
+        );
+    }
+}

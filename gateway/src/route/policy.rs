@@ -1,0 +1,25 @@
+//! Policy routing: the gateway's routing table, and the rules that select it.
+//!
+//! ```text
+//!   32762  from all iif <LAN>      lookup main   only with endpoint targets
+//!   32763  from <each address>     lookup 100
+//!   32764  from all iif <primary>  lookup 100
+//!   32765  from all iif <LAN>      lookup 100
+//!   32766  from all                lookup main   the pod's own
+//! ```
+
+/// The routing table that is the gateway's alone.
+pub const GATEWAY: u32 = 100;
+/// The pod's own routing table (`RT_TABLE_MAIN`).
+pub const MAIN: u32 = 254;
+
+/// Packets from the LAN that are forwarded to endpoints, whose next hops only
+/// the pod's own table has.
+pub const PRIORITY_ENDPOINTS: u32 = 32762;
+/// Packets that the pod itself sends from one of the addresses; before the rules
+/// by interface.
+pub const PRIORITY_OWN_ADDRESS: u32 = 32763;
+/// Packets from the cluster.
+pub const PRIORITY_PRIMARY: u32 = 32764;
+/// Packets from the LAN.
+pub const PRIORITY_LAN: u32 = 32765;
