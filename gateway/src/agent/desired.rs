@@ -73,6 +73,17 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn absent_address_leaves_the_datapath() {
+        let (state, config) = (state(), config());
+        let lan = Lan { link: state.links[1].clone(), foreign_addresses: BTreeSet::new() };
+        let absent = [Ipv4Addr::new(172, 18, 0, 18)].into();
+        let (desired, _) = Desired::new(&config, &config.forwards, &state, &lan, &state.links[0], &absent);
+        let (whole, _) = made(&state);
+        assert_eq!(desired.datapath, whole.datapath);
+        assert_ne!(desired.route, whole.route);
+    }
+
+    #[test]
     fn keeps_is_independent_of_addresses() {
         let (whole, _) = made(&state());
         let mut standby = whole.clone();

@@ -297,17 +297,19 @@ impl Tools {
     }
 
     async fn save(&self) -> Result<Rules, Fault> {
-        command::run(self.save, &[], "").await.map(|saved| parse(&saved)).map_err(fault)
+        command::run(self.save, &[], "").await.map(|saved| parse(&saved)).map_err(|error| fault(&error))
     }
 
     async fn restore(&self, script: &str) -> Result<(), Fault> {
-        command::run(self.restore, &["--noflush", "-w"], script).await.map(drop).map_err(fault)
+        command::run(self.restore, &["--noflush", "-w"], script)
+            .await
+            .map(drop)
+            .map_err(|error| fault(&error))
     }
 }
 
 /// The fault of a failed iptables program.
-#[allow(clippy::needless_pass_by_value, reason = "for map_err")]
-fn fault(error: RunError) -> Fault {
+fn fault(error: &RunError) -> Fault {
     // iptables' messages if the kernel half of an extension is missing.
     const MODULE: [&str; 3] = ["missing kernel module", "No chain/target/match", "not supported"];
     let text = error.to_string();
@@ -457,11 +459,11 @@ COMMIT
     #[tokio::test]
     async fn missing_program_and_missing_module_are_different_faults() {
         let none = command::run("lb-svc-no-such-program", &[], "").await.unwrap_err();
-        assert!(matches!(fault(none), Fault::NatFailed(_)));
+        assert!(matches!(fault(&none), Fault::NatFailed(_)));
         let module = RunError::Failed {
             program: "iptables-restore",
             output: "Extension MASQUERADE revision 0 not supported, missing kernel module?".to_owned(),
         };
-        assert!(matches!(fault(module), Fault::KernelModuleMissing(_)));
+        assert!(matches!(fault(&module), Fault::KernelModuleMissing(_)));
     }
 }
