@@ -12,17 +12,20 @@ use lb_svc_controller::telemetry::metrics::Metrics;
 use lb_svc_core::model::Setting;
 use lb_svc_core::service::health_check;
 use lb_svc_core::service::spec::ANNOTATIONS;
+use lb_svc_core::service::unheeded::{TABLE, TRAFFIC_DISTRIBUTION, Unheeded};
 use lb_svc_crds::names;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 
 /// Words with the form of a reason that are Kubernetes' own: read, or part of
 /// what is written, but never a reason of ours.
-const NOT_TOLD: [&str; 16] = [
+const NOT_TOLD: [&str; 19] = [
     "ClientIP",
+    "ClusterFirst",
     "ConfigMap",
     "ContainerCreating",
     "ContainersReady",
+    "DoesNotExist",
     "FailedScheduling",
     "IfNotPresent",
     "LoadBalancer",
@@ -33,6 +36,7 @@ const NOT_TOLD: [&str; 16] = [
     "PodInitializing",
     "PodScheduled",
     "ReplicaFailure",
+    "ReplicaSet",
     "RollingUpdate",
     "RuntimeDefault",
 ];
@@ -110,7 +114,9 @@ fn markdown(directory: &Path, found: &mut Vec<PathBuf>) {
 fn every_reason_has_a_section() {
     let troubleshooting = page("troubleshooting.md");
     let known: BTreeSet<&str> = headings(&troubleshooting).into_iter().collect();
-    let text = program(&repository().join("controller/src")) + &program(&repository().join("gateway/src"));
+    let text = ["controller/src", "controller/core/src", "gateway/src"]
+        .map(|directory| program(&repository().join(directory)))
+        .concat();
     let reasons: Vec<&str> = literals(&text)
         .into_iter()
         .filter(|word| is_reason(word) && !NOT_TOLD.contains(word))
@@ -192,4 +198,12 @@ fn every_link_of_the_documentation_leads_somewhere() {
         }
     }
     assert!(checked > 100, "{checked}");
+}
+
+#[test]
+fn every_name_that_is_not_heeded_is_documented() {
+    let services = page("services.md");
+    for Unheeded { name, .. } in TABLE.iter().chain([&TRAFFIC_DISTRIBUTION]) {
+        assert!(services.contains(&format!("| `{name}")), "{name}");
+    }
 }
