@@ -22,8 +22,11 @@ use lb_svc_core::action::Action;
 use lb_svc_core::gateway::manifests::{self, DeploymentTemplate};
 use lb_svc_core::gateway::pod_settings::{Configuration, Settings};
 use lb_svc_core::ipam::{AddressRequest, ClaimId, Reservation};
-use lb_svc_core::model::{Attachment, DeploymentState, GatewayRef, OwnedObject, Pod, ServiceId, ServiceRef};
+use lb_svc_core::model::{
+    self, Attachment, DeploymentState, GatewayRef, OwnedObject, Pod, ServiceId, ServiceRef,
+};
 use lb_svc_core::service::plan::plan;
+use lb_svc_core::testing::service;
 use lb_svc_crds::SubnetSpec;
 use lb_svc_crds::gateway::DIRECT_VERSION;
 use lb_svc_crds::names;
@@ -159,9 +162,9 @@ async fn a_delete_names_exactly_what_was_seen() {
 #[tokio::test]
 async fn an_address_is_filled_into_the_service_that_was_seen() {
     let (api_server, mut handle) = api_server();
-    let owner = owner();
+    let service = model::Service { id: owner(), ..service() };
     let (done, asked) = tokio::join!(
-        api_server.set_address(&owner, "7", Some("172.18.0.11")),
+        api_server.set_address(&service, Some("172.18.0.11")),
         answer(&mut handle, StatusCode::CONFLICT, refusal(409, "Conflict"))
     );
     assert!(done.unwrap_err().is_conflict());
@@ -411,7 +414,7 @@ async fn apart_from_its_service_a_gateway_has_no_owner_and_the_claim_says_where_
     let claim = ClaimId { name: "c".into(), uid: "c-1".into(), resource_version: "5".into() };
     for (gateway, label) in [(apart, json!("gateways")), (beside(), Value::Null)] {
         let (_, asked) = tokio::join!(
-            api_server.settle_claim(&claim, &gateway),
+            api_server.set_gateway_namespace(&claim, &gateway),
             answer(&mut handle, StatusCode::OK, claim_of("uid-1"))
         );
         assert_eq!(
@@ -506,11 +509,11 @@ async fn changed_endpoints_are_written_to_the_gateway_and_its_pods_are_told() {
         let keys = index.set_slice(&slice, read::slice(&endpoint_slice(addresses)));
         assert_eq!(keys, [Key::Gateway(owner.service.clone())]);
         let observed = index.observe(&owner.service, Instant::now());
-        let planned = plan(&owner.service, &observed).actions;
+        let planned = plan(&observed).actions;
         let written = planned.iter().position(|action| matches!(action, Action::WriteConfig(_))).unwrap();
         let Action::WriteConfig(content) = &planned[written] else { unreachable!() };
         let (done, asked) = tokio::join!(
-            api_server.write_config(&owner, &gateway, content, observed.config.as_ref()),
+            api_server.write_config(&owner, &gateway, content, observed.gateway.config.as_ref()),
             answer(&mut handle, StatusCode::OK, json!({ "metadata": { "name": "lb-svc-web" } }))
         );
         assert!(matches!(done.unwrap(), Written::Ours(_)));
@@ -531,7 +534,7 @@ async fn changed_endpoints_are_written_to_the_gateway_and_its_pods_are_told() {
             _ => None,
         });
         let (_, asked) = tokio::join!(
-            api_server.annotate("default", "gw", "g-1", told.expect("after it a nudge")),
+            api_server.annotate_pod("default", "gw", "g-1", told.expect("after it a nudge")),
             answer(&mut handle, StatusCode::OK, json!({ "metadata": { "name": "gw" } }))
         );
         assert!(asked.line.starts_with("PATCH /api/v1/namespaces/default/pods/gw?"), "{}", asked.line);

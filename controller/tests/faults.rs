@@ -19,7 +19,9 @@ use lb_svc_core::model::{
     Attachment, Condition, DeploymentState, GatewayRef, OwnedObject, Pod, ServiceId, ServiceRef,
     StatusReport, Subnet, SubnetStatus,
 };
-use lb_svc_core::service::plan::{GATEWAY_READY, LIMITED, Observed, plan};
+use lb_svc_core::service::conditions::{GATEWAY_READY, LIMITED};
+use lb_svc_core::service::observed::Observed;
+use lb_svc_core::service::plan::plan;
 use lb_svc_crds::gateway::{GatewayConfig, GatewayStatus};
 use lb_svc_crds::names::{self, Provider};
 use lb_svc_crds::{IP, SubnetSpec};
@@ -120,7 +122,7 @@ impl World {
     }
 
     fn config(&self) -> Option<GatewayConfig> {
-        let text = self.index.observe(&key(), Instant::now()).config?.content;
+        let text = self.index.observe(&key(), Instant::now()).gateway.config?.content;
         Some(serde_json::from_str(&text).unwrap())
     }
 
@@ -144,8 +146,8 @@ impl World {
     /// What a run sees: every pod says that it does what the ConfigMap says.
     fn observe(&self, allocation_error: Option<AllocationError>) -> Observed {
         let mut observed = self.index.observe(&key(), Instant::now());
-        observed.allocation_error = allocation_error;
-        if let (Some(config), Some(attached)) = (&observed.config, &self.attached) {
+        observed.addresses.allocation_error = allocation_error;
+        if let (Some(config), Some(attached)) = (&observed.gateway.config, &self.attached) {
             let parsed: GatewayConfig = serde_json::from_str(&config.content).unwrap();
             let digest = Some(names::digest(config.content.as_bytes()));
             let here = parsed.attachment == *attached;
@@ -156,7 +158,7 @@ impl World {
                 addresses: addresses.collect(),
                 ..GatewayStatus::default()
             };
-            for pod in &mut observed.pods {
+            for pod in &mut observed.gateway.pods {
                 (pod.ready, pod.report) = (here, StatusReport::Reported(Box::new(status.clone())));
             }
         }
@@ -170,7 +172,7 @@ impl World {
         for _ in 0..20 {
             let observed = self.observe(allocation_error.take());
             let before = self.writes;
-            for action in plan(&key(), &observed).actions {
+            for action in plan(&observed).steps().cloned() {
                 if self.writes == writes {
                     return;
                 }
@@ -184,7 +186,7 @@ impl World {
                 return;
             }
         }
-        panic!("it does not come to rest: {:?}", plan(&key(), &self.observe(None)).actions);
+        panic!("it does not come to rest: {:?}", plan(&self.observe(None)));
     }
 
     fn settle(&mut self) {
@@ -203,7 +205,7 @@ impl World {
 
     fn act(&mut self, observed: &Observed, action: Action) {
         let mut change = |id: &ipam::ClaimId, change: &dyn Fn(&mut ipam::Claim)| {
-            let mut claim = observed.claims.iter().find(|claim| claim.id == *id).unwrap().clone();
+            let mut claim = observed.addresses.claims.iter().find(|claim| claim.id == *id).unwrap().clone();
             change(&mut claim);
             self.index.set_claim(claim);
         };
@@ -237,7 +239,7 @@ impl World {
                 self.index.set_pod(gateway(), "gw", None);
             }
             Action::AnnotatePod { annotations, .. } => {
-                let mut pod = observed.pods[0].clone();
+                let mut pod = observed.gateway.pods[0].clone();
                 pod.report = StatusReport::NotQueried;
                 pod.annotations.extend(annotations);
                 self.index.set_pod(gateway(), "gw", Some(pod));
@@ -359,9 +361,8 @@ fn fault_28_a_gateway_that_the_api_server_refuses_is_told() {
     let mut world = World::new();
     world.settle_for(1);
     let refused = "deployments.apps \"lb-svc-web\" is forbidden: exceeded quota (403)";
-    let observed = Observed { write_refused: Some(refused.to_owned()), ..world.observe(None) };
-    let planned = plan(&key(), &observed);
-    let told = planned.actions.iter().find_map(|action| match action {
+    let report = plan(&world.observe(None)).after_refusal(0, refused);
+    let told = report.iter().find_map(|action| match action {
         Action::Event { warning: true, reason, message } => Some((reason.as_str(), message)),
         _ => None,
     });

@@ -21,13 +21,14 @@ use std::time::Instant;
 use lb_svc_controller::api_server::read;
 use lb_svc_controller::api_server::write::typed;
 use lb_svc_controller::index::{Index, Key};
-use lb_svc_core::action::Action;
+use lb_svc_core::action::{Action, Requeue};
 use lb_svc_core::ipam::{self, AddressRequest, AllocationError, Claim, ClaimId, Reservation};
 use lb_svc_core::model::{
     Attachment, DeploymentState, GatewayRef, OwnedObject, Pod, Service, ServiceId, ServicePort, ServiceRef,
     StatusReport, Subnet, SubnetStatus,
 };
-use lb_svc_core::service::plan::{Observed, plan};
+use lb_svc_core::service::observed::Observed;
+use lb_svc_core::service::plan::plan;
 use lb_svc_crds::gateway::{GatewayConfig, GatewayStatus};
 use lb_svc_crds::names::{self, PROVIDER_ANNOTATION};
 use lb_svc_crds::{IP, SubnetSpec};
@@ -470,21 +471,21 @@ impl Controller {
     fn start(&mut self, api: &ApiServer, name: &str, refusal: Option<AllocationError>) {
         let service = service_ref(name);
         let mut observed = self.index.observe(&service, Instant::now());
-        observed.allocation_error = refusal;
-        for pod in &mut observed.pods {
+        observed.addresses.allocation_error = refusal;
+        for pod in &mut observed.gateway.pods {
             // A pod that has gone since answers nothing.
             pod.report = api.pods.get(&pod.name).map_or(StatusReport::NoResponse, |live| live.report.clone());
             if let StatusReport::Reported(status) = &pod.report {
                 let ours = status.conflicts.values().filter(|mac| self.index.is_gateway_mac(mac));
-                observed.own_macs.extend(ours.cloned());
+                observed.addresses.gateway_macs.extend(ours.cloned());
             }
         }
-        let planned = plan(&service, &observed);
-        self.index.set_waiting(&service, planned.address_pending);
-        if !planned.converged {
+        let planned = plan(&observed);
+        self.index.set_address_pending(&service, planned.index.address_pending);
+        if matches!(planned.next, Requeue::Unconverged { .. }) {
             self.dirty.insert(name.to_owned());
         }
-        let actions = planned.actions.into();
+        let actions = planned.steps().cloned().collect();
         self.run = Some(Run { service: name.to_owned(), observed, actions, candidate: None });
     }
 
@@ -571,7 +572,7 @@ impl Controller {
             Action::WriteConfig(content) => {
                 let version =
                     |child: &OwnedObject<String>| (child.uid.clone(), child.resource_version.clone());
-                let known = observed.config.as_ref().map(version);
+                let known = observed.gateway.config.as_ref().map(version);
                 let live = api.configs.get(name).map(version);
                 let child_uid = match (known, live) {
                     (None, Some(_)) => return Ok(()),
@@ -591,7 +592,7 @@ impl Controller {
                 }
             }
             Action::WriteDeployment(live) => {
-                let known = observed.deployment.as_ref();
+                let known = observed.gateway.deployment.as_ref();
                 let current = api.deployments.get(name);
                 let child_uid = match (known, current) {
                     (None, Some(_)) | (Some(_), None) => return Ok(()),
@@ -657,7 +658,7 @@ impl Controller {
                     api.tell(Event::Claim(Box::new(gone), false));
                 }
             }
-            Action::Event { .. } | Action::Remember(_) => {}
+            Action::Event { .. } | Action::RememberElection(_) => {}
             other => panic!("this world knows nothing of {other:?}"),
         }
         Ok(())

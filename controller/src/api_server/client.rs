@@ -26,6 +26,9 @@ pub enum Error {
     /// Others took every address that was tried.
     #[error("every address tried was taken in the meantime")]
     Contended,
+    /// What was to be written needs a Service that is gone.
+    #[error("the Service is gone")]
+    ServiceGone,
     /// An object that is not ours has a name that the gateway needs.
     #[error("the name is taken by an object that lb-svc did not make")]
     Taken,
@@ -68,7 +71,7 @@ impl Error {
                 kube::Error::Api(_) => "refused",
                 _ => "transport",
             },
-            Self::Taken => "conflict",
+            Self::Taken | Self::ServiceGone => "conflict",
             Self::Timeout => "timeout",
             Self::Contended => "contended",
             Self::Render(_) => "render",
@@ -79,7 +82,7 @@ impl Error {
 
     /// Whether someone else was quicker; what is seen is out of date.
     pub fn is_conflict(&self) -> bool {
-        self.code() == Some(409) || matches!(self, Self::Taken)
+        self.code() == Some(409) || matches!(self, Self::Taken | Self::ServiceGone)
     }
 
     /// Whether the API server understood and will not have it: a quota, an

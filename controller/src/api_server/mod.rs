@@ -3,6 +3,7 @@
 
 pub mod client;
 pub mod leader;
+mod master_key;
 pub mod read;
 pub mod watch;
 pub mod write;

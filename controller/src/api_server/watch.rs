@@ -309,8 +309,9 @@ mod tests {
         let gateway = GatewayRef { service: owner.service.clone(), namespace: "default".into() };
         let budget: PodDisruptionBudget = typed(manifests::budget(&owner, &gateway)).unwrap();
         let mut index = Index::default();
-        let seen =
-            |index: &Index| index.observe(&owner.service, Instant::now()).budget.map(|child| child.owner_uid);
+        let seen = |index: &Index| {
+            index.observe(&owner.service, Instant::now()).gateway.budget.map(|child| child.owner_uid)
+        };
         let concerned = [Key::Gateway(owner.service.clone())];
         assert_eq!(PodDisruptionBudget::set(&mut index, budget.clone()), concerned);
         assert_eq!(PodDisruptionBudget::set(&mut index, budget.clone()), []);
@@ -350,7 +351,7 @@ mod tests {
             })
         };
         let mut index = Index::default();
-        let count = |index: &Index| index.observe(&web, Instant::now()).slices.len();
+        let count = |index: &Index| index.observe(&web, Instant::now()).endpoints.slices.len();
         let apply = |address| Event::Apply(slice("IPv4", address));
         show(&mut index, Event::Apply, service("7", ""));
         assert_eq!(feed_all::<EndpointSlice>(&mut index, apply("10.0.0.1")), [], "it may become so later");

@@ -9,7 +9,7 @@ use lb_svc_core::ipam::Allocator;
 use lb_svc_core::model::{
     Attachment, Backend, GatewayRef, ObjectKind, ObjectName, PodId, Service, ServiceRef, Subnet,
 };
-use lb_svc_core::service::plan::Observed;
+use lb_svc_core::service::observed::{Observed, ObservedAddresses, ObservedEndpoints, ObservedGateway};
 use lb_svc_core::service::spec::is_direct;
 use lb_svc_crds::names::{self, Provider};
 
@@ -43,7 +43,8 @@ pub struct Index {
     attachments: HashMap<ObjectName, Attachment>,
     nodes: HashMap<String, bool>,
     foreign: HashMap<(ObjectKind, ServiceRef), Instant>,
-    waiting: BTreeSet<ServiceRef>,
+    /// The Services that wait for an address.
+    address_pending: BTreeSet<ServiceRef>,
     /// The gateways whose Deployment is being rolled out.
     rolling: HashSet<ServiceRef>,
     /// The gateways that are about to be rolled, or on their way elsewhere,
@@ -96,47 +97,50 @@ impl Index {
         let foreign = || at_home.then_some(service);
         Observed {
             service: seen.cloned(),
-            claims,
-            networks,
+            addresses: ObservedAddresses { claims, networks, ..ObservedAddresses::default() },
             attachment: attachment.cloned(),
-            config: parts
-                .and_then(|parts| parts.config.clone())
-                .or_else(|| self.foreign(ObjectKind::Config, foreign()?, now)),
-            deployment: parts
-                .and_then(|parts| parts.deployment.clone())
-                .map(|child| child.map(CompactDeployment::expand))
-                .or_else(|| self.foreign(ObjectKind::Deployment, foreign()?, now)),
-            budget: parts
-                .and_then(|parts| parts.budget.clone())
-                .or_else(|| self.foreign(ObjectKind::Budget, foreign()?, now)),
-            pods: parts
-                .into_iter()
-                .flat_map(|parts| parts.pods.values())
-                .map(|pod| self.on_node(pod))
-                .collect(),
-            slices: self.slices.of(service).cloned().collect(),
-            gated_pods: self.gated_pods(&service.namespace, wall),
-            is_visible: self.sees(&gateway.namespace),
-            namespace: gateway.namespace,
-            desired_namespace,
+            endpoints: ObservedEndpoints {
+                slices: self.slices.of(service).cloned().collect(),
+                gated_pods: self.gated_pods(&service.namespace, wall),
+            },
+            gateway: ObservedGateway {
+                config: parts
+                    .and_then(|parts| parts.config.clone())
+                    .or_else(|| self.foreign(ObjectKind::Config, foreign()?, now)),
+                deployment: parts
+                    .and_then(|parts| parts.deployment.clone())
+                    .map(|object| object.map(CompactDeployment::expand))
+                    .or_else(|| self.foreign(ObjectKind::Deployment, foreign()?, now)),
+                budget: parts
+                    .and_then(|parts| parts.budget.clone())
+                    .or_else(|| self.foreign(ObjectKind::Budget, foreign()?, now)),
+                pods: parts
+                    .into_iter()
+                    .flat_map(|parts| parts.pods.values())
+                    .map(|pod| self.on_node(pod))
+                    .collect(),
+                is_visible: self.sees(&gateway.namespace),
+                namespace: gateway.namespace,
+                desired_namespace,
+            },
             other_rollouts: self.under_way(now).filter(|other| *other != service).count(),
             now: wall,
             ..Observed::default()
         }
     }
 
-    /// The Service waits, or no longer waits, for an address.
-    pub fn set_waiting(&mut self, service: &ServiceRef, waiting: bool) {
-        if waiting {
-            self.waiting.insert(service.clone());
+    /// The Service waits for an address, or no longer does.
+    pub fn set_address_pending(&mut self, service: &ServiceRef, pending: bool) {
+        if pending {
+            self.address_pending.insert(service.clone());
         } else {
-            self.waiting.remove(service);
+            self.address_pending.remove(service);
         }
     }
 
     /// How many Services wait for an address.
-    pub fn waiting(&self) -> usize {
-        self.waiting.len()
+    pub fn services_waiting(&self) -> usize {
+        self.address_pending.len()
     }
 
     /// Every key there is a reason to look at, for the first run.
@@ -155,7 +159,7 @@ impl Index {
     }
 
     fn waiting_keys(&self) -> impl Iterator<Item = Key> + '_ {
-        self.waiting.iter().map(|service| Key::Gateway(service.clone()))
+        self.address_pending.iter().map(|service| Key::Gateway(service.clone()))
     }
 
     // === what the watches show; each returns whom it concerns ===
@@ -173,7 +177,7 @@ impl Index {
                 known.as_ref() != Some(&service)
             }
             None => {
-                self.waiting.remove(&name);
+                self.address_pending.remove(&name);
                 self.services.remove(&name).is_some()
             }
         };
@@ -194,7 +198,7 @@ fn concerns(changed: bool, key: Key) -> Vec<Key> {
 mod tests {
     use jiff::Timestamp;
     use lb_svc_core::gateway::manifests::PROGRESS_DEADLINE;
-    use lb_svc_core::gateway::rollout::MAX_CONCURRENT_ROLLOUTS;
+    use lb_svc_core::gateway::rollout::{MAX_CONCURRENT_ROLLOUTS, Rollout};
     use lb_svc_core::ipam::claim;
     use lb_svc_core::model::{DeploymentState, OwnedObject, Pod};
 
@@ -268,7 +272,7 @@ mod tests {
         };
         let at = |index: &Index| {
             let observed = index.observe(&service, Instant::now());
-            (observed.namespace, observed.is_visible)
+            (observed.gateway.namespace, observed.gateway.is_visible)
         };
         let mut index = Index::new(Some("gateways".into()));
         index.set_config(beside.clone(), config("theirs"));
@@ -335,16 +339,22 @@ mod tests {
         assert_eq!(index.set_verdicts(&web, BTreeMap::new()), std::slice::from_ref(&key));
         index.set_service(web, None);
         assert_eq!(said(&index), Some(vec![(free.clone(), None)]));
-        assert_eq!((index.waiting_backends(), index.observe(&free, Instant::now()).gated_pods.len()), (1, 1));
+        assert_eq!(
+            (index.waiting_backends(), index.observe(&free, Instant::now()).endpoints.gated_pods.len()),
+            (1, 1)
+        );
 
         // It has passed: its slice says so soon.
         let (now, long_ago) = (Timestamp::now(), Timestamp::now() - PASSES_WITHIN);
         let keys = index.set_backend(pod.clone(), Some(backend("web", Some(now))));
         assert_eq!(keys, [Key::Gateway(free.clone()), key]);
         assert_eq!((said(&index), index.waiting_backends()), (None, 0));
-        assert_eq!(index.observe(&free, Instant::now()).gated_pods, [(PodId::of("uid-2"), true)].into());
+        assert_eq!(
+            index.observe(&free, Instant::now()).endpoints.gated_pods,
+            [(PodId::of("uid-2"), true)].into()
+        );
         index.set_backend(pod.clone(), Some(backend("web", Some(long_ago))));
-        assert!(index.observe(&free, Instant::now()).gated_pods.is_empty(), "then it is believed");
+        assert!(index.observe(&free, Instant::now()).endpoints.gated_pods.is_empty(), "then it is believed");
         index.set_backend(pod, None);
         assert_eq!(index.known_backends(), []);
     }
@@ -355,14 +365,21 @@ mod tests {
         // Every one of them wants to be rolled; none is written yet.
         let reserved = (0..10).filter(|n| {
             let free = is_free(&index, *n);
-            assert_eq!(index.set_rolling(&gateway(*n), free, !free, Instant::now()), []);
+            assert_eq!(
+                index.set_rollout(
+                    &gateway(*n),
+                    if free { Rollout::Reserved } else { Rollout::Pending },
+                    Instant::now()
+                ),
+                []
+            );
             free
         });
         assert_eq!(reserved.collect::<Vec<_>>(), [0, 1, 2, 3]);
         for n in 0..MAX_CONCURRENT_ROLLOUTS {
             show(&mut index, n, true);
             assert_eq!(
-                index.set_rolling(&gateway(n), false, false, Instant::now()),
+                index.set_rollout(&gateway(n), Rollout::None, Instant::now()),
                 [],
                 "its Deployment says so itself now"
             );
@@ -375,7 +392,7 @@ mod tests {
         let keys = show(&mut index, 2, false);
         assert_eq!(keys, [Key::Gateway(gateway(2)), Key::Gateway(gateway(4))]);
         // One that has no use for its turn passes it on.
-        assert_eq!(index.set_rolling(&gateway(4), false, false, Instant::now()), [Key::Gateway(gateway(5))]);
+        assert_eq!(index.set_rollout(&gateway(4), Rollout::None, Instant::now()), [Key::Gateway(gateway(5))]);
         // One that goes makes room as well.
         assert_eq!(
             index.set_deployment(gateway_ref(0), None)[1..],
@@ -397,7 +414,8 @@ mod tests {
                 content: "x".repeat(1 << 20),
             })
         };
-        let kept = |index: &Index| index.observe(&gateway(0), Instant::now()).config.unwrap().content.len();
+        let kept =
+            |index: &Index| index.observe(&gateway(0), Instant::now()).gateway.config.unwrap().content.len();
         index.set_config(gateway_ref(0), config());
         show_rolling_without_service(&mut index);
         assert_eq!(kept(&index), 0);
@@ -412,17 +430,17 @@ mod tests {
         let mut index = Index::default();
         let start = Instant::now();
         for n in 0..MAX_CONCURRENT_ROLLOUTS {
-            index.set_rolling(&gateway(n), true, false, start);
+            index.set_rollout(&gateway(n), Rollout::Moving, start);
         }
-        assert_eq!(index.set_rolling(&gateway(9), false, true, start), []);
+        assert_eq!(index.set_rollout(&gateway(9), Rollout::Pending, start), []);
         let free =
             |index: &Index, now| index.observe(&gateway(9), now).other_rollouts < MAX_CONCURRENT_ROLLOUTS;
         // That it says so again is no news.
         let soon = start + PROGRESS_DEADLINE / 2;
-        assert_eq!(index.set_rolling(&gateway(0), true, false, soon), []);
+        assert_eq!(index.set_rollout(&gateway(0), Rollout::Moving, soon), []);
         assert!(!free(&index, soon));
         let late = start + PROGRESS_DEADLINE;
-        assert_eq!(index.set_rolling(&gateway(0), true, false, late), [Key::Gateway(gateway(9))]);
+        assert_eq!(index.set_rollout(&gateway(0), Rollout::Moving, late), [Key::Gateway(gateway(9))]);
         assert!(free(&index, late));
     }
 }

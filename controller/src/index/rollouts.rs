@@ -3,32 +3,27 @@
 use std::time::Instant;
 
 use lb_svc_core::gateway::manifests::PROGRESS_DEADLINE;
-use lb_svc_core::gateway::rollout::MAX_CONCURRENT_ROLLOUTS;
+use lb_svc_core::gateway::rollout::{MAX_CONCURRENT_ROLLOUTS, Rollout};
 use lb_svc_core::model::ServiceRef;
 
 use super::{Index, Key};
 
 impl Index {
-    /// What a plan says of rolling the gateway of `service`: whether it is
-    /// about to be, and whether it is to be once others are done. Returns whose
-    /// turn it is now.
-    pub fn set_rolling(
-        &mut self,
-        service: &ServiceRef,
-        reserved: bool,
-        queued: bool,
-        now: Instant,
-    ) -> Vec<Key> {
-        if reserved {
-            self.reserved.entry(service.clone()).or_insert(now);
-        } else {
-            self.reserved.remove(service);
+    /// Sets the part of the gateway of `service` in the roll-outs. Returns the
+    /// gateways whose turn it is now.
+    pub fn set_rollout(&mut self, service: &ServiceRef, rollout: Rollout, now: Instant) -> Vec<Key> {
+        match rollout {
+            Rollout::Reserved | Rollout::Moving => {
+                self.reserved.entry(service.clone()).or_insert(now);
+            }
+            Rollout::None | Rollout::Pending => {
+                self.reserved.remove(service);
+            }
         }
-        if queued {
-            self.queued.insert(service.clone());
-        } else {
-            self.queued.remove(service);
-        }
+        match rollout {
+            Rollout::Pending => self.queued.insert(service.clone()),
+            Rollout::None | Rollout::Reserved | Rollout::Moving => self.queued.remove(service),
+        };
         self.next_to_roll(now)
     }
 

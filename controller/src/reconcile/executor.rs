@@ -1,13 +1,14 @@
-//! Carries the actions of a plan out.
+//! Carries plans out: the one place where an [`Action`] becomes a write, and
+//! where what comes of it gets into the index and the memory.
 
 use std::time::Instant;
 
-use lb_svc_core::action::Action;
-use lb_svc_core::ipam::ClaimId;
-use lb_svc_core::model::{GatewayRef, ObjectKind, ServiceId, ServiceRef};
-use lb_svc_core::service::plan::Observed;
-use serde_json::{Value, json};
+use lb_svc_core::action::{Action, Plan};
+use lb_svc_core::ipam::AllocationError;
+use lb_svc_core::model::{ObjectKind, ServiceRef};
+use lb_svc_core::service::observed::Observed;
 
+use super::memory::Memory;
 use super::{Reconciler, lock};
 use crate::api_server::client::Error;
 use crate::api_server::read;
@@ -15,149 +16,164 @@ use crate::api_server::watch::{Watched, learn};
 use crate::api_server::write::Written;
 use crate::index::Key;
 
+/// The gateway that a plan is for, as it was seen.
+pub(super) struct Target<'a> {
+    pub key: &'a Key,
+    pub service: &'a ServiceRef,
+    pub observed: &'a Observed,
+}
+
+/// What comes of a plan that is carried out.
+pub(super) enum Outcome {
+    /// All of it is written.
+    Done,
+    /// All of it is written, and the claim for which all is to be planned anew
+    /// is made, or cannot be.
+    Claimed(Option<AllocationError>),
+}
+
 impl Reconciler {
-    pub(super) async fn act(
-        &self,
-        key: &Key,
-        service: &ServiceRef,
-        observed: &Observed,
-        action: &Action,
-    ) -> Result<(), Error> {
-        let gateway = &observed.gateway_ref(service);
-        let Some(owner) = observed.service.as_ref().map(|service| &service.id) else {
-            return self.take_away(gateway, action).await;
-        };
-        match action {
-            Action::FillAddress(address) => {
-                self.set_address(observed, owner, Some(&address.to_string())).await
+    /// Carries a plan out. If the API server refuses a write, that is reported
+    /// on the Service.
+    pub(super) async fn carry_out(&self, target: &Target<'_>, plan: &Plan) -> Result<Outcome, Error> {
+        let mut outcome = Outcome::Done;
+        for (place, action) in plan.steps().enumerate() {
+            match self.execute(target, action).await {
+                Ok(done) => outcome = done,
+                Err(error) => {
+                    if error.is_refusal() {
+                        self.report(target, &plan.after_refusal(place, &error.to_string())).await;
+                    }
+                    return Err(error);
+                }
             }
-            Action::ClearAddress => self.set_address(observed, owner, None).await,
+        }
+        Ok(outcome)
+    }
+
+    async fn report(&self, target: &Target<'_>, actions: &[Action]) {
+        for action in actions {
+            if let Err(error) = self.execute(target, action).await {
+                tracing::warn!(service = %target.service, "refusal not reported: {error}");
+            }
+        }
+    }
+
+    async fn execute(&self, target: &Target<'_>, action: &Action) -> Result<Outcome, Error> {
+        let Target { key, service, observed: Observed { service: seen, gateway: objects, .. } } = target;
+        let api_server = &self.api_server;
+        let gateway = &objects.gateway_ref(service);
+        let seen = || seen.as_ref().ok_or(Error::ServiceGone);
+        let owner = || seen().map(|seen| &seen.id);
+        match action {
+            Action::Claim(request) => {
+                return self.claim(request, &gateway.namespace).await.map(Outcome::Claimed);
+            }
+            Action::Adopt(claim) => self.learn(api_server.adopt_claim(claim, owner()?).await?),
+            Action::MarkConflict(claim, mac) => self.learn(api_server.mark_conflict(claim, mac).await?),
+            Action::RecordMac { claim, mac, probed } => {
+                self.learn(api_server.record_mac(claim, mac, *probed).await?);
+            }
+            Action::SetRetain(claim, keep) => self.learn(api_server.set_retain(claim, *keep).await?),
+            Action::SetGatewayNamespace(claim) => {
+                self.learn(api_server.set_gateway_namespace(claim, gateway).await?);
+            }
+            Action::Release(claim) => {
+                api_server.release(claim).await?;
+                tracing::info!(%service, claim = claim.name, "address released");
+            }
+
             Action::WriteConfig(content) => {
                 let written =
-                    self.api_server.write_config(owner, gateway, content, observed.config.as_ref()).await?;
-                self.note(ObjectKind::Config, service, written)
+                    api_server.write_config(owner()?, gateway, content, objects.config.as_ref()).await?;
+                self.learn_written(ObjectKind::Config, service, written)?;
             }
             Action::WriteKey(config) => {
-                let master = self.master.get_or_try_init(|| self.api_server.master(&self.namespace)).await?;
-                self.api_server.write_key(owner, gateway, config, master).await?;
-                lock(&self.memory).entry(key.clone()).or_default().key_written = Some(Instant::now());
-                Ok(())
-            }
-            Action::WriteBudget(wanted) => {
-                let written = self.api_server.write_budget(gateway, wanted, observed.budget.as_ref()).await?;
-                self.note(ObjectKind::Budget, service, written)
+                let master = self.master.get_or_try_init(|| api_server.master(&self.namespace)).await?;
+                api_server.write_key(owner()?, gateway, config, master).await?;
+                self.remember(key, |memory| memory.key_written = Some(Instant::now()));
             }
             Action::WriteDeployment(wanted) => {
                 let written =
-                    self.api_server.write_deployment(gateway, wanted, observed.deployment.as_ref()).await?;
+                    api_server.write_deployment(gateway, wanted, objects.deployment.as_ref()).await?;
                 let answered = match &written {
                     Written::Ours(deployment) => Some(read::live(deployment)),
                     Written::Already | Written::Foreign => None,
                 };
-                self.note(ObjectKind::Deployment, service, written)?;
+                self.learn_written(ObjectKind::Deployment, service, written)?;
                 if let Some(answered) = answered {
                     lock(&self.index).set_answered(gateway, &answered);
                 }
-                Ok(())
+            }
+            Action::WriteBudget(wanted) => {
+                let written = api_server.write_budget(gateway, wanted, objects.budget.as_ref()).await?;
+                self.learn_written(ObjectKind::Budget, service, written)?;
+            }
+            Action::DeleteConfig(uid, version) => api_server.delete_config(gateway, uid, version).await?,
+            Action::DeleteDeployment(uid, version) => {
+                api_server.delete_deployment(gateway, uid, version).await?;
             }
             Action::OrphanDeployment(uid, version) => {
-                self.api_server.orphan_deployment(gateway, uid, version).await
+                api_server.orphan_deployment(gateway, uid, version).await?;
             }
             Action::DeleteLegacyReplicaSets => {
-                self.api_server.delete_legacy_replica_sets(owner, gateway).await
+                api_server.delete_legacy_replica_sets(owner()?, gateway).await?;
             }
+            Action::DeleteBudget(uid, version) => api_server.delete_budget(gateway, uid, version).await?,
             Action::AnnotatePod { pod, uid, annotations, nudge } => {
-                match self.api_server.annotate(&gateway.namespace, pod, uid, annotations).await? {
+                match api_server.annotate_pod(&gateway.namespace, pod, uid, annotations).await? {
                     Some(written) => self.learn(Some(written)),
                     // Gone, whatever the watch has shown so far.
                     None => drop(lock(&self.index).set_pod(gateway.clone(), pod, None)),
                 }
                 if let Some(attempt) = nudge {
-                    let mut memory = lock(&self.memory);
-                    let memory = memory.entry(key.clone()).or_default();
-                    memory.nudges.insert(uid.clone(), Instant::now());
+                    self.remember(key, |memory| memory.nudges.insert(uid.clone(), Instant::now()));
                     self.metrics.nudge(*attempt);
                 }
-                Ok(())
             }
-            Action::RecordMac { claim, mac, probed } => {
-                let spec = json!({ "macAddress": mac, "probed": probed, "conflict": "" });
-                self.change_claim(claim, spec).await
+
+            Action::FillAddress(address) => {
+                let address = address.to_string();
+                self.learn(api_server.set_address(seen()?, Some(&address)).await?);
             }
-            Action::MarkConflict(claim, mac) => self.change_claim(claim, json!({ "conflict": mac })).await,
-            Action::SetRetain(claim, keep) => self.change_claim(claim, json!({ "keep": keep })).await,
-            Action::Adopt(claim) => self.change_claim(claim, json!({ "serviceUid": owner.uid })).await,
-            Action::SetGatewayNamespace(claim) => {
-                self.learn(self.api_server.settle_claim(claim, gateway).await?);
-                Ok(())
-            }
-            Action::SetStatus { ingress, conditions } => match &observed.service {
-                Some(service) => {
-                    self.learn(self.api_server.set_status(service, ingress, conditions).await?);
-                    Ok(())
-                }
-                None => Ok(()),
-            },
-            Action::Remember(election) => {
-                lock(&self.memory).entry(key.clone()).or_default().election.clone_from(election);
-                Ok(())
+            Action::ClearAddress => self.learn(api_server.set_address(seen()?, None).await?),
+            Action::SetStatus { ingress, conditions } => {
+                self.learn(api_server.set_status(seen()?, ingress, conditions).await?);
             }
             Action::Event { warning, reason, message } => {
                 if *warning {
-                    lock(&self.memory).entry(key.clone()).or_default().warned = Some(Instant::now());
+                    self.remember(key, |memory| memory.warned = Some(Instant::now()));
                     tracing::warn!(%service, reason, "{message}");
                 } else {
                     tracing::info!(%service, reason, "{message}");
                 }
-                // An Event that is not told must not keep the rest from being
-                // done: the condition holds the same.
-                if let Err(error) = self.api_server.tell(owner, *warning, reason, message).await {
-                    tracing::warn!(%service, "an Event could not be written: {error}");
+                // The rest does not depend on it: the condition says the same.
+                if let Err(error) = api_server.create_event(owner()?, *warning, reason, message).await {
+                    tracing::warn!(%service, reason, "event not created: {error}");
                 }
-                Ok(())
             }
-            other => self.take_away(gateway, other).await,
+            Action::RememberElection(election) => {
+                self.remember(key, |memory| memory.election.clone_from(election));
+            }
+        }
+        Ok(Outcome::Done)
+    }
+
+    /// Takes into the index what the API server answered to a write.
+    pub(super) fn learn<K: Watched>(&self, written: Option<K>) {
+        if let Some(object) = written {
+            learn(&mut lock(&self.index), object);
         }
     }
 
-    /// The actions that need no Service.
-    async fn take_away(&self, gateway: &GatewayRef, action: &Action) -> Result<(), Error> {
-        match action {
-            Action::DeleteConfig(uid, version) => self.api_server.delete_config(gateway, uid, version).await,
-            Action::DeleteDeployment(uid, version) => {
-                self.api_server.delete_deployment(gateway, uid, version).await
-            }
-            Action::DeleteBudget(uid, version) => self.api_server.delete_budget(gateway, uid, version).await,
-            Action::Release(claim) => {
-                self.api_server.release(claim).await?;
-                tracing::info!(service = %gateway.service, claim = claim.name, "address given back");
-                Ok(())
-            }
-            _ => Ok(()),
-        }
-    }
-
-    async fn set_address(
+    /// Takes into the index what came of writing a gateway's object.
+    ///
+    /// # Errors
+    /// The name is taken by an object of others: no pod may run on that, so
+    /// nothing more is written. A gateway does without a budget.
+    pub(super) fn learn_written<K: Watched>(
         &self,
-        observed: &Observed,
-        owner: &ServiceId,
-        address: Option<&str>,
-    ) -> Result<(), Error> {
-        let version = observed.service.as_ref().map_or("", |service| &service.resource_version);
-        self.learn(self.api_server.set_address(owner, version, address).await?);
-        Ok(())
-    }
-
-    async fn change_claim(&self, claim: &ClaimId, spec: Value) -> Result<(), Error> {
-        self.learn(self.api_server.change_claim(claim, spec).await?);
-        Ok(())
-    }
-
-    /// Takes in what came of writing a part. No pod may run on what is not ours,
-    /// so nothing more is made beside that; a gateway does without a budget.
-    pub(super) fn note<K: Watched>(
-        &self,
-        part: ObjectKind,
+        kind: ObjectKind,
         service: &ServiceRef,
         written: Written<K>,
     ) -> Result<(), Error> {
@@ -165,8 +181,8 @@ impl Reconciler {
             Written::Ours(object) => learn(&mut lock(&self.index), *object),
             Written::Already => {}
             Written::Foreign => {
-                lock(&self.index).set_foreign(part, service, Instant::now());
-                if part != ObjectKind::Budget {
+                lock(&self.index).set_foreign(kind, service, Instant::now());
+                if kind != ObjectKind::Budget {
                     return Err(Error::Taken);
                 }
             }
@@ -174,9 +190,8 @@ impl Reconciler {
         Ok(())
     }
 
-    pub(super) fn learn<K: Watched>(&self, written: Option<K>) {
-        if let Some(object) = written {
-            learn(&mut lock(&self.index), object);
-        }
+    /// Changes what is remembered of a key.
+    pub(super) fn remember<T>(&self, key: &Key, change: impl FnOnce(&mut Memory) -> T) -> T {
+        change(lock(&self.memory).entry(key.clone()).or_default())
     }
 }

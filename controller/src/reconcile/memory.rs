@@ -1,32 +1,85 @@
 //! What is remembered from one run to the next.
 
 use std::collections::HashMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use lb_svc_core::action::Requeue;
 use lb_svc_core::backend::convergence::ConvergenceState;
 use lb_svc_core::backend::readiness_gate::Wait;
 use lb_svc_core::gateway::election::ElectionView;
+use lb_svc_core::service::observed::Remembered;
+
+use super::backoff::{CONVERGED, CONVERGED_POLL, HOLDS_GATES, UNCONVERGED, about, pause};
 
 /// What this process remembers of a key between two runs. All of it may be
-/// lost: it only paces.
+/// lost: it only paces, and keeps from reporting twice.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
-    /// Runs since the last write, while not settled.
-    pub unsettled_runs: u32,
+    /// Runs since the last write that pods have to follow, without converging.
+    pub unconverged_runs: u32,
     /// Failures in a row.
     pub failures: u32,
-    /// When a Warning was last told.
+    /// When a Warning was last written.
     pub warned: Option<Instant>,
-    /// The last nudge of each pod, by uid.
+    /// When each pod was last nudged, by uid.
     pub nudges: HashMap<String, Instant>,
-    /// When it was last asked why a pod hangs, and what was answered, by uid.
+    /// When a pod's start failure was last looked up, and what was found
+    /// (reason and message), by uid.
     pub start_failures: HashMap<String, (Instant, Option<(String, String)>)>,
-    /// When the key was last made.
+    /// When the Secret with the key was last written.
     pub key_written: Option<Instant>,
-    /// The election among its pods, where it has several.
+    /// The election among the gateway's pods, as last reported.
     pub election: Option<ElectionView>,
-    /// How it fares, where it leads straight to endpoints.
-    pub convergence_state: Option<ConvergenceState>,
-    /// Its wait for our readiness gate.
+    /// The convergence of a gateway with endpoint targets.
+    pub convergence: Option<ConvergenceState>,
+    /// A pod's wait for its readiness gate.
     pub wait: Option<Wait>,
+}
+
+impl Memory {
+    /// What of it a plan is made by.
+    pub fn remembered(&self, now: Instant) -> Remembered {
+        let ago = |at: &Instant| now.duration_since(*at);
+        Remembered {
+            election: self.election.clone(),
+            convergence: self.convergence.clone(),
+            key_written: self.key_written.as_ref().map(ago),
+            nudges: self.nudges.iter().map(|(uid, at)| (uid.clone(), ago(at))).collect(),
+            warned: self.warned.as_ref().map(ago),
+        }
+    }
+
+    /// After which time a gateway is to be planned for again, if at all.
+    pub fn next(&mut self, requeue: Requeue) -> Option<Duration> {
+        match requeue {
+            Requeue::Never => None,
+            Requeue::Converged { poll: true } => Some(about(CONVERGED_POLL)),
+            Requeue::Converged { poll: false } => Some(CONVERGED),
+            Requeue::Unconverged { restart, holds_gates } => {
+                self.unconverged_runs = if restart { 0 } else { self.unconverged_runs + 1 };
+                let (first, last) = UNCONVERGED;
+                let last = if holds_gates { last.min(HOLDS_GATES) } else { last };
+                Some(pause((first, last), self.unconverged_runs))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gateway_that_others_wait_for_is_planned_more_often() {
+        let next = |requeue: Requeue| {
+            let mut memory = Memory::default();
+            let pauses = (0..20).filter_map(|_| memory.next(requeue));
+            pauses.last().unwrap()
+        };
+        let unconverged = |holds_gates| Requeue::Unconverged { restart: false, holds_gates };
+        assert_eq!(next(unconverged(false)), UNCONVERGED.1);
+        assert_eq!(next(unconverged(true)), HOLDS_GATES);
+        assert_eq!(next(Requeue::Converged { poll: false }), CONVERGED);
+        assert!(next(Requeue::Converged { poll: true }) < CONVERGED / 2);
+    }
 }

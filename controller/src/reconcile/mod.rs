@@ -110,8 +110,7 @@ mod tests {
     use k8s_openapi::api::policy::v1::PodDisruptionBudget;
     use kube::Client;
     use kube::client::Body;
-    use lb_svc_core::action::{Action, Plan};
-    use lb_svc_core::backend::convergence::Convergence;
+    use lb_svc_core::action::Action;
     use lb_svc_core::backend::readiness_gate::Verdict;
     use lb_svc_core::backend::readiness_gate::Wait;
     use lb_svc_core::model::{Attachment, Backend, PodId};
@@ -123,7 +122,6 @@ mod tests {
 
     use std::time::Instant;
 
-    use super::backoff::{HOLDS, SETTLED, UNSETTLED};
     use super::*;
     use crate::api_server::read;
     use crate::api_server::write::Written;
@@ -280,35 +278,19 @@ mod tests {
         assert_eq!(asked, [format!("POST {configs}"), format!("GET {configs}/lb-svc-test-service")]);
         assert_eq!(again, Some(FAILED.0), "to say so");
         let planned = |at| {
-            let actions = plan(&service, &lock(&reconciler.index).observe(&service, at)).actions;
-            let tries = actions.iter().any(|action| matches!(action, Action::WriteConfig(_)));
+            let planned = plan(&lock(&reconciler.index).observe(&service, at));
+            let tries = planned.steps().any(|action| matches!(action, Action::WriteConfig(_)));
             let says = |action: &Action| match action {
                 Action::SetStatus { conditions, .. } => format!("{conditions:?}").contains("NameTaken"),
                 _ => false,
             };
-            (actions.iter().any(says), tries)
+            (planned.steps().any(says), tries)
         };
         let now = Instant::now();
         assert_eq!(planned(now), (true, false));
         assert_eq!(planned(now + FOREIGN_FOR), (false, true), "it may be free now");
         // A gateway does without a budget.
         let budget = Written::<PodDisruptionBudget>::Foreign;
-        reconciler.note(ObjectKind::Budget, &service, budget).unwrap();
-    }
-
-    #[tokio::test]
-    async fn a_gateway_that_others_wait_for_is_asked_more_often() {
-        let scene = Scene::new();
-        let key = Key::Gateway(scene.service.clone());
-        let observed = lock(&scene.reconciler.index).observe(&scene.service, Instant::now());
-        let next = |converged: bool, convergence: Convergence| {
-            let plan = Plan { converged, convergence: Some(convergence), ..Plan::default() };
-            let pauses = (0..20).filter_map(|_| scene.reconciler.next(&key, &observed, &plan));
-            pauses.last().unwrap()
-        };
-        assert_eq!(next(false, Convergence::default()), UNSETTLED.1);
-        assert_eq!(next(false, Convergence { holds: true, ..Convergence::default() }), HOLDS);
-        assert_eq!(next(true, Convergence::default()), SETTLED);
-        assert!(next(true, Convergence { checks: true, ..Convergence::default() }) < SETTLED / 2);
+        reconciler.learn_written(ObjectKind::Budget, &service, budget).unwrap();
     }
 }

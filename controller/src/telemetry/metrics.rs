@@ -73,7 +73,7 @@ impl Collector for Gauges {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let (claims, waiting, pods) = {
             let index = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            (index.allocator.claims().count(), index.waiting(), index.waiting_backends())
+            (index.allocator.claims().count(), index.services_waiting(), index.waiting_backends())
         };
         for (name, help, value) in [
             ("claims", "Addresses held", claims),

@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use lb_svc_crds::gateway::{GatewayStatus, HealthCheck, Port, Subset, TargetPort, Transport};
 
 use super::readiness_gate::Verdict;
-use crate::model::{EndpointSlice, Pod, PodId, StatusReport};
+use crate::model::{EndpointSlice, Pod, PodId};
 
 /// For so long a gateway may be behind with its endpoints and still be said to
 /// serve: they come and go, and its configuration with each of them.
@@ -53,16 +53,16 @@ pub struct ConvergenceState {
 /// A look at a gateway.
 pub struct Observation<'a> {
     /// Where it is to lead connections.
-    pub led: &'a EndpointTargets,
+    pub targets: &'a EndpointTargets,
     /// The digest of its configuration.
     pub digest: &'a str,
     /// Its ready pods.
     pub pods: &'a [&'a Pod],
-    /// Whether the gateway carries out its whole configuration, as far as can
+    /// Whether the gateway acknowledges out its whole configuration, as far as can
     /// be told.
-    pub follows: bool,
+    pub acknowledged: bool,
     /// Whether a pod says that it does.
-    pub carries: &'a dyn Fn(&GatewayStatus) -> bool,
+    pub acknowledges: &'a dyn Fn(&GatewayStatus) -> bool,
     /// The Service's slices.
     pub slices: &'a [Arc<EndpointSlice>],
     /// The pods that are ready but for our readiness gate, and whether they
@@ -76,7 +76,7 @@ pub struct Observation<'a> {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Convergence {
     /// To be remembered.
-    pub convergence_state: ConvergenceState,
+    pub state: ConvergenceState,
     /// Whether it serves: all, or all but the last changes of endpoints.
     pub serves: bool,
     /// Whether it checks its endpoints.
@@ -92,52 +92,52 @@ pub struct Convergence {
 }
 
 impl Observation<'_> {
-    /// What is seen, by who saw `before`.
-    pub fn see(&self, before: Option<&ConvergenceState>) -> Convergence {
+    /// The convergence, after `before`.
+    pub fn convergence(&self, before: Option<&ConvergenceState>) -> Convergence {
         let waiting = self.waiting();
         let failing = self.failing();
-        let convergence_state = self.convergence_state(before, &waiting, !failing.is_empty());
+        let state = self.next_state(before, &waiting, !failing.is_empty());
         let is_recent = |since: Timestamp| self.now.duration_since(since) < BEHIND;
-        let patience = self.led.check.as_ref().map(|check| {
+        let patience = self.targets.check.as_ref().map(|check| {
             let limit = SignedDuration::from_millis(check.timeout_ms.into());
             limit + ASKED
         });
-        let fails = convergence_state.failing.zip(patience);
+        let fails = state.failing.zip(patience);
         let fails = fails.map(|(since, patience)| self.now.duration_since(since) >= patience);
         Convergence {
-            serves: convergence_state.rest.is_some() && convergence_state.behind.is_none_or(is_recent),
-            checks: self.led.check.is_some(),
+            serves: state.rest.is_some() && state.behind.is_none_or(is_recent),
+            checks: self.targets.check.is_some(),
             failing: failing.into_iter().filter(|_| fails == Some(true)).collect(),
             may_fail: fails == Some(false),
             holds: !waiting.is_empty(),
-            verdicts: self.verdicts(&waiting, &convergence_state.recent),
-            convergence_state,
+            verdicts: self.verdicts(&waiting, &state.recent),
+            state,
         }
     }
 
-    fn convergence_state(
+    fn next_state(
         &self,
         before: Option<&ConvergenceState>,
         waiting: &BTreeMap<PodId, IpAddr>,
         fails: bool,
     ) -> ConvergenceState {
-        let digests = self.pods.iter().filter_map(|pod| status(pod)?.digest.clone()).collect();
-        let known = before.filter(|before| before.rest.as_ref() == Some(&self.led.rest));
+        let digests = self.pods.iter().filter_map(|pod| pod.reported()?.digest.clone()).collect();
+        let known = before.filter(|before| before.rest.as_ref() == Some(&self.targets.rest));
         let behind = match known {
-            _ if self.follows => None,
+            _ if self.acknowledged => None,
             Some(known) if known.digests == digests => Some(known.behind.unwrap_or(self.now)),
             // It moves.
             _ => Some(self.now),
         };
-        let rest = (self.follows || known.is_some()).then(|| self.led.rest.clone());
+        let rest = (self.acknowledged || known.is_some()).then(|| self.targets.rest.clone());
         let failing = fails.then(|| before.and_then(|before| before.failing).unwrap_or(self.now));
         let mut recent = VecDeque::new();
         if !waiting.is_empty() {
             recent = before.map(|before| before.recent.clone()).unwrap_or_default();
             recent.retain(|(digest, _)| digest != self.digest);
             recent.truncate(RECENT - 1);
-            let led = waiting.iter().filter(|(_, address)| self.leading(**address).next().is_some());
-            recent.push_front((self.digest.to_owned(), led.map(|(pod, _)| *pod).collect()));
+            let targeted = waiting.iter().filter(|(_, address)| self.leading(**address).next().is_some());
+            recent.push_front((self.digest.to_owned(), targeted.map(|(pod, _)| *pod).collect()));
         }
         ConvergenceState { rest, digests, behind, failing, recent }
     }
@@ -145,18 +145,18 @@ impl Observation<'_> {
     /// The ports all whose endpoints a pod finds unhealthy.
     fn failing(&self) -> Vec<Port> {
         let finds = |pod: &Pod, port: &Port| {
-            let Some(status) = status(pod).filter(|status| !status.unhealthy.is_empty()) else {
+            let Some(status) = pod.reported().filter(|status| !status.unhealthy.is_empty()) else {
                 return false;
             };
             let is = |target: &&TargetPort| (target.protocol, target.port) == (port.protocol, port.port);
-            let of_port = self.led.subsets.iter().filter_map(|subset| {
+            let of_port = self.targets.subsets.iter().filter_map(|subset| {
                 let number = subset.ports.iter().find(is)?.target_port;
                 Some(subset.addresses.iter().map(move |address| SocketAddr::new(*address, number)))
             });
             let mut sockets = of_port.flatten().peekable();
             sockets.peek().is_some() && sockets.all(|socket| status.unhealthy.contains(&socket))
         };
-        let checked = self.led.ports.iter().filter(|port| port.protocol == Transport::Tcp);
+        let checked = self.targets.ports.iter().filter(|port| port.protocol == Transport::Tcp);
         checked.filter(|port| self.pods.iter().any(|pod| finds(pod, port))).cloned().collect()
     }
 
@@ -169,7 +169,7 @@ impl Observation<'_> {
 
     /// Where connections are to go to `address`.
     fn leading(&self, address: IpAddr) -> impl Iterator<Item = &Subset> {
-        self.led.subsets.iter().filter(move |subset| subset.addresses.contains(&address))
+        self.targets.subsets.iter().filter(move |subset| subset.addresses.contains(&address))
     }
 
     fn verdicts(
@@ -180,11 +180,11 @@ impl Observation<'_> {
         // A pod that cannot be asked may not have heard of it. One that is
         // behind, in the middle of a roll-out, may.
         let leads = |pod: &Pod, to: PodId| {
-            let Some(status) = status(pod) else { return false };
-            let knew = |(digest, led): &(String, BTreeSet<PodId>)| {
-                status.digest.as_ref() == Some(digest) && led.contains(&to)
+            let Some(status) = pod.reported() else { return false };
+            let knew = |(digest, targeted): &(String, BTreeSet<PodId>)| {
+                status.digest.as_ref() == Some(digest) && targeted.contains(&to)
             };
-            (self.carries)(status) || recent.iter().any(knew)
+            (self.acknowledges)(status) || recent.iter().any(knew)
         };
         let verdict = |to: PodId, address: IpAddr| {
             let mut subsets = self.leading(address).peekable();
@@ -193,7 +193,7 @@ impl Observation<'_> {
             let checked = ports.filter(|port| port.protocol == Transport::Tcp);
             let sockets: Vec<_> = checked.map(|port| SocketAddr::new(address, port.target_port)).collect();
             let unhealthy = self.pods.iter().find_map(|pod| {
-                let unhealthy = &status(pod)?.unhealthy;
+                let unhealthy = &pod.reported()?.unhealthy;
                 Some((pod, sockets.iter().find(|socket| unhealthy.contains(socket))?))
             });
             match unhealthy {
@@ -210,16 +210,10 @@ impl Observation<'_> {
     }
 }
 
-fn status(pod: &Pod) -> Option<&GatewayStatus> {
-    match &pod.report {
-        StatusReport::Reported(status) => Some(status),
-        StatusReport::NotQueried | StatusReport::NoResponse => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::StatusReport;
     use crate::testing::slice;
 
     fn gateway(name: &str, digest: &str, unhealthy: &[&str]) -> Pod {
@@ -235,7 +229,7 @@ mod tests {
 
     /// Two endpoints on port 80, of which the second waits for the gate, and
     /// port 53 by UDP.
-    fn led() -> EndpointTargets {
+    fn targets() -> EndpointTargets {
         let target = |protocol, port, target_port| TargetPort { protocol, port, target_port };
         let subset = Subset {
             ports: vec![target(Transport::Tcp, 80, 8080), target(Transport::Udp, 53, 53)],
@@ -257,23 +251,23 @@ mod tests {
     }
 
     struct Scene {
-        led: EndpointTargets,
+        targets: EndpointTargets,
         digest: &'static str,
         pods: Vec<Pod>,
-        follows: bool,
+        acknowledged: bool,
         start: Timestamp,
-        convergence_state: Option<ConvergenceState>,
+        state: Option<ConvergenceState>,
     }
 
     impl Scene {
         fn new(pods: Vec<Pod>) -> Self {
             Self {
-                led: led(),
+                targets: targets(),
                 digest: "now",
                 pods,
-                follows: true,
+                acknowledged: true,
                 start: Timestamp::UNIX_EPOCH,
-                convergence_state: None,
+                state: None,
             }
         }
 
@@ -284,17 +278,17 @@ mod tests {
                 [(PodId::of("uid-1"), true), (second(), false), (PodId::of("uid-4"), false)].into();
             let pods: Vec<&Pod> = self.pods.iter().collect();
             let look = Observation {
-                led: &self.led,
+                targets: &self.targets,
                 digest: self.digest,
                 pods: &pods,
-                follows: self.follows,
-                carries: &|status| status.digest.as_deref() == Some(self.digest),
+                acknowledged: self.acknowledged,
+                acknowledges: &|status| status.digest.as_deref() == Some(self.digest),
                 slices: &slices,
                 gated_pods: &gated_pods,
                 now: self.start + SignedDuration::from_secs(seconds),
             };
-            let sight = look.see(self.convergence_state.as_ref());
-            self.convergence_state = Some(sight.convergence_state.clone());
+            let sight = look.convergence(self.state.as_ref());
+            self.state = Some(sight.state.clone());
             sight
         }
     }
@@ -302,18 +296,18 @@ mod tests {
     #[test]
     fn one_that_is_behind_with_endpoints_serves_for_as_long_as_it_moves() {
         let mut scene = Scene::new(vec![gateway("a", "1", &[])]);
-        scene.follows = false;
+        scene.acknowledged = false;
         assert!(!scene.see(0).serves, "it never did");
-        scene.follows = true;
+        scene.acknowledged = true;
         assert!(scene.see(60).serves);
-        scene.follows = false;
+        scene.acknowledged = false;
         assert!(scene.see(120).serves && scene.see(129).serves);
         scene.pods = vec![gateway("a", "2", &[])];
         assert!(scene.see(131).serves && scene.see(140).serves, "it came nearer");
         assert!(!scene.see(141).serves, "and then no more");
-        scene.follows = true;
+        scene.acknowledged = true;
         assert!(scene.see(142).serves);
-        (scene.follows, scene.led.rest) = (false, "other".into());
+        (scene.acknowledged, scene.targets.rest) = (false, "other".into());
         assert!(!scene.see(143).serves, "that is more than endpoints");
     }
 
@@ -332,11 +326,11 @@ mod tests {
         assert_eq!(seen(scene.see(5)), (vec![], true), "it begins anew");
 
         // A port is all its endpoints, by whatever number they serve it.
-        let mut other = scene.led.subsets[0].clone();
+        let mut other = scene.targets.subsets[0].clone();
         other.ports[0].target_port = 8081;
-        scene.led.subsets.push(other);
+        scene.targets.subsets.push(other);
         assert_eq!(seen(scene.see(60)), (vec![], false));
-        scene.led.subsets.clear();
+        scene.targets.subsets.clear();
         assert_eq!(seen(scene.see(61)), (vec![], false), "nobody cannot fail");
         assert!(scene.see(62).checks);
     }
@@ -374,10 +368,10 @@ mod tests {
             scene.see(2);
         }
         assert_eq!(scene.see(3).verdicts.get(&second()), None);
-        assert_eq!(scene.convergence_state.unwrap().recent.len(), RECENT);
+        assert_eq!(scene.state.unwrap().recent.len(), RECENT);
 
         let mut scene = Scene::new(vec![now("a")]);
-        scene.led.subsets[0].addresses.pop();
+        scene.targets.subsets[0].addresses.pop();
         let sight = scene.see(0);
         assert!(sight.holds && sight.verdicts.is_empty(), "it leads nowhere yet");
     }

@@ -1,7 +1,15 @@
-//! Gateways: their objects, their settings, and who of their pods is active.
+//! Gateways: their configuration, their objects, and which of their pods is
+//! active. The files are the stages in which a gateway is planned, see
+//! [`crate::service::plan`].
 
+pub mod acknowledgement;
+pub mod cleanup;
+pub mod config;
+pub mod config_sync;
 pub mod election;
 pub mod manifests;
 pub mod migration;
+pub mod placement;
 pub mod pod_settings;
 pub mod rollout;
+pub mod workload;

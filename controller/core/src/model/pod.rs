@@ -52,6 +52,14 @@ pub struct Pod {
 }
 
 impl Pod {
+    /// The status that it reported.
+    pub fn reported(&self) -> Option<&GatewayStatus> {
+        match &self.report {
+            StatusReport::Reported(status) => Some(status),
+            StatusReport::NotQueried | StatusReport::NoResponse => None,
+        }
+    }
+
     /// Whether anything in it could still answer on the LAN.
     pub fn could_answer(&self) -> bool {
         !self.finished && !self.node_lost

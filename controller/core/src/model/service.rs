@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::IpAddr;
 
 use jiff::Timestamp;
 use lb_svc_crds::names;
@@ -102,6 +103,14 @@ pub struct Service {
     pub conditions: Vec<Condition>,
     /// When each of them last changed its status.
     pub since: BTreeMap<String, Timestamp>,
+}
+
+impl Service {
+    /// Whether its status names the address.
+    pub fn has_ingress(&self, address: IpAddr) -> bool {
+        let address = address.to_string();
+        self.ingress.iter().any(|entry| entry.ip == address)
+    }
 }
 
 /// A port of a Service.

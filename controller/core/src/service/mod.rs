@@ -1,6 +1,9 @@
 //! What a Service asks, and what is done for it.
 
+pub mod allocation;
+pub mod conditions;
 pub mod health_check;
+pub mod observed;
 pub mod plan;
 pub mod spec;
 pub mod unheeded;

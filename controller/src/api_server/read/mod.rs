@@ -8,6 +8,7 @@ mod endpoint_slice;
 mod events;
 mod gateway_objects;
 mod gateway_pod;
+mod master_key;
 mod node;
 mod pod_settings;
 mod service;

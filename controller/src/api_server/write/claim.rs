@@ -2,7 +2,7 @@
 
 use kube::api::{Api, Patch};
 use lb_svc_core::ipam::{AddressRequest, Claim, ClaimId, Reservation, claim};
-use lb_svc_core::model::GatewayRef;
+use lb_svc_core::model::{GatewayRef, ServiceId};
 use lb_svc_crds::{IP, names};
 use serde_json::{Value, json};
 
@@ -53,19 +53,52 @@ impl ApiServer {
         timed_opt(claims.delete(&claim.name, &exactly(&claim.uid, &claim.resource_version))).await.map(drop)
     }
 
-    /// Changes fields of a claim, if it is still as it was seen.
+    /// Makes the claim that of another Service, if it is still as it was seen.
     ///
     /// # Errors
     /// The claim is unchanged then.
-    pub async fn change_claim(&self, claim: &ClaimId, spec: Value) -> Result<Option<IP>, Error> {
-        self.patch_claim(claim, json!({ "metadata": {}, "spec": spec })).await
+    pub async fn adopt_claim(&self, claim: &ClaimId, owner: &ServiceId) -> Result<Option<IP>, Error> {
+        self.patch_claim(claim, json!({ "spec": { "serviceUid": owner.uid } })).await
     }
 
-    /// Records in a claim where its gateway is, if it is still as it was seen.
+    /// Records in a claim that the foreign host with the hardware address `mac`
+    /// has the address, if the claim is still as it was seen.
     ///
     /// # Errors
     /// The claim is unchanged then.
-    pub async fn settle_claim(&self, claim: &ClaimId, gateway: &GatewayRef) -> Result<Option<IP>, Error> {
+    pub async fn mark_conflict(&self, claim: &ClaimId, mac: &str) -> Result<Option<IP>, Error> {
+        self.patch_claim(claim, json!({ "spec": { "conflict": mac } })).await
+    }
+
+    /// Records in a claim the hardware address of the interface that answers,
+    /// and whether the address has been in service, if the claim is still as it
+    /// was seen.
+    ///
+    /// # Errors
+    /// The claim is unchanged then.
+    pub async fn record_mac(&self, claim: &ClaimId, mac: &str, probed: bool) -> Result<Option<IP>, Error> {
+        let spec = json!({ "macAddress": mac, "probed": probed, "conflict": "" });
+        self.patch_claim(claim, json!({ "spec": spec })).await
+    }
+
+    /// Makes a claim outlive its Service, or not, if it is still as it was seen.
+    ///
+    /// # Errors
+    /// The claim is unchanged then.
+    pub async fn set_retain(&self, claim: &ClaimId, keep: bool) -> Result<Option<IP>, Error> {
+        self.patch_claim(claim, json!({ "spec": { "keep": keep } })).await
+    }
+
+    /// Records in a claim the namespace of its gateway, if the claim is still as
+    /// it was seen.
+    ///
+    /// # Errors
+    /// The claim is unchanged then.
+    pub async fn set_gateway_namespace(
+        &self,
+        claim: &ClaimId,
+        gateway: &GatewayRef,
+    ) -> Result<Option<IP>, Error> {
         let namespace = (!gateway.in_service_namespace()).then_some(&gateway.namespace);
         let labels = json!({ names::GATEWAY_NAMESPACE_LABEL: namespace });
         self.patch_claim(claim, json!({ "metadata": { "labels": labels } })).await

@@ -13,11 +13,11 @@ use crate::api_server::client::{ApiServer, Error, post, timed};
 const NOTE_MAX: usize = 1024;
 
 impl ApiServer {
-    /// Tells something about a Service, where `kubectl describe` shows it.
+    /// Creates an Event of a Service, where `kubectl describe` shows it.
     ///
     /// # Errors
-    /// It was not told then.
-    pub async fn tell(
+    /// The Event was not created.
+    pub async fn create_event(
         &self,
         owner: &ServiceId,
         warning: bool,

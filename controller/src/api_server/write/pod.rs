@@ -14,7 +14,7 @@ impl ApiServer {
     ///
     /// # Errors
     /// The pod is unchanged then.
-    pub async fn annotate(
+    pub async fn annotate_pod(
         &self,
         namespace: &str,
         pod: &str,

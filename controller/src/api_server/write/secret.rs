@@ -5,7 +5,6 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::api::Api;
 use lb_svc_core::gateway::manifests;
 use lb_svc_core::model::{GatewayRef, ServiceId};
-use lb_svc_crds::names;
 use serde_json::json;
 
 use super::typed;
@@ -35,28 +34,18 @@ impl ApiServer {
         }
     }
 
-    /// What all keys are derived from, kept in a Secret in `namespace`; it is
-    /// made if there is none.
+    /// Makes the Secret in `namespace` with the key that all keys are derived
+    /// from.
     ///
     /// # Errors
-    /// When it cannot be had, or is none.
-    pub async fn master(&self, namespace: &str) -> Result<Master, Error> {
+    /// There may be none then; a conflict says that there is one already.
+    pub(in crate::api_server) async fn write_master(
+        &self,
+        namespace: &str,
+        master: &Master,
+    ) -> Result<(), Error> {
         let secrets: Api<Secret> = self.namespaced(namespace);
-        let read = |secret: Secret| {
-            let bytes = secret.data.as_ref().and_then(|data| data.get(names::MASTER_KEY));
-            let master = bytes.and_then(|bytes| Master::kept(&bytes.0));
-            master.ok_or_else(|| Error::Master { namespace: namespace.to_owned() })
-        };
-        if let Some(secret) = timed(secrets.get_opt(names::MASTER_SECRET)).await? {
-            return read(secret);
-        }
-        let master = Master::random()?;
-        let secret = typed(manifests::master(namespace, &json!(ByteString(master.bytes().to_vec()))))?;
-        match timed(secrets.create(&post(), &secret)).await {
-            Ok(_) => Ok(master),
-            // Another controller was first.
-            Err(error) if error.is_conflict() => read(timed(secrets.get(names::MASTER_SECRET)).await?),
-            Err(error) => Err(error),
-        }
+        let master = json!(ByteString(master.bytes().to_vec()));
+        timed(secrets.create(&post(), &typed(manifests::master(namespace, &master))?)).await.map(drop)
     }
 }

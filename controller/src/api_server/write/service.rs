@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::core::v1::Service;
 use kube::api::{Api, Patch};
-use lb_svc_core::model::{self, Condition, Ingress, ServiceId};
+use lb_svc_core::model::{self, Condition, Ingress};
 use serde_json::json;
 
 use super::conditions::Known;
@@ -17,13 +17,13 @@ impl ApiServer {
     /// The Service is unchanged then.
     pub async fn set_address(
         &self,
-        owner: &ServiceId,
-        resource_version: &str,
+        service: &model::Service,
         address: Option<&str>,
     ) -> Result<Option<Service>, Error> {
+        let owner = &service.id;
         let services: Api<Service> = self.namespaced(&owner.service.namespace);
         let patch = json!({
-            "metadata": { "uid": owner.uid, "resourceVersion": resource_version },
+            "metadata": { "uid": owner.uid, "resourceVersion": service.resource_version },
             "spec": { "loadBalancerIP": address },
         });
         timed_opt(services.patch(&owner.service.name, &merge(), &Patch::Merge(patch))).await

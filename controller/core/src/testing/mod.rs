@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+pub mod gateway;
+
 use std::net::Ipv4Addr;
 
 use lb_svc_crds::gateway::{ElectionStatus, Role, Transport};

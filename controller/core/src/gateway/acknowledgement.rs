@@ -1,0 +1,223 @@
+//! Whether a gateway carries its configuration out, as its pods report.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use lb_svc_crds::gateway::GatewayStatus;
+
+use super::config::{Digests, Rendered};
+use crate::backend::convergence::{Convergence, Observation};
+use crate::backend::readiness_gate::Verdict;
+use crate::ipam::Claim;
+use crate::model::{Pod, PodId, Service, StatusReport};
+use crate::service::allocation::conflict;
+use crate::service::observed::{ObservedEndpoints, Remembered};
+
+/// What a gateway does of its configuration.
+#[derive(Debug, Default)]
+pub struct Acknowledgement {
+    /// Whether a ready pod carries out all of it.
+    pub whole: bool,
+    /// The convergence of a gateway with endpoint targets.
+    pub convergence: Option<Convergence>,
+}
+
+/// Finds what the gateway, of which `pods` are the living pods, does of
+/// `config`. One that is not `written` yet is carried out by none.
+pub fn acknowledge(
+    config: &Rendered,
+    written: bool,
+    pods: &[&Pod],
+    endpoints: &ObservedEndpoints,
+    remembered: &Remembered,
+    now: Timestamp,
+) -> Acknowledgement {
+    let ready: Vec<&Pod> = pods.iter().copied().filter(|pod| pod.ready).collect();
+    let whole = written && ready.iter().any(|pod| carries_out(pod, &config.digests));
+    let convergence = config.targets.as_ref().map(|targets| {
+        let acknowledges = |status: &GatewayStatus| config.digests.acknowledged_by(status);
+        let observation = Observation {
+            targets,
+            digest: config.digests.wanted(),
+            pods: &ready,
+            acknowledged: whole,
+            acknowledges: &acknowledges,
+            slices: &endpoints.slices,
+            gated_pods: &endpoints.gated_pods,
+            now,
+        };
+        observation.convergence(remembered.convergence.as_ref())
+    });
+    Acknowledgement { whole, convergence }
+}
+
+/// Whether the pod carries out the configuration. One that may not be queried
+/// is believed its readiness.
+fn carries_out(pod: &Pod, digests: &Digests) -> bool {
+    match &pod.report {
+        StatusReport::Reported(status) => digests.acknowledged_by(status),
+        StatusReport::NoResponse => true,
+        StatusReport::NotQueried => false,
+    }
+}
+
+/// Whether the claim's address is in service, as far as that is known. Of
+/// several pods the ready ones need not be those that answer for it, so before
+/// it is reported for the first time one has to have it.
+pub fn is_in_service(service: &Service, claim: &Claim, pods: &[&Pod]) -> bool {
+    let has = |pod: &&Pod| match pod.reported() {
+        Some(status) => !pod.member || status.addresses.contains(&claim.address),
+        None => pod.ready && conflict(pods, claim.address).is_none(),
+    };
+    service.has_ingress(claim.address) || pods.iter().any(has)
+}
+
+impl Acknowledgement {
+    /// Whether the endpoint targets are carried out, but for their last
+    /// changes.
+    pub fn keeps_up(&self) -> bool {
+        self.convergence.as_ref().is_some_and(|convergence| convergence.serves)
+    }
+
+    /// What the gateway makes of the pods that wait for their readiness gate.
+    pub fn verdicts(&self) -> BTreeMap<PodId, Verdict> {
+        self.convergence.as_ref().map(|convergence| convergence.verdicts.clone()).unwrap_or_default()
+    }
+
+    /// Whether more is to be seen of the gateway's endpoints soon.
+    pub fn is_changing(&self) -> bool {
+        self.convergence.as_ref().is_some_and(|convergence| convergence.may_fail || convergence.holds)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::action::Action;
+    use crate::service::conditions::{CONFLICT, GATEWAY_READY, STARTING, ips};
+    use crate::service::observed::Observed;
+    use crate::service::plan::plan;
+    use crate::testing::gateway::{
+        FOREIGN_MAC, claim, claimed, config_of, config_written, direct_access, gateway_pod, is_converged,
+        members, observed_again, reason, replicated, reported_mut, settle, status, steps, target_addresses,
+        tcp_slice, two_pods,
+    };
+    use crate::testing::port;
+    use jiff::SignedDuration;
+    use lb_svc_crds::gateway::{DIRECT_VERSION, GatewayConfig, Target, TargetPort, Transport};
+    use lb_svc_crds::{Requested, names};
+
+    #[test]
+    fn endpoint_change_keeps_gateway_ready() {
+        let mut observed = direct_access();
+        let planned = plan(&observed);
+        assert_eq!((&steps(&planned)[..], is_converged(&planned)), (&[][..], true));
+        let text = &observed.gateway.config.as_ref().unwrap().content;
+        let config: GatewayConfig = serde_json::from_str(text).unwrap();
+        assert_eq!((config.version, config.frontends[0].ports.len()), (DIRECT_VERSION, 1));
+        let condition = observed.service.as_ref().unwrap().conditions.iter();
+        let message = &condition.clone().find(|condition| condition.kind == GATEWAY_READY).unwrap().message;
+        assert!(message.ends_with("connections go straight to its endpoints, as asked for"), "{message}");
+
+        observed.endpoints.slices = vec![tcp_slice(&[(1, "ready"), (2, "leaving"), (3, "ready")])];
+        let planned = plan(&observed);
+        let config = config_written(&planned);
+        assert_eq!(target_addresses(&config), ["10.0.0.1", "10.0.0.3"]);
+        let Target::Endpoints { subsets, affinity_seconds, check } = &config.frontends[0].target else {
+            panic!("not direct")
+        };
+        let target = TargetPort { protocol: Transport::Tcp, port: 80, target_port: 8080 };
+        assert_eq!((&subsets[0].ports, affinity_seconds, check), (&vec![target], &None, &None));
+        assert_eq!(subsets[0].draining.len(), 1);
+        let digest = names::digest(config_of(&planned).unwrap().as_bytes());
+        let nudged = planned.steps().any(|action| match action {
+            Action::AnnotatePod { annotations, nudge: Some(0), .. } => {
+                annotations[names::CONFIG_ANNOTATION] == format!("{digest}.0")
+            }
+            _ => false,
+        });
+        assert!(nudged, "{:?}", steps(&planned));
+        assert_eq!(status(&planned), None, "nothing to be said of it");
+        assert!(!is_converged(&planned));
+
+        // A gateway that does not follow at all is one that does not serve.
+        observed.gateway.config.as_mut().unwrap().content = config_of(&planned).unwrap().clone();
+        observed = observed_again(observed);
+        assert_eq!(status(&plan(&observed)), None);
+        observed.now += SignedDuration::from_secs(10);
+        let planned = plan(&observed);
+        assert_eq!(reason(status(&planned).unwrap().1, GATEWAY_READY), STARTING);
+
+        // Another port is more than an endpoint.
+        let mut observed = direct_access();
+        observed.service.as_mut().unwrap().ports.push(port("TCP", 443));
+        assert_eq!(reason(status(&plan(&observed)).unwrap().1, GATEWAY_READY), STARTING);
+    }
+
+    #[test]
+    fn gated_pod_is_targeted_and_judged() {
+        let mut observed = direct_access();
+        let waiting = PodId::of("uid-3");
+        observed.endpoints.slices = vec![tcp_slice(&[(1, "ready"), (2, "ready"), (3, "unready")])];
+        assert_eq!(target_addresses(&config_written(&plan(&observed))), ["10.0.0.1", "10.0.0.2"]);
+        observed.endpoints.gated_pods = [(waiting, false)].into();
+        let planned = plan(&observed);
+        let config = config_written(&planned);
+        assert_eq!(target_addresses(&config), ["10.0.0.1", "10.0.0.2", "10.0.0.3"]);
+        assert!(planned.index.verdicts.is_empty(), "it is on its way");
+
+        let content = config_of(&plan(&observed)).unwrap().clone();
+        observed.gateway.config.as_mut().unwrap().content = content.clone();
+        observed.gateway.pods = vec![gateway_pod("gw", &content, &["172.18.0.11"])];
+        let observed = settle(observed);
+        let planned = plan(&observed);
+        assert_eq!(planned.index.verdicts, [(waiting, Verdict::Programmed)].into());
+        assert!(!is_converged(&planned), "it is about to pass");
+        let mut passed = observed;
+        passed.endpoints.gated_pods = [(waiting, true)].into();
+        let planned = plan(&passed);
+        assert!(is_converged(&planned) && steps(&planned).is_empty() && planned.index.verdicts.is_empty());
+    }
+
+    #[test]
+    fn address_is_in_service_once_a_pod_has_it() {
+        let mut observed = settle(replicated(claimed(&[claim("172.18.0.11", Requested::Static)]), "2"));
+        observed.service.as_mut().unwrap().load_balancer_ip = "172.18.0.11".into();
+        members(&mut observed, "a", 1);
+        let ingress = |observed: &Observed| {
+            let planned = plan(observed);
+            let (ingress, conditions) = status(&planned).unwrap();
+            (ingress.len(), reason(conditions, GATEWAY_READY).to_owned())
+        };
+        assert_eq!(ingress(&observed), (1, "GatewayReady".into()));
+
+        // The active one withholds it; the standby is ready all the same.
+        let mut withheld = observed.clone();
+        withheld.gateway.pods[0].ready = false;
+        let status = reported_mut(&mut withheld.gateway.pods[0]);
+        (status.digest, status.addresses) = (None, Vec::new());
+        status.conflicts.insert("172.18.0.11".parse().unwrap(), FOREIGN_MAC.to_owned());
+        assert_eq!(ingress(&withheld), (0, CONFLICT.into()));
+        withheld.gateway.pods[1].report = StatusReport::NoResponse;
+        assert_eq!(ingress(&withheld), (0, CONFLICT.into()));
+
+        // Pods that may not be asked are believed their readiness.
+        observed.gateway.pods.iter_mut().for_each(|pod| pod.report = StatusReport::NoResponse);
+        assert_eq!(ingress(&observed), (1, "GatewayReady".into()));
+    }
+
+    #[test]
+    fn one_ready_pod_is_enough() {
+        for ready in ["a", "b"] {
+            let mut observed = two_pods();
+            for pod in observed.gateway.pods.iter_mut().filter(|pod| pod.name != ready) {
+                (pod.ready, pod.report) = (false, StatusReport::NoResponse);
+            }
+            let settled = settle(observed);
+            let service = settled.service.as_ref().unwrap();
+            assert_eq!(ips(&service.ingress), ["172.18.0.11"]);
+            assert_eq!(reason(&service.conditions, GATEWAY_READY), "GatewayReady", "{ready}");
+            assert!(is_converged(&plan(&settled)));
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! Objects and claims that are no longer needed.
+
+use crate::action::Action;
+use crate::ipam::Claim;
+use crate::model::OwnedObject;
+use crate::service::observed::{Observed, ObservedGateway};
+
+/// Deletes the gateway's objects unless they are for the Service with the uid
+/// `keep`, or not made by the controller.
+pub fn delete_objects(gateway: &ObservedGateway, keep: Option<&str>) -> Vec<Action> {
+    fn stale<'a, T>(object: Option<&'a OwnedObject<T>>, keep: Option<&str>) -> Option<(String, String)> {
+        let stale = |object: &&'a OwnedObject<T>| {
+            object.owner_uid.is_some() && object.owner_uid.as_deref() != keep && !object.deleting
+        };
+        object.filter(stale).map(|object| (object.uid.clone(), object.resource_version.clone()))
+    }
+    let budget = stale(gateway.budget.as_ref(), keep);
+    let deployment = stale(gateway.deployment.as_ref(), keep);
+    let config = stale(gateway.config.as_ref(), keep);
+    let mut actions = Vec::new();
+    actions.extend(budget.map(|(uid, version)| Action::DeleteBudget(uid, version)));
+    actions.extend(deployment.map(|(uid, version)| Action::DeleteDeployment(uid, version)));
+    actions.extend(config.map(|(uid, version)| Action::DeleteConfig(uid, version)));
+    actions
+}
+
+/// Whether something could still answer for the address of a claim: a
+/// Deployment or ConfigMap to make a new pod from, or a pod.
+pub fn is_held(gateway: &ObservedGateway, claim: &Claim) -> bool {
+    fn is_for<T>(object: Option<&OwnedObject<T>>, uid: &str) -> bool {
+        object.is_some_and(|object| object.owner_uid.as_deref() == Some(uid))
+    }
+    let uid = claim.owner.uid.as_str();
+    // A misplaced gateway is all that is looked at, until it is gone.
+    gateway.is_misplaced()
+        || is_for(gateway.deployment.as_ref(), uid)
+        || is_for(gateway.config.as_ref(), uid)
+        || gateway.pods.iter().any(|pod| pod.owner_uid == uid && pod.could_answer())
+}
+
+/// Releases the claims of every Service but the one with the uid `current` for
+/// whose address nothing can answer any more. A claim that is to be retained
+/// outlives its Service, but not the Service's request for a gateway.
+pub fn release_orphaned(observed: &Observed, current: Option<&str>) -> Vec<Action> {
+    let existing = observed.service.as_ref().map(|service| &service.id.uid);
+    let is_orphaned = |claim: &&Claim| {
+        let retained = claim.keep && claim.conflict.is_empty() && Some(&claim.owner.uid) != existing;
+        Some(claim.owner.uid.as_str()) != current && !retained && !is_held(&observed.gateway, claim)
+    };
+    let orphaned = observed.addresses.claims.iter().filter(is_orphaned);
+    orphaned.map(|claim| Action::Release(claim.id.clone())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ipam::AllocationError;
+    use crate::model::Pod;
+    use crate::service::plan::plan;
+    use crate::testing::gateway::{carried_out, claim, claimed, config_of, of_earlier, status, steps};
+    use lb_svc_crds::Requested;
+
+    #[test]
+    fn withdrawn_service_leaves_nothing() {
+        let mut observed = carried_out(claimed(&[claim("172.18.0.11", Requested::Dynamic)]), "172.18.0.11");
+        observed.service.as_mut().unwrap().load_balancer = false;
+        let planned = plan(&observed);
+        assert_eq!(
+            steps(&planned),
+            [
+                Action::SetStatus { ingress: vec![], conditions: vec![] },
+                Action::ClearAddress,
+                Action::DeleteDeployment("dep".into(), "3".into()),
+                Action::DeleteConfig("cm".into(), "3".into()),
+            ]
+        );
+        // The claim outlives Deployment and ConfigMap as long as a pod is there.
+        observed.service = None;
+        (observed.gateway.deployment, observed.gateway.config) = (None, None);
+        observed.gateway.pods[0].deleting = true;
+        assert_eq!(steps(&plan(&observed)), []);
+        let lost = Pod { node_lost: true, ..observed.gateway.pods[0].clone() };
+        observed.gateway.pods.clear();
+        let release = [Action::Release(observed.addresses.claims[0].id.clone())];
+        assert_eq!(steps(&plan(&observed)), release);
+        observed.gateway.pods = vec![lost];
+        assert_eq!(steps(&plan(&observed)), release, "its node is gone for good");
+    }
+
+    #[test]
+    fn withdrawn_service_keeps_static_address() {
+        let mut observed = claimed(&[claim("172.18.0.18", Requested::Static)]);
+        let service = observed.service.as_mut().unwrap();
+        service.load_balancer_ip = "172.18.0.18".into();
+        service.annotations.clear();
+        assert!(!plan(&observed).actions.contains(&Action::ClearAddress));
+    }
+
+    #[test]
+    fn recreated_service_waits_for_previous_gateway() {
+        let mut observed = carried_out(claimed(&[claim("172.18.0.11", Requested::Dynamic)]), "172.18.0.11");
+        observed.addresses.claims = vec![of_earlier(claim("172.18.0.11", Requested::Dynamic))];
+        for owner_uid in [
+            &mut observed.gateway.config.as_mut().unwrap().owner_uid,
+            &mut observed.gateway.deployment.as_mut().unwrap().owner_uid,
+        ] {
+            *owner_uid = Some("uid-0".into());
+        }
+        observed.gateway.pods[0].owner_uid = "uid-0".into();
+        observed.service.as_mut().unwrap().ingress.clear();
+        let planned = plan(&observed);
+        assert!(planned.actions.contains(&Action::DeleteDeployment("dep".into(), "3".into())));
+        assert!(planned.actions.contains(&Action::DeleteConfig("cm".into(), "3".into())));
+        assert!(matches!(planned.actions.last(), Some(Action::Claim(_))), "an address of its own meanwhile");
+        observed.addresses.claims.push(claim("172.18.0.12", Requested::Dynamic));
+        assert_eq!(config_of(&plan(&observed)), None, "not into what is being deleted");
+    }
+
+    #[test]
+    fn lost_claim_deletes_gateway_at_once() {
+        let mut observed = carried_out(claimed(&[claim("172.18.0.11", Requested::Dynamic)]), "172.18.0.11");
+        observed.addresses.claims.clear();
+        let Some(Action::Claim(address_request)) = plan(&observed).actions.pop() else { panic!("no claim") };
+        assert_eq!(address_request.address, Some("172.18.0.11".parse().unwrap()), "it is asked for again");
+        observed.addresses.allocation_error =
+            Some(AllocationError::Taken("172.18.0.11".parse().unwrap(), "default/other".into()));
+        let planned = plan(&observed);
+        assert!(planned.actions.contains(&Action::DeleteDeployment("dep".into(), "3".into())));
+        assert!(planned.actions.contains(&Action::DeleteConfig("cm".into(), "3".into())));
+        assert!(status(&planned).unwrap().0.is_empty());
+    }
+}

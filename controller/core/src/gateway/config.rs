@@ -1,0 +1,386 @@
+//! The configuration that a gateway is given, in its ConfigMap.
+
+use std::collections::BTreeMap;
+
+use lb_svc_crds::gateway::{
+    ADVERTISEMENT_INTERVAL_MS, Address, CONFIG_VERSION, DIRECT_VERSION, Election, Frontend, GatewayConfig,
+    GatewayStatus, LIMITED_VERSION, NatBackend, Port, Subset, Target,
+};
+use lb_svc_crds::names;
+
+use crate::action::Action;
+use crate::backend::convergence::EndpointTargets;
+use crate::backend::endpoints;
+use crate::ipam::{Claim, Network};
+use crate::model::{OwnedObject, Pod, Problem, Service, ServicePort};
+use crate::service::allocation::is_unproven;
+use crate::service::observed::ObservedEndpoints;
+use crate::service::spec::{ServiceSpec, transport};
+
+/// The most bytes that a ConfigMap holds (Kubernetes API: 1 MiB of data).
+const CONFIG_MAX: usize = 1024 * 1024 - 1024;
+
+/// What a configuration is made from, beside the Service's spec.
+#[derive(Clone, Copy, Debug)]
+pub struct Inputs<'a> {
+    /// The Service.
+    pub service: &'a Service,
+    /// The claims to serve.
+    pub serving: &'a [&'a Claim],
+    /// The networks of Subnets.
+    pub networks: &'a BTreeMap<String, Network>,
+    /// The Service's endpoints.
+    pub endpoints: &'a ObservedEndpoints,
+    /// The ConfigMap as it is.
+    pub known: Option<&'a OwnedObject<String>>,
+    /// The gateway's living pods.
+    pub pods: &'a [&'a Pod],
+    /// The NAT back end where the Service does not say.
+    pub nat_backend: NatBackend,
+}
+
+/// The configuration by which a gateway serves what `spec` asks; `None` without
+/// an address to serve.
+///
+/// # Errors
+/// Why an address cannot be served, or that a ConfigMap cannot hold it.
+pub fn desired(spec: &ServiceSpec, inputs: &Inputs<'_>) -> Result<Option<Rendered>, Problem> {
+    let Inputs { service, serving, networks, endpoints, known, pods, nat_backend } = *inputs;
+    if serving.is_empty() {
+        return Ok(None);
+    }
+    let known = parse(known);
+    let mut addresses = Vec::new();
+    for claim in serving {
+        let listed = known
+            .as_ref()
+            .and_then(|known| known.addresses.iter().find(|address| address.address == claim.address));
+        let probe = is_unproven(service, claim) || !is_proven_here(listed, pods);
+        let network = networks.get(&claim.subnet).filter(|network| network.holds(claim.address));
+        let network = network.map(|network| Address {
+            address: claim.address,
+            cidr: network.cidr.into(),
+            gateway: Some(network.gateway.into()),
+            subnet: claim.subnet.clone(),
+            probe,
+        });
+        // A Subnet that was spoiled, lost or shrunk leaves a live address as it
+        // is; so does one whose router has it now.
+        let before = || Some(Address { probe, ..listed?.clone() });
+        addresses.push(network.or_else(before).ok_or_else(|| {
+            Problem::new(
+                "SubnetNotFound",
+                format!(
+                    "Subnet {}, which {} is from, does not exist or is not valid",
+                    claim.subnet, claim.address
+                ),
+            )
+        })?);
+    }
+    let target = match &spec.direct {
+        None => Target::ClusterIp { addresses: spec.cluster_ips.clone() },
+        Some(direct) => Target::Endpoints {
+            subsets: subsets(service, &spec.ports, endpoints),
+            affinity_seconds: direct.affinity_seconds,
+            check: direct.check.clone(),
+        },
+    };
+    let config = GatewayConfig {
+        version: match (&target, &spec.clients) {
+            (Target::Endpoints { .. }, _) => DIRECT_VERSION,
+            (_, Some(_)) => LIMITED_VERSION,
+            (_, None) => CONFIG_VERSION,
+        },
+        attachment: spec.provider.multus_name(),
+        frontends: vec![Frontend {
+            service: service.id.service.to_string(),
+            addresses: addresses.iter().map(|address| address.address).collect(),
+            target,
+            ports: spec.ports.clone(),
+            clients: spec.clients.clone(),
+        }],
+        nat_backend: spec.nat_backend.unwrap_or(nat_backend),
+        addresses,
+        election: Some(Election { gateway: service.id.uid.clone(), interval_ms: ADVERTISEMENT_INTERVAL_MS }),
+    };
+    Rendered::of(config).map(Some)
+}
+
+/// Whether an address that the ConfigMap has as `listed` is known to be free
+/// for this gateway. One that it does not list is not, whatever served it
+/// before: the claim was retained while no gateway held it, or what is seen of
+/// the claim is out of date.
+fn is_proven_here(listed: Option<&Address>, pods: &[&Pod]) -> bool {
+    let has = |listed: &Address| {
+        let serves =
+            |pod: &&Pod| pod.reported().is_some_and(|status| status.addresses.contains(&listed.address));
+        pods.iter().any(serves)
+    };
+    listed.is_some_and(|listed| !listed.probe || has(listed))
+}
+
+/// The configuration as it is with the endpoints as they are now, and the first
+/// of the claims `own` that it serves. `None` if it has no endpoint targets,
+/// serves none of the claims, or cannot be read or held.
+pub fn with_endpoints<'a>(
+    known: Option<&OwnedObject<String>>,
+    service: &Service,
+    own: &[&'a Claim],
+    endpoints: &ObservedEndpoints,
+) -> Option<(Rendered, &'a Claim)> {
+    let mut config = parse(known)?;
+    let mut has_targets = false;
+    for Frontend { ports, target, .. } in &mut config.frontends {
+        if let Target::Endpoints { subsets, .. } = target {
+            (*subsets, has_targets) = (self::subsets(service, ports, endpoints), true);
+        }
+    }
+    let is_served = |claim: &&&Claim| config.addresses.iter().any(|known| known.address == claim.address);
+    let claim = own.iter().find(is_served).filter(|_| has_targets)?;
+    Some((Rendered::of(config).ok()?, claim))
+}
+
+fn parse(known: Option<&OwnedObject<String>>) -> Option<GatewayConfig> {
+    serde_json::from_str(&known?.content).ok()
+}
+
+/// The endpoints of the Service's ports, as far as these are among `ports`.
+fn subsets(service: &Service, ports: &[Port], endpoints: &ObservedEndpoints) -> Vec<Subset> {
+    let is_served = |ServicePort { protocol, port, .. }: &&ServicePort| {
+        transport(protocol).is_some_and(|protocol| ports.contains(&Port { protocol, port: *port }))
+    };
+    let ports: Vec<ServicePort> = service.ports.iter().filter(is_served).cloned().collect();
+    endpoints::subsets(&ports, &endpoints.slices, |pod| endpoints.gated_pods.contains_key(&pod))
+}
+
+/// A configuration as it goes into the ConfigMap.
+#[derive(Debug)]
+pub struct Rendered {
+    text: String,
+    /// The same, before the first address had been in service: the LAN is to be
+    /// probed for it. A gateway that carries that out carries out this.
+    unproven: String,
+    /// The digests of both.
+    pub digests: Digests,
+    /// The endpoint targets, if it has any.
+    pub targets: Option<EndpointTargets>,
+}
+
+impl Rendered {
+    fn of(mut config: GatewayConfig) -> Result<Self, Problem> {
+        let text = render(&config);
+        if let Some(address) = config.addresses.first_mut() {
+            address.probe = true;
+        }
+        let unproven = render(&config);
+        if unproven.len() > CONFIG_MAX {
+            let message = format!(
+                "the gateway's configuration is {} bytes, a ConfigMap holds {CONFIG_MAX}: use fewer ports, or fewer endpoints",
+                unproven.len()
+            );
+            return Err(Problem::new("ConfigTooLarge", message));
+        }
+        let targets = config.frontends.iter_mut().find_map(|frontend| {
+            let Target::Endpoints { subsets, check, .. } = &mut frontend.target else { return None };
+            Some((frontend.ports.clone(), std::mem::take(subsets), check.clone()))
+        });
+        let targets = targets.map(|(ports, subsets, check)| {
+            let rest = names::digest(render(&config).as_bytes());
+            EndpointTargets { ports, subsets, check, rest }
+        });
+        let digests = Digests([&text, &unproven].map(|text| names::digest(text.as_bytes())));
+        Ok(Self { text, unproven, digests, targets })
+    }
+
+    /// Writes the ConfigMap, unless it is so.
+    pub fn write(&self, known: Option<&OwnedObject<String>>) -> Option<Action> {
+        let is_so = known.is_some_and(|known| known.content == self.text);
+        (!is_so).then(|| Action::WriteConfig(self.text.clone()))
+    }
+
+    /// Whether the ConfigMap says this already, or did before the first address
+    /// had been in service.
+    pub fn is_written(&self, known: Option<&OwnedObject<String>>) -> bool {
+        known.is_some_and(|known| known.content == self.text || known.content == self.unproven)
+    }
+}
+
+fn render(config: &GatewayConfig) -> String {
+    // Serialising plain structs of strings and numbers cannot fail.
+    serde_json::to_string_pretty(config).unwrap_or_default()
+}
+
+/// The digests by which pods acknowledge a [`Rendered`] configuration: of its
+/// text, and of that from before its first address had been in service.
+#[derive(Debug)]
+pub struct Digests([String; 2]);
+
+impl Digests {
+    /// The digest of the text.
+    pub fn wanted(&self) -> &str {
+        &self.0[0]
+    }
+
+    /// Whether a pod reports that it carries the configuration out.
+    pub fn acknowledged_by(&self, status: &GatewayStatus) -> bool {
+        status.digest.as_deref().is_some_and(|digest| self.is_any(digest))
+    }
+
+    /// Whether the pod need not be given another configuration than that with
+    /// this digest. Where there are several pods, each has to know that the LAN
+    /// has been probed: one that takes over must not probe it again.
+    pub fn suits(&self, pod: &Pod, digest: &str) -> bool {
+        if pod.member { digest == self.wanted() } else { self.is_any(digest) }
+    }
+
+    fn is_any(&self, digest: &str) -> bool {
+        self.0.iter().any(|known| known == digest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{DeploymentState, Endpoint, EndpointSlice};
+    use crate::service::conditions::{GATEWAY_READY, LIMITED, ips};
+    use crate::service::observed::Observed;
+    use crate::service::plan::plan;
+    use crate::testing::gateway::{
+        annotate, carried_out, claim, claimed, config_of, config_written, direct_access, gateway_pod,
+        is_converged, network, owned, reason, settle, status, target_addresses, tcp_slice, with_pods,
+    };
+    use crate::testing::port;
+    use lb_svc_crds::Requested;
+    use std::sync::Arc;
+
+    #[test]
+    fn address_is_probed_until_in_service() {
+        let claims = [claim("172.18.0.11", Requested::Dynamic)];
+        let mut observed = claimed(&claims);
+        let asking = config_of(&plan(&observed)).unwrap().clone();
+        assert!(asking.contains("\"probe\": true"));
+        observed.gateway.config = Some(owned("cm", asking.clone()));
+        observed.gateway.deployment = Some(owned("dep", DeploymentState::default()));
+        observed.gateway.pods = vec![gateway_pod("gw", &asking, &["172.18.0.11"])];
+        let planned = plan(&observed);
+        assert_eq!(ips(status(&planned).unwrap().0), ["172.18.0.11"], "nothing is waited for");
+        let (claim, mac) = (claims[0].id.clone(), claims[0].mac.clone());
+        assert!(planned.actions.contains(&Action::RecordMac { claim, mac, probed: true }));
+        assert_eq!(config_of(&planned), None);
+
+        // What is left for the next pod to know is written beside what serves.
+        observed.addresses.claims[0].probed = true;
+        let planned = plan(&observed);
+        assert!(!config_of(&planned).unwrap().contains("probe"));
+        let (ingress, conditions) = status(&planned).unwrap();
+        assert_eq!((ingress.len(), reason(conditions, GATEWAY_READY)), (1, "GatewayReady"));
+        assert!(!planned.steps().any(|action| matches!(action, Action::AnnotatePod { nudge: Some(_), .. })));
+        let done = settle(observed);
+        assert!(!done.gateway.config.as_ref().unwrap().content.contains("probe"));
+        assert!(is_converged(&plan(&done)), "with a pod that has the earlier one still");
+
+        // An address in the status is in service, whatever the claim says.
+        let mut earlier = done;
+        earlier.addresses.claims[0].probed = false;
+        earlier.gateway.pods.clear();
+        assert_eq!(config_of(&plan(&earlier)), None);
+    }
+
+    #[test]
+    fn lost_subnet_keeps_live_address() {
+        let mut observed = carried_out(claimed(&[claim("172.18.0.11", Requested::Dynamic)]), "172.18.0.11");
+        observed.addresses.networks.get_mut("lan").unwrap().cidr = "172.18.1.0/24".parse().unwrap();
+        let reported = |observed: &Observed| {
+            let planned = plan(observed);
+            assert_eq!(config_of(&planned), None);
+            let (ingress, conditions) = status(&planned).unwrap();
+            assert_eq!((ingress.len(), reason(conditions, GATEWAY_READY)), (1, "GatewayReady"));
+            reason(conditions, LIMITED) == "AddressNotInSubnet"
+        };
+        assert!(reported(&observed), "nor one that is shrunk");
+        *observed.addresses.networks.get_mut("lan").unwrap() = network();
+        observed.addresses.networks.get_mut("lan").unwrap().gateway = "172.18.0.11".parse().unwrap();
+        assert!(reported(&observed), "nor one whose router has it");
+        observed.addresses.networks.clear();
+        assert!(reported(&observed));
+    }
+
+    #[test]
+    fn endpoint_options_are_in_config() {
+        let mut observed = direct_access();
+        let service = observed.service.as_mut().unwrap();
+        service.affinity = Some(60);
+        service.source_ranges = vec!["192.0.2.0/24".into()];
+        annotate(&mut observed, names::HEALTH_CHECK_ANNOTATION, "tcp");
+        let config = config_written(&plan(&observed));
+        assert_eq!((config.version, config.nat_backend), (DIRECT_VERSION, NatBackend::Nftables));
+        assert!(config.frontends[0].clients.is_some());
+        let Target::Endpoints { affinity_seconds, check, .. } = &config.frontends[0].target else {
+            panic!("not direct")
+        };
+        assert_eq!((*affinity_seconds, check.is_some()), (Some(60), true));
+
+        // And back to the ClusterIP.
+        let mut plain = direct_access();
+        annotate(&mut plain, names::DIRECT_ACCESS_ANNOTATION, "false");
+        let config = config_written(&plan(&plain));
+        assert_eq!(config.version, CONFIG_VERSION);
+        assert!(matches!(config.frontends[0].target, Target::ClusterIp { .. }));
+    }
+
+    #[test]
+    fn config_without_endpoints_serves_the_address() {
+        let mut observed = direct_access();
+        observed.endpoints.slices.clear();
+        let done = carried_out(with_pods(observed, Vec::new()), "172.18.0.11");
+        assert_eq!(ips(&done.service.as_ref().unwrap().ingress), ["172.18.0.11"]);
+        let config: GatewayConfig = serde_json::from_str(&done.gateway.config.unwrap().content).unwrap();
+        assert!(target_addresses(&config).is_empty());
+        assert_eq!(config.frontends[0].ports.len(), 1);
+    }
+
+    #[test]
+    fn too_many_endpoints_keep_last_good_state() {
+        let mut observed = direct_access();
+        let many = |n: u8| {
+            let mut slice = EndpointSlice::clone(&tcp_slice(&[(1, "ready")]));
+            let one = slice.endpoints[0];
+            slice.endpoints = (0..u16::MAX)
+                .map(|k| Endpoint { address: (u32::from(k) + (u32::from(n) << 24)).into(), ..one })
+                .collect();
+            Arc::new(slice)
+        };
+        observed.endpoints.slices = vec![many(10), many(11)];
+        let planned = plan(&observed);
+        assert_eq!(config_of(&planned), None);
+        let (ingress, conditions) = status(&planned).unwrap();
+        assert_eq!((ingress.len(), reason(conditions, GATEWAY_READY)), (1, "ConfigTooLarge"));
+    }
+
+    #[test]
+    fn config_too_large_is_reported() {
+        let mut observed = claimed(&[claim("172.18.0.11", Requested::Dynamic)]);
+        observed.service.as_mut().unwrap().ports = (1..=20_000).map(|number| port("TCP", number)).collect();
+        let planned = plan(&observed);
+        assert_eq!(config_of(&planned), None);
+        assert_eq!(reason(status(&planned).unwrap().1, GATEWAY_READY), "ConfigTooLarge");
+    }
+
+    #[test]
+    fn r21_address_that_the_gateway_does_not_list_is_probed_first() {
+        let proven = Claim { probed: true, ..claim("172.18.0.11", Requested::Dynamic) };
+        let mut observed = claimed(&[proven]);
+        let probes = |observed: &Observed| -> Vec<bool> {
+            let content = config_of(&plan(observed)).unwrap().clone();
+            let config: GatewayConfig = serde_json::from_str(&content).unwrap();
+            config.addresses.iter().map(|address| address.probe).collect()
+        };
+        assert_eq!(probes(&observed), [true], "no ConfigMap says that a gateway has it");
+        let content = config_of(&plan(&observed)).unwrap().clone();
+        observed.gateway.config = Some(owned("cm", content.clone()));
+        observed.gateway.pods = vec![gateway_pod("gw", &content, &[])];
+        assert_eq!(config_of(&plan(&observed)), None, "not taken up yet");
+        observed.gateway.pods = vec![gateway_pod("gw", &content, &["172.18.0.11"])];
+        assert_eq!(probes(&observed), [false]);
+    }
+}

@@ -1,0 +1,119 @@
+//! What is seen of one gateway and of its Service, each part for the stages
+//! that decide by it.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+use crate::backend::convergence::ConvergenceState;
+use crate::gateway::election::ElectionView;
+use crate::gateway::pod_settings::Configuration;
+use crate::ipam::{AllocationError, Claim, Network};
+use crate::model::{
+    Attachment, DeploymentState, EndpointSlice, GatewayRef, OwnedObject, Pod, PodId, Service, ServiceRef,
+};
+
+/// Everything seen that concerns one gateway.
+#[derive(Clone, Debug, Default)]
+pub struct Observed {
+    /// The Service, if there is one.
+    pub service: Option<Service>,
+    /// Addresses.
+    pub addresses: ObservedAddresses,
+    /// The gateway's objects.
+    pub gateway: ObservedGateway,
+    /// The Service's endpoints.
+    pub endpoints: ObservedEndpoints,
+    /// The NetworkAttachmentDefinition that the Service names, if it exists.
+    pub attachment: Option<Attachment>,
+    /// The controller's configuration.
+    pub configuration: Arc<Configuration>,
+    /// The number of other gateways whose roll-out has begun.
+    pub other_rollouts: usize,
+    /// What this process did and saw before.
+    pub remembered: Remembered,
+    /// Now, by the wall clock.
+    pub now: Timestamp,
+}
+
+/// The claims, and what is known of their addresses.
+#[derive(Clone, Debug, Default)]
+pub struct ObservedAddresses {
+    /// The claims of every Service that has or had the Service's name.
+    pub claims: Vec<Claim>,
+    /// The networks of those claims' Subnets, by Subnet.
+    pub networks: BTreeMap<String, Network>,
+    /// Why no address could be had a moment ago, if that was tried.
+    pub allocation_error: Option<AllocationError>,
+    /// Of the hardware addresses that gateways name in conflicts, those that
+    /// are gateways' own.
+    pub gateway_macs: BTreeSet<String>,
+}
+
+/// What bears the gateway's name.
+#[derive(Clone, Debug, Default)]
+pub struct ObservedGateway {
+    /// The namespace where the gateway is.
+    pub namespace: String,
+    /// The namespace where it is to be.
+    pub desired_namespace: String,
+    /// Whether the controller can see into [`Self::namespace`].
+    pub is_visible: bool,
+    /// The ConfigMap; its content is that of
+    /// [`CONFIG_KEY`](lb_svc_crds::names::CONFIG_KEY).
+    pub config: Option<OwnedObject<String>>,
+    /// The Deployment.
+    pub deployment: Option<OwnedObject<DeploymentState>>,
+    /// The PodDisruptionBudget, with metadata and spec as the API server has
+    /// them.
+    pub budget: Option<OwnedObject<Value>>,
+    /// The gateway's pods, of whichever Service of the name.
+    pub pods: Vec<Pod>,
+}
+
+/// The Service's endpoints.
+#[derive(Clone, Debug, Default)]
+pub struct ObservedEndpoints {
+    /// Its EndpointSlices.
+    pub slices: Vec<Arc<EndpointSlice>>,
+    /// The pods of its namespace that are ready but for the readiness gate, and
+    /// whether they have satisfied it.
+    pub gated_pods: BTreeMap<PodId, bool>,
+}
+
+/// What this process did and saw before. It may be lost: it only paces, and
+/// keeps from reporting twice.
+#[derive(Clone, Debug, Default)]
+pub struct Remembered {
+    /// The election among the gateway's pods as last reported, if it was.
+    pub election: Option<ElectionView>,
+    /// The convergence of a gateway with endpoint targets.
+    pub convergence: Option<ConvergenceState>,
+    /// How long ago the Secret with the key was written.
+    pub key_written: Option<Duration>,
+    /// How long ago each pod was nudged, by uid.
+    pub nudges: HashMap<String, Duration>,
+    /// How long ago a Warning of this Service was written.
+    pub warned: Option<Duration>,
+}
+
+impl ObservedGateway {
+    /// The gateway of `service`, where it is.
+    pub fn gateway_ref(&self, service: &ServiceRef) -> GatewayRef {
+        GatewayRef { service: service.clone(), namespace: self.namespace.clone() }
+    }
+
+    /// Whether the gateway is in another namespace than it is to be.
+    pub fn is_misplaced(&self) -> bool {
+        self.namespace != self.desired_namespace
+    }
+
+    /// The living pods that were made for the Service with this uid.
+    pub fn living_pods(&self, uid: &str) -> Vec<&Pod> {
+        let living = |pod: &&Pod| pod.owner_uid == uid && !pod.deleting && !pod.finished;
+        self.pods.iter().filter(living).collect()
+    }
+}
