@@ -17,6 +17,7 @@ use crate::strict_yaml;
 struct File {
     gateway: Fields,
     service_may_set: Option<BTreeSet<Setting>>,
+    fill_address: Option<bool>,
 }
 
 /// One field for each [`Setting`].
@@ -45,7 +46,7 @@ pub fn load(file: &Path, image: &str) -> anyhow::Result<Configuration> {
 
 fn parse(text: &str, image: &str) -> Result<Configuration, String> {
     let read: Option<File> = strict_yaml::read(text)?;
-    let File { gateway, service_may_set } = read.unwrap_or_default();
+    let File { gateway, service_may_set, fill_address } = read.unwrap_or_default();
     let fields = serde_json::to_value(gateway).map_err(|error| error.to_string())?;
     let mut configuration = Configuration::new(image);
     for setting in Setting::ALL {
@@ -56,6 +57,7 @@ fn parse(text: &str, image: &str) -> Result<Configuration, String> {
         }
     }
     configuration.service_may_set = service_may_set.unwrap_or(configuration.service_may_set);
+    configuration.fill_address = fill_address.unwrap_or(configuration.fill_address);
     Ok(configuration)
 }
 

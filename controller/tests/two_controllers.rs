@@ -673,7 +673,9 @@ fn set_address(api: &mut ApiServer, run: &Run, address: &str) -> Written {
     let seen = run.observed.service.as_ref().unwrap();
     match api.services.get(&run.service) {
         None => Ok(()),
-        Some(live) if live.resource_version != seen.resource_version => Err(Refused::Conflict),
+        Some(live) if live.load_balancer_ip != seen.load_balancer_ip || live.id != seen.id => {
+            Err(Refused::Conflict)
+        }
         Some(_) => {
             api.edit(&run.service, |service| address.clone_into(&mut service.load_balancer_ip));
             Ok(())

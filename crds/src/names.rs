@@ -18,6 +18,10 @@ pub const PROVIDER_ANNOTATION: &str = "ovn.kubernetes.io/attachmentprovider";
 /// Service of that namespace and name.
 pub const KEEP_ADDRESS_ANNOTATION: &str = "lb-svc.kubeovn.io/keep-address";
 
+/// On a Service, `"false"`: its address is not filled into its
+/// `spec.loadBalancerIP`; its status alone has it.
+pub const FILL_ADDRESS_ANNOTATION: &str = "lb-svc.kubeovn.io/fill-address";
+
 /// On a Service: what programs its gateway's NAT, `iptables` or `nftables`.
 pub const NAT_BACKEND_ANNOTATION: &str = "lb-svc.kubeovn.io/nat-backend";
 

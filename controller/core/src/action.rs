@@ -55,6 +55,13 @@ pub enum Action {
         /// The number of this nudge, if it is one.
         nudge: Option<u32>,
     },
+    /// Delete this pod: its Deployment makes another.
+    DeletePod {
+        /// The pod's name.
+        pod: String,
+        /// Its uid.
+        uid: String,
+    },
     /// Record in the claim which interface answers for the address, and
     /// whether it is known to be no one else's.
     RecordMac {

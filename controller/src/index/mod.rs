@@ -77,6 +77,11 @@ impl Index {
         self.narrow = true;
     }
 
+    /// A Service as last seen.
+    pub fn service(&self, name: &ServiceRef) -> Option<&Service> {
+        self.services.get(name)
+    }
+
     /// Everything that concerns the gateway of `service`.
     pub fn observe(&self, service: &ServiceRef, now: Instant) -> Observed {
         let wall = Timestamp::now();

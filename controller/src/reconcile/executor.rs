@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use lb_svc_core::action::{Action, Plan};
 use lb_svc_core::ipam::AllocationError;
-use lb_svc_core::model::{ObjectKind, ServiceRef};
+use lb_svc_core::model::{ObjectKind, Service, ServiceRef};
 use lb_svc_core::service::observed::Observed;
 
 use super::memory::Memory;
@@ -132,11 +132,20 @@ impl Reconciler {
                 }
             }
 
-            Action::FillAddress(address) => {
-                let address = address.to_string();
-                self.learn(api_server.set_address(seen()?, Some(&address)).await?);
+            Action::DeletePod { pod, uid } => {
+                tracing::warn!(%service, pod, "pod replaced: its attached interface is missing");
+                api_server.delete_pod(&gateway.namespace, pod, uid).await?;
             }
-            Action::ClearAddress => self.learn(api_server.set_address(seen()?, None).await?),
+
+            Action::FillAddress(address) => {
+                self.remember(key, |memory| memory.fill(*address, Instant::now()));
+                let seen = self.last_seen(service, seen()?);
+                self.learn(api_server.set_address(&seen, Some(&address.to_string())).await?);
+            }
+            Action::ClearAddress => {
+                let seen = self.last_seen(service, seen()?);
+                self.learn(api_server.set_address(&seen, None).await?);
+            }
             Action::SetStatus { ingress, conditions } => {
                 self.learn(api_server.set_status(seen()?, ingress, conditions).await?);
             }
@@ -157,6 +166,15 @@ impl Reconciler {
             }
         }
         Ok(Outcome::Done)
+    }
+
+    /// The Service in the version that our own writes have made of what was
+    /// seen, as long as its address is the same: what others write meanwhile is
+    /// not written over.
+    fn last_seen(&self, name: &ServiceRef, seen: &Service) -> Service {
+        let index = lock(&self.index);
+        let is_same = |now: &&Service| now.id == seen.id && now.load_balancer_ip == seen.load_balancer_ip;
+        index.service(name).filter(is_same).unwrap_or(seen).clone()
     }
 
     /// Takes into the index what the API server answered to a write.

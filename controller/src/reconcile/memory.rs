@@ -1,12 +1,14 @@
 //! What is remembered from one run to the next.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use lb_svc_core::action::Requeue;
 use lb_svc_core::backend::convergence::ConvergenceState;
 use lb_svc_core::backend::readiness_gate::Wait;
 use lb_svc_core::gateway::election::ElectionView;
+use lb_svc_core::service::allocation::Filled;
 use lb_svc_core::service::observed::Remembered;
 
 use super::backoff::{CONVERGED, CONVERGED_POLL, HOLDS_GATES, UNCONVERGED, about, pause};
@@ -28,6 +30,9 @@ pub(super) struct Memory {
     pub start_failures: HashMap<String, (Instant, Option<(String, String)>)>,
     /// When the Secret with the key was last written.
     pub key_written: Option<Instant>,
+    /// The address that was last filled into the Service's spec, how often, and
+    /// when.
+    pub filled: Option<(IpAddr, u32, Instant)>,
     /// The election among the gateway's pods, as last reported.
     pub election: Option<ElectionView>,
     /// The convergence of a gateway with endpoint targets.
@@ -45,8 +50,15 @@ impl Memory {
             convergence: self.convergence.clone(),
             key_written: self.key_written.as_ref().map(ago),
             nudges: self.nudges.iter().map(|(uid, at)| (uid.clone(), ago(at))).collect(),
+            filled: self.filled.map(|(address, times, at)| Filled { address, times, age: ago(&at) }),
             warned: self.warned.as_ref().map(ago),
         }
+    }
+
+    /// An address was filled into the Service's spec.
+    pub fn fill(&mut self, address: IpAddr, now: Instant) {
+        let times = self.filled.filter(|(before, ..)| *before == address).map_or(0, |(_, times, _)| times);
+        self.filled = Some((address, times.saturating_add(1), now));
     }
 
     /// After which time a gateway is to be planned for again, if at all.

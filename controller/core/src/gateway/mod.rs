@@ -11,5 +11,6 @@ pub mod manifests;
 pub mod migration;
 pub mod placement;
 pub mod pod_settings;
+pub mod repair;
 pub mod rollout;
 pub mod workload;

@@ -122,6 +122,9 @@ pub struct Configuration {
     pub gateway: Settings,
     /// What a Service may set for its own gateway instead.
     pub service_may_set: BTreeSet<Setting>,
+    /// Whether addresses are filled into `spec.loadBalancerIP` where a Service
+    /// does not say.
+    pub fill_address: bool,
     /// What programs the NAT where a Service does not say; not of the file.
     pub nat_backend: NatBackend,
 }
@@ -132,6 +135,7 @@ impl Configuration {
         Self {
             gateway: Settings::from_iter([(Setting::Image, Value::from(image))]),
             service_may_set: Setting::FOR_SERVICES.into(),
+            fill_address: true,
             nat_backend: NatBackend::default(),
         }
     }

@@ -1,9 +1,11 @@
 //! Which claims a Service holds, needs and gives back.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use lb_svc_crds::Requested;
 use lb_svc_crds::gateway::GatewayStatus;
+use lb_svc_crds::names;
 
 use super::conditions::CONFLICT;
 use super::observed::{Observed, ObservedAddresses};
@@ -17,6 +19,34 @@ use crate::model::{Pod, Problem, Service};
 /// The number of addresses in use by foreign hosts that a Service gives up in a
 /// row, before it waits for the last one.
 const MAX_CONFLICTS: usize = 8;
+
+/// The number of times that an address is filled into a Service's spec from
+/// which another writer takes it.
+const MAX_FILLS: u32 = 5;
+/// The pause after the first fill of an address; it doubles with each.
+const FILL_PAUSE: Duration = Duration::from_millis(500);
+
+/// The fills of an address into a Service's spec.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Filled {
+    /// The address.
+    pub address: IpAddr,
+    /// How often it was filled.
+    pub times: u32,
+    /// How long ago it was last filled.
+    pub age: Duration,
+}
+
+/// What is to be done about `spec.loadBalancerIP`.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Fill {
+    /// Nothing, or nothing now.
+    Not,
+    /// Write the address.
+    Write(Action),
+    /// Nothing more: another writer takes it back each time.
+    TakenBack(Problem),
+}
 
 /// What the claims are to a Service.
 #[derive(Debug)]
@@ -250,9 +280,24 @@ impl<'a> Allocation<'a> {
     }
 
     /// Fills an address that the user did not name into the Service's spec.
-    pub fn fill(&self, service: &Service) -> Option<Action> {
-        let claim = self.target.as_ref().ok().filter(|_| !self.is_static)?;
-        (service.load_balancer_ip != claim.address.to_string()).then_some(Action::FillAddress(claim.address))
+    /// `filled`: the fills of this process so far.
+    pub fn fill(&self, service: &Service, filled: Option<Filled>) -> Fill {
+        let Some(claim) = self.target.as_ref().ok().filter(|_| !self.is_static) else { return Fill::Not };
+        if service.load_balancer_ip == claim.address.to_string() {
+            return Fill::Not;
+        }
+        match filled.filter(|filled| filled.address == claim.address) {
+            Some(Filled { times, .. }) if times >= MAX_FILLS => {
+                let message = format!(
+                    "spec.loadBalancerIP was filled with {} {times} times, and another writer took it back: it is left alone, the status has the address; set the annotation {} to \"false\", or have that writer keep the field",
+                    claim.address,
+                    names::FILL_ADDRESS_ANNOTATION
+                );
+                Fill::TakenBack(Problem::new("AddressNotFilled", message))
+            }
+            Some(Filled { times, age, .. }) if age < FILL_PAUSE * 2u32.pow(times) => Fill::Not,
+            _ => Fill::Write(Action::FillAddress(claim.address)),
+        }
     }
 
     /// Releases the claims that the gateway no longer is to serve, once none of
@@ -364,7 +409,7 @@ mod tests {
         let config: GatewayConfig = serde_json::from_str(config_of(&planned).unwrap()).unwrap();
         let addresses: Vec<_> = config.addresses.iter().map(|a| (a.address.to_string(), a.probe)).collect();
         assert_eq!(addresses, [("172.18.0.12".to_owned(), true)]);
-        assert!(planned.actions.contains(&Action::FillAddress("172.18.0.12".parse().unwrap())));
+        assert!(planned.steps().any(|step| *step == Action::FillAddress("172.18.0.12".parse().unwrap())));
         let release = Action::Release(old);
         assert!(!planned.actions.contains(&release), "nor is it handed out again meanwhile");
 
@@ -429,7 +474,7 @@ mod tests {
         let mut observed = claimed(&[claim("172.18.0.11", Requested::Dynamic)]);
         // The user's tooling drops it: filled again.
         let planned = plan(&observed);
-        assert!(planned.actions.contains(&Action::FillAddress("172.18.0.11".parse().unwrap())));
+        assert!(planned.steps().any(|step| *step == Action::FillAddress("172.18.0.11".parse().unwrap())));
         // Another Subnet is asked for: the filled address does not stand in the way.
         let service = observed.service.as_mut().unwrap();
         service.load_balancer_ip = "172.18.0.11".into();
@@ -571,5 +616,34 @@ mod tests {
             let surplus = claims.iter().find(|claim| claim.address.to_string() != kept).unwrap();
             assert_eq!(released, [&Action::Release(surplus.id.clone())]);
         }
+    }
+
+    #[test]
+    fn b01_fill_is_paced_and_gives_way_to_an_owner_that_insists() {
+        let observed = claimed(&[claim("172.18.0.11", Requested::Dynamic)]);
+        let fills = |times: u32, age: Duration, address: &str| {
+            let mut observed = observed.clone();
+            observed.remembered.filled = Some(Filled { address: address.parse().unwrap(), times, age });
+            let planned = plan(&observed);
+            let written = planned.steps().any(|action| matches!(action, Action::FillAddress(_)));
+            let last = planned.steps().last().cloned();
+            assert!(!written || matches!(last, Some(Action::FillAddress(_))), "the status does not wait");
+            (written, planned.conditions.unwrap().warnings.iter().any(|w| w.reason == "AddressNotFilled"))
+        };
+        let second = Duration::from_secs(1);
+        assert_eq!(fills(1, second / 2, "172.18.0.11"), (false, false));
+        assert_eq!(fills(1, second, "172.18.0.11"), (true, false));
+        assert_eq!(fills(4, second, "172.18.0.11"), (false, false));
+        assert_eq!(fills(4, second * 8, "172.18.0.11"), (true, false));
+        assert_eq!(fills(5, second * 3600, "172.18.0.11"), (false, true));
+        assert_eq!(fills(5, second, "172.18.0.12"), (true, false), "another address begins anew");
+        let mut asked = observed.clone();
+        asked
+            .service
+            .as_mut()
+            .unwrap()
+            .annotations
+            .insert(names::FILL_ADDRESS_ANNOTATION.to_owned(), "false".to_owned());
+        assert!(!plan(&asked).steps().any(|action| matches!(action, Action::FillAddress(_))));
     }
 }

@@ -15,6 +15,7 @@ use crate::ipam::{AllocationError, Claim, Network};
 use crate::model::{
     Attachment, DeploymentState, EndpointSlice, GatewayRef, OwnedObject, Pod, PodId, Service, ServiceRef,
 };
+use crate::service::allocation::Filled;
 
 /// Everything seen that concerns one gateway.
 #[derive(Clone, Debug, Default)]
@@ -96,6 +97,8 @@ pub struct Remembered {
     pub key_written: Option<Duration>,
     /// How long ago each pod was nudged, by uid.
     pub nudges: HashMap<String, Duration>,
+    /// The fills of an address into the Service's spec.
+    pub filled: Option<Filled>,
     /// How long ago a Warning of this Service was written.
     pub warned: Option<Duration>,
 }

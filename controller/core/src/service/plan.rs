@@ -19,7 +19,7 @@
 
 use lb_svc_crds::names::Provider;
 
-use super::allocation::{self, Claims};
+use super::allocation::{self, Claims, Fill};
 use super::conditions::{self, Conditions, Degraded, Ready};
 use super::observed::Observed;
 use super::spec::{self, ServiceSpec};
@@ -29,7 +29,7 @@ use crate::gateway::config::{self, Rendered};
 use crate::gateway::placement::{self, Placement};
 use crate::gateway::rollout::Rollout;
 use crate::gateway::workload::{self, Workload};
-use crate::gateway::{cleanup, config_sync, election};
+use crate::gateway::{cleanup, config_sync, election, repair};
 use crate::ipam::Claim;
 use crate::model::{Ingress, Pod, Problem, Service};
 
@@ -45,10 +45,21 @@ pub fn plan(observed: &Observed) -> Plan {
 /// Takes everything of a gateway away that nobody asks for.
 fn withdraw(observed: &Observed) -> Plan {
     let mut actions = Vec::new();
+    let mut report = Vec::new();
     if let Some(service) = &observed.service {
         let own = allocation::own_claims(service, &observed.addresses);
         let kept = conditions::kept_ingress(service, &own);
-        if !kept.is_empty() || !service.conditions.is_empty() {
+        if let Some(problem) = spec::missing_provider(service) {
+            report = Conditions {
+                ingress: Vec::new(),
+                allocated: Err(problem.clone()),
+                ready: Ready::Impossible(problem),
+                warnings: Vec::new(),
+                degraded: None,
+                known: conditions::known(service, observed),
+            }
+            .report(None);
+        } else if !kept.is_empty() || !service.conditions.is_empty() {
             actions.push(Action::SetStatus { ingress: Vec::new(), conditions: Vec::new() });
         }
         if allocation::is_filled(service, &own) && !service.deleting {
@@ -60,7 +71,7 @@ fn withdraw(observed: &Observed) -> Plan {
     // A write of its own may have shown what the queue was not told of.
     let converged = observed.addresses.claims.is_empty() && actions.is_empty();
     let next = requeue(observed, converged, &actions, &Acknowledgement::default());
-    Plan { actions, next, ..Plan::default() }
+    Plan { actions, report, next, ..Plan::default() }
 }
 
 /// Has the gateway serve on as it does, though its Service's spec cannot be
@@ -171,6 +182,7 @@ fn serve(service: &Service, spec: &ServiceSpec, observed: &Observed) -> Plan {
         actions.extend(config.write(gateway.config.as_ref()));
         if let Ok(workload) = &workload {
             actions.extend(workload.actions.iter().cloned());
+            actions.extend(repair::replace(&pods, observed.now));
             warnings.extend(workload.warning.clone());
         }
         if let Ok(claim) = allocation.target {
@@ -193,7 +205,11 @@ fn serve(service: &Service, spec: &ServiceSpec, observed: &Observed) -> Plan {
     let programmed = acknowledgement.whole && in_service;
     // Of endpoints that come and go it may be behind a little.
     let served = programmed || acknowledgement.keeps_up() && in_service && pods.iter().any(|pod| pod.ready);
-    actions.extend(allocation.fill(service));
+    let fill = allocation.fill(service, remembered.filled);
+    let fill = if spec.fill.unwrap_or(observed.configuration.fill_address) { fill } else { Fill::Not };
+    if let Fill::TakenBack(warning) = &fill {
+        warnings.push(warning.clone());
+    }
     if let (Ok(Some(config)), true) = (&config, programmed) {
         actions.extend(allocation.release_surplus(&gateway.pods, &config.digests, uid));
     }
@@ -216,7 +232,11 @@ fn serve(service: &Service, spec: &ServiceSpec, observed: &Observed) -> Plan {
         known: conditions::known(service, observed),
         allocated: allocation.target.map(|claim| (claim.address, claim.subnet.clone())),
     };
-    let report = conditions.report(None);
+    let mut report = conditions.report(None);
+    // Nothing waits for the spec: others may forbid it, or take it back.
+    if let Fill::Write(action) = fill {
+        report.push(action);
+    }
     let address_pending = conditions.allocated.is_err();
     let is_quiet = actions.iter().chain(&report).all(|action| matches!(action, Action::WriteDeployment(_)));
     let converged = (programmed || address_pending) && is_quiet && !acknowledgement.is_changing();
@@ -296,7 +316,7 @@ mod tests {
         let plan = plan(&claimed(&[claim("172.18.0.11", Requested::Dynamic)]));
         let config: GatewayConfig = serde_json::from_str(config_of(&plan).unwrap()).unwrap();
         assert_eq!(config.frontends[0].ports[0].port, 80);
-        assert!(plan.actions.contains(&Action::FillAddress("172.18.0.11".parse().unwrap())));
+        assert!(plan.steps().any(|step| *step == Action::FillAddress("172.18.0.11".parse().unwrap())));
         let (ingress, conditions) = status(&plan).unwrap();
         assert!(ingress.is_empty());
         assert_eq!(reason(conditions, ADDRESS_ALLOCATED), "AddressAllocated");

@@ -13,8 +13,9 @@ use crate::model::{PortStatus, Problem, Service, ServicePort, Setting};
 
 /// Our annotations of a Service, beside those of [`Setting`] and of
 /// [`health_check`](super::health_check).
-pub const ANNOTATIONS: [&str; 4] = [
+pub const ANNOTATIONS: [&str; 5] = [
     names::KEEP_ADDRESS_ANNOTATION,
+    names::FILL_ADDRESS_ANNOTATION,
     names::PASS_THROUGH_ANNOTATION,
     names::NAT_BACKEND_ANNOTATION,
     names::DIRECT_ACCESS_ANNOTATION,
@@ -56,6 +57,8 @@ pub struct ServiceSpec {
     pub nat_backend: Option<NatBackend>,
     /// Whether its address is kept when it is deleted.
     pub keep: bool,
+    /// Whether its address is filled into its `spec.loadBalancerIP`, if it says.
+    pub fill: Option<bool>,
     /// What of it cannot be served, while the rest is.
     pub warnings: Vec<Problem>,
 }
@@ -113,6 +116,20 @@ pub fn transport(name: &str) -> Option<Transport> {
         "UDP" => Some(Transport::Udp),
         _ => None,
     }
+}
+
+/// That a Service is of the controller's class, which no other will serve, and
+/// names no attachment.
+pub fn missing_provider(service: &Service) -> Option<Problem> {
+    let is_ours = service.class.as_deref() == Some(names::LOAD_BALANCER_CLASS);
+    let is_missing = !service.annotations.contains_key(names::PROVIDER_ANNOTATION);
+    (service.load_balancer && is_ours && is_missing && !service.deleting).then(|| {
+        let (class, annotation) = (names::LOAD_BALANCER_CLASS, names::PROVIDER_ANNOTATION);
+        let message = format!(
+            "spec.loadBalancerClass is {class}, and no annotation {annotation} names an attachment: set it to <nad>.<namespace>, for example lb-svc-attachment.kube-system"
+        );
+        Problem::new("ProviderMissing", message)
+    })
 }
 
 /// What a Service that asks anything of us names its attachment by.
@@ -217,6 +234,7 @@ fn read(service: &Service, provider: &str) -> Result<ServiceSpec, Problem> {
         }
     }
     let keep = switch(service, names::KEEP_ADDRESS_ANNOTATION, &[], &mut warnings).unwrap_or(false);
+    let fill = switch(service, names::FILL_ADDRESS_ANNOTATION, &[], &mut warnings);
     // As CCE has it: whose policy is Local wants what the gateway does, from inside as well.
     let pass_through = [names::PASS_THROUGH_ANNOTATION, names::CCE_PASS_THROUGH_ANNOTATION]
         .into_iter()
@@ -268,6 +286,7 @@ fn read(service: &Service, provider: &str) -> Result<ServiceSpec, Problem> {
         direct,
         nat_backend,
         keep,
+        fill,
         warnings,
     })
 }

@@ -51,7 +51,11 @@ pub fn service(object: &core::Service) -> Option<Service> {
     let has_address =
         spec.is_some_and(|spec| spec.load_balancer_ip.as_ref().is_some_and(|ip| !ip.is_empty()));
     let is_annotated = object.annotations().contains_key(names::PROVIDER_ANNOTATION);
-    if !(is_annotated && (load_balancer || has_address)) && conditions.is_empty() {
+    // Of the controller's class nobody else will say what it lacks.
+    let of_our_class =
+        spec.is_some_and(|spec| spec.load_balancer_class.as_deref() == Some(names::LOAD_BALANCER_CLASS));
+    let asks = load_balancer && (is_annotated || of_our_class) || is_annotated && has_address;
+    if !asks && conditions.is_empty() {
         return None;
     }
     let mut spec = spec.cloned().unwrap_or_default();

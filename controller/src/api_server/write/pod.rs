@@ -1,9 +1,9 @@
-//! Annotations of gateways' pods.
+//! Gateways' pods.
 
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::{Api, Patch};
+use kube::api::{Api, DeleteParams, Patch, Preconditions};
 use serde_json::json;
 
 use crate::api_server::client::{ApiServer, Error, merge, timed_opt};
@@ -24,5 +24,16 @@ impl ApiServer {
         let pods: Api<Pod> = self.namespaced(namespace);
         let patch = json!({ "metadata": { "uid": uid, "annotations": annotations } });
         timed_opt(pods.patch(pod, &merge(), &Patch::Merge(patch))).await
+    }
+
+    /// Deletes a gateway's pod, the one with this uid.
+    ///
+    /// # Errors
+    /// It stands then, unless it was gone before.
+    pub async fn delete_pod(&self, namespace: &str, pod: &str, uid: &str) -> Result<(), Error> {
+        let pods: Api<Pod> = self.namespaced(namespace);
+        let preconditions = Preconditions { uid: Some(uid.to_owned()), resource_version: None };
+        let params = DeleteParams::default().preconditions(preconditions);
+        timed_opt(pods.delete(pod, &params)).await.map(drop)
     }
 }
