@@ -12,7 +12,7 @@ times_of=suite
 # The first needs a cluster that nobody has used yet. The last ones break parts of the cluster, so that nothing else
 # may run beside them.
 fresh=(document)
-parallel=(serving lifecycle healing network conflict faults settings pending subnets)
+parallel=(serving lifecycle healing network conflict faults settings pending subnets regressions)
 alone=(direct spread failover disruption modes kills soak)
 
 runner=$(e2e/cluster/cluster.sh runner)

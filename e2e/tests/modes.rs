@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service};
@@ -11,6 +12,7 @@ use kube::ResourceExt;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
 use lb_svc_crds::names::{GATEWAY_NAMESPACE_LABEL, SERVICE_ANNOTATION, gateway_name_apart};
 use lb_svc_e2e::objects::{backends, port, service, web};
+use lb_svc_e2e::outage::Watch;
 use lb_svc_e2e::{
     GATEWAYS, Lab, QUICK, SLOW, Scene, client, expect, gateway_pods, repository, scale_controller, scene,
     serves, until,
@@ -368,6 +370,80 @@ async fn gateways_move_and_no_address_is_ever_in_two_places() {
         })
         .await;
         uninstall_apart().await;
+    })
+    .await;
+}
+
+/// The Deployment of a gateway as releases before 0.2 made it: its pods have
+/// the Deployment's labels, and are selected by them.
+fn legacy(deployment: &Deployment) -> Value {
+    let mut labels = deployment.labels().clone();
+    let mut object = serde_json::to_value(deployment).unwrap();
+    let metadata = object["metadata"].as_object_mut().unwrap();
+    metadata.retain(|field, _| {
+        ["name", "namespace", "labels", "annotations", "ownerReferences"].contains(&field.as_str())
+    });
+    object.as_object_mut().unwrap().remove("status");
+    object["spec"]["template"]["metadata"]["labels"] = json!(labels);
+    labels.remove("app.kubernetes.io/managed-by");
+    object["spec"]["selector"]["matchLabels"] = json!(labels);
+    object
+}
+
+#[tokio::test]
+async fn b06_deployments_of_an_earlier_release_are_made_anew_once() {
+    scene("legacy", async |scene| {
+        controller(&scene, &[]).await;
+        scene.create::<Deployment>(backends("web", 1, &["tcp/80", "udp/80"])).await;
+        let ports = json!([port("TCP", 80, 80), port("UDP", 80, 80)]);
+        let replicas = [("one", "1"), ("two", "2")];
+        for (name, replicas) in replicas {
+            let mut object = service(name, &ports);
+            object["spec"]["selector"] = json!({ "app": "web" });
+            object["metadata"]["annotations"]["lb-svc.kubeovn.io/replicas"] = replicas.into();
+            scene.create::<Service>(object).await;
+        }
+        let (one, two) = (scene.address("one").await, scene.address("two").await);
+        scale_controller(&scene.lab, 0).await;
+        let deployments = scene.api::<Deployment>();
+        let ready = async |name: &str, count: usize| {
+            let pods = scene.gateways(name).await;
+            expect(pods.len() == count && pods.iter().all(lb_svc_e2e::is_ready), pods.len())
+        };
+        for (name, count) in [("one", 1), ("two", 2)] {
+            let object = format!("lb-svc-{name}");
+            let known = deployments.get(&object).await.unwrap();
+            deployments.delete(&object, &DeleteParams::foreground()).await.unwrap();
+            until("its end", SLOW, async || {
+                let left = deployments.get_opt(&object).await.map_err(|error| error.to_string())?;
+                expect(left.is_none(), "it is still there")
+            })
+            .await;
+            scene.create::<Deployment>(legacy(&known)).await;
+            until("its pods", SLOW, async || ready(name, count).await).await;
+        }
+        serves(one).await;
+        serves(two).await;
+
+        let probes = [one, two].map(|ip| Watch::begin(ip, 80, 80));
+        scale_controller(&scene.lab, 1).await;
+        for (name, count) in [("one", 1), ("two", 2)] {
+            until(&format!("the new pods of {name}"), SLOW * 2, async || {
+                let pods = scene.gateways(name).await;
+                expect(pods.iter().all(|pod| !pod.labels().contains_key("service")), "pods of before")?;
+                ready(name, count).await
+            })
+            .await;
+        }
+        serves(one).await;
+        let [one, two] = probes;
+        let (one, two) = (one.end().await, two.end().await);
+        eprintln!("one pod: {one:?}; two pods: {two:?}");
+        assert!(one.longest < Duration::from_secs(10), "{one:?}");
+        assert!(two.longest < Duration::from_millis(800), "{two:?}");
+        let left =
+            Lab::kubectl(&["get", "replicasets", "-n", &scene.namespace, "-l", "service", "-o", "name"]);
+        assert_eq!(left.await.unwrap().trim(), "");
     })
     .await;
 }

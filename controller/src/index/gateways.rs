@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use lb_svc_core::gateway::manifests::TemplateHash;
 use lb_svc_core::ipam::Claim;
 use lb_svc_core::model::{DeploymentState, GatewayRef, ObjectKind, OwnedObject, Pod, ServiceRef};
 use lb_svc_crds::names;
@@ -16,6 +17,9 @@ use super::{Index, Key, concerns};
 pub(super) struct CompactDeployment {
     failure: Option<String>,
     rolling: bool,
+    given_up: bool,
+    /// The hash of the template that it was made from.
+    pub template: String,
     live: Box<str>,
     /// Digest of the spec that the API server answered to our own last write.
     answered: Option<String>,
@@ -23,16 +27,27 @@ pub(super) struct CompactDeployment {
 
 impl CompactDeployment {
     pub fn of(view: DeploymentState) -> Self {
-        let DeploymentState { failure, rolling, live, as_answered: _ } = view;
-        Self { failure, rolling, live: live.to_string().into(), answered: None }
+        let DeploymentState { failure, rolling, given_up, live, as_answered: _ } = view;
+        let template = TemplateHash::of(&live).all;
+        Self { failure, rolling, given_up, template, live: live.to_string().into(), answered: None }
     }
 
     pub fn expand(self) -> DeploymentState {
-        let Self { failure, rolling, live, answered } = self;
+        let Self { failure, rolling, given_up, template: _, live, answered } = self;
         // It is what was written above.
         let live: Value = serde_json::from_str(&live).unwrap_or_default();
         let as_answered = answered.is_some_and(|answered| answered == spec_digest(&live));
-        DeploymentState { failure, rolling, live, as_answered }
+        DeploymentState { failure, rolling, given_up, live, as_answered }
+    }
+
+    /// Whether its pods run.
+    pub fn is_complete(&self) -> bool {
+        !self.rolling && !self.is_failing()
+    }
+
+    /// Whether its pods do not run, and will not without a change.
+    pub fn is_failing(&self) -> bool {
+        self.given_up || self.failure.is_some()
     }
 }
 
@@ -165,8 +180,10 @@ impl Index {
             child.content.answered.clone_from(&known.content.answered);
         }
         let changed = parts.deployment != deployment;
-        parts.deployment = deployment;
+        let before = std::mem::replace(&mut parts.deployment, deployment);
+        let now = parts.deployment.as_ref().map(|child| child.content.clone());
         self.tidy(&gateway);
+        self.follow_rollout(&gateway.service, before.map(|child| child.content).as_ref(), now.as_ref());
         let done = if rolling {
             self.rolling.insert(gateway.service.clone());
             Vec::new()

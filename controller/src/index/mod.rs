@@ -50,6 +50,11 @@ pub struct Index {
     /// The gateways that are about to be rolled, or on their way elsewhere,
     /// since when.
     reserved: HashMap<ServiceRef, Instant>,
+    /// The gateways that ran when they were rolled out as one of many, and have
+    /// not been seen to run since.
+    rolled_out: BTreeSet<ServiceRef>,
+    /// The number of gateways that run with each template, by its hash.
+    proven: HashMap<String, usize>,
     /// The gateways that are to be rolled when others are done.
     queued: BTreeSet<ServiceRef>,
     /// The Services that ask to be served straight from their endpoints.
@@ -128,7 +133,7 @@ impl Index {
                 namespace: gateway.namespace,
                 desired_namespace,
             },
-            other_rollouts: self.under_way(now).filter(|other| *other != service).count(),
+            rollouts: self.rollouts(service, now),
             now: wall,
             ..Observed::default()
         }
@@ -245,7 +250,7 @@ mod tests {
     }
 
     fn is_free(index: &Index, n: usize) -> bool {
-        index.observe(&gateway(n), Instant::now()).other_rollouts < MAX_CONCURRENT_ROLLOUTS
+        index.observe(&gateway(n), Instant::now()).rollouts.others < MAX_CONCURRENT_ROLLOUTS
     }
 
     #[test]
@@ -439,7 +444,7 @@ mod tests {
         }
         assert_eq!(index.set_rollout(&gateway(9), Rollout::Pending, start), []);
         let free =
-            |index: &Index, now| index.observe(&gateway(9), now).other_rollouts < MAX_CONCURRENT_ROLLOUTS;
+            |index: &Index, now| index.observe(&gateway(9), now).rollouts.others < MAX_CONCURRENT_ROLLOUTS;
         // That it says so again is no news.
         let soon = start + PROGRESS_DEADLINE / 2;
         assert_eq!(index.set_rollout(&gateway(0), Rollout::Moving, soon), []);

@@ -3,9 +3,10 @@
 use std::time::Instant;
 
 use lb_svc_core::gateway::manifests::PROGRESS_DEADLINE;
-use lb_svc_core::gateway::rollout::{MAX_CONCURRENT_ROLLOUTS, Rollout};
+use lb_svc_core::gateway::rollout::{MAX_CONCURRENT_ROLLOUTS, Rollout, Rollouts};
 use lb_svc_core::model::ServiceRef;
 
+use super::gateways::CompactDeployment;
 use super::{Index, Key};
 
 impl Index {
@@ -20,11 +21,73 @@ impl Index {
                 self.reserved.remove(service);
             }
         }
-        match rollout {
-            Rollout::Pending => self.queued.insert(service.clone()),
-            Rollout::None | Rollout::Reserved | Rollout::Moving => self.queued.remove(service),
-        };
+        if rollout == Rollout::Pending {
+            // It waits for what others make room for; nothing has changed here.
+            self.queued.insert(service.clone());
+            return Vec::new();
+        }
+        self.queued.remove(service);
         self.next_to_roll(now)
+    }
+
+    /// The roll-outs of gateways other than that of `service`.
+    pub(super) fn rollouts(&self, service: &ServiceRef, now: Instant) -> Rollouts {
+        let failing = |service: &&ServiceRef| self.failing_template(service).is_some();
+        Rollouts {
+            others: self.under_way(now).filter(|other| *other != service).count(),
+            proven: self.proven.keys().cloned().collect(),
+            failing: self.rolled_out.iter().filter_map(|service| self.failing_template(service)).collect(),
+            is_failing: self.rolled_out.get(service).as_ref().is_some_and(failing),
+        }
+    }
+
+    /// The number of gateways whose roll-out failed, which halts that of others.
+    pub fn failed_rollouts(&self) -> usize {
+        self.rolled_out.iter().filter(|service| self.failing_template(service).is_some()).count()
+    }
+
+    /// The template with which the gateway does not run.
+    fn failing_template(&self, service: &ServiceRef) -> Option<String> {
+        let gateway = self.gateway_ref(service, &self.allocator.claims_of(service));
+        let deployment = &self.gateways.get(&gateway)?.deployment.as_ref()?.content;
+        deployment.is_failing().then(|| deployment.template.clone())
+    }
+
+    /// A gateway's Deployment has become another. `before` and `now` are its
+    /// states.
+    pub(super) fn follow_rollout(
+        &mut self,
+        service: &ServiceRef,
+        before: Option<&CompactDeployment>,
+        now: Option<&CompactDeployment>,
+    ) {
+        let complete = |state: Option<&CompactDeployment>| {
+            state
+                .filter(|state| state.is_complete() && !state.template.is_empty())
+                .map(|state| state.template.clone())
+        };
+        if let Some(template) = complete(before)
+            && let Some(count) = self.proven.get_mut(&template)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.proven.remove(&template);
+            }
+        }
+        if let Some(template) = complete(now) {
+            *self.proven.entry(template).or_default() += 1;
+            self.rolled_out.remove(service);
+        } else if self.reserved.contains_key(service) {
+            self.rolled_out.insert(service.clone());
+        } else if now.is_none() {
+            self.rolled_out.remove(service);
+        }
+        if before.is_some_and(|state| !state.is_failing())
+            && now.is_some_and(CompactDeployment::is_failing)
+            && self.rolled_out.contains(service)
+        {
+            tracing::warn!(%service, "roll-out halted: the gateway does not run with its new template");
+        }
     }
 
     /// The gateways that are being rolled. What comes to nothing for so long
@@ -42,5 +105,64 @@ impl Index {
     pub(super) fn next_to_roll(&mut self, now: Instant) -> Vec<Key> {
         let room = MAX_CONCURRENT_ROLLOUTS.saturating_sub(self.under_way(now).count());
         std::iter::from_fn(|| self.queued.pop_first()).take(room).map(Key::Gateway).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lb_svc_core::model::{DeploymentState, GatewayRef, OwnedObject};
+    use lb_svc_core::testing;
+    use serde_json::json;
+
+    use super::*;
+
+    fn gateway(name: &str) -> GatewayRef {
+        GatewayRef { service: ServiceRef::new("default", name), namespace: "default".into() }
+    }
+
+    /// The Deployment of `name` is made from this template, and rolling,
+    /// failing or complete.
+    fn show(index: &mut Index, name: &str, template: &str, state: &str) {
+        index.set_service(gateway(name).service, Some(testing::service()));
+        let content = DeploymentState {
+            rolling: state == "rolling",
+            given_up: state == "failing",
+            live: json!({ "metadata": { "annotations": { lb_svc_crds::names::TEMPLATE_ANNOTATION: format!("{template}.own") } } }),
+            ..DeploymentState::default()
+        };
+        let (uid, resource_version) = ("d".to_owned(), "1".to_owned());
+        let child =
+            OwnedObject { uid, resource_version, deleting: false, owner_uid: Some("u".into()), content };
+        index.set_deployment(gateway(name), Some(child));
+    }
+
+    #[test]
+    fn r7_gateway_that_a_roll_out_broke_halts_it_until_it_runs() {
+        let mut index = Index::default();
+        let now = Instant::now();
+        for name in ["a", "b", "c"] {
+            show(&mut index, name, "old", "complete");
+        }
+        show(&mut index, "alone", "new", "failing");
+        let part = |index: &Index, name: &str| index.rollouts(&gateway(name).service, now).reserve("new");
+        assert_eq!(part(&index, "a"), Rollout::Reserved, "what never ran says nothing of the template");
+
+        index.set_rollout(&gateway("a").service, Rollout::Reserved, now);
+        show(&mut index, "a", "new", "rolling");
+        index.set_rollout(&gateway("a").service, Rollout::None, now);
+        assert_eq!(part(&index, "b"), Rollout::Pending, "one first");
+        show(&mut index, "a", "new", "failing");
+        assert_eq!(part(&index, "b"), Rollout::Pending);
+        assert_eq!(index.failed_rollouts(), 1);
+        assert!(index.rollouts(&gateway("a").service, now).is_failing);
+        assert_eq!(index.rollouts(&gateway("b").service, now).reserve("newer"), Rollout::Reserved);
+        // That others wait is no reason to look at them again.
+        assert_eq!(index.set_rollout(&gateway("b").service, Rollout::Pending, now), []);
+
+        show(&mut index, "a", "new", "complete");
+        assert_eq!(index.failed_rollouts(), 0);
+        assert_eq!(part(&index, "b"), Rollout::Reserved);
+        let rollouts = index.rollouts(&gateway("b").service, now);
+        assert!(rollouts.proven.contains("new") && rollouts.proven.contains("old"));
     }
 }

@@ -71,13 +71,19 @@ struct Gauges(Arc<Mutex<Index>>);
 
 impl Collector for Gauges {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let (claims, waiting, pods) = {
+        let (claims, waiting, pods, halting) = {
             let index = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            (index.allocator.claims().count(), index.services_waiting(), index.waiting_backends())
+            (
+                index.allocator.claims().count(),
+                index.services_waiting(),
+                index.waiting_backends(),
+                index.failed_rollouts(),
+            )
         };
         for (name, help, value) in [
             ("claims", "Addresses held", claims),
             ("services_waiting", "Services that wait for an address", waiting),
+            ("rollouts_failed", "Gateways that a roll-out for all broke: it goes no further", halting),
             ("pods_waiting", "Pods that wait for nothing but their readiness gate", pods),
         ] {
             let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));

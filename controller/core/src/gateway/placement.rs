@@ -111,7 +111,7 @@ mod tests {
         assert!(planned.index.rollout == Rollout::Moving, "as one of a few");
 
         // What is left of it is waited for, and takes its room.
-        observed.other_rollouts = MAX_CONCURRENT_ROLLOUTS;
+        observed.rollouts.others = MAX_CONCURRENT_ROLLOUTS;
         observed.gateway.deployment.as_mut().unwrap().deleting = true;
         observed.gateway.config = None;
         let planned = plan(&observed);
@@ -134,14 +134,14 @@ mod tests {
     #[test]
     fn misplaced_gateway_is_served_until_its_slot() {
         let mut observed = misplaced(served());
-        observed.other_rollouts = MAX_CONCURRENT_ROLLOUTS;
+        observed.rollouts.others = MAX_CONCURRENT_ROLLOUTS;
         observed.service.as_mut().unwrap().ports.push(port("TCP", 443));
         let planned = plan(&observed);
         assert!(config_of(&planned).unwrap().contains("443"));
         assert!(planned.index.rollout == Rollout::Pending);
         assert!(!planned.steps().any(|action| matches!(action, Action::DeleteDeployment(..))));
         // Nor does it move for a spec that makes no sense.
-        observed.other_rollouts = 0;
+        observed.rollouts.others = 0;
         observed.service.as_mut().unwrap().load_balancer_ip = "nonsense".into();
         let planned = plan(&observed);
         assert!(!planned.steps().any(|action| matches!(action, Action::DeleteDeployment(..))));

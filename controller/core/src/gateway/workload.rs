@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::manifests::{self, DeploymentTemplate, TemplateHash};
 use super::migration::{self, Step};
 use super::pod_settings::{Configuration, Settings};
-use super::rollout::Rollout;
+use super::rollout::{Rollout, Rollouts};
 use crate::action::Action;
 use crate::model::{Attachment, DeploymentState, GatewayRef, OwnedObject, Pod, Problem, Service};
 use crate::service::observed::ObservedGateway;
@@ -40,8 +40,8 @@ pub struct Inputs<'a> {
     pub pods: &'a [&'a Pod],
     /// How long ago the Secret with the key was written.
     pub key_written: Option<Duration>,
-    /// The number of other gateways whose roll-out has begun.
-    pub other_rollouts: usize,
+    /// The roll-outs of other gateways.
+    pub rollouts: &'a Rollouts,
     /// Now.
     pub now: Timestamp,
 }
@@ -62,7 +62,7 @@ pub struct Workload {
 /// # Errors
 /// Why there can be none.
 pub fn plan(inputs: &Inputs<'_>) -> Result<Workload, Problem> {
-    let Inputs { service, provider, configuration, gateway, pods, other_rollouts, now, .. } = *inputs;
+    let Inputs { service, provider, configuration, gateway, pods, rollouts, now, .. } = *inputs;
     // A gateway that runs needs the attachment no more and stays as it is; a
     // new one would hang half made.
     let attachment = attachment(provider, inputs.attachment)?;
@@ -78,7 +78,8 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<Workload, Problem> {
     let mut wanted = manifests::deployment(&service.id, &gateway_ref, &template);
     let several = own.or(&configuration.gateway).replicas() > 1;
     let mut workload = Workload::default();
-    if !migrate(inputs, &gateway_ref, several, &mut workload) {
+    let hash = TemplateHash::of(&wanted);
+    if !migrate(inputs, &gateway_ref, &hash.all, several, &mut workload) {
         return Ok(workload);
     }
     if let Some(DeploymentState { live, as_answered, .. }) =
@@ -95,11 +96,11 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<Workload, Problem> {
             workload.actions.extend(budget(service, &gateway_ref, gateway.budget.as_ref(), several));
             return Ok(workload);
         }
-        let (known, hash) = (TemplateHash::of(live), TemplateHash::of(&wanted));
+        let known = TemplateHash::of(live);
         let of_its_own = known.own != hash.own && known != TemplateHash::default();
         // One that serves nobody, or was changed by others, is mended at once.
         if known.all != hash.all && !of_its_own && pods.iter().any(|pod| pod.ready) {
-            workload.rollout = Rollout::reserve(other_rollouts);
+            workload.rollout = rollouts.reserve(&hash.all);
             if workload.rollout == Rollout::Pending {
                 return Ok(workload);
             }
@@ -115,9 +116,15 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<Workload, Problem> {
     Ok(workload)
 }
 
-/// Has a Deployment of an earlier release made anew, as one of many. Returns
-/// whether the Deployment can be written.
-fn migrate(inputs: &Inputs<'_>, gateway: &GatewayRef, several: bool, workload: &mut Workload) -> bool {
+/// Has a Deployment of an earlier release made anew, as one of many, with the
+/// template of this hash. Returns whether the Deployment can be written.
+fn migrate(
+    inputs: &Inputs<'_>,
+    gateway: &GatewayRef,
+    template: &str,
+    several: bool,
+    workload: &mut Workload,
+) -> bool {
     let uid = &inputs.service.id.uid;
     let pods = inputs.gateway.pods.iter().filter(|pod| pod.owner_uid == *uid && pod.could_answer());
     let pods: Vec<&Pod> = pods.collect();
@@ -127,7 +134,7 @@ fn migrate(inputs: &Inputs<'_>, gateway: &GatewayRef, several: bool, workload: &
     if matches!(step, Step::Done) {
         return true;
     }
-    let turn = Rollout::reserve(inputs.other_rollouts);
+    let turn = inputs.rollouts.reserve(template);
     workload.rollout = if pods.iter().any(|pod| pod.ready) { turn } else { Rollout::Reserved };
     if workload.rollout == Rollout::Pending && !is_begun {
         return false;
@@ -243,7 +250,7 @@ mod tests {
         let mut observed = served();
         set(&mut observed, Setting::NodeSelector, serde_json::json!({ "disk": "ssd" }));
         // Its own change is not made to wait for others.
-        observed.other_rollouts = MAX_CONCURRENT_ROLLOUTS;
+        observed.rollouts.others = MAX_CONCURRENT_ROLLOUTS;
         let planned = plan(&observed);
         assert_eq!(selector(&planned).unwrap()["disk"], "ssd");
         assert!(planned.index.rollout == Rollout::None);
@@ -327,7 +334,7 @@ mod tests {
     #[test]
     fn foreign_edit_is_reverted_at_once() {
         let mut observed = served();
-        observed.other_rollouts = MAX_CONCURRENT_ROLLOUTS;
+        observed.rollouts.others = MAX_CONCURRENT_ROLLOUTS;
         observed.gateway.deployment.as_mut().unwrap().content.live["spec"]["replicas"] = 0.into();
         let planned = plan(&observed);
         assert!(deployment_of(&planned).is_some() && planned.index.rollout != Rollout::Pending);

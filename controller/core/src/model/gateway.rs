@@ -69,6 +69,8 @@ pub struct DeploymentState {
     /// Whether its pod is being replaced or made: not ready yet, and not given
     /// up either.
     pub rolling: bool,
+    /// Whether Kubernetes has given it up: it has not become ready in time.
+    pub given_up: bool,
     /// What of it is compared with what is wanted, see [`crate::gateway::manifests`].
     pub live: serde_json::Value,
     /// Whether its spec is what the API server answered to our own last write.

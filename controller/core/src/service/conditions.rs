@@ -13,6 +13,7 @@ use super::observed::{Observed, ObservedAddresses};
 use super::spec::DirectAccessCause;
 use crate::action::Action;
 use crate::backend::convergence::Convergence;
+use crate::gateway::rollout::Rollouts;
 use crate::gateway::workload::{START_GRACE, is_late};
 use crate::ipam::{BEING_FREED, Claim, Network};
 use crate::model::{Condition, Ingress, Pod, Problem, Service, Setting};
@@ -244,6 +245,18 @@ pub fn standby_shortage(observed: &Observed, pods: &[&Pod]) -> Option<Problem> {
         Some(format!("{}: {}", pod.name, why.map_or("it is not ready", String::as_str)))
     })?;
     Some(Problem::new("StandbyMissing", format!("{ready} of {asked} gateway pods are ready; {why}")))
+}
+
+/// An obstacle, with a word on the gateways that wait for it to go.
+pub fn halting(obstacle: Problem, rollouts: &Rollouts) -> Problem {
+    if !rollouts.is_failing {
+        return obstacle;
+    }
+    let message = format!(
+        "{}; the roll-out of what changed for all gateways is halted until this one runs, or that is changed again",
+        obstacle.message
+    );
+    Problem { message, ..obstacle }
 }
 
 /// What keeps the gateway from serving, as far as can be seen.

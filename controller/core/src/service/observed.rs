@@ -11,6 +11,7 @@ use serde_json::Value;
 use crate::backend::convergence::ConvergenceState;
 use crate::gateway::election::ElectionView;
 use crate::gateway::pod_settings::Configuration;
+use crate::gateway::rollout::Rollouts;
 use crate::ipam::{AllocationError, Claim, Network};
 use crate::model::{
     Attachment, DeploymentState, EndpointSlice, GatewayRef, OwnedObject, Pod, PodId, Service, ServiceRef,
@@ -32,8 +33,8 @@ pub struct Observed {
     pub attachment: Option<Attachment>,
     /// The controller's configuration.
     pub configuration: Arc<Configuration>,
-    /// The number of other gateways whose roll-out has begun.
-    pub other_rollouts: usize,
+    /// The roll-outs of other gateways.
+    pub rollouts: Rollouts,
     /// What this process did and saw before.
     pub remembered: Remembered,
     /// Now, by the wall clock.

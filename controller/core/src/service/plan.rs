@@ -126,7 +126,7 @@ fn serve(service: &Service, spec: &ServiceSpec, observed: &Observed) -> Plan {
     let Observed { addresses, gateway, remembered, .. } = observed;
     let uid = service.id.uid.as_str();
     let pods = gateway.living_pods(uid);
-    let placement = placement::place(uid, gateway, &pods, observed.other_rollouts);
+    let placement = placement::place(uid, gateway, &pods, observed.rollouts.others);
     let claims = allocation::allocate(service, spec, observed, &pods);
 
     // Objects of a Service whose claims were taken away may answer for what is
@@ -168,7 +168,7 @@ fn serve(service: &Service, spec: &ServiceSpec, observed: &Observed) -> Plan {
             gateway,
             pods: &pods,
             key_written: remembered.key_written,
-            other_rollouts: observed.other_rollouts,
+            rollouts: &observed.rollouts,
             now: observed.now,
         }),
         Ok(None) => Ok(Workload::default()),
@@ -222,7 +222,10 @@ fn serve(service: &Service, spec: &ServiceSpec, observed: &Observed) -> Plan {
         ready: match workload {
             Err(problem) => Ready::Impossible(problem),
             Ok(_) if served => Ready::Yes(how),
-            Ok(_) => Ready::NotYet(conditions::obstacle(observed, &pods, &allocation.serving)),
+            Ok(_) => {
+                let obstacle = conditions::obstacle(observed, &pods, &allocation.serving);
+                Ready::NotYet(conditions::halting(obstacle, &observed.rollouts))
+            }
         },
         degraded: served.then(|| Degraded {
             all_unhealthy: conditions::all_unhealthy(acknowledgement.convergence.as_ref()),

@@ -47,7 +47,9 @@ pub fn deployment(object: &Deployment) -> OwnedObject<DeploymentState> {
         .find(|condition| condition.type_ == "ReplicaFailure" && condition.status == "True")
         .map(|condition| cut(condition.message.as_deref().unwrap_or_default(), MESSAGE_MAX));
     let rolling = failure.is_none() && rolling(object);
-    let view = DeploymentState { failure, rolling, live: live(object), as_answered: false };
+    let given_up =
+        conditions.iter().any(|condition| condition.type_ == "Progressing" && condition.status == "False");
+    let view = DeploymentState { failure, rolling, given_up, live: live(object), as_answered: false };
     child(object, view)
 }
 
