@@ -2,15 +2,11 @@
 //!
 //! `crdgen subnets` or `crdgen ips`; `make crds` writes both.
 
-use kube::CustomResourceExt;
-use lb_svc_crds::{IP, Subnet};
+use lb_svc_crds::definitions;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let crd = match std::env::args().nth(1).as_deref() {
-        Some("subnets") => Subnet::crd(),
-        Some("ips") => IP::crd(),
-        _ => return Err("usage: crdgen subnets|ips".into()),
-    };
-    serde_saphyr::to_io_writer(&mut std::io::stdout(), &crd)?;
+    let plural = std::env::args().nth(1).unwrap_or_default();
+    let definition = definitions().into_iter().find(|definition| definition.spec.names.plural == plural);
+    serde_saphyr::to_io_writer(&mut std::io::stdout(), &definition.ok_or("usage: crdgen subnets|ips")?)?;
     Ok(())
 }

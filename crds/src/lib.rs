@@ -16,9 +16,15 @@ pub mod gateway;
 pub mod names;
 pub mod range;
 
+#[cfg(feature = "kube")]
+mod definition;
+mod ignored;
 mod ip;
 mod subnet;
 
+#[cfg(feature = "kube")]
+pub use definition::definitions;
+pub use ignored::IgnoredFields;
 #[cfg(feature = "kube")]
 pub use ip::IP;
 pub use ip::{IPSpec, Requested};

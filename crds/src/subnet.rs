@@ -6,6 +6,8 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::IgnoredFields;
+
 /// A range of addresses on an attached network, from which Services get
 /// theirs.
 ///
@@ -73,6 +75,11 @@ pub struct SubnetSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[cfg_attr(feature = "kube", schemars(length(max = 1024)))]
     pub namespaces: Vec<String>,
+
+    /// Fields that have no effect, such as others of Kube-OVN's.
+    #[serde(flatten)]
+    #[cfg_attr(feature = "kube", schemars(skip))]
+    pub ignored: IgnoredFields,
 }
 
 /// An address family, or both.

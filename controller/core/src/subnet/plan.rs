@@ -35,7 +35,14 @@ pub fn plan(subnet: &Subnet, usage: &Usage) -> SubnetPlan {
         message,
     };
     let validated = match &usage.invalid {
-        None => condition("Validated", true, "Valid", "the spec makes sense".to_owned()),
+        None => {
+            let ignored = &subnet.spec.ignored.0;
+            let rest = match ignored.is_empty() {
+                true => String::new(),
+                false => format!("; fields without effect here: {}", ignored.join(", ")),
+            };
+            condition("Validated", true, "Valid", format!("the spec makes sense{rest}"))
+        }
         Some(invalid) => condition("Validated", false, "Invalid", invalid.to_string()),
     };
     let ready = match &usage.invalid {
@@ -115,6 +122,15 @@ mod tests {
         subnet.status = status;
         subnet.status.conditions.reverse();
         assert_eq!(planned(&subnet), SubnetPlan::default());
+    }
+
+    #[test]
+    fn b33_fields_without_effect_are_named() {
+        let mut subnet = subnet("10.0.0.0/24");
+        subnet.spec.ignored.0 = vec!["natOutgoing".into(), "vpc".into()];
+        let status = planned(&subnet).status.unwrap();
+        let validated = status.conditions.iter().find(|condition| condition.kind == "Validated").unwrap();
+        assert!(validated.status && validated.message.ends_with("natOutgoing, vpc"), "{}", validated.message);
     }
 
     #[test]
