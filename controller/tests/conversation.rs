@@ -30,6 +30,7 @@ use lb_svc_core::testing::service;
 use lb_svc_crds::SubnetSpec;
 use lb_svc_crds::gateway::DIRECT_VERSION;
 use lb_svc_crds::names;
+use lb_svc_crds::reason::Reason;
 use serde_json::{Value, json};
 use tower_test::mock;
 
@@ -432,7 +433,7 @@ async fn a_pod_passes_our_gate_by_a_condition_merged_into_its_own() {
     let (api_server, mut handle) = api_server();
     let pod = ("default".to_owned(), "web-0".to_owned());
     let (done, asked) = tokio::join!(
-        api_server.set_gate(&pod, "p-1", true, "Served", "its gateways lead to it"),
+        api_server.set_gate(&pod, "p-1", true, Reason::Served, "its gateways lead to it"),
         answer(&mut handle, StatusCode::OK, json!({ "metadata": { "name": "web-0" } }))
     );
     assert!(done.unwrap().is_some());
@@ -448,7 +449,7 @@ async fn a_pod_passes_our_gate_by_a_condition_merged_into_its_own() {
     assert!(condition["lastTransitionTime"].is_string());
 
     let (done, _) = tokio::join!(
-        api_server.set_gate(&pod, "p-1", true, "Served", "its gateways lead to it"),
+        api_server.set_gate(&pod, "p-1", true, Reason::Served, "its gateways lead to it"),
         answer(&mut handle, StatusCode::NOT_FOUND, refusal(404, "NotFound"))
     );
     assert!(done.expect("gone is no failure").is_none());

@@ -8,41 +8,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use lb_svc_controller::api_server::read::START_FAILURES;
 use lb_svc_controller::telemetry::metrics::Metrics;
 use lb_svc_core::model::Setting;
 use lb_svc_core::service::health_check;
 use lb_svc_core::service::spec::ANNOTATIONS;
 use lb_svc_core::service::unheeded::{TABLE, TRAFFIC_DISTRIBUTION, Unheeded};
 use lb_svc_crds::names;
+use lb_svc_crds::reason::Reason;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
-
-/// Words with the form of a reason that are Kubernetes' own: read, or part of
-/// what is written, but never a reason of ours.
-const NOT_TOLD: [&str; 19] = [
-    "ClientIP",
-    "ClusterFirst",
-    "ConfigMap",
-    "ContainerCreating",
-    "ContainersReady",
-    "DoesNotExist",
-    "FailedScheduling",
-    "IfNotPresent",
-    "LoadBalancer",
-    "NetworkAttachmentDefinition",
-    "NewReplicaSetAvailable",
-    "NoExecute",
-    "PodDisruptionBudget",
-    "PodInitializing",
-    "PodScheduled",
-    "ReplicaFailure",
-    "ReplicaSet",
-    "RollingUpdate",
-    "RuntimeDefault",
-];
-/// Reasons that do not show by their form.
-const OF_ONE_WORD: [&str; 8] =
-    ["Deleting", "Invalid", "Ready", "Replacing", "Served", "Unanswered", "Unhealthy", "Valid"];
 
 fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -114,13 +89,13 @@ fn markdown(directory: &Path, found: &mut Vec<PathBuf>) {
 fn every_reason_has_a_section() {
     let troubleshooting = page("troubleshooting.md");
     let known: BTreeSet<&str> = headings(&troubleshooting).into_iter().collect();
-    let text = ["controller/src", "controller/core/src", "gateway/src"]
-        .map(|directory| program(&repository().join(directory)))
-        .concat();
-    let reasons: Vec<&str> = literals(&text)
+    // A gateway's faults are literals.
+    let gateway = program(&repository().join("gateway/src"));
+    let reasons: Vec<&str> = literals(&gateway)
         .into_iter()
-        .filter(|word| is_reason(word) && !NOT_TOLD.contains(word))
-        .chain(OF_ONE_WORD)
+        .filter(|word| is_reason(word))
+        .chain(Reason::ALL.iter().map(|reason| reason.as_str()))
+        .chain(START_FAILURES)
         .collect();
     assert!(reasons.len() > 50, "{reasons:?}");
     let missing: Vec<&str> = reasons.into_iter().filter(|reason| !known.contains(reason)).collect();
@@ -134,7 +109,7 @@ fn every_metric_is_documented() {
     let metrics = Metrics::default();
     // A family without members does not show.
     metrics.run(None);
-    metrics.pass("Served");
+    metrics.pass(Reason::Served);
     metrics.register(&mut registry, &Arc::default());
     let mut text = String::new();
     encode(&mut text, &registry).unwrap();

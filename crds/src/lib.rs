@@ -5,6 +5,7 @@
 //!   answers;
 //! - [`bounded`]: reading no more than a bound of what others write;
 //! - [`range`]: the grammar of addresses and ranges in `spec.excludeIps`;
+//! - [`reason`]: every reason of a condition, an Event or a fault;
 //! - [`names`]: every annotation, label, port and object name, in one place.
 //!
 //! The crate holds types and their grammar, no client and no logic. The specs of
@@ -15,6 +16,7 @@ pub mod bounded;
 pub mod gateway;
 pub mod names;
 pub mod range;
+pub mod reason;
 
 #[cfg(feature = "kube")]
 mod definition;

@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use lb_svc_core::backend::readiness_gate::{Decision, UNHEALTHY, Wait};
+use lb_svc_core::backend::readiness_gate::{Decision, Wait};
 use lb_svc_core::model::ObjectName;
+use lb_svc_crds::reason::Reason;
 
 use super::{Reconciler, lock};
 use crate::api_server::client::Error;
@@ -27,14 +28,16 @@ impl Reconciler {
         match decision {
             Decision::Pass { reason, message } => {
                 self.learn(self.api_server.set_gate(name, &backend.uid, true, reason, &message).await?);
-                tracing::info!(namespace, pod, reason, "passes its readiness gate: {message}");
+                tracing::info!(namespace, pod, %reason, "passes its readiness gate: {message}");
                 self.metrics.pass(reason);
                 Ok(None)
             }
             Decision::Wait(again, said) => {
                 if let Some(message) = said.filter(|_| !backend.gate_reported) {
                     self.learn(
-                        self.api_server.set_gate(name, &backend.uid, false, UNHEALTHY, &message).await?,
+                        self.api_server
+                            .set_gate(name, &backend.uid, false, Reason::Unhealthy, &message)
+                            .await?,
                     );
                     tracing::warn!(namespace, pod, "waits at its readiness gate: {message}");
                 }

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use lb_svc_crds::reason::Reason;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
 use prometheus_client::metrics::counter::Counter;
@@ -17,7 +18,7 @@ struct Outcome {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Reason {
+struct ReasonLabel {
     reason: &'static str,
 }
 
@@ -28,7 +29,7 @@ pub struct Metrics {
     runs: Family<Outcome, Counter>,
     nudges: Counter,
     renudges: Counter,
-    gates: Family<Reason, Counter>,
+    gates: Family<ReasonLabel, Counter>,
 }
 
 impl Metrics {
@@ -52,8 +53,8 @@ impl Metrics {
     }
 
     /// A pod passed its readiness gate, for this reason.
-    pub fn pass(&self, reason: &'static str) {
-        self.gates.get_or_create(&Reason { reason }).inc();
+    pub fn pass(&self, reason: Reason) {
+        self.gates.get_or_create(&ReasonLabel { reason: reason.as_str() }).inc();
     }
 
     /// A pod was told of its configuration, for the `attempt`th time after the

@@ -6,14 +6,14 @@
 
 use std::time::{Duration, Instant};
 
+use lb_svc_crds::reason::Reason;
+
 use crate::model::ServiceRef;
 
 /// So long those gateways are waited for that say nothing.
 pub const PATIENCE: Duration = Duration::from_secs(5);
 /// What holds a pod up for so long is said on it: a check needs its time.
 const SAID_AFTER: Duration = Duration::from_secs(10);
-/// Why a pod is held up.
-pub const UNHEALTHY: &str = "Unhealthy";
 /// How often a pod that waits is looked at when nothing changes.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -35,8 +35,8 @@ pub type GatewayVerdicts = Vec<(ServiceRef, Option<Verdict>)>;
 pub enum Decision {
     /// It passes.
     Pass {
-        /// One word.
-        reason: &'static str,
+        /// Why.
+        reason: Reason,
         /// One sentence.
         message: String,
     },
@@ -76,14 +76,14 @@ impl Wait {
         let waited = now.duration_since(self.silence);
         let pass = |reason, message| Decision::Pass { reason, message };
         if said.is_empty() {
-            pass("NotSelected", "no Service that is served directly leads to this pod".to_owned())
+            pass(Reason::NotSelected, "no Service that is served directly leads to this pod".to_owned())
         } else if silent.is_empty() {
-            pass("Served", "its gateways lead connections to this pod".to_owned())
+            pass(Reason::Served, "its gateways lead connections to this pod".to_owned())
         } else if waited >= PATIENCE {
             let (services, seconds) = (silent.join(", "), PATIENCE.as_secs());
             let message =
                 format!("the gateway of {services} did not say within {seconds} s that it takes it up");
-            pass("Unanswered", message)
+            pass(Reason::Unanswered, message)
         } else {
             Decision::Wait(LOOK.min(PATIENCE - waited), None)
         }
@@ -113,7 +113,7 @@ mod tests {
         let decide = |verdicts: &[Option<Verdict>]| Wait::new(start).decide(&said(verdicts), start);
         let taken = || Some(Verdict::Programmed);
         let reason = |verdicts: &[Option<Verdict>]| match decide(verdicts) {
-            Decision::Pass { reason, .. } => reason,
+            Decision::Pass { reason, .. } => reason.as_str(),
             Decision::Wait(..) => panic!("it waits"),
         };
         assert_eq!(reason(&[]), "NotSelected");
@@ -135,7 +135,7 @@ mod tests {
         assert_eq!(after(9.8, None), Decision::Wait(SECOND / 10, None), "it may just not answer");
         assert_eq!(after(600.0, unhealthy()), Decision::Wait(SECOND, Some("unhealthy".to_owned())));
         let Decision::Pass { reason, message } = after(605.0, None) else { panic!("it waits") };
-        assert_eq!(reason, "Unanswered");
+        assert_eq!(reason.as_str(), "Unanswered");
         assert!(message.contains("default/s0"), "{message}");
     }
 }

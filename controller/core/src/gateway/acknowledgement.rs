@@ -94,7 +94,7 @@ impl Acknowledgement {
 mod tests {
     use super::*;
     use crate::action::Action;
-    use crate::service::conditions::{CONFLICT, GATEWAY_READY, STARTING, ips};
+    use crate::service::conditions::{GATEWAY_READY, ips};
     use crate::service::observed::Observed;
     use crate::service::plan::plan;
     use crate::testing::gateway::{
@@ -146,12 +146,12 @@ mod tests {
         assert_eq!(status(&plan(&observed)), None);
         observed.now += SignedDuration::from_secs(10);
         let planned = plan(&observed);
-        assert_eq!(reason(status(&planned).unwrap().1, GATEWAY_READY), STARTING);
+        assert_eq!(reason(status(&planned).unwrap().1, GATEWAY_READY), "GatewayStarting");
 
         // Another port is more than an endpoint.
         let mut observed = direct_access();
         observed.service.as_mut().unwrap().ports.push(port("TCP", 443));
-        assert_eq!(reason(status(&plan(&observed)).unwrap().1, GATEWAY_READY), STARTING);
+        assert_eq!(reason(status(&plan(&observed)).unwrap().1, GATEWAY_READY), "GatewayStarting");
     }
 
     #[test]
@@ -197,9 +197,9 @@ mod tests {
         let status = reported_mut(&mut withheld.gateway.pods[0]);
         (status.digest, status.addresses) = (None, Vec::new());
         status.conflicts.insert("172.18.0.11".parse().unwrap(), FOREIGN_MAC.to_owned());
-        assert_eq!(ingress(&withheld), (0, CONFLICT.into()));
+        assert_eq!(ingress(&withheld), (0, "AddressConflict".into()));
         withheld.gateway.pods[1].report = StatusReport::NoResponse;
-        assert_eq!(ingress(&withheld), (0, CONFLICT.into()));
+        assert_eq!(ingress(&withheld), (0, "AddressConflict".into()));
 
         // Pods that may not be asked are believed their readiness.
         observed.gateway.pods.iter_mut().for_each(|pod| pod.report = StatusReport::NoResponse);

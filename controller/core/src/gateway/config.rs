@@ -7,6 +7,7 @@ use lb_svc_crds::gateway::{
     GatewayStatus, LIMITED_VERSION, NatBackend, Port, Subset, Target,
 };
 use lb_svc_crds::names;
+use lb_svc_crds::reason::Reason;
 
 use crate::action::Action;
 use crate::backend::convergence::EndpointTargets;
@@ -69,7 +70,7 @@ pub fn desired(spec: &ServiceSpec, inputs: &Inputs<'_>) -> Result<Option<Rendere
         let before = || Some(Address { probe, ..listed?.clone() });
         addresses.push(network.or_else(before).ok_or_else(|| {
             Problem::new(
-                "SubnetNotFound",
+                Reason::SubnetNotFound,
                 format!(
                     "Subnet {}, which {} is from, does not exist or is not valid",
                     claim.subnet, claim.address
@@ -178,7 +179,7 @@ impl Rendered {
                 "the gateway's configuration is {} bytes, a ConfigMap holds {CONFIG_MAX}: use fewer ports, or fewer endpoints",
                 unproven.len()
             );
-            return Err(Problem::new("ConfigTooLarge", message));
+            return Err(Problem::new(Reason::ConfigTooLarge, message));
         }
         let targets = config.frontends.iter_mut().find_map(|frontend| {
             let Target::Endpoints { subsets, check, .. } = &mut frontend.target else { return None };

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use lb_svc_crds::gateway::{ElectionStatus, Role};
+use lb_svc_crds::reason::Reason;
 
 use crate::action::Action;
 use crate::ipam::Claim;
@@ -120,17 +121,17 @@ pub fn report(before: Option<&ElectionView>, pods: &[&Pod], serving: &[&Claim]) 
             ElectionEvent::ActiveChanged(pod, node, why) => {
                 let on = node.map(|node| format!(" on {node}")).unwrap_or_default();
                 let why = why.map(|why| format!(": {why}")).unwrap_or_default();
-                (false, "ActiveChanged", format!("{pod}{on} answers for {addresses} now{why}"))
+                (false, Reason::ActiveChanged, format!("{pod}{on} answers for {addresses} now{why}"))
             }
             ElectionEvent::SplitBrain(pods) => {
                 let pods = pods.join(" and ");
                 let message = format!(
                     "two pods answered for {addresses} at once until one gave way, says {pods}: the LAN was in parts, or loses frames"
                 );
-                (true, "SplitBrain", message)
+                (true, Reason::SplitBrain, message)
             }
         };
-        Action::Event { warning, reason: reason.to_owned(), message }
+        Action::Event { warning, reason: reason.to_string(), message }
     };
     let mut actions: Vec<Action> = changes.unwrap_or_default().into_iter().map(event).collect();
     if view.as_ref() != before {

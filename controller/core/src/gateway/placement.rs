@@ -1,8 +1,9 @@
 //! Where a gateway is and is to be, and whether its objects may be written.
 
+use lb_svc_crds::reason::Reason;
+
 use super::rollout::{MAX_CONCURRENT_ROLLOUTS, Rollout};
 use crate::model::{Pod, Problem, ServiceId};
-use crate::service::conditions::REPLACING;
 use crate::service::observed::ObservedGateway;
 
 /// What is decided of a gateway's namespace.
@@ -49,13 +50,13 @@ pub fn writable(
     let ObservedGateway { namespace, desired_namespace, .. } = gateway;
     if placement.moves {
         let message = format!("the gateway moves from namespace {namespace} to {desired_namespace}");
-        return Err(Problem::new(REPLACING, message));
+        return Err(Problem::new(Reason::Replacing, message));
     }
     if gateway.is_misplaced() && !gateway.is_visible {
         let message = format!(
             "the gateway is in namespace {namespace}, where the controller may not look, and is to be in {desired_namespace}: give the controller its rights there back until it has moved"
         );
-        return Err(Problem::new("GatewayElsewhere", message));
+        return Err(Problem::new(Reason::GatewayElsewhere, message));
     }
     let objects = [
         ("ConfigMap", gateway.config.as_ref().map(|object| (&object.owner_uid, object.deleting))),
@@ -67,14 +68,14 @@ pub fn writable(
             Some((Some(owner), false)) if *owner == service.uid => {}
             Some((Some(_), _)) => {
                 let message = "the gateway of an earlier Service of this name is being removed";
-                return Err(Problem::new(REPLACING, message));
+                return Err(Problem::new(Reason::Replacing, message));
             }
             Some((None, _)) => {
                 let name = gateway.gateway_ref(&service.service);
                 let message = format!(
                     "{kind} {name} exists and was not made by lb-svc: rename or delete it, or rename the Service"
                 );
-                return Err(Problem::new("NameTaken", message));
+                return Err(Problem::new(Reason::NameTaken, message));
             }
         }
     }
@@ -107,7 +108,7 @@ mod tests {
         );
         assert!(config_of(&planned).is_none() && deployment_of(&planned).is_none());
         let (ingress, conditions) = status(&planned).unwrap();
-        assert_eq!((ingress.len(), reason(conditions, GATEWAY_READY)), (1, REPLACING));
+        assert_eq!((ingress.len(), reason(conditions, GATEWAY_READY)), (1, "Replacing"));
         assert!(planned.index.rollout == Rollout::Moving, "as one of a few");
 
         // What is left of it is waited for, and takes its room.

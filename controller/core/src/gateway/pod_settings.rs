@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use lb_svc_crds::gateway::NatBackend;
+use lb_svc_crds::reason::Reason;
 use serde_json::{Map, Value};
 
 use super::manifests::quantity;
@@ -104,10 +105,13 @@ impl Settings {
                 let message = format!(
                     "annotation {name}: the controller's configuration does not let Services set it (serviceMaySet): remove it"
                 );
-                return Err(Problem::new("SettingNotAllowed", message));
+                return Err(Problem::new(Reason::SettingNotAllowed, message));
             }
             let value = value.as_ref().map_err(|fault| {
-                Problem::new("InvalidSetting", format!("annotation {name}: {fault}: correct or remove it"))
+                Problem::new(
+                    Reason::InvalidSetting,
+                    format!("annotation {name}: {fault}: correct or remove it"),
+                )
             })?;
             settings.set(setting, value.clone());
         }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use lb_svc_crds::names::{self, Provider};
+use lb_svc_crds::reason::Reason;
 use serde_json::Value;
 
 use super::manifests::{self, DeploymentTemplate, TemplateHash};
@@ -171,12 +172,12 @@ fn attachment<'a>(provider: &Provider, known: Option<&'a Attachment>) -> Result<
     let Provider { name, namespace } = provider;
     match known {
         Some(Attachment { fault: Some(fault), .. }) => Err(Problem::new(
-            "AttachmentInvalid",
+            Reason::AttachmentInvalid,
             format!("NetworkAttachmentDefinition {name} in namespace {namespace}: {fault}"),
         )),
         Some(attachment) => Ok(attachment),
         None => Err(Problem::new(
-            "AttachmentNotFound",
+            Reason::AttachmentNotFound,
             format!(
                 "there is no NetworkAttachmentDefinition {name} in namespace {namespace}: create it, or correct the annotation {}",
                 names::PROVIDER_ANNOTATION

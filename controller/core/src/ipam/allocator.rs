@@ -497,7 +497,7 @@ mod tests {
     #[test]
     fn which_subnet() {
         let mut allocator = Allocator::default();
-        assert_eq!(allocator.reserve(&request("a", None)).unwrap_err().reason(), "SubnetNotFound");
+        assert_eq!(allocator.reserve(&request("a", None)).unwrap_err().reason().as_str(), "SubnetNotFound");
         allocator.set_subnet("b-lan", &spec("10.0.2.0/24", "", &[]), None, false);
         allocator.set_subnet("a-lan", &spec("10.0.1.0/30", "", &[]), None, false);
         let mut other = spec("10.0.3.0/24", "", &[]);
@@ -516,7 +516,7 @@ mod tests {
             "by the address"
         );
         let by_name = |name: &str| AddressRequest { subnet: Some(name.into()), ..request("d", None) };
-        assert_eq!(allocator.reserve(&by_name("a-lan")).unwrap_err().reason(), "SubnetFull");
+        assert_eq!(allocator.reserve(&by_name("a-lan")).unwrap_err().reason().as_str(), "SubnetFull");
         assert!(matches!(allocator.reserve(&by_name("other")), Err(AllocationError::OtherProvider(..))));
         assert!(matches!(allocator.reserve(&by_name("nowhere")), Err(AllocationError::UnknownSubnet(..))));
         assert!(matches!(
@@ -531,13 +531,16 @@ mod tests {
         let mut allocator = Allocator::default();
         let closed = SubnetSpec { namespaces: vec!["shop".into()], ..spec("10.0.1.0/24", "", &[]) };
         allocator.set_subnet("closed", &closed, None, false);
-        assert_eq!(allocator.reserve(&request("a", None)).unwrap_err().reason(), "NamespaceNotAllowed");
+        assert_eq!(
+            allocator.reserve(&request("a", None)).unwrap_err().reason().as_str(),
+            "NamespaceNotAllowed"
+        );
         allocator.set_subnet("gone", &spec("10.0.2.0/24", "", &[]), None, true);
         let gone = AddressRequest { subnet: Some("gone".into()), ..request("a", None) };
-        assert_eq!(allocator.reserve(&gone).unwrap_err().reason(), "SubnetDeleting");
+        assert_eq!(allocator.reserve(&gone).unwrap_err().reason().as_str(), "SubnetDeleting");
         allocator.set_subnet("bad", &spec("10.0.2.0/33", "", &[]), None, false);
         let bad = AddressRequest { subnet: Some("bad".into()), ..request("a", None) };
-        assert_eq!(allocator.reserve(&bad).unwrap_err().reason(), "SubnetInvalid");
+        assert_eq!(allocator.reserve(&bad).unwrap_err().reason().as_str(), "SubnetInvalid");
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use lb_svc_crds::names::{self, Provider};
+use lb_svc_crds::reason::Reason;
 use lb_svc_crds::{IPSpec, Requested};
 use serde_json::{Value, json};
 
@@ -115,21 +116,18 @@ pub enum AllocationError {
     Full(String),
 }
 
-/// The reason that passes by itself.
-pub const BEING_FREED: &str = "AddressBeingFreed";
-
 impl AllocationError {
-    /// One CamelCase word for the cause.
-    pub fn reason(&self) -> &'static str {
+    /// The reason that conditions have for it.
+    pub fn reason(&self) -> Reason {
         match self {
-            Self::NoSubnet(_) | Self::UnknownSubnet(..) | Self::OtherProvider(..) => "SubnetNotFound",
-            Self::InvalidSubnet(..) => "SubnetInvalid",
-            Self::Deleting(_) => "SubnetDeleting",
-            Self::NotAdmitted(..) => "NamespaceNotAllowed",
-            Self::Outside(..) | Self::NotAssignable(..) => "AddressNotAssignable",
-            Self::Taken(..) => "AddressInUse",
-            Self::BeingFreed(_) => BEING_FREED,
-            Self::Full(_) => "SubnetFull",
+            Self::NoSubnet(_) | Self::UnknownSubnet(..) | Self::OtherProvider(..) => Reason::SubnetNotFound,
+            Self::InvalidSubnet(..) => Reason::SubnetInvalid,
+            Self::Deleting(_) => Reason::SubnetDeleting,
+            Self::NotAdmitted(..) => Reason::NamespaceNotAllowed,
+            Self::Outside(..) | Self::NotAssignable(..) => Reason::AddressNotAssignable,
+            Self::Taken(..) => Reason::AddressInUse,
+            Self::BeingFreed(_) => Reason::AddressBeingFreed,
+            Self::Full(_) => Reason::SubnetFull,
         }
     }
 }

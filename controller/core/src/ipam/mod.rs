@@ -14,6 +14,6 @@ mod overlap;
 mod pool;
 
 pub use allocator::{Allocator, Usage};
-pub use claim::{AddressRequest, AllocationError, BEING_FREED, Claim, ClaimId, Reservation};
+pub use claim::{AddressRequest, AllocationError, Claim, ClaimId, Reservation};
 pub use network::{InvalidSubnet, Network};
 pub use pool::Pool;

@@ -1,6 +1,7 @@
 //! Conditions, and what they say.
 
 use lb_svc_crds::bounded::cut;
+use lb_svc_crds::reason::Reason;
 
 /// The longest message of one problem, in bytes. A condition may hold several,
 /// and takes 32 KiB (Kubernetes API).
@@ -29,9 +30,15 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// A problem. What a user wrote may be quoted in the message: it is cut to
-    /// [`MESSAGE_MAX`] bytes.
-    pub fn new(reason: &str, message: impl AsRef<str>) -> Self {
+    /// A problem that lb-svc itself finds. What a user wrote may be quoted in the
+    /// message: it is cut to [`MESSAGE_MAX`] bytes.
+    pub fn new(reason: Reason, message: impl AsRef<str>) -> Self {
+        Self::reported(reason.as_str(), message)
+    }
+
+    /// A problem that Kubernetes or a gateway reports under this reason. Its
+    /// message is cut, too.
+    pub fn reported(reason: &str, message: impl AsRef<str>) -> Self {
         Self { reason: reason.to_owned(), message: cut(message.as_ref(), MESSAGE_MAX) }
     }
 }

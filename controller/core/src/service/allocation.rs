@@ -6,8 +6,8 @@ use std::time::Duration;
 use lb_svc_crds::Requested;
 use lb_svc_crds::gateway::GatewayStatus;
 use lb_svc_crds::names;
+use lb_svc_crds::reason::Reason;
 
-use super::conditions::CONFLICT;
 use super::observed::{Observed, ObservedAddresses};
 use super::spec::ServiceSpec;
 use crate::action::Action;
@@ -84,7 +84,7 @@ pub fn allocate<'a>(
         let message = format!("{} is in use by {mac}, another address is taken", claim.address);
         return Claims::Change(vec![
             Action::MarkConflict(claim.id.clone(), mac),
-            Action::Event { warning: true, reason: CONFLICT.to_owned(), message },
+            Action::Event { warning: true, reason: Reason::AddressConflict.to_string(), message },
         ]);
     }
     let request = request(service, spec, &own);
@@ -293,7 +293,7 @@ impl<'a> Allocation<'a> {
                     claim.address,
                     names::FILL_ADDRESS_ANNOTATION
                 );
-                Fill::TakenBack(Problem::new("AddressNotFilled", message))
+                Fill::TakenBack(Problem::new(Reason::AddressNotFilled, message))
             }
             Some(Filled { times, age, .. }) if age < FILL_PAUSE * 2u32.pow(times) => Fill::Not,
             _ => Fill::Write(Action::FillAddress(claim.address)),
@@ -320,7 +320,7 @@ impl<'a> Allocation<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ipam::{AllocationError, BEING_FREED};
+    use crate::ipam::AllocationError;
     use crate::model::{DeploymentState, Ingress, StatusReport};
     use crate::service::conditions::{ADDRESS_ALLOCATED, GATEWAY_READY, ips};
     use crate::service::plan::plan;
@@ -352,9 +352,9 @@ mod tests {
         let observed = withholds(wanted, "172.18.0.18", FOREIGN_MAC);
         let planned = plan(&observed);
         let (ingress, conditions) = status(&planned).unwrap();
-        assert_eq!((ingress.len(), reason(conditions, GATEWAY_READY)), (0, CONFLICT));
+        assert_eq!((ingress.len(), reason(conditions, GATEWAY_READY)), (0, "AddressConflict"));
         let told = planned.steps().find_map(|action| match action {
-            Action::Event { warning: true, reason, message } if reason == CONFLICT => Some(message),
+            Action::Event { warning: true, reason, message } if reason == "AddressConflict" => Some(message),
             _ => None,
         });
         let told = told.expect("an Event");
@@ -374,12 +374,10 @@ mod tests {
         });
         for waiting in [own, remembered] {
             let planned = plan(&waiting);
-            assert_eq!(reason(status(&planned).unwrap().1, GATEWAY_READY), BEING_FREED);
-            assert!(
-                !planned
-                    .steps()
-                    .any(|action| matches!(action, Action::Event { reason, .. } if reason == BEING_FREED))
-            );
+            assert_eq!(reason(status(&planned).unwrap().1, GATEWAY_READY), "AddressBeingFreed");
+            assert!(!planned.steps().any(
+                |action| matches!(action, Action::Event { reason, .. } if reason == "AddressBeingFreed")
+            ));
         }
 
         let content = observed.gateway.config.as_ref().unwrap().content.clone();
@@ -399,7 +397,7 @@ mod tests {
         else {
             panic!("{:?}", steps(&planned))
         };
-        assert_eq!((id, mac.as_str(), reason.as_str()), (&old, FOREIGN_MAC, CONFLICT));
+        assert_eq!((id, mac.as_str(), reason.as_str()), (&old, FOREIGN_MAC, "AddressConflict"));
 
         observed.addresses.claims[0].conflict = FOREIGN_MAC.into();
         let Some(Action::Claim(address_request)) = plan(&observed).actions.pop() else { panic!("no claim") };
@@ -439,7 +437,7 @@ mod tests {
         claims.push(claim("172.18.0.19", Requested::Dynamic));
         let observed = withholds(claimed(&claims), "172.18.0.19", FOREIGN_MAC);
         let planned = plan(&observed);
-        assert_eq!(reason(status(&planned).unwrap().1, GATEWAY_READY), CONFLICT);
+        assert_eq!(reason(status(&planned).unwrap().1, GATEWAY_READY), "AddressConflict");
         assert!(!planned.steps().any(|action| matches!(action, Action::MarkConflict(..) | Action::Claim(_))));
 
         // Nor is there another one: each of them is asked for, the first that

@@ -7,6 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use lb_svc_crds::bounded::cut;
 use lb_svc_crds::gateway::Port;
+use lb_svc_crds::reason::Reason;
 
 use super::allocation::{conflict, is_gateways};
 use super::observed::{Observed, ObservedAddresses};
@@ -15,7 +16,7 @@ use crate::action::Action;
 use crate::backend::convergence::Convergence;
 use crate::gateway::rollout::Rollouts;
 use crate::gateway::workload::{START_GRACE, is_late};
-use crate::ipam::{BEING_FREED, Claim, Network};
+use crate::ipam::{Claim, Network};
 use crate::model::{Condition, Ingress, Pod, Problem, Service, Setting};
 
 /// The Service holds an address.
@@ -28,13 +29,8 @@ const LIMITED_MAX: usize = 8 * 1024;
 /// Part of what the Service asks is not served; absent where all is.
 pub const LIMITED: &str = "lb-svc.kubeovn.io/Limited";
 
-/// A reason that passes by itself: the gateway starts.
-pub const STARTING: &str = "GatewayStarting";
-/// A reason that passes by itself: another gateway is on its way out.
-pub const REPLACING: &str = "Replacing";
-/// A foreign host has the address.
-pub const CONFLICT: &str = "AddressConflict";
-
+/// The reasons that pass by themselves.
+const PASSING: [Reason; 3] = [Reason::GatewayStarting, Reason::Replacing, Reason::AddressBeingFreed];
 /// How often a Warning is repeated while it lasts.
 const REMIND: Duration = Duration::from_secs(25 * 60);
 
@@ -124,7 +120,7 @@ impl Conditions {
         let allocated = match &self.allocated {
             Ok((address, subnet)) => {
                 let message = format!("{address} from Subnet {subnet}");
-                condition(ADDRESS_ALLOCATED, true, "AddressAllocated", message)
+                condition(ADDRESS_ALLOCATED, true, Reason::AddressAllocated.as_str(), message)
             }
             Err(problem) => condition(ADDRESS_ALLOCATED, false, &problem.reason, problem.message.clone()),
         };
@@ -135,7 +131,7 @@ impl Conditions {
             Ready::NotYet(problem) => not_ready(refusal.unwrap_or(problem)),
             Ready::Yes(how) => {
                 let message = format!("{} is served{how}", ips(&self.ingress).join(", "));
-                condition(GATEWAY_READY, true, "GatewayReady", message)
+                condition(GATEWAY_READY, true, Reason::GatewayReady.as_str(), message)
             }
         };
         let mut warnings: Vec<&Problem> = self.warnings.iter().collect();
@@ -168,7 +164,7 @@ impl Conditions {
             let warning = !condition.status || condition.kind == LIMITED;
             // What passes by itself is no news; what two conditions say is
             // reported once.
-            let passing = [STARTING, REPLACING, BEING_FREED].contains(&condition.reason.as_str());
+            let passing = PASSING.iter().any(|passing| condition.reason == *passing);
             if passing || reported.contains(&&condition.reason) || !(is_news || warning && self.known.remind)
             {
                 continue;
@@ -184,7 +180,7 @@ impl Conditions {
     fn refusal(&self, refused: &str) -> Problem {
         let set = self.known.settings.join(", ");
         let hint = if set.is_empty() { String::new() } else { format!("; this Service sets {set}") };
-        Problem::new("WriteRefused", format!("the API server refuses it: {refused}{hint}"))
+        Problem::new(Reason::WriteRefused, format!("the API server refuses it: {refused}{hint}"))
     }
 }
 
@@ -211,7 +207,7 @@ pub fn out_of_range(claim: &Claim, addresses: &ObservedAddresses) -> Option<Prob
     let message = format!(
         "{why}: the Service keeps it, served as before; correct the Subnet, or give the Service another (spec.loadBalancerIP)"
     );
-    Some(Problem::new("AddressNotInSubnet", message))
+    Some(Problem::new(Reason::AddressNotInSubnet, message))
 }
 
 /// That health checks find no endpoint of some port healthy.
@@ -220,7 +216,7 @@ pub fn all_unhealthy(convergence: Option<&Convergence>) -> Option<Problem> {
     let numbers: Vec<String> = ports.iter().map(|port| port.port.to_string()).collect();
     let message =
         format!("all endpoints of port {} fail their health check: all are used", numbers.join(", "));
-    (!ports.is_empty()).then(|| Problem::new("AllUnhealthy", message))
+    (!ports.is_empty()).then(|| Problem::new(Reason::AllUnhealthy, message))
 }
 
 /// How a gateway serves that leads connections straight to endpoints.
@@ -244,7 +240,7 @@ pub fn standby_shortage(observed: &Observed, pods: &[&Pod]) -> Option<Problem> {
         let why = pod.waiting.as_ref().map(|(_, message)| message).or(fault);
         Some(format!("{}: {}", pod.name, why.map_or("it is not ready", String::as_str)))
     })?;
-    Some(Problem::new("StandbyMissing", format!("{ready} of {asked} gateway pods are ready; {why}")))
+    Some(Problem::new(Reason::StandbyMissing, format!("{ready} of {asked} gateway pods are ready; {why}")))
 }
 
 /// An obstacle, with a word on the gateways that wait for it to go.
@@ -267,21 +263,21 @@ pub fn obstacle(observed: &Observed, pods: &[&Pod], serving: &[&Claim]) -> Probl
         return if is_gateways(&observed.addresses, mac) {
             let message =
                 format!("{address} is answered for by an earlier gateway ({mac}), which is on its way out");
-            Problem::new(BEING_FREED, message)
+            Problem::new(Reason::AddressBeingFreed, message)
         } else {
             let message = format!(
                 "{address} is in use by the host with the hardware address {mac}: take it from that host, or choose another"
             );
-            Problem::new(CONFLICT, message)
+            Problem::new(Reason::AddressConflict, message)
         };
     }
     let deployment = observed.gateway.deployment.as_ref();
     if let Some(failure) = deployment.and_then(|deployment| deployment.content.failure.as_ref()) {
-        return Problem::new("PodRefused", format!("no gateway pod can be made: {failure}"));
+        return Problem::new(Reason::PodRefused, format!("no gateway pod can be made: {failure}"));
     }
     let segment = observed.attachment.as_ref().and_then(|attachment| attachment.l2_segment.as_deref());
     let of_pod = pods.iter().find_map(|pod| pod_obstacle(pod, segment, observed.now));
-    of_pod.unwrap_or_else(|| Problem::new(STARTING, "the gateway is being started or updated"))
+    of_pod.unwrap_or_else(|| Problem::new(Reason::GatewayStarting, "the gateway is being started or updated"))
 }
 
 /// What keeps a pod from serving.
@@ -294,13 +290,13 @@ fn pod_obstacle(pod: &Pod, l2_segment: Option<&str>, now: Timestamp) -> Option<P
             (Some(node), _) => format!(" on {node}"),
             (None, _) => String::new(),
         };
-        return Some(Problem::new(reason, format!("gateway pod {}{place}: {message}", pod.name)));
+        return Some(Problem::reported(reason, format!("gateway pod {}{place}: {message}", pod.name)));
     }
     // What a new pod lacks is usually on its way.
     let is_new = pod.created.is_some_and(|created| now.duration_since(created) < START_GRACE);
     let status = pod.reported().filter(|_| !is_new);
     let (reason, message) = status.and_then(|status| status.faults.first_key_value())?;
-    Some(Problem::new(reason, format!("gateway pod {}: {message}", pod.name)))
+    Some(Problem::reported(reason, format!("gateway pod {}: {message}", pod.name)))
 }
 
 /// The addresses of `ingress`.

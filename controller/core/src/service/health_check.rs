@@ -7,6 +7,7 @@ use std::ops::RangeInclusive;
 use jiff::SignedDuration;
 use lb_svc_crds::gateway::HealthCheck;
 use lb_svc_crds::names;
+use lb_svc_crds::reason::Reason;
 
 use crate::model::Problem;
 
@@ -30,12 +31,12 @@ const COUNTS: RangeInclusive<u32> = 1..=10;
 /// The longest path that is asked for.
 const PATH_MAX: usize = 1024;
 
-/// An annotation says something that has no effect.
-const IGNORED: &str = "HealthCheckIgnored";
-
 /// That a check was asked for in vain, and why.
 pub fn ignored(why: &str) -> Problem {
-    Problem::new(IGNORED, format!("annotation {} has no effect {why}", names::HEALTH_CHECK_ANNOTATION))
+    Problem::new(
+        Reason::HealthCheckIgnored,
+        format!("annotation {} has no effect {why}", names::HEALTH_CHECK_ANNOTATION),
+    )
 }
 
 /// Reads the check that `annotations` ask for, if they do. What is wrong with
@@ -44,7 +45,9 @@ pub fn check(annotations: &BTreeMap<String, String>, warnings: &mut Vec<Problem>
     let [kind, path, interval, timeout, rise, fall] = ANNOTATIONS;
     let in_vain = |name: &str, why: &str| {
         let has = annotations.contains_key(name);
-        has.then(|| Problem::new(IGNORED, format!("annotation {name} has no effect {why}")))
+        has.then(|| {
+            Problem::new(Reason::HealthCheckIgnored, format!("annotation {name} has no effect {why}"))
+        })
     };
     let Some(said) = annotations.get(kind) else {
         let without = format!("without {kind}");
@@ -52,7 +55,7 @@ pub fn check(annotations: &BTreeMap<String, String>, warnings: &mut Vec<Problem>
         return None;
     };
     let mut wrong = |name: &str, why: String| {
-        warnings.push(Problem::new("InvalidAnnotation", format!("annotation {name}: {why}")));
+        warnings.push(Problem::new(Reason::InvalidAnnotation, format!("annotation {name}: {why}")));
     };
     let is_http = match said.as_str() {
         "tcp" => false,
@@ -164,7 +167,7 @@ mod tests {
 
     #[test]
     fn what_has_no_effect_is_said() {
-        let ignored = |last: &str| vec![(IGNORED.to_owned(), last.to_owned())];
+        let ignored = |last: &str| vec![("HealthCheckIgnored".to_owned(), last.to_owned())];
         assert_eq!(read(&[("-path", "/")]), (None, ignored("-path")));
         assert_eq!(read(&[("-fall", "x")]), (None, ignored("-fall")));
         assert_eq!(read(&[("", "tcp"), ("-path", "/")]), (Some(plain()), ignored("-path")));

@@ -304,7 +304,7 @@ mod tests {
     use super::*;
     use crate::ipam::AllocationError;
     use crate::model::PodId;
-    use crate::service::conditions::{ADDRESS_ALLOCATED, GATEWAY_READY, STARTING, ips};
+    use crate::service::conditions::{ADDRESS_ALLOCATED, GATEWAY_READY, ips};
     use crate::testing::gateway::{
         annotate, carried_out, claim, claimed, config_of, config_written, direct_access, is_converged,
         observed_again, reason, served, settle, status, steps, target_addresses, tcp_slice, two_pods,
@@ -323,7 +323,7 @@ mod tests {
         let (ingress, conditions) = status(&plan).unwrap();
         assert!(ingress.is_empty());
         assert_eq!(reason(conditions, ADDRESS_ALLOCATED), "AddressAllocated");
-        assert_eq!(reason(conditions, GATEWAY_READY), STARTING);
+        assert_eq!(reason(conditions, GATEWAY_READY), "GatewayStarting");
 
         let done = carried_out(claimed(&[claim("172.18.0.11", Requested::Dynamic)]), "172.18.0.11");
         let service = done.service.as_ref().unwrap();

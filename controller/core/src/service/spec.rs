@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use lb_svc_crds::gateway::{HealthCheck, NatBackend, Port, Transport};
 use lb_svc_crds::names::{self, Provider};
+use lb_svc_crds::reason::Reason;
 
 use super::health_check as health;
 use super::unheeded;
@@ -28,9 +29,6 @@ pub const PORTS_MAX: usize = 20_000;
 pub const SOURCE_RANGES_MAX: usize = 5_000;
 /// The longest value of an annotation that is read.
 pub const ANNOTATION_MAX: usize = 1024;
-
-/// A port that no gateway can serve.
-const UNSUPPORTED_PROTOCOL: &str = "UnsupportedProtocol";
 
 /// A Service's wishes, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -128,7 +126,7 @@ pub fn missing_provider(service: &Service) -> Option<Problem> {
         let message = format!(
             "spec.loadBalancerClass is {class}, and no annotation {annotation} names an attachment: set it to <nad>.<namespace>, for example lb-svc-attachment.kube-system"
         );
-        Problem::new("ProviderMissing", message)
+        Problem::new(Reason::ProviderMissing, message)
     })
 }
 
@@ -154,7 +152,7 @@ fn cause(service: &Service, warnings: &mut Vec<Problem>) -> Option<DirectAccessC
 
 fn read(service: &Service, provider: &str) -> Result<ServiceSpec, Problem> {
     let provider: Provider = provider.parse().map_err(|error| {
-        Problem::new("InvalidProvider", format!("annotation {}: {error}", names::PROVIDER_ANNOTATION))
+        Problem::new(Reason::InvalidProvider, format!("annotation {}: {error}", names::PROVIDER_ANNOTATION))
     })?;
     let subnet = service
         .annotations
@@ -164,7 +162,7 @@ fn read(service: &Service, provider: &str) -> Result<ServiceSpec, Problem> {
     let address = match service.load_balancer_ip.as_str() {
         "" => None,
         text => Some(text.parse().map_err(|_| {
-            Problem::new("InvalidAddress", format!("spec.loadBalancerIP: {text:?} is not an address"))
+            Problem::new(Reason::InvalidAddress, format!("spec.loadBalancerIP: {text:?} is not an address"))
         })?),
     };
     for (what, count, most) in [
@@ -172,7 +170,10 @@ fn read(service: &Service, provider: &str) -> Result<ServiceSpec, Problem> {
         ("spec.loadBalancerSourceRanges", service.source_ranges.len(), SOURCE_RANGES_MAX),
     ] {
         if count > most {
-            return Err(Problem::new("ServiceTooLarge", format!("{what} has more than {most} entries")));
+            return Err(Problem::new(
+                Reason::ServiceTooLarge,
+                format!("{what} has more than {most} entries"),
+            ));
         }
     }
     let mut warnings = Vec::new();
@@ -181,13 +182,13 @@ fn read(service: &Service, provider: &str) -> Result<ServiceSpec, Problem> {
     let (v4, v6): (Vec<IpAddr>, Vec<IpAddr>) = cluster_ips.into_iter().partition(IpAddr::is_ipv4);
     if v4.is_empty() {
         return Err(Problem::new(
-            "UnsupportedFamily",
+            Reason::UnsupportedFamily,
             "the Service has no IPv4 ClusterIP, and gateways serve IPv4 only: set spec.ipFamilies to include IPv4",
         ));
     }
     if !v6.is_empty() {
         warnings.push(Problem::new(
-            "UnsupportedFamily",
+            Reason::UnsupportedFamily,
             "the Service's IPv6 half is not served: gateways serve IPv4 only",
         ));
     }
@@ -197,17 +198,17 @@ fn read(service: &Service, provider: &str) -> Result<ServiceSpec, Problem> {
     let unserved = [
         (
             service.affinity.is_some() && cause.is_none(),
-            "AffinityNotKept",
+            Reason::AffinityNotKept,
             "spec.sessionAffinity ClientIP sees the gateway as the only client without direct access: all connections go to one backend",
         ),
         (
             service.local_policy,
-            "ClientAddressHidden",
+            Reason::ClientAddressHidden,
             "spec.externalTrafficPolicy Local does not keep the client's address: backends see the gateway's",
         ),
         (
             service.internal_local && cause.is_none(),
-            "LocalBackendsOnly",
+            Reason::LocalBackendsOnly,
             "spec.internalTrafficPolicy Local keeps the gateway, too, to the backends of its own node without direct access: without one there nobody is served",
         ),
     ];
@@ -215,20 +216,20 @@ fn read(service: &Service, provider: &str) -> Result<ServiceSpec, Problem> {
         unserved
             .iter()
             .filter(|(asked, ..)| *asked)
-            .map(|(_, reason, message)| Problem::new(reason, *message)),
+            .map(|(_, reason, message)| Problem::new(*reason, *message)),
     );
     let mut ports = BTreeSet::new();
     let mut port_statuses = Vec::new();
     for ServicePort { protocol, port, .. } in &service.ports {
         let transport = transport(protocol);
-        let error = transport.is_none().then(|| format!("{}/{UNSUPPORTED_PROTOCOL}", names::DOMAIN));
+        let error = transport.is_none().then(|| format!("{}/{}", names::DOMAIN, Reason::UnsupportedProtocol));
         port_statuses.push(PortStatus { protocol: protocol.clone(), port: *port, error });
         match transport {
             Some(protocol) => {
                 ports.insert(Port { protocol, port: *port });
             }
             None => warnings.push(Problem::new(
-                UNSUPPORTED_PROTOCOL,
+                Reason::UnsupportedProtocol,
                 format!("port {port}/{protocol} is not served: gateways forward TCP and UDP"),
             )),
         }
@@ -254,7 +255,7 @@ fn read(service: &Service, provider: &str) -> Result<ServiceSpec, Problem> {
     let mut nat_backend = service.annotations.get(names::NAT_BACKEND_ANNOTATION).and_then(|text| {
         let fault = |why| {
             let message = format!("annotation {}: {why}", names::NAT_BACKEND_ANNOTATION);
-            warnings.push(Problem::new("InvalidAnnotation", message));
+            warnings.push(Problem::new(Reason::InvalidAnnotation, message));
         };
         text.parse().map_err(fault).ok()
     });
@@ -263,7 +264,7 @@ fn read(service: &Service, provider: &str) -> Result<ServiceSpec, Problem> {
             let name = names::NAT_BACKEND_ANNOTATION;
             let message =
                 format!("annotation {name}: only nftables keeps spec.sessionAffinity, and is taken");
-            warnings.push(Problem::new("NatBackendIgnored", message));
+            warnings.push(Problem::new(Reason::NatBackendIgnored, message));
         }
         nat_backend = Some(NatBackend::Nftables);
     }
@@ -272,7 +273,7 @@ fn read(service: &Service, provider: &str) -> Result<ServiceSpec, Problem> {
             MORE_UNKNOWN => "more annotations mean nothing to lb-svc: correct or remove them".to_owned(),
             name => format!("annotation {name} means nothing to lb-svc: correct or remove it"),
         };
-        Problem::new("UnknownAnnotation", message)
+        Problem::new(Reason::UnknownAnnotation, message)
     }));
     Ok(ServiceSpec {
         provider,
@@ -297,7 +298,7 @@ fn clients(service: &Service) -> Result<Option<Vec<IpNet>>, Problem> {
         text.trim().parse().map_err(|_| {
             let message =
                 format!("spec.loadBalancerSourceRanges: {text:?} is not a network, as 192.0.2.0/24 is");
-            Problem::new("InvalidSourceRange", message)
+            Problem::new(Reason::InvalidSourceRange, message)
         })
     };
     let mut networks = service.source_ranges.iter().map(parse).collect::<Result<Vec<IpNet>, _>>()?;
@@ -316,7 +317,7 @@ fn switch(service: &Service, name: &str, also: &[&str], warnings: &mut Vec<Probl
         other if also.contains(&other) => Some(true),
         other => {
             let message = format!("annotation {name}: {other:?} is neither \"true\" nor \"false\"");
-            warnings.push(Problem::new("InvalidAnnotation", message));
+            warnings.push(Problem::new(Reason::InvalidAnnotation, message));
             None
         }
     }

@@ -3,6 +3,8 @@
 //!
 //! The table in docs/user/services.md has a line for each entry.
 
+use lb_svc_crds::reason::Reason;
+
 use crate::model::{Problem, Service};
 
 /// An annotation, label or field of a Service that has no effect here.
@@ -138,13 +140,13 @@ pub fn check(service: &Service, warnings: &mut Vec<Problem>) -> Result<(), Probl
                 "{}; the Service is not served without the limit of clients that it asks for",
                 message(name, entry)
             );
-            return Err(Problem::new("ClientLimitNotHeeded", message));
+            return Err(Problem::new(Reason::ClientLimitNotHeeded, message));
         }
-        warnings.push(Problem::new("NotHeeded", message(name, entry)));
+        warnings.push(Problem::new(Reason::NotHeeded, message(name, entry)));
     }
     if service.traffic_distribution {
         let message = message(TRAFFIC_DISTRIBUTION.name, &TRAFFIC_DISTRIBUTION);
-        warnings.push(Problem::new("NotHeeded", message));
+        warnings.push(Problem::new(Reason::NotHeeded, message));
     }
     Ok(())
 }

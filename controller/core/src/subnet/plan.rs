@@ -1,5 +1,7 @@
 //! What is said of a Subnet, and when it may go.
 
+use lb_svc_crds::reason::Reason;
+
 use crate::ipam::Usage;
 use crate::model::{Condition, Subnet, SubnetStatus};
 
@@ -28,10 +30,10 @@ pub fn plan(subnet: &Subnet, usage: &Usage) -> SubnetPlan {
     let text = |ranges: &[lb_svc_crds::range::IpRange]| {
         ranges.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
     };
-    let condition = |kind: &str, status, reason: &str, message: String| Condition {
+    let condition = |kind: &str, status, reason: Reason, message: String| Condition {
         kind: kind.to_owned(),
         status,
-        reason: reason.to_owned(),
+        reason: reason.to_string(),
         message,
     };
     let validated = match &usage.invalid {
@@ -41,21 +43,21 @@ pub fn plan(subnet: &Subnet, usage: &Usage) -> SubnetPlan {
                 true => String::new(),
                 false => format!("; fields without effect here: {}", ignored.join(", ")),
             };
-            condition("Validated", true, "Valid", format!("the spec makes sense{rest}"))
+            condition("Validated", true, Reason::Valid, format!("the spec makes sense{rest}"))
         }
-        Some(invalid) => condition("Validated", false, "Invalid", invalid.to_string()),
+        Some(invalid) => condition("Validated", false, Reason::Invalid, invalid.to_string()),
     };
     let ready = match &usage.invalid {
-        Some(invalid) => condition("Ready", false, "Invalid", invalid.to_string()),
+        Some(invalid) => condition("Ready", false, Reason::Invalid, invalid.to_string()),
         None if subnet.deleting => {
             let message = format!(
                 "waits for {} claim(s) to be given back by {}; hands out nothing",
                 usage.using,
                 holders(usage)
             );
-            condition("Ready", false, "Deleting", message)
+            condition("Ready", false, Reason::Deleting, message)
         }
-        None => condition("Ready", true, "Ready", "hands out addresses".to_owned()),
+        None => condition("Ready", true, Reason::Ready, "hands out addresses".to_owned()),
     };
     let mut status = SubnetStatus {
         using: usage.using,

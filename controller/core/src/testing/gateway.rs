@@ -7,7 +7,6 @@ use crate::model::{
     Attachment, Condition, DeploymentState, EndpointSlice, Ingress, OwnedObject, Pod, ServiceId, Setting,
     StatusReport,
 };
-use crate::service::conditions::CONFLICT;
 use crate::service::observed::{Observed, ObservedAddresses, ObservedGateway};
 use lb_svc_crds::gateway::{GatewayConfig, GatewayStatus, Role, Target, Transport};
 use lb_svc_crds::names::Provider;
@@ -198,7 +197,7 @@ pub fn withholds(mut observed: Observed, address: &str, mac: &str) -> Observed {
     let StatusReport::Reported(status) = &mut pod.report else { panic!("it answers") };
     status.digest = None;
     status.conflicts.insert(address.parse().unwrap(), mac.to_owned());
-    status.faults.insert(CONFLICT.to_owned(), "in use".to_owned());
+    status.faults.insert("AddressConflict".to_owned(), "in use".to_owned());
     observed.gateway.config = Some(owned("cm", content));
     observed.gateway.deployment = Some(owned("dep", DeploymentState::default()));
     observed.gateway.pods = vec![pod];

@@ -5,8 +5,8 @@ use kube::api::{Api, ListParams};
 
 use crate::api_server::client::{ApiServer, Error, timed};
 
-/// Why a pod that has a node gets nothing to run with, in the kubelet's words.
-const START_FAILURES: [&str; 3] = ["FailedCreatePodSandBox", "FailedMount", "NetworkNotReady"];
+/// The reasons of Events by which a node says why a pod does not start.
+pub const START_FAILURES: [&str; 3] = ["FailedCreatePodSandBox", "FailedMount", "NetworkNotReady"];
 /// A digest or a UUID is no shorter.
 const ID_LENGTH: usize = 32;
 

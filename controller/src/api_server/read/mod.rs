@@ -18,6 +18,7 @@ pub use attachment::{NetworkAttachmentDefinition, NetworkAttachmentDefinitionSpe
 pub use backend::{GatedPod, backend};
 pub use claim::{NoClaim, claim};
 pub use endpoint_slice::{SERVICE_NAME_LABEL, slice};
+pub use events::START_FAILURES;
 pub use gateway_objects::{budget, config, deployment, gateway_of, live};
 pub use gateway_pod::{gateway_of_pod, pod};
 pub use node::node;

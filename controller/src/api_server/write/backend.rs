@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use kube::api::{Api, Patch};
 use lb_svc_core::model::{Condition, ObjectName};
 use lb_svc_crds::names;
+use lb_svc_crds::reason::Reason;
 use serde_json::json;
 
 use super::conditions::Known;
@@ -21,13 +22,13 @@ impl ApiServer {
         (namespace, pod): &ObjectName,
         uid: &str,
         status: bool,
-        reason: &str,
+        reason: Reason,
         message: &str,
     ) -> Result<Option<GatedPod>, Error> {
         let condition = Condition {
             kind: names::READINESS_GATE.to_owned(),
             status,
-            reason: reason.to_owned(),
+            reason: reason.to_string(),
             message: message.to_owned(),
         };
         let known = Known { conditions: &[], since: &BTreeMap::new() };

@@ -1,0 +1,175 @@
+//! Every reason of a condition, an Event or a gateway's fault that lb-svc
+//! itself gives, in one place. docs/user/troubleshooting.md says of each what it
+//! means and what to do. Reasons of Kubernetes, such as `ImagePullBackOff`, are
+//! passed on as they are and are not among them.
+
+/// Defines [`Reason`] so that a reason's name is its text.
+macro_rules! reasons {
+    ($($(#[doc = $doc:literal])+ $name:ident,)+) => {
+        /// One word for the cause of a condition, an Event or a fault.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Reason {
+            $($(#[doc = $doc])+ $name,)+
+        }
+
+        impl Reason {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$name),+];
+
+            /// The reason as conditions, Events and metrics have it: one word in
+            /// CamelCase.
+            pub fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$name => stringify!($name),)+
+                }
+            }
+        }
+    };
+}
+
+reasons! {
+    // Of addresses.
+    /// The Service holds an address.
+    AddressAllocated,
+    /// An earlier Service of the name, or its gateway, still has the address.
+    AddressBeingFreed,
+    /// A foreign host has the address.
+    AddressConflict,
+    /// Another Service has the address.
+    AddressInUse,
+    /// The address is none that a Service can have.
+    AddressNotAssignable,
+    /// Another writer takes the address out of `spec.loadBalancerIP`.
+    AddressNotFilled,
+    /// The address is no longer among those of its Subnet.
+    AddressNotInSubnet,
+    /// The Subnet is not open to the Service's namespace.
+    NamespaceNotAllowed,
+    /// The Subnet is being deleted.
+    SubnetDeleting,
+    /// No address of the Subnet is free.
+    SubnetFull,
+    /// The Subnet's spec is not valid.
+    SubnetInvalid,
+    /// There is no such Subnet.
+    SubnetNotFound,
+
+    // Of what a Service asks.
+    /// `spec.sessionAffinity` has no effect.
+    AffinityNotKept,
+    /// Backends do not see the client's address.
+    ClientAddressHidden,
+    /// A limit of clients in another load balancer's terms has no effect here.
+    ClientLimitNotHeeded,
+    /// A health check, or a setting of it, has no effect.
+    HealthCheckIgnored,
+    /// `spec.loadBalancerIP` is not an address.
+    InvalidAddress,
+    /// An annotation has a value that it cannot have.
+    InvalidAnnotation,
+    /// The provider annotation names no attachment.
+    InvalidProvider,
+    /// An annotation sets something of the gateway's pods to what it cannot be.
+    InvalidSetting,
+    /// `spec.loadBalancerSourceRanges` holds what is not a network.
+    InvalidSourceRange,
+    /// The gateway is kept to the backends of its own node.
+    LocalBackendsOnly,
+    /// The NAT back end that is asked for cannot do the rest that is asked for.
+    NatBackendIgnored,
+    /// An annotation, label or field that other load balancers heed has no effect.
+    NotHeeded,
+    /// A Service of the product's class names no attachment.
+    ProviderMissing,
+    /// The Service has more ports or source ranges than a gateway takes.
+    ServiceTooLarge,
+    /// Services may not set this of their gateway's pods.
+    SettingNotAllowed,
+    /// An annotation of the product's domain has no meaning.
+    UnknownAnnotation,
+    /// The Service, or a half of it, is of an address family that gateways do
+    /// not serve.
+    UnsupportedFamily,
+    /// A port is of a protocol that gateways do not serve.
+    UnsupportedProtocol,
+
+    // Of a gateway, as the controller sees it.
+    /// Another pod became active.
+    ActiveChanged,
+    /// No endpoint of some port passes its health check.
+    AllUnhealthy,
+    /// No interface can be made from the attachment.
+    AttachmentInvalid,
+    /// There is no such attachment.
+    AttachmentNotFound,
+    /// The gateway's configuration does not fit into a ConfigMap.
+    ConfigTooLarge,
+    /// The gateway is where the controller may not look.
+    GatewayElsewhere,
+    /// The gateway serves.
+    GatewayReady,
+    /// The gateway is being started or updated.
+    GatewayStarting,
+    /// An object of others has the name of one of the gateway's.
+    NameTaken,
+    /// No pod of the gateway can be made.
+    PodRefused,
+    /// The gateway before this one is being removed.
+    Replacing,
+    /// Two pods answered for an address at once.
+    SplitBrain,
+    /// Fewer pods are ready than are asked for.
+    StandbyMissing,
+    /// The API server refuses to write what the gateway needs.
+    WriteRefused,
+
+    // Of a Subnet.
+    /// The Subnet waits for its claims to be released.
+    Deleting,
+    /// The Subnet's spec is not valid.
+    Invalid,
+    /// The Subnet hands out addresses.
+    Ready,
+    /// The Subnet's spec is valid.
+    Valid,
+
+    // Of a pod's readiness gate.
+    /// No Service that is served directly leads to the pod.
+    NotSelected,
+    /// The pod's gateways lead connections to it.
+    Served,
+    /// A gateway did not report in time that it leads connections to the pod.
+    Unanswered,
+    /// A gateway's health check of the pod fails.
+    Unhealthy,
+}
+
+impl std::fmt::Display for Reason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl PartialEq<Reason> for String {
+    fn eq(&self, reason: &Reason) -> bool {
+        self == reason.as_str()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reason_is_one_camel_case_word_and_occurs_once() {
+        let mut words: Vec<&str> = Reason::ALL.iter().map(|reason| reason.as_str()).collect();
+        for word in &words {
+            assert!(word.starts_with(|c: char| c.is_ascii_uppercase()), "{word}");
+            assert!(word.chars().all(|c| c.is_ascii_alphanumeric()), "{word}");
+        }
+        words.sort_unstable();
+        words.dedup();
+        assert_eq!(words.len(), Reason::ALL.len());
+        assert_eq!(Reason::AddressConflict.to_string(), "AddressConflict");
+    }
+}
