@@ -123,6 +123,51 @@ reasons! {
     /// The API server refuses to write what the gateway needs.
     WriteRefused,
 
+    // Of a gateway's pod, as it reports itself.
+    /// Multus has not reported the pod's interface yet.
+    AttachmentPending,
+    /// The pod lacks a capability.
+    CapabilityMissing,
+    /// The ClusterIP works for the pod's own sockets, but not for what it
+    /// forwards.
+    ClusterIpSocketsOnly,
+    /// The pod cannot reach the ClusterIP.
+    ClusterIpUnreachable,
+    /// The mounted configuration is not valid.
+    ConfigInvalid,
+    /// No configuration is mounted.
+    ConfigMissing,
+    /// The pod cannot take part in the election.
+    ElectionFailed,
+    /// The filter's table cannot be written or read.
+    FilterFailed,
+    /// The interface that Multus reported is not there.
+    InterfaceMissing,
+    /// There is no iptables, or only the legacy one.
+    IptablesVariant,
+    /// The kernel lacks what a rule needs.
+    KernelModuleMissing,
+    /// The kernel does not answer.
+    KernelSilent,
+    /// The election's key is not valid.
+    KeyInvalid,
+    /// The lease's table cannot be written or read.
+    LeaseFailed,
+    /// The NAT rules cannot be written or read.
+    NatFailed,
+    /// The kernel refuses a change of links, addresses, routes or rules.
+    NetlinkFailed,
+    /// Multus's report of the pod's interfaces is not valid.
+    NetworkStatusInvalid,
+    /// The pod network has no default route.
+    NoDefaultRoute,
+    /// Something else changes the same state all the time.
+    NotConverged,
+    /// The LAN cannot be probed for an address.
+    ProbeFailed,
+    /// The table of source ranges cannot be written or read.
+    RangesFailed,
+
     // Of a Subnet.
     /// The Subnet waits for its claims to be released.
     Deleting,

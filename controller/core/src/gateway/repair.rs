@@ -6,12 +6,13 @@
 //! the pod: its Deployment makes another.
 
 use jiff::{SignedDuration, Timestamp};
+use lb_svc_crds::reason::Reason;
 
 use crate::action::Action;
 use crate::model::Pod;
 
 /// The faults of which a gateway reports one while its interface is missing.
-const MISSING: [&str; 2] = ["InterfaceMissing", "AttachmentPending"];
+const MISSING: [Reason; 2] = [Reason::InterfaceMissing, Reason::AttachmentPending];
 /// For how long a pod has not been ready before it is replaced. Multus reports
 /// a pod's interfaces within a second of its start.
 const GRACE: SignedDuration = SignedDuration::from_secs(30);
@@ -25,7 +26,8 @@ pub fn replace(pods: &[&Pod], now: Timestamp) -> Option<Action> {
     let since = |at: Option<Timestamp>, time| at.is_some_and(|at| now.duration_since(at) >= time);
     let is_broken = |pod: &&&Pod| {
         let faults = pod.reported().map(|status| &status.faults);
-        let is_missing = faults.is_some_and(|faults| MISSING.iter().any(|fault| faults.contains_key(*fault)));
+        let is_missing =
+            faults.is_some_and(|faults| MISSING.iter().any(|fault| faults.contains_key(fault.as_str())));
         pod.of_deployment
             && !pod.ready
             && is_missing
