@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_feature_is_off_unless_asked_for() {
+    fn feature_is_off_unless_enabled() {
         let parse =
             |args: &[&str]| Args::try_parse_from([&["controller"], args].concat()).unwrap().enable_lb_svc;
         assert!(!parse(&[]));

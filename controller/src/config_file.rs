@@ -71,7 +71,7 @@ mod tests {
     use crate::api_server::read::pod_settings;
 
     #[test]
-    fn a_service_may_not_choose_what_code_runs_unless_it_is_let() {
+    fn image_needs_permission_of_the_configuration() {
         let annotations = [(names::IMAGE_ANNOTATION.to_owned(), "mine:1".to_owned())].into();
         let problem =
             Settings::of_service(&pod_settings(&annotations), &Configuration::default().service_may_set)
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn the_configuration_is_strict() {
+    fn configuration_with_unknown_field_is_refused() {
         let parse = |text: &str| super::parse(text, "gateway:1");
         for empty in ["", "# nothing yet\n", "gateway: {}"] {
             assert_eq!(parse(empty).unwrap(), Configuration::new("gateway:1"), "{empty}");
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn a_services_own_setting_replaces_that_for_all() {
+    fn setting_of_service_replaces_that_for_all() {
         let all = parse("gateway: {nodeSelector: {a: b}}", "gateway:1").unwrap().gateway;
         let own = Settings::from_iter([(Setting::NodeSelector, json!({ "c": "d" }))]);
         assert_eq!(own.or(&all).to_value(), json!({ "image": "gateway:1", "nodeSelector": { "c": "d" } }));

@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_gateways_key_is_always_the_same_and_nobody_elses() {
+    fn key_is_stable_and_unique_per_gateway() {
         let master = Master::kept(&[1; 32]).unwrap();
         let key = master.key("uid-1");
         assert_eq!(Master::kept(master.bytes()).unwrap().key("uid-1"), key);
@@ -57,7 +57,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_an_hmac() {
+    fn key_is_hmac_sha256() {
         // printf uid-1 | openssl dgst -sha256 -mac HMAC -macopt hexkey:0101…
         let expected = "f4f92dbe055bbdc3172e8ead99b4167f3047a372e21fd60e792962108607a175";
         let key = Master::kept(&[1; 32]).unwrap().key("uid-1");

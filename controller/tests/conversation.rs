@@ -102,7 +102,7 @@ fn claim_of(uid: &str) -> Value {
 }
 
 #[tokio::test]
-async fn a_claim_is_a_post_under_the_addresss_name() {
+async fn claim_is_posted_under_the_name_of_the_address() {
     let (api_server, mut handle) = api_server();
     let (request, reservation) = request();
     let (claimed, asked) = tokio::join!(
@@ -119,7 +119,7 @@ async fn a_claim_is_a_post_under_the_addresss_name() {
 }
 
 #[tokio::test]
-async fn a_claim_that_others_made_first_is_looked_at() {
+async fn existing_claim_is_read() {
     let (api_server, mut handle) = api_server();
     let (request, reservation) = request();
     let talk = async {
@@ -140,7 +140,7 @@ async fn a_claim_that_others_made_first_is_looked_at() {
 }
 
 #[tokio::test]
-async fn a_delete_names_exactly_what_was_seen() {
+async fn delete_has_uid_and_resource_version() {
     let gateway = beside();
     let (api_server, mut handle) = api_server();
     let claim = ClaimId { name: "c".into(), uid: "c-1".into(), resource_version: "5".into() };
@@ -161,7 +161,7 @@ async fn a_delete_names_exactly_what_was_seen() {
 }
 
 #[tokio::test]
-async fn an_address_is_filled_into_the_service_that_was_seen() {
+async fn address_is_filled_into_the_service_that_was_seen() {
     let (api_server, mut handle) = api_server();
     let service = model::Service { id: owner(), ..service() };
     let (done, asked) = tokio::join!(
@@ -181,7 +181,7 @@ async fn an_address_is_filled_into_the_service_that_was_seen() {
 }
 
 #[tokio::test]
-async fn why_a_pod_hangs_is_what_its_node_said_last() {
+async fn start_failure_is_the_last_event_without_ids() {
     let (api_server, mut handle) = api_server();
     let event = |minute: u32, reason: &str, message: &str| {
         json!({
@@ -216,7 +216,7 @@ async fn why_a_pod_hangs_is_what_its_node_said_last() {
 }
 
 #[tokio::test]
-async fn fault_32_a_subnets_spec_is_never_written() {
+async fn fault_32_subnet_spec_is_never_written() {
     let (api_server, mut handle) = api_server();
     let spec = lb_svc_crds::SubnetSpec {
         provider: "lan.kube-system".into(),
@@ -248,7 +248,7 @@ async fn fault_32_a_subnets_spec_is_never_written() {
 }
 
 #[tokio::test]
-async fn a_config_map_is_posted_first_and_applied_later() {
+async fn config_map_is_posted_first_and_applied_later() {
     let gateway = beside();
     let (api_server, mut handle) = api_server();
     let owner = owner();
@@ -280,7 +280,7 @@ async fn a_config_map_is_posted_first_and_applied_later() {
 }
 
 #[tokio::test]
-async fn someone_elses_object_of_that_name_is_found_out_not_overwritten() {
+async fn foreign_object_is_detected_not_overwritten() {
     let gateway = beside();
     let (api_server, mut handle) = api_server();
     let talk = async |handle: &mut Handle, annotations: Value| {
@@ -317,7 +317,7 @@ fn deployment(own: &Settings) -> Value {
 }
 
 #[test]
-fn fault_21_a_gateway_leaves_a_silent_node_soon_and_its_pod_in_order() {
+fn fault_21_gateway_leaves_unreachable_node_soon() {
     let wanted = deployment(&Settings::default());
     let pod = &wanted["spec"]["template"]["spec"];
     for taint in ["not-ready", "unreachable"] {
@@ -332,7 +332,7 @@ fn fault_21_a_gateway_leaves_a_silent_node_soon_and_its_pod_in_order() {
 }
 
 #[tokio::test]
-async fn a_deployment_is_posted_first_and_replaced_later_exactly_as_it_was_seen() {
+async fn deployment_is_posted_first_and_replaced_later() {
     let gateway = beside();
     let (api_server, mut handle) = api_server();
     let wanted = deployment(&Settings::default());
@@ -370,7 +370,7 @@ async fn a_deployment_is_posted_first_and_replaced_later_exactly_as_it_was_seen(
 }
 
 #[tokio::test]
-async fn what_the_api_server_will_not_have_is_told_from_what_may_pass() {
+async fn refusal_is_told_from_transient_error() {
     let gateway = beside();
     for (code, refused) in
         [(400, true), (403, true), (404, true), (422, true), (409, false), (429, false), (500, false)]
@@ -391,7 +391,7 @@ async fn what_the_api_server_will_not_have_is_told_from_what_may_pass() {
 }
 
 #[tokio::test]
-async fn apart_from_its_service_a_gateway_has_no_owner_and_the_claim_says_where_it_is() {
+async fn gateway_in_other_namespace_has_no_owner_reference() {
     let (api_server, mut handle) = api_server();
     let (owner, (request, reservation)) = (owner(), request());
     let apart = GatewayRef { service: owner.service.clone(), namespace: "gateways".into() };
@@ -429,7 +429,7 @@ async fn apart_from_its_service_a_gateway_has_no_owner_and_the_claim_says_where_
 }
 
 #[tokio::test]
-async fn a_pod_passes_our_gate_by_a_condition_merged_into_its_own() {
+async fn gate_condition_is_merged_into_the_pods() {
     let (api_server, mut handle) = api_server();
     let pod = ("default".to_owned(), "web-0".to_owned());
     let (done, asked) = tokio::join!(
@@ -483,7 +483,7 @@ fn endpoint_slice(addresses: &[&str]) -> EndpointSlice {
 }
 
 #[tokio::test]
-async fn changed_endpoints_are_written_to_the_gateway_and_its_pods_are_told() {
+async fn changed_endpoints_are_written_and_pods_nudged() {
     let (api_server, mut handle) = api_server();
     let (owner, gateway, slice) = (owner(), beside(), ("default".to_owned(), "web-1".to_owned()));
     let mut index = Index::default();
@@ -554,7 +554,7 @@ fn master_of(bytes: &[u8]) -> Value {
 }
 
 #[tokio::test]
-async fn a_key_is_made_once_and_never_read() {
+async fn key_secret_is_created_once_and_never_read() {
     let (api_server, mut handle) = api_server();
     let (owner, gateway, master) = (owner(), gateway(), Master::kept(&[1; 32]).unwrap());
     for (status, body, is_made) in [
@@ -576,7 +576,7 @@ async fn a_key_is_made_once_and_never_read() {
 }
 
 #[tokio::test]
-async fn the_master_key_is_made_if_there_is_none_and_kept() {
+async fn master_key_is_created_if_missing_and_kept() {
     let (api_server, mut handle) = api_server();
     let get = "GET /api/v1/namespaces/lb-svc-system/secrets/lb-svc-gateway-keys";
     let (master, asked) = tokio::join!(
@@ -615,7 +615,7 @@ async fn the_master_key_is_made_if_there_is_none_and_kept() {
 }
 
 #[tokio::test]
-async fn a_budget_is_posted_first_applied_later_and_deleted_as_it_was_seen() {
+async fn budget_is_posted_applied_and_deleted() {
     let (api_server, mut handle) = api_server();
     let (gateway, wanted) = (gateway(), manifests::budget(&owner(), &gateway()));
     let answered = json!({ "metadata": { "name": "lb-svc-web" } });

@@ -277,7 +277,7 @@ fn served() -> World {
 }
 
 #[test]
-fn fault_03_a_run_that_is_cut_off_anywhere_is_completed_by_the_next() {
+fn fault_03_interrupted_run_is_completed_by_the_next() {
     let mut whole = World::new();
     whole.settle();
     assert!(whole.writes > 5);
@@ -291,7 +291,7 @@ fn fault_03_a_run_that_is_cut_off_anywhere_is_completed_by_the_next() {
 }
 
 #[test]
-fn fault_07_another_attachment_or_subnet_is_acted_on() {
+fn fault_07_changed_attachment_or_subnet_is_followed() {
     let mut world = served();
     let switch = provider("lan").annotation("logical_switch");
     world.annotate(&switch, "more");
@@ -310,7 +310,7 @@ fn fault_07_another_attachment_or_subnet_is_acted_on() {
 }
 
 #[test]
-fn fault_24_a_deleted_attachment_keeps_nothing_from_being_collected() {
+fn fault_24_deleted_attachment_does_not_stop_cleanup() {
     let mut world = served();
     world.index.set_attachment(("kube-system".into(), "lan".into()), None);
     world.edit("/spec/type", json!("ClusterIP"));
@@ -320,7 +320,7 @@ fn fault_24_a_deleted_attachment_keeps_nothing_from_being_collected() {
 }
 
 #[test]
-fn fault_26_ports_are_the_services_whatever_they_were() {
+fn fault_26_changed_ports_replace_the_old() {
     let mut world = served();
     world.edit("/spec/ports", json!([{ "port": 443 }, { "port": 53, "protocol": "UDP" }]));
     world.settle();
@@ -334,7 +334,7 @@ fn fault_26_ports_are_the_services_whatever_they_were() {
 }
 
 #[test]
-fn fault_27_what_is_asked_and_not_kept_is_said() {
+fn fault_27_unsupported_request_is_reported() {
     let said = |direct: Option<&str>, pointer: &str, value: Value| {
         let mut world = World::new();
         direct.inspect(|value| world.annotate(names::DIRECT_ACCESS_ANNOTATION, value));
@@ -357,7 +357,7 @@ fn fault_27_what_is_asked_and_not_kept_is_said() {
 }
 
 #[test]
-fn fault_28_a_gateway_that_the_api_server_refuses_is_told() {
+fn fault_28_refused_write_is_reported() {
     let mut world = World::new();
     world.settle_for(1);
     let refused = "deployments.apps \"lb-svc-web\" is forbidden: exceeded quota (403)";
@@ -374,7 +374,7 @@ fn fault_28_a_gateway_that_the_api_server_refuses_is_told() {
 }
 
 #[test]
-fn fault_34_a_corrected_subnet_is_well_again() {
+fn fault_34_corrected_subnet_is_ready_again() {
     let mut subnet = subnet(&provider("lan"), "10.0.0.0/33");
     let mut look = |spec: &SubnetSpec| {
         let mut allocator = Allocator::default();
@@ -398,7 +398,7 @@ fn fault_34_a_corrected_subnet_is_well_again() {
 }
 
 #[test]
-fn fault_37_the_longest_names_fit() {
+fn fault_37_longest_names_fit() {
     let longest = format!("{}.{}", "n".repeat(63), "s".repeat(63));
     let request = AddressRequest {
         owner: ServiceId { service: ServiceRef::new(&"s".repeat(63), &"w".repeat(63)), uid: "uid-1".into() },
@@ -422,7 +422,7 @@ fn fault_37_the_longest_names_fit() {
 /// Every address of a network, at its edges too, is either no Service's at all
 /// or one that a Service can name and can be given unasked.
 #[test]
-fn fault_38_what_may_be_asked_for_may_be_handed_out() {
+fn fault_38_requestable_address_can_be_allocated() {
     for cidr in ["10.0.0.8/29", "10.0.0.8/30", "10.0.0.8/31", "255.255.255.0/24", "10.0.0.0/24"] {
         let spec = subnet(&provider("lan"), cidr).spec;
         let Ok(network) = ipam::Network::parse(&spec) else { continue };
@@ -475,7 +475,7 @@ fn root() -> PathBuf {
 }
 
 #[test]
-fn every_fault_has_a_line_that_names_tests_or_says_why_not() {
+fn fault_table_names_tests_or_says_why_not() {
     let table = table();
     let numbers: Vec<u32> = table.iter().map(|(number, ..)| *number).collect();
     assert_eq!(numbers, (1..=40).collect::<Vec<u32>>());
@@ -485,7 +485,7 @@ fn every_fault_has_a_line_that_names_tests_or_says_why_not() {
 }
 
 #[test]
-fn every_test_that_is_named_exists_and_every_numbered_test_is_named() {
+fn fault_table_names_tests_that_exist() {
     let named: BTreeSet<String> = table().into_iter().flat_map(|(_, tests, _)| tests).collect();
     for test in &named {
         let (file, name) = test.rsplit_once("::").unwrap();

@@ -357,7 +357,7 @@ mod tests {
     /// The wire format is a contract between releases: this text must parse
     /// for as long as version 1 is carried out.
     #[test]
-    fn version_1_parses() {
+    fn config_of_version_1_is_read() {
         let config: GatewayConfig = serde_json::from_str(CONFIG).unwrap();
         assert!(CONFIG_VERSIONS.contains(&config.version));
         let again: GatewayConfig = serde_json::from_str(&serde_json::to_string(&config).unwrap()).unwrap();
@@ -365,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn an_older_or_newer_status_parses() {
+    fn status_of_other_versions_is_read() {
         let status: GatewayStatus = serde_json::from_str(r#"{"digest":"ab","later":1}"#).unwrap();
         assert_eq!(status.digest.as_deref(), Some("ab"));
     }

@@ -287,7 +287,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_provider_divides_at_the_last_dot() {
+    fn provider_is_split_at_the_last_dot() {
         let provider: Provider = "vlan.10.lan.kube-system".parse().unwrap();
         assert_eq!(provider.name, "vlan.10.lan");
         assert_eq!(provider.namespace, "kube-system");
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn what_belongs_to_ovn_is_no_attachment() {
+    fn provider_of_ovn_is_refused() {
         for text in ["", "ovn", "net1.default.ovn"] {
             assert!(matches!(text.parse::<Provider>(), Err(ProviderError::Ovn(_))), "{text}");
         }
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn a_claim_is_named_by_network_and_address() {
+    fn claim_name_is_network_and_address() {
         let provider: Provider = "lb-svc-attachment.kube-system".parse().unwrap();
         assert_eq!(
             provider.claim_name("172.18.0.18".parse().unwrap()),
@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn gateways_apart_from_their_services_have_names_of_their_own() {
+    fn gateway_names_in_other_namespace_are_unique() {
         let (long, longer) = ("n".repeat(63), "n".repeat(62) + "m");
         let names: std::collections::BTreeSet<String> =
             [("a", "b-c"), ("a-b", "c"), ("a", "b"), ("b", "a"), (&long, &long), (&long, &longer)]
@@ -355,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn long_values_are_cut_and_stay_apart() {
+    fn long_label_values_are_cut_and_stay_unique() {
         let (a, b) = ("x".repeat(70) + "a", "x".repeat(70) + "b");
         assert_eq!(label_value(&a).len(), 63);
         assert_ne!(label_value(&a), label_value(&b));

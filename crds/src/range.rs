@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn one_address_or_two_bounds() {
+    fn range_is_one_address_or_two_bounds() {
         assert_eq!(parse("10.0.0.1").unwrap(), "10.0.0.1");
         assert_eq!(parse("10.0.0.1..10.0.0.9").unwrap(), "10.0.0.1-10.0.0.9");
         assert_eq!(parse("10.0.0.1..10.0.0.1").unwrap(), "10.0.0.1");
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_else_is_named() {
+    fn malformed_range_says_why() {
         for text in [
             "",
             "a..b..c",

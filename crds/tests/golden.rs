@@ -3,7 +3,7 @@
 use lb_svc_crds::definitions;
 
 #[test]
-fn the_committed_yaml_is_what_the_types_say() {
+fn crd_yaml_is_what_the_types_generate() {
     let committed = [include_str!("../yaml/subnets.yaml"), include_str!("../yaml/ips.yaml")];
     for (crd, committed) in definitions().into_iter().zip(committed) {
         let name = crd.metadata.name.as_deref().unwrap_or_default().to_owned();

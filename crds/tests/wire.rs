@@ -54,7 +54,7 @@ fn reads_with_more<T: DeserializeOwned + PartialEq + Debug>(text: &str, maps: &[
 }
 
 #[test]
-fn what_a_release_said_is_said_and_read_still() {
+fn documents_of_releases_are_written_and_read() {
     for config in CONFIGS {
         is_said_so::<GatewayConfig>(config);
     }
@@ -65,7 +65,7 @@ fn what_a_release_said_is_said_and_read_still() {
 
 /// An old gateway under a new controller, and the other way round.
 #[test]
-fn what_is_not_known_yet_is_passed_over() {
+fn unknown_field_is_ignored() {
     for config in CONFIGS {
         reads_with_more::<GatewayConfig>(config, &[]);
     }
@@ -75,7 +75,7 @@ fn what_is_not_known_yet_is_passed_over() {
 }
 
 #[test]
-fn what_is_not_said_means_what_it_meant_before() {
+fn missing_field_has_its_earlier_meaning() {
     let config: GatewayConfig = read(CONFIGS[1]);
     assert!(!config.addresses[0].probe, "earlier controllers had no address asked for");
     assert_eq!((config.addresses[0].gateway, config.election), (None, None));
@@ -88,7 +88,7 @@ fn what_is_not_said_means_what_it_meant_before() {
 /// What this build's controller writes, the gateway before it carries out: it
 /// would refuse a version that it does not know.
 #[test]
-fn a_version_is_written_once_the_gateways_before_know_it() {
+fn version_is_written_once_earlier_gateways_read_it() {
     assert!(CONFIG_VERSIONS.contains(&CONFIG_VERSION));
     assert!(CONFIG_VERSIONS.contains(&(CONFIG_VERSION + 1)), "nor is the next controller refused");
     for config in CONFIGS {

@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_lease_that_is_given_back_is_taken_at_once() {
+    async fn released_lease_is_taken_at_once() {
         let (service, handle) = mock::pair::<Request<Body>, Response<Body>>();
         tokio::spawn(serve(handle, 5, Arc::default()));
         let (client, start) = (Client::new(service, "default"), Instant::now());

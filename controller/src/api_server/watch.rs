@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_the_watch_has_overtaken_is_not_believed() {
+    fn answer_older_than_watch_is_ignored() {
         let mut index = Index::default();
         show(&mut index, Event::Apply, service("7", ""));
         // We write, someone edits that, and the watch is quicker.
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn a_budget_comes_and_goes_with_its_gateway() {
+    fn budget_is_indexed_by_its_gateway() {
         let owner =
             lb_svc_core::model::ServiceId { service: ServiceRef::new("default", "web"), uid: "uid-1".into() };
         let gateway = GatewayRef { service: owner.service.clone(), namespace: "default".into() };
@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn endpoint_slices_concern_the_gateway_of_a_service_that_is_served_directly() {
+    fn endpoint_slice_concerns_gateway_with_direct_access() {
         let web = ServiceRef::new("default", "web");
         let slice = |kind: &str, address: &str| {
             json!({
@@ -375,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn of_all_pods_those_with_our_gate_are_kept() {
+    fn pod_without_gate_is_not_indexed() {
         let pod = |gate: &str| {
             json!({
                 "metadata": { "namespace": "default", "name": "web-0", "uid": "p-1", "resourceVersion": "1" },
@@ -397,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn nor_is_a_watch_that_an_answer_has_overtaken() {
+    fn watch_older_than_answer_is_ignored() {
         let mut index = Index::default();
         learn(&mut index, service("8", "172.18.0.11"));
         show(&mut index, Event::Apply, service("7", ""));

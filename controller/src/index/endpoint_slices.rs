@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn slices_are_known_by_their_service() {
+    fn endpoint_slices_are_indexed_by_service() {
         let mut slices = EndpointSlices::default();
         let name = |name: &str| ("default".to_owned(), name.to_owned());
         let (web, dns) = (ServiceRef::new("default", "web"), ServiceRef::new("default", "dns"));

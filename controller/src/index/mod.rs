@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gateway_is_where_its_claim_says_until_nothing_of_it_is_left() {
+    fn gateway_is_where_its_claim_says_until_it_is_gone() {
         let service = gateway(0);
         let beside = gateway_ref(0);
         let config = |uid: &str| {
@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_waits_for_the_services_that_select_it_or_lead_to_it() {
+    fn gated_pod_waits_for_services_that_select_or_target_it() {
         use lb_svc_crds::gateway::Transport::Tcp;
         let mut index = Index::default();
         let pod: ObjectName = ("default".into(), "web-0".into());
@@ -370,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn a_few_gateways_are_rolled_at_once_and_each_makes_room_for_the_next() {
+    fn rollouts_are_limited_and_free_their_slots() {
         let mut index = Index::default();
         // Every one of them wants to be rolled; none is written yet.
         let reserved = (0..10).filter(|n| {
@@ -436,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gateway_that_gets_stuck_on_its_way_does_not_hold_up_the_others_for_ever() {
+    fn stuck_rollout_frees_its_slot_after_the_deadline() {
         let mut index = Index::default();
         let start = Instant::now();
         for n in 0..MAX_CONCURRENT_ROLLOUTS {

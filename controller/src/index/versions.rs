@@ -61,7 +61,7 @@ mod tests {
     struct Service;
 
     #[test]
-    fn what_is_older_is_no_news() {
+    fn older_version_is_ignored() {
         let mut versions = Versions::default();
         assert!(versions.see::<Service>("a", "9"));
         assert!(versions.see::<Service>("a", "10"), "compared as numbers");
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_gone_stays_gone_and_is_forgotten_in_time() {
+    fn deleted_object_stays_gone_and_is_forgotten() {
         let (mut versions, start) = (Versions::default(), Instant::now());
         versions.see::<Pod>("a", "5");
         versions.end::<Pod>("a", "7", start);

@@ -33,7 +33,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn not_all_look_at_once() {
+    fn pauses_are_spread() {
         let pauses: Vec<Duration> = (0..100).map(|_| about(Duration::from_secs(100))).collect();
         assert!(pauses.iter().all(|pause| (75..125).contains(&pause.as_secs())), "{pauses:?}");
         assert!(pauses.iter().any(|pause| *pause != pauses[0]));

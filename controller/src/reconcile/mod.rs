@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_pod_passes_its_gate_once_its_gateways_have_taken_it_up() {
+    async fn pod_gate_is_satisfied_once_gateways_programmed_it() {
         let mut scene = Scene::new();
         assert_eq!(scene.run().await, Some(Duration::from_secs(1)));
         scene.say(Verdict::Programmed);
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_holds_a_pod_up_is_said_on_it_once() {
+    async fn pod_gate_obstacle_is_written_once() {
         let mut scene = Scene::new();
         scene.say(Verdict::Unhealthy("it fails".to_owned()));
         assert_eq!(scene.run().await, Some(Duration::from_secs(1)), "it gets a while");
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn no_pod_is_made_for_a_config_map_that_is_not_ours() {
+    async fn foreign_config_map_stops_the_deployment() {
         let Scene { reconciler, mut handle, service, .. } = Scene::new();
         {
             let mut index = lock(&reconciler.index);

@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "current_thread", start_paused = true)]
-    async fn a_key_runs_once_at_a_time_and_holds_up_no_other() {
+    async fn key_runs_once_at_a_time_and_delays_no_other() {
         let (queue, requests) = queue();
         let (log, slow) = (Rc::new(RefCell::new(Vec::new())), Duration::from_secs(10));
         queue.extend([key("slow"), key("slow"), key("quick")]);

@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_is_behind_with_endpoints_serves_for_as_long_as_it_moves() {
+    fn gateway_behind_with_endpoints_serves_while_it_moves() {
         let mut scene = Scene::new(vec![gateway("a", "1", &[])]);
         scene.acknowledged = false;
         assert!(!scene.see(0).serves, "it never did");
@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn a_check_that_fails_everywhere_is_said_after_a_while() {
+    fn check_failing_everywhere_is_reported_after_its_timeout() {
         let all = ["10.0.0.1:8080", "10.0.0.2:8080"];
         let mut scene = Scene::new(vec![gateway("a", "now", &[]), gateway("b", "now", &all)]);
         let seen =
@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_is_taken_when_every_gateway_pod_says_so() {
+    fn backend_is_programmed_when_every_gateway_pod_reports_it() {
         let verdict = |pods: &[Pod]| {
             let sight = Scene::new(pods.to_vec()).see(0);
             assert!(sight.holds);

@@ -160,7 +160,7 @@ mod tests {
     use Transport::{Tcp, Udp};
 
     #[test]
-    fn a_port_is_matched_by_name_and_protocol() {
+    fn port_is_matched_by_name_and_protocol() {
         let web = slice(
             &[("web", Tcp, 8080), ("dns", Udp, 53), ("dns-tcp", Tcp, 53)],
             &[(2, "ready"), (1, "ready")],
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn those_on_their_way_out_serve_only_where_nobody_is_ready() {
+    fn terminating_endpoint_serves_only_if_none_is_ready() {
         let pods = |endpoints: &[(u8, &str)]| of(&[port("TCP", 80)], &[slice(&[("", Tcp, 8080)], endpoints)]);
         assert_eq!(
             pods(&[(1, "ready"), (2, "unready"), (3, "leaving"), (4, "gone")]),
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_may_have_several_numbers() {
+    fn port_with_several_numbers_is_in_several_subsets() {
         // A named targetPort, in the middle of a roll-out.
         let old = slice(&[("web", Tcp, 8080), ("more", Tcp, 9000)], &[(1, "ready"), (2, "leaving")]);
         let new = slice(&[("web", Tcp, 8081), ("more", Tcp, 9000)], &[(3, "ready")]);
@@ -204,14 +204,14 @@ mod tests {
     }
 
     #[test]
-    fn an_endpoint_in_two_slices_is_one() {
+    fn endpoint_in_two_slices_is_one() {
         let ports = [("", Tcp, 80)];
         let slices = [slice(&ports, &[(1, "unready"), (2, "ready")]), slice(&ports, &[(1, "ready")])];
         assert_eq!(of(&[port("TCP", 80)], &slices), ["80>80/tcp: 1 2"]);
     }
 
     #[test]
-    fn who_waits_for_the_gate_only_is_ready() {
+    fn endpoint_ready_except_gate_is_ready() {
         let slices = [slice(&[("", Tcp, 80)], &[(1, "ready"), (2, "unready"), (3, "unready"), (4, "gone")])];
         let slices = slices.map(Arc::new);
         let fit = [2, 4].map(|last| PodId::of(&format!("uid-{last}")));
@@ -250,7 +250,7 @@ mod tests {
         /// Each endpoint of a port is in exactly one place, and new connections
         /// go to the best of them.
         #[test]
-        fn nobody_is_lost_or_said_twice(slices in slices(), shuffle: prop::sample::Index) {
+        fn endpoint_is_in_exactly_one_place(slices in slices(), shuffle: prop::sample::Index) {
             let ports = [named("a", "TCP", 1), named("b", "TCP", 2), named("c", "UDP", 1)];
             let mut slices: Vec<Arc<EndpointSlice>> = slices.into_iter().map(Arc::new).collect();
             let all = subsets(&ports, &slices, |_| false);

@@ -108,7 +108,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
-    fn it_passes_when_all_have_taken_it_up() {
+    fn gate_is_satisfied_when_all_gateways_programmed_it() {
         let start = Instant::now();
         let decide = |verdicts: &[Option<Verdict>]| Wait::new(start).decide(&said(verdicts), start);
         let taken = || Some(Verdict::Programmed);
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn silence_is_waited_for_five_seconds_and_a_failed_check_for_as_long_as_it_fails() {
+    fn gate_waits_five_seconds_for_silence_and_as_long_as_a_check_fails() {
         let start = Instant::now();
         let mut wait = Wait::new(start);
         let mut after = |seconds: f64, verdict: Option<Verdict>| {

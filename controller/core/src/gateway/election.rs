@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn the_active_pod_is_the_one_that_took_over_last() {
+    fn active_pod_is_the_one_with_the_highest_term() {
         let a = pod("a", Some(status(Role::Active, "a", 1)));
         let b = pod("b", Some(status(Role::Standby, "a", 1)));
         assert_eq!(of(&[a.clone(), b]), Some(("a".into(), 1, true)));
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_cannot_be_asked_is_active_if_others_say_so() {
+    fn unresponsive_pod_is_active_if_peers_report_it() {
         let b = pod("b", Some(status(Role::Standby, "a", 3)));
         assert_eq!(of(&[pod("a", None), b.clone()]), Some(("a".into(), 3, false)));
         // It was asked a moment before it became active, or is gone: the next look knows.
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn each_change_is_news_once_and_the_first_look_only_learns() {
+    fn change_is_an_event_once_and_first_view_is_none() {
         let a = pod("a", Some(status(Role::Active, "a", 1)));
         let b = pod("b", Some(status(Role::Active, "b", 2)));
         let again = pod("a", Some(status(Role::Active, "a", 3)));
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn a_split_is_news_once() {
+    fn split_is_an_event_once() {
         let split = |name: &str, splits| {
             let role = if name == "a" { Role::Active } else { Role::Standby };
             pod(name, Some(ElectionStatus { splits, ..status(role, "a", 1) }))

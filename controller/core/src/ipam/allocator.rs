@@ -453,7 +453,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_handed_out_once() {
+    fn address_is_allocated_once() {
         let mut allocator = allocator();
         let first = allocator.reserve(&request("a", None)).unwrap();
         assert_eq!(first.name, "lan.kube-system.172.18.0.11");
@@ -468,7 +468,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_static_request_may_name() {
+    fn static_request_is_checked_against_the_subnet() {
         let mut allocator = allocator();
         allocator.set_node("n1", vec!["172.18.0.2".parse().unwrap()]);
         let mut reason = |address: &str| match allocator.reserve(&request("a", Some(address))) {
@@ -485,7 +485,7 @@ mod tests {
     }
 
     #[test]
-    fn a_nodes_address_is_never_handed_out() {
+    fn node_address_is_never_allocated() {
         let mut allocator = allocator();
         assert!(allocator.set_node("n1", vec!["172.18.0.11".parse().unwrap()]));
         assert!(!allocator.set_node("n1", vec!["172.18.0.11".parse().unwrap()]));
@@ -495,7 +495,7 @@ mod tests {
     }
 
     #[test]
-    fn which_subnet() {
+    fn subnet_is_chosen_by_name_and_order() {
         let mut allocator = Allocator::default();
         assert_eq!(allocator.reserve(&request("a", None)).unwrap_err().reason().as_str(), "SubnetNotFound");
         allocator.set_subnet("b-lan", &spec("10.0.2.0/24", "", &[]), None, false);
@@ -527,7 +527,7 @@ mod tests {
     }
 
     #[test]
-    fn who_may_have_addresses() {
+    fn namespace_is_admitted_by_subnet() {
         let mut allocator = Allocator::default();
         let closed = SubnetSpec { namespaces: vec!["shop".into()], ..spec("10.0.1.0/24", "", &[]) };
         allocator.set_subnet("closed", &closed, None, false);
@@ -544,7 +544,7 @@ mod tests {
     }
 
     #[test]
-    fn of_two_subnets_that_overlap_the_older_one_stays() {
+    fn overlapping_subnets_keep_the_older() {
         let at = |second| jiff::Timestamp::from_second(second).ok();
         let mut allocator = Allocator::default();
         allocator.set_subnet("b-new", &spec("10.0.0.0/16", "", &[]), at(2), false);
@@ -585,7 +585,7 @@ mod tests {
     }
 
     #[test]
-    fn a_subnet_that_changes_keeps_its_claims() {
+    fn changed_subnet_keeps_its_claims() {
         let mut allocator = allocator();
         let asked = request("a", None);
         let reservation = allocator.reserve(&asked).unwrap();
@@ -600,7 +600,7 @@ mod tests {
     }
 
     #[test]
-    fn a_relist_forgets_what_is_gone_but_not_what_is_new() {
+    fn relist_forgets_what_is_gone_but_not_own_writes() {
         let mut allocator = allocator();
         let (old, new) = (request("old", None), request("new", None));
         let old_candidate = allocator.reserve(&old).unwrap();

@@ -169,7 +169,7 @@ mod tests {
     use crate::testing::subnet_spec as spec;
 
     #[test]
-    fn defaults_are_computed() {
+    fn network_defaults_are_computed() {
         let network = Network::parse(&spec("192.168.0.9/24", "", &[])).unwrap();
         assert_eq!(network.cidr.to_string(), "192.168.0.0/24");
         assert_eq!(network.gateway.to_string(), "192.168.0.1");
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_no_sense_is_named() {
+    fn invalid_network_says_why() {
         let error =
             |cidr, gateway, excludes: &[&str]| Network::parse(&spec(cidr, gateway, excludes)).unwrap_err();
         for cidr in ["", "0.0.0.0", "10.16.0/16", "1.1.1.1/33", "1.1.256.1/24", "10.0.0.0/24,10.0.1.0/24"] {
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_dual_network_the_ipv4_half_is_used() {
+    fn dual_network_uses_its_ipv4_half() {
         let network = Network::parse(&spec("fd00::/64,10.16.0.0/16", "fd00::1,10.16.0.9", &[])).unwrap();
         assert_eq!(network.cidr.to_string(), "10.16.0.0/16");
         assert_eq!(network.gateway.to_string(), "10.16.0.9");

@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn the_documents_subnet() {
+    fn pool_of_example_subnet_is_as_documented() {
         let mut pool = pool("172.18.0.0/16", "172.18.0.1", &["172.18.0.0..172.18.0.10"]);
         assert_eq!(pool.available(), 65524);
         assert_eq!(pool.next(), Some(ip("172.18.0.11")));
@@ -138,20 +138,20 @@ mod tests {
     }
 
     #[test]
-    fn gateway_network_and_broadcast_are_never_free() {
+    fn pool_excludes_gateway_network_and_broadcast() {
         let excludes = ["10.0.0.2", "10.0.0.4", "10.0.0.100", "10.0.0.252", "10.0.0.253", "10.0.0.254"];
         let pool = pool("10.0.0.0/24", "10.0.0.1", &excludes);
         assert_eq!(text(&pool.free()), "10.0.0.3,10.0.0.5-10.0.0.99,10.0.0.101-10.0.0.251");
     }
 
     #[test]
-    fn excludes_outside_the_network_are_ignored() {
+    fn pool_ignores_excludes_outside_the_network() {
         let pool = pool("10.0.0.0/30", "10.0.0.1", &["10.0.0.2", "10.9.0.0..10.9.0.9", "fd00::1"]);
         assert_eq!((pool.available(), pool.next()), (0, None));
     }
 
     #[test]
-    fn a_31_has_two_hosts() {
+    fn pool_of_31_has_two_hosts() {
         let mut pool = pool("10.0.0.0/31", "10.0.0.0", &["10.0.0.0"]);
         assert_eq!(pool.next(), Some(ip("10.0.0.1")));
         pool.take(ip("10.0.0.1"));
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn freed_addresses_come_last() {
+    fn pool_hands_out_freed_addresses_last() {
         let mut pool = pool("10.0.0.0/29", "10.0.0.1", &[]);
         let take = |pool: &mut Pool| {
             let next = pool.next().unwrap();
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn taking_and_releasing_twice_counts_once() {
+    fn pool_counts_repeated_take_and_release_once() {
         let mut pool = pool("10.0.0.0/29", "10.0.0.1", &["10.0.0.6"]);
         assert_eq!(pool.available(), 4);
         pool.take(ip("10.0.0.2"));
@@ -216,7 +216,7 @@ mod tests {
         proptest! {
             /// A pool of a /26 does what two sets of single addresses do.
             #[test]
-            fn a_pool_is_two_sets(gateway in 1..62u8, excludes in prop::collection::vec((0..64u8, 0..9u8), 0..4), ops in prop::collection::vec(op(), 0..200)) {
+            fn pool_equals_two_plain_sets(gateway in 1..62u8, excludes in prop::collection::vec((0..64u8, 0..9u8), 0..4), ops in prop::collection::vec(op(), 0..200)) {
                 let excludes: Vec<String> = excludes
                     .iter()
                     .map(|(first, more)| format!("10.0.0.{first}..10.0.0.{}", (first + more).min(63)))

@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn there_is_one_where_it_is_asked_for() {
+    fn health_check_is_read_with_defaults() {
         assert_eq!(read(&[]), (None, vec![]));
         assert_eq!(read(&[("", "tcp")]), (Some(plain()), vec![]));
         let path = |path: &str| Some(HealthCheck { path: Some(path.into()), ..plain() });
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said_and_a_default_stands_in() {
+    fn invalid_health_check_falls_back_to_default() {
         let invalid = |last: &str| vec![("InvalidAnnotation".to_owned(), last.to_owned())];
         assert_eq!(read(&[("", "udp")]), (None, invalid("")));
         for time in ["99ms", "301s", "5", "-5s", "soon", ""] {
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_effect_is_said() {
+    fn ineffective_health_check_is_reported() {
         let ignored = |last: &str| vec![("HealthCheckIgnored".to_owned(), last.to_owned())];
         assert_eq!(read(&[("-path", "/")]), (None, ignored("-path")));
         assert_eq!(read(&[("-fall", "x")]), (None, ignored("-fall")));

@@ -345,7 +345,7 @@ mod tests {
     use crate::testing::{port, service};
 
     #[test]
-    fn the_annotation_is_the_opt_in() {
+    fn provider_annotation_is_the_opt_in() {
         assert!(parse(&service()).is_some());
         let none = |change: fn(&mut Service)| {
             let mut service = service();
@@ -360,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn invalid_spec_says_why() {
         let problem = |change: fn(&mut Service)| {
             let mut service = service();
             change(&mut service);
@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_served_does_not_stop_the_rest() {
+    fn unsupported_port_does_not_stop_the_rest() {
         let mut service = service();
         service.ports.push(port("SCTP", 38412));
         service.ports.push(port("UDP", 80));
@@ -393,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn the_nat_is_programmed_as_it_says_or_as_all_are() {
+    fn nat_backend_is_read_from_annotation() {
         let of = |value: &str| {
             let mut service = service();
             service.annotations.insert(names::NAT_BACKEND_ANNOTATION.to_owned(), value.to_owned());
@@ -418,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_served_directly_as_it_asks_or_has_to_be() {
+    fn direct_access_is_requested_or_implied() {
         let cause = |annotations: &[(&str, &str)], change: fn(&mut Service)| {
             let (spec, reasons) = asked(annotations, change);
             (spec.direct.map(|direct| direct.cause), reasons)
@@ -451,7 +451,7 @@ mod tests {
     }
 
     #[test]
-    fn affinity_is_kept_by_nftables() {
+    fn affinity_implies_nftables() {
         let affinity = |service: &mut Service| service.affinity = Some(60);
         let backend = |annotations: &[(&str, &str)]| {
             let (spec, reasons) = asked(annotations, affinity);
@@ -469,7 +469,7 @@ mod tests {
     }
 
     #[test]
-    fn endpoints_are_checked_where_connections_go_to_them() {
+    fn health_check_needs_direct_access_and_tcp() {
         let (check, direct) =
             ((names::HEALTH_CHECK_ANNOTATION, "tcp"), (names::DIRECT_ACCESS_ANNOTATION, "true"));
         let (spec, reasons) = asked(&[check, direct], |_| {});
@@ -483,7 +483,7 @@ mod tests {
     }
 
     #[test]
-    fn who_may_connect_is_read_and_ordered() {
+    fn source_ranges_are_read_and_sorted() {
         let of = |ranges: &[&str]| {
             let mut service = service();
             service.source_ranges = ranges.iter().map(ToString::to_string).collect();
@@ -498,7 +498,7 @@ mod tests {
     }
 
     #[test]
-    fn an_annotation_that_means_nothing_is_not_passed_over() {
+    fn unknown_annotation_is_reported() {
         let mut service = service();
         let known = Setting::ALL.map(Setting::annotation);
         for name in known.into_iter().chain([names::KEEP_ADDRESS_ANNOTATION, names::DIRECT_ACCESS_ANNOTATION])

@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_valid_subnet_is_ready_and_said_so_once() {
+    fn valid_subnet_is_ready_and_written_once() {
         let mut subnet = subnet("10.0.0.0/24");
         let first = planned(&subnet);
         let status = first.status.unwrap();
@@ -136,14 +136,14 @@ mod tests {
     }
 
     #[test]
-    fn an_invalid_one_says_why() {
+    fn invalid_subnet_says_why() {
         let status = planned(&subnet("10.0.0.0/32")).status.unwrap();
         assert!(status.conditions.iter().all(|condition| !condition.status));
         assert!(status.conditions[0].message.contains("single address"));
     }
 
     #[test]
-    fn one_in_use_is_held_and_let_go_afterwards() {
+    fn subnet_in_use_is_held_until_unused() {
         let usage = |using| Usage {
             using,
             holders: (0..using).map(|n| ServiceRef::new("default", &format!("s{n}"))).collect(),

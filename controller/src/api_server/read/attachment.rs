@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_attachment_is_known_by_what_it_says_not_by_how() {
+    fn attachment_digest_ignores_formatting() {
         let of = |config: &str| {
             let spec = NetworkAttachmentDefinitionSpec { config: config.to_owned() };
             attachment(&NetworkAttachmentDefinition::new("lan", spec))

@@ -87,7 +87,7 @@ mod tests {
     use serde_json::Value;
 
     #[test]
-    fn a_pod_with_our_gate_waits_for_nothing_else() {
+    fn backend_is_ready_except_gate_if_all_else_is_ready() {
         let other = "example.com/other";
         let of = |metadata: Value, phase: &str, conditions: &[(&str, &str)]| {
             let conditions = conditions.iter().map(|(kind, status)| {

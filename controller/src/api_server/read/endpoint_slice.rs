@@ -48,7 +48,7 @@ mod tests {
     use serde_json::Value;
 
     #[test]
-    fn a_slice_is_read_as_kube_proxy_reads_it() {
+    fn endpoint_slice_is_read_as_kube_proxy_does() {
         let of = |ports: Value, endpoints: Value| {
             let metadata = json!({ "labels": { SERVICE_NAME_LABEL: "web" } });
             let object = json!({

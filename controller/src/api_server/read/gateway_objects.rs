@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_roll_out_ends_when_it_is_complete_or_given_up() {
+    fn rollout_ends_when_complete_or_given_up() {
         let rolling_of = |replicas: i32, observed: i64, updated: i32, progress: Value| {
             let object = json!({
                 "metadata": { "generation": 2 },

@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pod_says_where_it_is_and_since_when_it_is_not_ready() {
+    fn gateway_pod_has_node_and_time_of_unreadiness() {
         let of = |conditions: Value| {
             let object = json!({
                 "metadata": { "creationTimestamp": "2026-01-01T00:00:00Z" },

@@ -58,7 +58,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_may_be_json_yaml_or_plain_text() {
+    fn pod_setting_is_json_yaml_or_plain_text() {
         for (setting, text, expected) in [
             (
                 Setting::Resources,
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said_with_its_place() {
+    fn invalid_pod_setting_says_where() {
         for (setting, text, place) in [
             (Setting::Resources, "{limits: {memory: 64Miz}}", "limits.memory"),
             (Setting::Resources, "{limit: {memory: 64Mi}}", "limit"),

@@ -181,7 +181,7 @@ mod tests {
     use serde_json::Value;
 
     #[test]
-    fn affinity_lasts_as_long_as_the_service_says() {
+    fn affinity_timeout_is_that_of_the_service() {
         let of = |spec: Value| {
             let annotations = json!({ names::PROVIDER_ANNOTATION: "lan.kube-system" });
             let mut object = json!({ "metadata": { "annotations": annotations }, "spec": spec });

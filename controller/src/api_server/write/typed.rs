@@ -57,7 +57,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_a_deployment_and_reads_back_as_itself() {
+    fn deployment_manifest_reads_back_as_itself() {
         for name in ["web", &"w".repeat(63)] {
             let wanted = rendered(name);
             let object: Deployment = typed(wanted.clone()).unwrap();
@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_are_where_kubernetes_looks_for_them() {
+    fn pod_settings_are_in_their_fields() {
         let affinity = json!({ "podAntiAffinity": {} });
         let set = [
             (Setting::Image, json!("other:2")),
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn several_pods_are_apart_and_share_a_key() {
+    fn replicas_are_spread_and_share_a_key() {
         let near = json!({ "podAntiAffinity": {
             "requiredDuringSchedulingIgnoredDuringExecution": [{ "topologyKey": "rack" }],
         } });
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn one_pod_is_alone() {
+    fn single_replica_has_no_election() {
         let rendered = with("web", &Attachment::default(), &[], &[(Setting::Replicas, json!(1))]);
         assert_eq!(rendered["spec"], super::tests::rendered("web")["spec"]);
         let pod = &rendered["spec"]["template"]["spec"];
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_one_services_and_goes_with_the_config_map() {
+    fn key_secret_is_owned_by_config_map() {
         let key = |uid: &str| {
             let owner = ServiceId { uid: uid.into(), ..owner("web") };
             key_secret(&owner)
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn a_budget_is_of_the_gateways_pods() {
+    fn budget_selects_pods_of_the_gateway() {
         let wanted = manifests::budget(&owner("web"), &gateway("web"));
         assert_eq!(wanted["spec"]["selector"], rendered("web")["spec"]["selector"]);
         let object: PodDisruptionBudget = typed(wanted.clone()).unwrap();

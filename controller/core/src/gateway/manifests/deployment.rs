@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn the_gateway_has_two_capabilities_and_no_credentials() {
+    fn deployment_has_two_capabilities_and_no_credentials() {
         let rendered = rendered("web");
         let pod = &rendered["spec"]["template"]["spec"];
         assert_eq!(pod["automountServiceAccountToken"], false);
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn an_edit_is_seen_and_a_default_is_not() {
+    fn diff_finds_an_edit_but_no_default() {
         let wanted = rendered("web");
         let mut live = wanted.clone();
         live["spec"]["minReadySeconds"] = json!(0);
@@ -359,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn one_of_the_attachments_resource_is_asked_for() {
+    fn deployment_requests_resource_of_attachment() {
         let attachment = Attachment { resource: Some("intel.com/sriov".into()), ..Attachment::default() };
         let of =
             |rendered: &Value| rendered["spec"]["template"]["spec"]["containers"][0]["resources"].clone();
@@ -378,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn what_it_was_made_from_tells_its_own_from_what_is_for_all() {
+    fn template_hash_tells_own_settings_from_those_for_all() {
         let high = [(Setting::PriorityClassName, json!("high"))];
         let attachment = Attachment::default();
         let other = Attachment { digest: "other".into(), ..Attachment::default() };
@@ -394,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn the_api_servers_own_way_to_write_a_value_is_no_difference() {
+    fn diff_ignores_how_a_quantity_is_written() {
         let set =
             |resources: Value| with("web", &Attachment::default(), &[], &[(Setting::Resources, resources)]);
         let wanted = set(json!({ "limits": { "cpu": "0.5", "memory": "1024Mi" }, "requests": {} }));

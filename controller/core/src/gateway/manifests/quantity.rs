@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_value_has_many_forms() {
+    fn quantity_has_many_forms() {
         for forms in
             [&["500m", "0.5", "+.5", "5e-1"][..], &["1536Mi", "1.5Gi"], &["1E", "1e18"], &["1", "1000m"]]
         {
@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_quantity() {
+    fn malformed_quantity_is_none() {
         for text in ["", "Mi", "1.2.3", "64Miz", "1 Gi", "0x10", "1e", "ten", ".", "1e99999999999", "-"] {
             assert_eq!(nanos(text), None, "{text}");
         }
