@@ -19,11 +19,12 @@ use lb_svc_controller::api_server::write::{Claimed, Written};
 use lb_svc_controller::election_key::Master;
 use lb_svc_controller::index::{Index, Key};
 use lb_svc_core::action::Action;
+use lb_svc_core::gateway::assignment::gateway_of;
 use lb_svc_core::gateway::manifests::{self, DeploymentTemplate};
 use lb_svc_core::gateway::pod_settings::{Configuration, Settings};
 use lb_svc_core::ipam::{AddressRequest, ClaimId, Reservation};
 use lb_svc_core::model::{
-    self, Attachment, DeploymentState, GatewayRef, OwnedObject, Pod, ServiceId, ServiceRef,
+    self, Attachment, DeploymentState, GatewayLocation, GatewayRef, OwnedObject, Pod, ServiceId, ServiceRef,
 };
 use lb_svc_core::service::plan::plan;
 use lb_svc_core::testing::service;
@@ -74,8 +75,8 @@ fn owner() -> ServiceId {
 }
 
 /// Where the gateway is.
-fn beside() -> GatewayRef {
-    GatewayRef { service: owner().service, namespace: "default".into() }
+fn beside() -> GatewayLocation {
+    GatewayLocation { gateway: GatewayRef::dedicated_to(owner().service), namespace: "default".into() }
 }
 
 fn request() -> (AddressRequest, Reservation) {
@@ -394,7 +395,10 @@ async fn refusal_is_told_from_transient_error() {
 async fn gateway_in_other_namespace_has_no_owner_reference() {
     let (api_server, mut handle) = api_server();
     let (owner, (request, reservation)) = (owner(), request());
-    let apart = GatewayRef { service: owner.service.clone(), namespace: "gateways".into() };
+    let apart = GatewayLocation {
+        gateway: GatewayRef::dedicated_to(owner.service.clone()),
+        namespace: "gateways".into(),
+    };
     let name = apart.name();
     let (_, asked) = tokio::join!(
         api_server.claim(&request, &reservation, "gateways"),
@@ -508,8 +512,8 @@ async fn changed_endpoints_are_written_and_pods_nudged() {
 
     for addresses in [&["10.0.0.1"][..], &["10.0.0.1", "10.0.0.2"]] {
         let keys = index.set_slice(&slice, read::slice(&endpoint_slice(addresses)));
-        assert_eq!(keys, [Key::Gateway(owner.service.clone())]);
-        let observed = index.observe(&owner.service, Instant::now());
+        assert_eq!(keys, [Key::gateway_of(&owner.service)]);
+        let observed = index.observe(&gateway_of(&owner.service), Instant::now());
         let planned = plan(&observed).actions;
         let written = planned.iter().position(|action| matches!(action, Action::WriteConfig(_))).unwrap();
         let Action::WriteConfig(content) = &planned[written] else { unreachable!() };
@@ -545,8 +549,8 @@ async fn changed_endpoints_are_written_and_pods_nudged() {
     }
 }
 
-fn gateway() -> GatewayRef {
-    GatewayRef { service: owner().service, namespace: "default".into() }
+fn gateway() -> GatewayLocation {
+    GatewayLocation { gateway: GatewayRef::dedicated_to(owner().service), namespace: "default".into() }
 }
 
 fn master_of(bytes: &[u8]) -> Value {

@@ -14,10 +14,11 @@ use lb_svc_controller::api_server::read;
 use lb_svc_controller::api_server::write::typed;
 use lb_svc_controller::index::Index;
 use lb_svc_core::action::Action;
+use lb_svc_core::gateway::assignment::gateway_of;
 use lb_svc_core::ipam::{self, AddressRequest, AllocationError, Allocator, Pool, Reservation};
 use lb_svc_core::model::{
-    Attachment, Condition, DeploymentState, GatewayRef, OwnedObject, Pod, ServiceId, ServiceRef,
-    StatusReport, Subnet, SubnetStatus,
+    Attachment, Condition, DeploymentState, GatewayLocation, GatewayRef, OwnedObject, Pod, ServiceId,
+    ServiceRef, StatusReport, Subnet, SubnetStatus,
 };
 use lb_svc_core::service::conditions::{GATEWAY_READY, LIMITED};
 use lb_svc_core::service::observed::Observed;
@@ -34,8 +35,8 @@ fn key() -> ServiceRef {
     ServiceRef::new(NAMESPACE, NAME)
 }
 
-fn gateway() -> GatewayRef {
-    GatewayRef { service: key(), namespace: NAMESPACE.to_owned() }
+fn gateway() -> GatewayLocation {
+    GatewayLocation { gateway: GatewayRef::dedicated_to(key()), namespace: NAMESPACE.to_owned() }
 }
 
 fn provider(name: &str) -> Provider {
@@ -122,7 +123,7 @@ impl World {
     }
 
     fn config(&self) -> Option<GatewayConfig> {
-        let text = self.index.observe(&key(), Instant::now()).gateway.config?.content;
+        let text = self.index.observe(&gateway_of(&key()), Instant::now()).gateway.config?.content;
         Some(serde_json::from_str(&text).unwrap())
     }
 
@@ -145,7 +146,7 @@ impl World {
 
     /// What a run sees: every pod says that it does what the ConfigMap says.
     fn observe(&self, allocation_error: Option<AllocationError>) -> Observed {
-        let mut observed = self.index.observe(&key(), Instant::now());
+        let mut observed = self.index.observe(&gateway_of(&key()), Instant::now());
         observed.addresses.allocation_error = allocation_error;
         if let (Some(config), Some(attached)) = (&observed.gateway.config, &self.attached) {
             let parsed: GatewayConfig = serde_json::from_str(&config.content).unwrap();

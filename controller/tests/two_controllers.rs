@@ -22,10 +22,11 @@ use lb_svc_controller::api_server::read;
 use lb_svc_controller::api_server::write::typed;
 use lb_svc_controller::index::{Index, Key};
 use lb_svc_core::action::{Action, Requeue};
+use lb_svc_core::gateway::assignment::gateway_of;
 use lb_svc_core::ipam::{self, AddressRequest, AllocationError, Claim, ClaimId, Reservation};
 use lb_svc_core::model::{
-    Attachment, DeploymentState, GatewayRef, OwnedObject, Pod, Service, ServiceId, ServicePort, ServiceRef,
-    StatusReport, Subnet, SubnetStatus,
+    Attachment, DeploymentState, GatewayLocation, OwnedObject, Pod, Service, ServiceId, ServicePort,
+    ServiceRef, StatusReport, Subnet, SubnetStatus,
 };
 use lb_svc_core::service::observed::Observed;
 use lb_svc_core::service::plan::plan;
@@ -157,8 +158,8 @@ fn service_ref(name: &str) -> ServiceRef {
     ServiceRef::new(NAMESPACE, name)
 }
 
-fn gateway(name: &str) -> GatewayRef {
-    GatewayRef { service: service_ref(name), namespace: NAMESPACE.to_owned() }
+fn location(name: &str) -> GatewayLocation {
+    GatewayLocation { gateway: gateway_of(&service_ref(name)), namespace: NAMESPACE.to_owned() }
 }
 
 /// The Service that a gateway's pod is of.
@@ -435,11 +436,11 @@ impl Controller {
             Event::Service(name, service) => {
                 self.index.set_service(service_ref(&name), service.map(|service| *service))
             }
-            Event::Config(name, config) => self.index.set_config(gateway(&name), config),
-            Event::Deployment(name, deployment) => self.index.set_deployment(gateway(&name), deployment),
+            Event::Config(name, config) => self.index.set_config(location(&name), config),
+            Event::Deployment(name, deployment) => self.index.set_deployment(location(&name), deployment),
             Event::Pod(name, pod) => {
                 let pod = pod.map(|pod| Pod { report: StatusReport::NotQueried, ..*pod });
-                self.index.set_pod(gateway(&service_of(&name)), &name, pod)
+                self.index.set_pod(location(&service_of(&name)), &name, pod)
             }
             Event::Claim(claim, true) => self.index.set_claim(*claim),
             Event::Claim(claim, false) => {
@@ -448,8 +449,8 @@ impl Controller {
             }
         };
         for key in keys {
-            if let Key::Gateway(service) = key {
-                self.dirty.insert(service.name);
+            if let Key::Gateway(gateway) = key {
+                self.dirty.insert(gateway.service().name.clone());
             }
         }
     }
@@ -470,7 +471,7 @@ impl Controller {
     /// Looks at `name` and plans, as the reconciler does.
     fn start(&mut self, api: &ApiServer, name: &str, refusal: Option<AllocationError>) {
         let service = service_ref(name);
-        let mut observed = self.index.observe(&service, Instant::now());
+        let mut observed = self.index.observe(&gateway_of(&service), Instant::now());
         observed.addresses.allocation_error = refusal;
         for pod in &mut observed.gateway.pods {
             // A pod that has gone since answers nothing.

@@ -249,8 +249,9 @@ fn feed<K: Watched>(
 
 #[cfg(test)]
 mod tests {
+    use lb_svc_core::gateway::assignment::gateway_of;
     use lb_svc_core::gateway::manifests;
-    use lb_svc_core::model::{GatewayRef, ServiceRef};
+    use lb_svc_core::model::{GatewayLocation, GatewayRef, ServiceRef};
     use serde_json::{Value, json};
 
     use super::*;
@@ -276,7 +277,7 @@ mod tests {
     }
 
     fn address(index: &Index) -> Option<String> {
-        let seen = index.observe(&ServiceRef::new("default", "web"), Instant::now()).service;
+        let seen = index.observe(&gateway_of(&ServiceRef::new("default", "web")), Instant::now()).service;
         seen.map(|service| service.load_balancer_ip)
     }
 
@@ -306,13 +307,20 @@ mod tests {
     fn budget_is_indexed_by_its_gateway() {
         let owner =
             lb_svc_core::model::ServiceId { service: ServiceRef::new("default", "web"), uid: "uid-1".into() };
-        let gateway = GatewayRef { service: owner.service.clone(), namespace: "default".into() };
+        let gateway = GatewayLocation {
+            gateway: GatewayRef::dedicated_to(owner.service.clone()),
+            namespace: "default".into(),
+        };
         let budget: PodDisruptionBudget = typed(manifests::budget(&owner, &gateway)).unwrap();
         let mut index = Index::default();
         let seen = |index: &Index| {
-            index.observe(&owner.service, Instant::now()).gateway.budget.map(|child| child.owner_uid)
+            index
+                .observe(&gateway_of(&owner.service), Instant::now())
+                .gateway
+                .budget
+                .map(|child| child.owner_uid)
         };
-        let concerned = [Key::Gateway(owner.service.clone())];
+        let concerned = [Key::gateway_of(&owner.service)];
         assert_eq!(PodDisruptionBudget::set(&mut index, budget.clone()), concerned);
         assert_eq!(PodDisruptionBudget::set(&mut index, budget.clone()), []);
         assert_eq!(seen(&index), Some(Some("uid-1".into())));
@@ -351,7 +359,7 @@ mod tests {
             })
         };
         let mut index = Index::default();
-        let count = |index: &Index| index.observe(&web, Instant::now()).endpoints.slices.len();
+        let count = |index: &Index| index.observe(&gateway_of(&web), Instant::now()).endpoints.slices.len();
         let apply = |address| Event::Apply(slice("IPv4", address));
         show(&mut index, Event::Apply, service("7", ""));
         assert_eq!(feed_all::<EndpointSlice>(&mut index, apply("10.0.0.1")), [], "it may become so later");
@@ -360,7 +368,7 @@ mod tests {
         let annotations = direct.metadata.annotations.as_mut().unwrap();
         annotations.insert(names::DIRECT_ACCESS_ANNOTATION.into(), "true".into());
         show(&mut index, Event::Apply, direct);
-        let concerned = [Key::Gateway(web.clone())];
+        let concerned = [Key::gateway_of(&web)];
         assert_eq!(feed_all::<EndpointSlice>(&mut index, apply("10.0.0.2")), concerned);
         assert_eq!(feed_all::<EndpointSlice>(&mut index, apply("10.0.0.2")), []);
         assert_eq!(feed_all::<EndpointSlice>(&mut index, Event::Apply(slice("IPv6", "fd00::1"))), concerned);

@@ -89,7 +89,10 @@ impl Index {
     /// gone.
     pub fn set_slice(&mut self, name: &ObjectName, slice: Option<(String, EndpointSlice)>) -> Vec<Key> {
         let changed = self.slices.set(name, slice).into_iter();
-        changed.filter(|service| self.direct.contains(service)).map(Key::Gateway).collect()
+        changed
+            .filter(|service| self.direct.contains(service))
+            .map(|service| Key::gateway_of(&service))
+            .collect()
     }
 
     /// A pod with our readiness gate is so; `None` if it is gone.
@@ -100,7 +103,7 @@ impl Index {
         }
         let ids: BTreeSet<PodId> = known.into_iter().chain(&backend).map(|backend| backend.id).collect();
         let leads = |service: &&ServiceRef| ids.iter().any(|id| self.slices.have(service, *id));
-        let gateways = self.direct_in(&name.0).filter(leads).map(|service| Key::Gateway(service.clone()));
+        let gateways = self.direct_in(&name.0).filter(leads).map(Key::gateway_of);
         let concerned = gateways.chain([Key::Backend(name.clone())]).collect();
         match backend {
             Some(backend) => self.backends.insert(name, backend),

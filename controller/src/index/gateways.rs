@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use lb_svc_core::gateway::assignment::service_of;
 use lb_svc_core::gateway::manifests::TemplateHash;
 use lb_svc_core::ipam::Claim;
-use lb_svc_core::model::{DeploymentState, GatewayRef, ObjectKind, OwnedObject, Pod, ServiceRef};
+use lb_svc_core::model::{DeploymentState, GatewayLocation, GatewayRef, ObjectKind, OwnedObject, Pod};
 use lb_svc_crds::names;
 use serde_json::Value;
 
@@ -76,9 +77,9 @@ impl GatewayObjects {
 pub(crate) const FOREIGN_FOR: Duration = Duration::from_secs(5);
 
 impl Index {
-    /// The namespace where the gateway of `service` is to be.
-    pub(super) fn desired_namespace<'a>(&'a self, service: &'a ServiceRef) -> &'a str {
-        self.gateway_namespace.as_deref().unwrap_or(&service.namespace)
+    /// The namespace where a gateway is to be.
+    pub(super) fn desired_namespace<'a>(&'a self, gateway: &'a GatewayRef) -> &'a str {
+        self.gateway_namespace.as_deref().unwrap_or(&service_of(gateway).namespace)
     }
 
     /// Whether gateways in this namespace are seen.
@@ -86,33 +87,34 @@ impl Index {
         !self.narrow || self.gateway_namespace.as_deref() == Some(namespace)
     }
 
-    /// Where the gateway of `service` is: where a claim says, as long as there
-    /// is anything of it, or may be; else where it is to be.
-    pub(super) fn gateway_ref(&self, service: &ServiceRef, claims: &[Claim]) -> GatewayRef {
-        let desired_namespace = self.desired_namespace(service);
+    /// Where a gateway is: where one of its `claims` says, as long as there is
+    /// anything of it, or may be; else where it is to be.
+    pub(super) fn location(&self, gateway: &GatewayRef, claims: &[Claim]) -> GatewayLocation {
+        let desired_namespace = self.desired_namespace(gateway);
         let is_there = |namespace: &str| {
-            let gateway = GatewayRef { service: service.clone(), namespace: namespace.to_owned() };
+            let location = GatewayLocation { gateway: gateway.clone(), namespace: namespace.to_owned() };
             namespace != desired_namespace
                 && (!self.sees(namespace)
-                    || self.gateways.get(&gateway).is_some_and(|parts| {
+                    || self.gateways.get(&location).is_some_and(|objects| {
                         let could_answer = |pod: &Pod| self.on_node(pod).could_answer();
-                        parts.config.is_some()
-                            || parts.deployment.is_some()
-                            || parts.budget.is_some()
-                            || parts.pods.values().any(could_answer)
+                        objects.config.is_some()
+                            || objects.deployment.is_some()
+                            || objects.budget.is_some()
+                            || objects.pods.values().any(could_answer)
                     }))
         };
         let said = claims.iter().map(|claim| claim.gateway_namespace.as_str());
         let namespace = said.clone().find(|namespace| is_there(namespace)).unwrap_or(desired_namespace);
-        GatewayRef { service: service.clone(), namespace: namespace.to_owned() }
+        GatewayLocation { gateway: gateway.clone(), namespace: namespace.to_owned() }
     }
 
-    /// The gateway's pods, whosever they were, and the namespace they are in.
-    pub fn pods(&self, service: &ServiceRef) -> (String, Vec<Pod>) {
-        let gateway = self.gateway_ref(service, &self.allocator.claims_of(service));
-        let pods = self.gateways.get(&gateway).into_iter().flat_map(|parts| parts.pods.values());
+    /// The gateway's pods, of whichever Service of the name, and the namespace
+    /// they are in.
+    pub fn pods(&self, gateway: &GatewayRef) -> (String, Vec<Pod>) {
+        let location = self.location(gateway, &self.allocator.claims_of(service_of(gateway)));
+        let pods = self.gateways.get(&location).into_iter().flat_map(|objects| objects.pods.values());
         let pods = pods.map(|pod| self.on_node(pod)).collect();
-        (gateway.namespace, pods)
+        (location.namespace, pods)
     }
 
     /// A pod, with what is known of its node.
@@ -124,11 +126,11 @@ impl Index {
 
     pub(super) fn foreign<T: Default>(
         &self,
-        part: ObjectKind,
-        service: &ServiceRef,
+        kind: ObjectKind,
+        gateway: &GatewayRef,
         now: Instant,
     ) -> Option<OwnedObject<T>> {
-        let seen = self.foreign.get(&(part, service.clone()))?;
+        let seen = self.foreign.get(&(kind, gateway.clone()))?;
         (now.duration_since(*seen) < FOREIGN_FOR).then(|| OwnedObject {
             uid: String::new(),
             resource_version: String::new(),
@@ -138,92 +140,93 @@ impl Index {
         })
     }
 
-    /// Someone else's object has a name that the gateway of `service` needs.
-    pub fn set_foreign(&mut self, part: ObjectKind, service: &ServiceRef, now: Instant) {
+    /// An object of others has a name that a gateway needs.
+    pub fn set_foreign(&mut self, kind: ObjectKind, gateway: &GatewayRef, now: Instant) {
         self.foreign.retain(|_, seen| now.duration_since(*seen) < FOREIGN_FOR);
-        self.foreign.insert((part, service.clone()), now);
+        self.foreign.insert((kind, gateway.clone()), now);
     }
 
-    /// Whether anything says that `service` has a gateway, beside objects that
+    /// Whether anything says that there is this gateway, beside objects that
     /// anyone may label as one's. Of others no content is kept: it may be large,
     /// and all that is done with them is to delete them.
-    fn has_gateway(&self, service: &ServiceRef) -> bool {
+    fn has_gateway(&self, gateway: &GatewayRef) -> bool {
+        let service = service_of(gateway);
         self.services.contains_key(service) || self.allocator.has_claims(service)
     }
 
     /// A gateway's ConfigMap is so; `None` if it is gone.
-    pub fn set_config(&mut self, gateway: GatewayRef, config: Option<OwnedObject<String>>) -> Vec<Key> {
-        let known = self.has_gateway(&gateway.service);
+    pub fn set_config(&mut self, location: GatewayLocation, config: Option<OwnedObject<String>>) -> Vec<Key> {
+        let known = self.has_gateway(&location.gateway);
         let config = config.map(|config| if known { config } else { config.map(|_| String::new()) });
-        let parts = self.gateways.entry(gateway.clone()).or_default();
-        let changed = parts.config != config;
-        parts.config = config;
-        self.tidy(&gateway);
-        concerns(changed, Key::Gateway(gateway.service))
+        let objects = self.gateways.entry(location.clone()).or_default();
+        let changed = objects.config != config;
+        objects.config = config;
+        self.tidy(&location);
+        concerns(changed, Key::Gateway(location.gateway))
     }
 
     /// A gateway's Deployment is so; `None` if it is gone.
     pub fn set_deployment(
         &mut self,
-        gateway: GatewayRef,
+        location: GatewayLocation,
         deployment: Option<OwnedObject<DeploymentState>>,
     ) -> Vec<Key> {
-        let known = self.has_gateway(&gateway.service);
-        let parts = self.gateways.entry(gateway.clone()).or_default();
+        let known = self.has_gateway(&location.gateway);
+        let objects = self.gateways.entry(location.clone()).or_default();
         let rolling =
-            known && deployment.as_ref().is_some_and(|child| child.content.rolling && !child.deleting);
+            known && deployment.as_ref().is_some_and(|object| object.content.rolling && !object.deleting);
         let compact = |state: DeploymentState| {
             CompactDeployment::of(if known { state } else { DeploymentState::default() })
         };
-        let mut deployment = deployment.map(|child| child.map(compact));
-        if let (Some(child), Some(known)) = (&mut deployment, &parts.deployment) {
-            child.content.answered.clone_from(&known.content.answered);
+        let mut deployment = deployment.map(|object| object.map(compact));
+        if let (Some(object), Some(known)) = (&mut deployment, &objects.deployment) {
+            object.content.answered.clone_from(&known.content.answered);
         }
-        let changed = parts.deployment != deployment;
-        let before = std::mem::replace(&mut parts.deployment, deployment);
-        let now = parts.deployment.as_ref().map(|child| child.content.clone());
-        self.tidy(&gateway);
-        self.follow_rollout(&gateway.service, before.map(|child| child.content).as_ref(), now.as_ref());
+        let changed = objects.deployment != deployment;
+        let before = std::mem::replace(&mut objects.deployment, deployment);
+        let now = objects.deployment.as_ref().map(|object| object.content.clone());
+        self.tidy(&location);
+        self.follow_rollout(&location.gateway, before.map(|object| object.content).as_ref(), now.as_ref());
         let done = if rolling {
-            self.rolling.insert(gateway.service.clone());
+            self.rolling.insert(location.gateway.clone());
             Vec::new()
-        } else if self.rolling.remove(&gateway.service) {
+        } else if self.rolling.remove(&location.gateway) {
             self.next_to_roll(Instant::now())
         } else {
             Vec::new()
         };
-        concerns(changed, Key::Gateway(gateway.service)).into_iter().chain(done).collect()
+        concerns(changed, Key::Gateway(location.gateway)).into_iter().chain(done).collect()
     }
 
     /// The API server answered so to our own write of a gateway's Deployment.
-    pub fn set_answered(&mut self, gateway: &GatewayRef, deployment: &Value) {
-        let known = self.gateways.get_mut(gateway).and_then(|parts| parts.deployment.as_mut());
+    pub fn set_answered(&mut self, location: &GatewayLocation, deployment: &Value) {
+        let known = self.gateways.get_mut(location).and_then(|objects| objects.deployment.as_mut());
         if let Some(known) = known {
             known.content.answered = Some(spec_digest(deployment));
         }
     }
 
     /// A gateway's PodDisruptionBudget is so; `None` if it is gone.
-    pub fn set_budget(&mut self, gateway: GatewayRef, budget: Option<OwnedObject<Value>>) -> Vec<Key> {
-        let known = self.has_gateway(&gateway.service);
+    pub fn set_budget(&mut self, location: GatewayLocation, budget: Option<OwnedObject<Value>>) -> Vec<Key> {
+        let known = self.has_gateway(&location.gateway);
         let budget = budget.map(|budget| if known { budget } else { budget.map(|_| Value::Null) });
-        let parts = self.gateways.entry(gateway.clone()).or_default();
-        let changed = parts.budget != budget;
-        parts.budget = budget;
-        self.tidy(&gateway);
-        concerns(changed, Key::Gateway(gateway.service))
+        let objects = self.gateways.entry(location.clone()).or_default();
+        let changed = objects.budget != budget;
+        objects.budget = budget;
+        self.tidy(&location);
+        concerns(changed, Key::Gateway(location.gateway))
     }
 
     /// A gateway's pod is so; `None` if it is gone.
-    pub fn set_pod(&mut self, gateway: GatewayRef, name: &str, pod: Option<Pod>) -> Vec<Key> {
-        let parts = self.gateways.entry(gateway.clone()).or_default();
-        let changed = parts.pods.get(name) != pod.as_ref();
+    pub fn set_pod(&mut self, location: GatewayLocation, name: &str, pod: Option<Pod>) -> Vec<Key> {
+        let objects = self.gateways.entry(location.clone()).or_default();
+        let changed = objects.pods.get(name) != pod.as_ref();
         match pod {
-            Some(pod) => parts.pods.insert(name.to_owned(), pod),
-            None => parts.pods.remove(name),
+            Some(pod) => objects.pods.insert(name.to_owned(), pod),
+            None => objects.pods.remove(name),
         };
-        self.tidy(&gateway);
-        concerns(changed, Key::Gateway(gateway.service))
+        self.tidy(&location);
+        concerns(changed, Key::Gateway(location.gateway))
     }
 
     /// Whether a gateway's interface has this hardware address.
@@ -231,17 +234,17 @@ impl Index {
         let has = |pod: &Pod| {
             pod.of_deployment && pod.mac.as_deref().is_some_and(|own| own.eq_ignore_ascii_case(mac))
         };
-        self.gateways.values().flat_map(|parts| parts.pods.values()).any(has)
+        self.gateways.values().flat_map(|objects| objects.pods.values()).any(has)
     }
 
-    pub(super) fn tidy(&mut self, gateway: &GatewayRef) {
-        if self.gateways.get(gateway).is_some_and(GatewayObjects::is_empty) {
-            self.gateways.remove(gateway);
+    pub(super) fn tidy(&mut self, location: &GatewayLocation) {
+        if self.gateways.get(location).is_some_and(GatewayObjects::is_empty) {
+            self.gateways.remove(location);
         }
     }
 
     /// The gateways of which there is a part of this kind.
-    pub fn known_parts(&self, part: ObjectKind) -> Vec<GatewayRef> {
+    pub fn known_parts(&self, part: ObjectKind) -> Vec<GatewayLocation> {
         let has = |parts: &GatewayObjects| match part {
             ObjectKind::Config => parts.config.is_some(),
             ObjectKind::Deployment => parts.deployment.is_some(),
@@ -251,8 +254,8 @@ impl Index {
     }
 
     /// The gateways' pods, with their names.
-    pub fn known_pods(&self) -> Vec<(GatewayRef, String)> {
-        let of = |(gateway, parts): (&GatewayRef, &GatewayObjects)| {
+    pub fn known_pods(&self) -> Vec<(GatewayLocation, String)> {
+        let of = |(gateway, parts): (&GatewayLocation, &GatewayObjects)| {
             parts.pods.keys().map(|name| (gateway.clone(), name.clone())).collect::<Vec<_>>()
         };
         self.gateways.iter().flat_map(of).collect()

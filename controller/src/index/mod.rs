@@ -5,9 +5,11 @@ use std::time::Instant;
 
 use jiff::Timestamp;
 use lb_svc_core::backend::readiness_gate::Verdict;
+use lb_svc_core::gateway::assignment::service_of;
 use lb_svc_core::ipam::Allocator;
 use lb_svc_core::model::{
-    Attachment, Backend, GatewayRef, ObjectKind, ObjectName, PodId, Service, ServiceRef, Subnet,
+    Attachment, Backend, GatewayLocation, GatewayRef, ObjectKind, ObjectName, PodId, Service, ServiceRef,
+    Subnet,
 };
 use lb_svc_core::service::observed::{Observed, ObservedAddresses, ObservedEndpoints, ObservedGateway};
 use lb_svc_core::service::spec::is_direct;
@@ -38,25 +40,25 @@ pub struct Index {
     /// Whether only that namespace can be looked into.
     narrow: bool,
     services: HashMap<ServiceRef, Service>,
-    gateways: HashMap<GatewayRef, GatewayObjects>,
+    gateways: HashMap<GatewayLocation, GatewayObjects>,
     subnets: BTreeMap<String, Subnet>,
     attachments: HashMap<ObjectName, Attachment>,
     nodes: HashMap<String, bool>,
-    foreign: HashMap<(ObjectKind, ServiceRef), Instant>,
+    foreign: HashMap<(ObjectKind, GatewayRef), Instant>,
     /// The Services that wait for an address.
     address_pending: BTreeSet<ServiceRef>,
     /// The gateways whose Deployment is being rolled out.
-    rolling: HashSet<ServiceRef>,
+    rolling: HashSet<GatewayRef>,
     /// The gateways that are about to be rolled, or on their way elsewhere,
     /// since when.
-    reserved: HashMap<ServiceRef, Instant>,
+    reserved: HashMap<GatewayRef, Instant>,
     /// The gateways that ran when they were rolled out as one of many, and have
     /// not been seen to run since.
-    rolled_out: BTreeSet<ServiceRef>,
+    rolled_out: BTreeSet<GatewayRef>,
     /// The number of gateways that run with each template, by its hash.
     proven: HashMap<String, usize>,
     /// The gateways that are to be rolled when others are done.
-    queued: BTreeSet<ServiceRef>,
+    queued: BTreeSet<GatewayRef>,
     /// The Services that ask to be served straight from their endpoints.
     direct: BTreeSet<ServiceRef>,
     slices: EndpointSlices,
@@ -87,8 +89,9 @@ impl Index {
         self.services.get(name)
     }
 
-    /// Everything that concerns the gateway of `service`.
-    pub fn observe(&self, service: &ServiceRef, now: Instant) -> Observed {
+    /// Everything that concerns a gateway.
+    pub fn observe(&self, gateway: &GatewayRef, now: Instant) -> Observed {
+        let service = service_of(gateway);
         let wall = Timestamp::now();
         let claims = self.allocator.claims_of(service);
         let networks = claims
@@ -100,11 +103,11 @@ impl Index {
             .and_then(|service| service.annotations.get(names::PROVIDER_ANNOTATION))
             .and_then(|provider| provider.parse::<Provider>().ok())
             .and_then(|provider| self.attachments.get(&(provider.namespace, provider.name)));
-        let gateway = self.gateway_ref(service, &claims);
-        let desired_namespace = self.desired_namespace(service).to_owned();
-        let parts = self.gateways.get(&gateway);
-        let at_home = gateway.namespace == desired_namespace;
-        let foreign = || at_home.then_some(service);
+        let location = self.location(gateway, &claims);
+        let desired_namespace = self.desired_namespace(gateway).to_owned();
+        let objects = self.gateways.get(&location);
+        let is_in_place = location.namespace == desired_namespace;
+        let foreign = || is_in_place.then_some(gateway);
         Observed {
             service: seen.cloned(),
             addresses: ObservedAddresses { claims, networks, ..ObservedAddresses::default() },
@@ -114,26 +117,26 @@ impl Index {
                 gated_pods: self.gated_pods(&service.namespace, wall),
             },
             gateway: ObservedGateway {
-                config: parts
-                    .and_then(|parts| parts.config.clone())
+                config: objects
+                    .and_then(|objects| objects.config.clone())
                     .or_else(|| self.foreign(ObjectKind::Config, foreign()?, now)),
-                deployment: parts
-                    .and_then(|parts| parts.deployment.clone())
+                deployment: objects
+                    .and_then(|objects| objects.deployment.clone())
                     .map(|object| object.map(CompactDeployment::expand))
                     .or_else(|| self.foreign(ObjectKind::Deployment, foreign()?, now)),
-                budget: parts
-                    .and_then(|parts| parts.budget.clone())
+                budget: objects
+                    .and_then(|objects| objects.budget.clone())
                     .or_else(|| self.foreign(ObjectKind::Budget, foreign()?, now)),
-                pods: parts
+                pods: objects
                     .into_iter()
-                    .flat_map(|parts| parts.pods.values())
+                    .flat_map(|objects| objects.pods.values())
                     .map(|pod| self.on_node(pod))
                     .collect(),
-                is_visible: self.sees(&gateway.namespace),
-                namespace: gateway.namespace,
+                is_visible: self.sees(&location.namespace),
+                namespace: location.namespace,
                 desired_namespace,
             },
-            rollouts: self.rollouts(service, now),
+            rollouts: self.rollouts(gateway, now),
             now: wall,
             ..Observed::default()
         }
@@ -159,23 +162,24 @@ impl Index {
         let services: BTreeSet<&ServiceRef> = self
             .services
             .keys()
-            .chain(self.gateways.keys().map(|gateway| &gateway.service))
+            .chain(self.gateways.keys().map(|location| location.gateway.service()))
             .chain(owners)
             .collect();
         let subnets = self.subnets.keys().map(|name| Key::Subnet(name.clone()));
-        let gateways = services.into_iter().map(|service| Key::Gateway(service.clone()));
+        let gateways = services.into_iter().map(Key::gateway_of);
         let backends = self.backends.keys().map(|name| Key::Backend(name.clone()));
         gateways.chain(subnets).chain(backends).collect()
     }
 
     fn waiting_keys(&self) -> impl Iterator<Item = Key> + '_ {
-        self.address_pending.iter().map(|service| Key::Gateway(service.clone()))
+        self.address_pending.iter().map(Key::gateway_of)
     }
 
     // === what the watches show; each returns whom it concerns ===
 
     /// A Service is so; `None` if it is gone.
     pub fn set_service(&mut self, name: ServiceRef, service: Option<Service>) -> Vec<Key> {
+        let gateway = Key::gateway_of(&name);
         if service.as_ref().is_some_and(is_direct) {
             self.direct.insert(name.clone());
         } else {
@@ -183,7 +187,7 @@ impl Index {
         }
         let changed = match service {
             Some(service) => {
-                let known = self.services.insert(name.clone(), service.clone());
+                let known = self.services.insert(name, service.clone());
                 known.as_ref() != Some(&service)
             }
             None => {
@@ -191,7 +195,7 @@ impl Index {
                 self.services.remove(&name).is_some()
             }
         };
-        concerns(changed, Key::Gateway(name))
+        concerns(changed, gateway)
     }
 
     /// The names known of one kind, to find what a new list no longer shows.
@@ -207,6 +211,7 @@ fn concerns(changed: bool, key: Key) -> Vec<Key> {
 #[cfg(test)]
 mod tests {
     use jiff::Timestamp;
+    use lb_svc_core::gateway::assignment::gateway_of;
     use lb_svc_core::gateway::manifests::PROGRESS_DEADLINE;
     use lb_svc_core::gateway::rollout::{MAX_CONCURRENT_ROLLOUTS, Rollout};
     use lb_svc_core::ipam::claim;
@@ -217,18 +222,18 @@ mod tests {
     use crate::api_server::read;
     use crate::api_server::write::typed;
 
-    fn gateway(n: usize) -> ServiceRef {
-        ServiceRef::new("default", &format!("s{n}"))
+    fn gateway(n: usize) -> GatewayRef {
+        GatewayRef::dedicated_to(ServiceRef::new("default", &format!("s{n}")))
     }
 
     /// Gateway `n`'s Deployment, on its way or not.
-    fn gateway_ref(n: usize) -> GatewayRef {
-        GatewayRef { service: gateway(n), namespace: "default".into() }
+    fn location(n: usize) -> GatewayLocation {
+        GatewayLocation { gateway: gateway(n), namespace: "default".into() }
     }
 
     /// Its Service exists, and its Deployment is so.
     fn show(index: &mut Index, n: usize, rolling: bool) -> Vec<Key> {
-        index.set_service(gateway(n), Some(lb_svc_core::testing::service()));
+        index.set_service(gateway(n).service().clone(), Some(lb_svc_core::testing::service()));
         let content = DeploymentState { rolling, ..DeploymentState::default() };
         let child = OwnedObject {
             uid: format!("d{n}"),
@@ -237,7 +242,7 @@ mod tests {
             owner_uid: Some(format!("u{n}")),
             content,
         };
-        index.set_deployment(gateway_ref(n), Some(child))
+        index.set_deployment(location(n), Some(child))
     }
 
     fn show_rolling_without_service(index: &mut Index) {
@@ -245,7 +250,7 @@ mod tests {
             let content = DeploymentState { rolling: true, ..DeploymentState::default() };
             let (uid, resource_version, owner_uid) = (format!("d{n}"), "1".to_owned(), Some(format!("u{n}")));
             let child = OwnedObject { uid, resource_version, deleting: false, owner_uid, content };
-            index.set_deployment(gateway_ref(n), Some(child));
+            index.set_deployment(location(n), Some(child));
         }
     }
 
@@ -255,8 +260,7 @@ mod tests {
 
     #[test]
     fn gateway_is_where_its_claim_says_until_it_is_gone() {
-        let service = gateway(0);
-        let beside = gateway_ref(0);
+        let beside = location(0);
         let config = |uid: &str| {
             let (uid, owner_uid) = (uid.to_owned(), Some("u0".to_owned()));
             Some(OwnedObject {
@@ -269,7 +273,10 @@ mod tests {
         };
         let claim = |namespace: &str| {
             let request = lb_svc_core::ipam::AddressRequest {
-                owner: lb_svc_core::model::ServiceId { service: gateway(0), uid: "u0".into() },
+                owner: lb_svc_core::model::ServiceId {
+                    service: gateway(0).service().clone(),
+                    uid: "u0".into(),
+                },
                 provider: "lan.kube-system".parse().unwrap(),
                 subnet: None,
                 address: None,
@@ -281,7 +288,7 @@ mod tests {
             read::claim(&typed(claim::manifest(&request, &reservation, namespace)).unwrap()).unwrap()
         };
         let at = |index: &Index| {
-            let observed = index.observe(&service, Instant::now());
+            let observed = index.observe(&gateway(0), Instant::now());
             (observed.gateway.namespace, observed.gateway.is_visible)
         };
         let mut index = Index::new(Some("gateways".into()));
@@ -339,7 +346,7 @@ mod tests {
         assert_eq!(index.set_backend(pod.clone(), Some(backend("web", None))), [], "no news");
         assert_eq!(said(&index), Some(vec![(web.clone(), None)]), "its slice may not be there yet");
         let slice_name: ObjectName = ("default".into(), "free-1".into());
-        assert_eq!(index.set_slice(&slice_name, slice()), [Key::Gateway(free.clone())]);
+        assert_eq!(index.set_slice(&slice_name, slice()), [Key::gateway_of(&free)]);
         assert_eq!(said(&index), Some(vec![(free.clone(), None), (web.clone(), None)]));
 
         let verdicts = || [(PodId::of("uid-2"), Verdict::Programmed)].into();
@@ -350,21 +357,27 @@ mod tests {
         index.set_service(web, None);
         assert_eq!(said(&index), Some(vec![(free.clone(), None)]));
         assert_eq!(
-            (index.waiting_backends(), index.observe(&free, Instant::now()).endpoints.gated_pods.len()),
+            (
+                index.waiting_backends(),
+                index.observe(&gateway_of(&free), Instant::now()).endpoints.gated_pods.len()
+            ),
             (1, 1)
         );
 
         // It has passed: its slice says so soon.
         let (now, long_ago) = (Timestamp::now(), Timestamp::now() - PASSES_WITHIN);
         let keys = index.set_backend(pod.clone(), Some(backend("web", Some(now))));
-        assert_eq!(keys, [Key::Gateway(free.clone()), key]);
+        assert_eq!(keys, [Key::gateway_of(&free), key]);
         assert_eq!((said(&index), index.waiting_backends()), (None, 0));
         assert_eq!(
-            index.observe(&free, Instant::now()).endpoints.gated_pods,
+            index.observe(&gateway_of(&free), Instant::now()).endpoints.gated_pods,
             [(PodId::of("uid-2"), true)].into()
         );
         index.set_backend(pod.clone(), Some(backend("web", Some(long_ago))));
-        assert!(index.observe(&free, Instant::now()).endpoints.gated_pods.is_empty(), "then it is believed");
+        assert!(
+            index.observe(&gateway_of(&free), Instant::now()).endpoints.gated_pods.is_empty(),
+            "then it is believed"
+        );
         index.set_backend(pod, None);
         assert_eq!(index.known_backends(), []);
     }
@@ -405,7 +418,7 @@ mod tests {
         assert_eq!(index.set_rollout(&gateway(4), Rollout::None, Instant::now()), [Key::Gateway(gateway(5))]);
         // One that goes makes room as well.
         assert_eq!(
-            index.set_deployment(gateway_ref(0), None)[1..],
+            index.set_deployment(location(0), None)[1..],
             [Key::Gateway(gateway(6)), Key::Gateway(gateway(7))]
         );
     }
@@ -426,12 +439,12 @@ mod tests {
         };
         let kept =
             |index: &Index| index.observe(&gateway(0), Instant::now()).gateway.config.unwrap().content.len();
-        index.set_config(gateway_ref(0), config());
+        index.set_config(location(0), config());
         show_rolling_without_service(&mut index);
         assert_eq!(kept(&index), 0);
         assert!(is_free(&index, 9), "a Deployment that is nobody's takes no turn of a roll-out");
-        index.set_service(gateway(0), Some(lb_svc_core::testing::service()));
-        index.set_config(gateway_ref(0), config());
+        index.set_service(gateway(0).service().clone(), Some(lb_svc_core::testing::service()));
+        index.set_config(location(0), config());
         assert_eq!(kept(&index), 1 << 20);
     }
 

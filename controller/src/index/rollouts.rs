@@ -2,54 +2,55 @@
 
 use std::time::Instant;
 
+use lb_svc_core::gateway::assignment::service_of;
 use lb_svc_core::gateway::manifests::PROGRESS_DEADLINE;
 use lb_svc_core::gateway::rollout::{MAX_CONCURRENT_ROLLOUTS, Rollout, Rollouts};
-use lb_svc_core::model::ServiceRef;
+use lb_svc_core::model::GatewayRef;
 
 use super::gateways::CompactDeployment;
 use super::{Index, Key};
 
 impl Index {
-    /// Sets the part of the gateway of `service` in the roll-outs. Returns the
+    /// Sets the part of a gateway in the roll-outs. Returns the
     /// gateways whose turn it is now.
-    pub fn set_rollout(&mut self, service: &ServiceRef, rollout: Rollout, now: Instant) -> Vec<Key> {
+    pub fn set_rollout(&mut self, gateway: &GatewayRef, rollout: Rollout, now: Instant) -> Vec<Key> {
         match rollout {
             Rollout::Reserved | Rollout::Moving => {
-                self.reserved.entry(service.clone()).or_insert(now);
+                self.reserved.entry(gateway.clone()).or_insert(now);
             }
             Rollout::None | Rollout::Pending => {
-                self.reserved.remove(service);
+                self.reserved.remove(gateway);
             }
         }
         if rollout == Rollout::Pending {
             // It waits for what others make room for; nothing has changed here.
-            self.queued.insert(service.clone());
+            self.queued.insert(gateway.clone());
             return Vec::new();
         }
-        self.queued.remove(service);
+        self.queued.remove(gateway);
         self.next_to_roll(now)
     }
 
-    /// The roll-outs of gateways other than that of `service`.
-    pub(super) fn rollouts(&self, service: &ServiceRef, now: Instant) -> Rollouts {
-        let failing = |service: &&ServiceRef| self.failing_template(service).is_some();
+    /// The roll-outs of gateways other than this one.
+    pub(super) fn rollouts(&self, gateway: &GatewayRef, now: Instant) -> Rollouts {
+        let failing = |gateway: &&GatewayRef| self.failing_template(gateway).is_some();
         Rollouts {
-            others: self.under_way(now).filter(|other| *other != service).count(),
+            others: self.under_way(now).filter(|other| *other != gateway).count(),
             proven: self.proven.keys().cloned().collect(),
-            failing: self.rolled_out.iter().filter_map(|service| self.failing_template(service)).collect(),
-            is_failing: self.rolled_out.get(service).as_ref().is_some_and(failing),
+            failing: self.rolled_out.iter().filter_map(|gateway| self.failing_template(gateway)).collect(),
+            is_failing: self.rolled_out.get(gateway).as_ref().is_some_and(failing),
         }
     }
 
     /// The number of gateways whose roll-out failed, which halts that of others.
     pub fn failed_rollouts(&self) -> usize {
-        self.rolled_out.iter().filter(|service| self.failing_template(service).is_some()).count()
+        self.rolled_out.iter().filter(|gateway| self.failing_template(gateway).is_some()).count()
     }
 
     /// The template with which the gateway does not run.
-    fn failing_template(&self, service: &ServiceRef) -> Option<String> {
-        let gateway = self.gateway_ref(service, &self.allocator.claims_of(service));
-        let deployment = &self.gateways.get(&gateway)?.deployment.as_ref()?.content;
+    fn failing_template(&self, gateway: &GatewayRef) -> Option<String> {
+        let location = self.location(gateway, &self.allocator.claims_of(service_of(gateway)));
+        let deployment = &self.gateways.get(&location)?.deployment.as_ref()?.content;
         deployment.is_failing().then(|| deployment.template.clone())
     }
 
@@ -57,7 +58,7 @@ impl Index {
     /// states.
     pub(super) fn follow_rollout(
         &mut self,
-        service: &ServiceRef,
+        gateway: &GatewayRef,
         before: Option<&CompactDeployment>,
         now: Option<&CompactDeployment>,
     ) {
@@ -76,28 +77,28 @@ impl Index {
         }
         if let Some(template) = complete(now) {
             *self.proven.entry(template).or_default() += 1;
-            self.rolled_out.remove(service);
-        } else if self.reserved.contains_key(service) {
-            self.rolled_out.insert(service.clone());
+            self.rolled_out.remove(gateway);
+        } else if self.reserved.contains_key(gateway) {
+            self.rolled_out.insert(gateway.clone());
         } else if now.is_none() {
-            self.rolled_out.remove(service);
+            self.rolled_out.remove(gateway);
         }
         if before.is_some_and(|state| !state.is_failing())
             && now.is_some_and(CompactDeployment::is_failing)
-            && self.rolled_out.contains(service)
+            && self.rolled_out.contains(gateway)
         {
-            tracing::warn!(%service, "roll-out halted: the gateway does not run with its new template");
+            tracing::warn!(service = %service_of(gateway), "roll-out halted: the gateway does not run with its new template");
         }
     }
 
     /// The gateways that are being rolled. What comes to nothing for so long
     /// that Kubernetes would give up a Deployment, such as one that leaves a
     /// node that is lost, holds up the others no longer.
-    pub(super) fn under_way(&self, now: Instant) -> impl Iterator<Item = &ServiceRef> {
-        let reserved = self.reserved.iter().filter(move |(service, since)| {
-            !self.rolling.contains(*service) && now.duration_since(**since) < PROGRESS_DEADLINE
+    pub(super) fn under_way(&self, now: Instant) -> impl Iterator<Item = &GatewayRef> {
+        let reserved = self.reserved.iter().filter(move |(gateway, since)| {
+            !self.rolling.contains(*gateway) && now.duration_since(**since) < PROGRESS_DEADLINE
         });
-        self.rolling.iter().chain(reserved.map(|(service, _)| service))
+        self.rolling.iter().chain(reserved.map(|(gateway, _)| gateway))
     }
 
     /// As many of those that wait to be rolled as there is room for. Whoever
@@ -110,20 +111,20 @@ impl Index {
 
 #[cfg(test)]
 mod tests {
-    use lb_svc_core::model::{DeploymentState, GatewayRef, OwnedObject};
+    use lb_svc_core::model::{DeploymentState, GatewayLocation, OwnedObject, ServiceRef};
     use lb_svc_core::testing;
     use serde_json::json;
 
     use super::*;
 
     fn gateway(name: &str) -> GatewayRef {
-        GatewayRef { service: ServiceRef::new("default", name), namespace: "default".into() }
+        GatewayRef::dedicated_to(ServiceRef::new("default", name))
     }
 
     /// The Deployment of `name` is made from this template, and rolling,
     /// failing or complete.
     fn show(index: &mut Index, name: &str, template: &str, state: &str) {
-        index.set_service(gateway(name).service, Some(testing::service()));
+        index.set_service(gateway(name).service().clone(), Some(testing::service()));
         let content = DeploymentState {
             rolling: state == "rolling",
             given_up: state == "failing",
@@ -133,7 +134,8 @@ mod tests {
         let (uid, resource_version) = ("d".to_owned(), "1".to_owned());
         let child =
             OwnedObject { uid, resource_version, deleting: false, owner_uid: Some("u".into()), content };
-        index.set_deployment(gateway(name), Some(child));
+        let location = GatewayLocation { gateway: gateway(name), namespace: "default".into() };
+        index.set_deployment(location, Some(child));
     }
 
     #[test]
@@ -144,25 +146,25 @@ mod tests {
             show(&mut index, name, "old", "complete");
         }
         show(&mut index, "alone", "new", "failing");
-        let part = |index: &Index, name: &str| index.rollouts(&gateway(name).service, now).reserve("new");
+        let part = |index: &Index, name: &str| index.rollouts(&gateway(name), now).reserve("new");
         assert_eq!(part(&index, "a"), Rollout::Reserved, "what never ran says nothing of the template");
 
-        index.set_rollout(&gateway("a").service, Rollout::Reserved, now);
+        index.set_rollout(&gateway("a"), Rollout::Reserved, now);
         show(&mut index, "a", "new", "rolling");
-        index.set_rollout(&gateway("a").service, Rollout::None, now);
+        index.set_rollout(&gateway("a"), Rollout::None, now);
         assert_eq!(part(&index, "b"), Rollout::Pending, "one first");
         show(&mut index, "a", "new", "failing");
         assert_eq!(part(&index, "b"), Rollout::Pending);
         assert_eq!(index.failed_rollouts(), 1);
-        assert!(index.rollouts(&gateway("a").service, now).is_failing);
-        assert_eq!(index.rollouts(&gateway("b").service, now).reserve("newer"), Rollout::Reserved);
+        assert!(index.rollouts(&gateway("a"), now).is_failing);
+        assert_eq!(index.rollouts(&gateway("b"), now).reserve("newer"), Rollout::Reserved);
         // That others wait is no reason to look at them again.
-        assert_eq!(index.set_rollout(&gateway("b").service, Rollout::Pending, now), []);
+        assert_eq!(index.set_rollout(&gateway("b"), Rollout::Pending, now), []);
 
         show(&mut index, "a", "new", "complete");
         assert_eq!(index.failed_rollouts(), 0);
         assert_eq!(part(&index, "b"), Rollout::Reserved);
-        let rollouts = index.rollouts(&gateway("b").service, now);
+        let rollouts = index.rollouts(&gateway("b"), now);
         assert!(rollouts.proven.contains("new") && rollouts.proven.contains("old"));
     }
 }

@@ -40,13 +40,13 @@ impl Index {
             return Vec::new();
         }
         let holders = self.allocator.claims().filter(|claim| names.contains(&claim.subnet));
-        let holders = holders.map(|claim| Key::Gateway(claim.owner.service.clone()));
+        let holders = holders.map(|claim| Key::gateway_of(&claim.owner.service));
         names.iter().map(|name| Key::Subnet(name.clone())).chain(holders).chain(self.waiting_keys()).collect()
     }
 
     /// The watch shows this claim.
     pub fn set_claim(&mut self, claim: Claim) -> Vec<Key> {
-        let keys = vec![Key::Gateway(claim.owner.service.clone()), Key::Subnet(claim.subnet.clone())];
+        let keys = vec![Key::gateway_of(&claim.owner.service), Key::Subnet(claim.subnet.clone())];
         if self.allocator.apply(claim, true) { keys } else { Vec::new() }
     }
 
@@ -54,7 +54,7 @@ impl Index {
     pub fn claims_gone(&self, claims: &[Claim]) -> Vec<Key> {
         let mut keys = Vec::new();
         for claim in claims {
-            keys.extend([Key::Gateway(claim.owner.service.clone()), Key::Subnet(claim.subnet.clone())]);
+            keys.extend([Key::gateway_of(&claim.owner.service), Key::Subnet(claim.subnet.clone())]);
         }
         if !claims.is_empty() {
             keys.extend(self.waiting_keys());
@@ -80,7 +80,7 @@ impl Index {
             .services
             .iter()
             .filter(|(_, service)| service.annotations.get(names::PROVIDER_ANNOTATION) == Some(&provider));
-        let users = users.map(|(name, _)| Key::Gateway(name.clone()));
+        let users = users.map(|(name, _)| Key::gateway_of(name));
         users.chain(self.concerned_by_subnets(&subnets)).collect()
     }
 
@@ -102,7 +102,7 @@ impl Index {
                 self.gateways
                     .iter()
                     .filter(|(_, parts)| on_it(parts))
-                    .map(|(place, _)| Key::Gateway(place.service.clone())),
+                    .map(|(location, _)| Key::Gateway(location.gateway.clone())),
             );
         }
         if self.allocator.set_node(name, addresses) {

@@ -4,8 +4,9 @@
 use std::time::Instant;
 
 use lb_svc_core::action::{Action, Plan};
+use lb_svc_core::gateway::assignment::service_of;
 use lb_svc_core::ipam::AllocationError;
-use lb_svc_core::model::{ObjectKind, Service, ServiceRef};
+use lb_svc_core::model::{GatewayRef, ObjectKind, Service, ServiceRef};
 use lb_svc_core::service::observed::Observed;
 
 use super::memory::Memory;
@@ -19,7 +20,7 @@ use crate::index::Key;
 /// The gateway that a plan is for, as it was seen.
 pub(super) struct Target<'a> {
     pub key: &'a Key,
-    pub service: &'a ServiceRef,
+    pub gateway: &'a GatewayRef,
     pub observed: &'a Observed,
 }
 
@@ -54,20 +55,20 @@ impl Reconciler {
     async fn report(&self, target: &Target<'_>, actions: &[Action]) {
         for action in actions {
             if let Err(error) = self.execute(target, action).await {
-                tracing::warn!(service = %target.service, "refusal not reported: {error}");
+                tracing::warn!(service = %service_of(target.gateway), "refusal not reported: {error}");
             }
         }
     }
 
     async fn execute(&self, target: &Target<'_>, action: &Action) -> Result<Outcome, Error> {
-        let Target { key, service, observed: Observed { service: seen, gateway: objects, .. } } = target;
-        let api_server = &self.api_server;
-        let gateway = &objects.gateway_ref(service);
+        let Target { key, gateway, observed: Observed { service: seen, gateway: objects, .. } } = target;
+        let (api_server, service) = (&self.api_server, service_of(gateway));
+        let location = &objects.location(service);
         let seen = || seen.as_ref().ok_or(Error::ServiceGone);
         let owner = || seen().map(|seen| &seen.id);
         match action {
             Action::Claim(request) => {
-                return self.claim(request, &gateway.namespace).await.map(Outcome::Claimed);
+                return self.claim(request, &location.namespace).await.map(Outcome::Claimed);
             }
             Action::Adopt(claim) => self.learn(api_server.adopt_claim(claim, owner()?).await?),
             Action::MarkConflict(claim, mac) => self.learn(api_server.mark_conflict(claim, mac).await?),
@@ -76,7 +77,7 @@ impl Reconciler {
             }
             Action::SetRetain(claim, keep) => self.learn(api_server.set_retain(claim, *keep).await?),
             Action::SetGatewayNamespace(claim) => {
-                self.learn(api_server.set_gateway_namespace(claim, gateway).await?);
+                self.learn(api_server.set_gateway_namespace(claim, location).await?);
             }
             Action::Release(claim) => {
                 api_server.release(claim).await?;
@@ -85,46 +86,46 @@ impl Reconciler {
 
             Action::WriteConfig(content) => {
                 let written =
-                    api_server.write_config(owner()?, gateway, content, objects.config.as_ref()).await?;
-                self.learn_written(ObjectKind::Config, service, written)?;
+                    api_server.write_config(owner()?, location, content, objects.config.as_ref()).await?;
+                self.learn_written(ObjectKind::Config, gateway, written)?;
             }
             Action::WriteKey(config) => {
                 let master = self.master.get_or_try_init(|| api_server.master(&self.namespace)).await?;
-                api_server.write_key(owner()?, gateway, config, master).await?;
+                api_server.write_key(owner()?, location, config, master).await?;
                 self.remember(key, |memory| memory.key_written = Some(Instant::now()));
             }
             Action::WriteDeployment(wanted) => {
                 let written =
-                    api_server.write_deployment(gateway, wanted, objects.deployment.as_ref()).await?;
+                    api_server.write_deployment(location, wanted, objects.deployment.as_ref()).await?;
                 let answered = match &written {
                     Written::Ours(deployment) => Some(read::live(deployment)),
                     Written::Already | Written::Foreign => None,
                 };
-                self.learn_written(ObjectKind::Deployment, service, written)?;
+                self.learn_written(ObjectKind::Deployment, gateway, written)?;
                 if let Some(answered) = answered {
-                    lock(&self.index).set_answered(gateway, &answered);
+                    lock(&self.index).set_answered(location, &answered);
                 }
             }
             Action::WriteBudget(wanted) => {
-                let written = api_server.write_budget(gateway, wanted, objects.budget.as_ref()).await?;
-                self.learn_written(ObjectKind::Budget, service, written)?;
+                let written = api_server.write_budget(location, wanted, objects.budget.as_ref()).await?;
+                self.learn_written(ObjectKind::Budget, gateway, written)?;
             }
-            Action::DeleteConfig(uid, version) => api_server.delete_config(gateway, uid, version).await?,
+            Action::DeleteConfig(uid, version) => api_server.delete_config(location, uid, version).await?,
             Action::DeleteDeployment(uid, version) => {
-                api_server.delete_deployment(gateway, uid, version).await?;
+                api_server.delete_deployment(location, uid, version).await?;
             }
             Action::OrphanDeployment(uid, version) => {
-                api_server.orphan_deployment(gateway, uid, version).await?;
+                api_server.orphan_deployment(location, uid, version).await?;
             }
             Action::DeleteLegacyReplicaSets => {
-                api_server.delete_legacy_replica_sets(owner()?, gateway).await?;
+                api_server.delete_legacy_replica_sets(owner()?, location).await?;
             }
-            Action::DeleteBudget(uid, version) => api_server.delete_budget(gateway, uid, version).await?,
+            Action::DeleteBudget(uid, version) => api_server.delete_budget(location, uid, version).await?,
             Action::AnnotatePod { pod, uid, annotations, nudge } => {
-                match api_server.annotate_pod(&gateway.namespace, pod, uid, annotations).await? {
+                match api_server.annotate_pod(&location.namespace, pod, uid, annotations).await? {
                     Some(written) => self.learn(Some(written)),
                     // Gone, whatever the watch has shown so far.
-                    None => drop(lock(&self.index).set_pod(gateway.clone(), pod, None)),
+                    None => drop(lock(&self.index).set_pod(location.clone(), pod, None)),
                 }
                 if let Some(attempt) = nudge {
                     self.remember(key, |memory| memory.nudges.insert(uid.clone(), Instant::now()));
@@ -134,7 +135,7 @@ impl Reconciler {
 
             Action::DeletePod { pod, uid } => {
                 tracing::warn!(%service, pod, "pod replaced: its attached interface is missing");
-                api_server.delete_pod(&gateway.namespace, pod, uid).await?;
+                api_server.delete_pod(&location.namespace, pod, uid).await?;
             }
 
             Action::FillAddress(address) => {
@@ -192,14 +193,14 @@ impl Reconciler {
     pub(super) fn learn_written<K: Watched>(
         &self,
         kind: ObjectKind,
-        service: &ServiceRef,
+        gateway: &GatewayRef,
         written: Written<K>,
     ) -> Result<(), Error> {
         match written {
             Written::Ours(object) => learn(&mut lock(&self.index), *object),
             Written::Already => {}
             Written::Foreign => {
-                lock(&self.index).set_foreign(kind, service, Instant::now());
+                lock(&self.index).set_foreign(kind, gateway, Instant::now());
                 if kind != ObjectKind::Budget {
                     return Err(Error::Taken);
                 }

@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use lb_svc_core::action::{Action, Plan};
+use lb_svc_core::gateway::assignment::service_of;
 use lb_svc_core::gateway::workload::is_late;
 use lb_svc_core::ipam::AllocationError;
-use lb_svc_core::model::{Pod, ServiceRef, StatusReport};
+use lb_svc_core::model::{GatewayRef, Pod, StatusReport};
 use lb_svc_core::service::observed::Observed;
 use lb_svc_core::service::plan::plan;
 
@@ -25,14 +26,14 @@ const START_FAILURE_INTERVAL: Duration = Duration::from_secs(20);
 const QUERIED_PODS: usize = 16;
 
 impl Reconciler {
-    pub(super) async fn gateway(&self, key: &Key, service: &ServiceRef) -> Result<Option<Duration>, Error> {
-        let reports = self.query_pods(service).await;
-        self.look_up_start_failures(key, service).await;
+    pub(super) async fn gateway(&self, key: &Key, gateway: &GatewayRef) -> Result<Option<Duration>, Error> {
+        let reports = self.query_pods(gateway).await;
+        self.look_up_start_failures(key, gateway).await;
         let mut allocation_error = None;
         let (plan, done) = loop {
-            let (observed, plan) = self.plan(key, service, &reports, allocation_error.take());
+            let (observed, plan) = self.plan(key, gateway, &reports, allocation_error.take());
             let claims = matches!(plan.actions.last(), Some(Action::Claim(_)));
-            match self.carry_out(&Target { key, service, observed: &observed }, &plan).await {
+            match self.carry_out(&Target { key, gateway, observed: &observed }, &plan).await {
                 Ok(Outcome::Claimed(error)) => allocation_error = error,
                 // Nothing that others see of the gateway is known yet.
                 Err(error) if claims => return Err(error),
@@ -40,10 +41,10 @@ impl Reconciler {
             }
         };
         let mut index = lock(&self.index);
-        self.queue.extend(index.set_rollout(service, plan.index.rollout.after_run(), Instant::now()));
-        self.queue.extend(index.set_verdicts(service, plan.index.verdicts));
+        self.queue.extend(index.set_rollout(gateway, plan.index.rollout.after_run(), Instant::now()));
+        self.queue.extend(index.set_verdicts(service_of(gateway), plan.index.verdicts));
         done?;
-        index.set_address_pending(service, plan.index.address_pending);
+        index.set_address_pending(service_of(gateway), plan.index.address_pending);
         drop(index);
         if plan.remember.is_some() {
             self.remember(key, |memory| memory.convergence = plan.remember);
@@ -52,8 +53,8 @@ impl Reconciler {
     }
 
     /// Queries the status of the gateway's pods, all at once; by uid.
-    async fn query_pods(&self, service: &ServiceRef) -> HashMap<String, StatusReport> {
-        let (_, pods) = lock(&self.index).pods(service);
+    async fn query_pods(&self, gateway: &GatewayRef) -> HashMap<String, StatusReport> {
+        let (_, pods) = lock(&self.index).pods(gateway);
         let queried = pods
             .iter()
             .filter(|pod| pod.of_deployment && pod.could_answer())
@@ -67,13 +68,13 @@ impl Reconciler {
 
     /// Looks up Events for pods stuck in ContainerCreating: what keeps them from
     /// starting is said nowhere else.
-    async fn look_up_start_failures(&self, key: &Key, service: &ServiceRef) {
+    async fn look_up_start_failures(&self, key: &Key, gateway: &GatewayRef) {
         let now = jiff::Timestamp::now();
         let is_stuck = |pod: &Pod| {
             let starts = pod.node.is_some() && pod.address.is_none() && pod.waiting.is_none();
             is_late(pod, now) && starts && !pod.deleting && pod.could_answer()
         };
-        let (namespace, mut pods) = lock(&self.index).pods(service);
+        let (namespace, mut pods) = lock(&self.index).pods(gateway);
         pods.retain(is_stuck);
         {
             let mut memory = lock(&self.memory);
@@ -88,7 +89,7 @@ impl Reconciler {
         }
         for pod in pods {
             let failure = self.api_server.start_failure(&namespace, &pod.uid).await.unwrap_or_else(|error| {
-                tracing::warn!(%service, pod = pod.name, "start failure not looked up: {error}");
+                tracing::warn!(service = %service_of(gateway), pod = pod.name, "start failure not looked up: {error}");
                 None
             });
             self.remember(key, |memory| memory.start_failures.insert(pod.uid, (Instant::now(), failure)));
@@ -100,14 +101,14 @@ impl Reconciler {
     fn plan(
         &self,
         key: &Key,
-        service: &ServiceRef,
+        gateway: &GatewayRef,
         reports: &HashMap<String, StatusReport>,
         allocation_error: Option<AllocationError>,
     ) -> (Observed, Plan) {
         let mut index = lock(&self.index);
-        let observed = self.observe(&index, key, service, reports, allocation_error);
+        let observed = self.observe(&index, key, gateway, reports, allocation_error);
         let plan = plan(&observed);
-        self.queue.extend(index.set_rollout(service, plan.index.rollout, Instant::now()));
+        self.queue.extend(index.set_rollout(gateway, plan.index.rollout, Instant::now()));
         (observed, plan)
     }
 
@@ -115,12 +116,12 @@ impl Reconciler {
         &self,
         index: &Index,
         key: &Key,
-        service: &ServiceRef,
+        gateway: &GatewayRef,
         reports: &HashMap<String, StatusReport>,
         allocation_error: Option<AllocationError>,
     ) -> Observed {
         let now = Instant::now();
-        let mut observed = index.observe(service, now);
+        let mut observed = index.observe(gateway, now);
         observed.configuration = Arc::clone(&self.configuration);
         observed.addresses.allocation_error = allocation_error;
         let pods = &mut observed.gateway.pods;

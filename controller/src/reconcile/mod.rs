@@ -67,7 +67,7 @@ impl Reconciler {
     pub async fn run(&self, key: Key) -> Option<Duration> {
         let work = async {
             match &key {
-                Key::Gateway(service) => self.gateway(&key, service).await,
+                Key::Gateway(gateway) => self.gateway(&key, gateway).await,
                 Key::Subnet(name) => self.subnet(name).await,
                 Key::Backend(name) => self.backend(&key, name).await,
             }
@@ -113,6 +113,7 @@ mod tests {
     use lb_svc_core::action::Action;
     use lb_svc_core::backend::readiness_gate::Verdict;
     use lb_svc_core::backend::readiness_gate::Wait;
+    use lb_svc_core::gateway::assignment::gateway_of;
     use lb_svc_core::model::{Attachment, Backend, PodId};
     use lb_svc_core::model::{ObjectKind, ServiceRef};
     use lb_svc_core::service::plan::plan;
@@ -243,7 +244,7 @@ mod tests {
             };
             index.set_subnet("lan", Some(read::subnet(&lb_svc_crds::Subnet::new("lan", spec))));
             index.set_attachment(("kube-system".into(), "lan".into()), Some(Attachment::default()));
-            let mut web = index.observe(&service, Instant::now()).service.unwrap();
+            let mut web = index.observe(&gateway_of(&service), Instant::now()).service.unwrap();
             web.load_balancer_ip = "172.18.0.11".into();
             let claim = json!({
                 "metadata": { "name": "lan.kube-system.172.18.0.11", "uid": "c-1", "resourceVersion": "5" },
@@ -271,14 +272,14 @@ mod tests {
             }
         };
         let again = tokio::select! {
-            again = reconciler.run(Key::Gateway(service.clone())) => again,
+            again = reconciler.run(Key::gateway_of(&service)) => again,
             () = answers => None,
         };
         let configs = "/api/v1/namespaces/default/configmaps";
         assert_eq!(asked, [format!("POST {configs}"), format!("GET {configs}/lb-svc-test-service")]);
         assert_eq!(again, Some(FAILED.0), "to say so");
         let planned = |at| {
-            let planned = plan(&lock(&reconciler.index).observe(&service, at));
+            let planned = plan(&lock(&reconciler.index).observe(&gateway_of(&service), at));
             let tries = planned.steps().any(|action| matches!(action, Action::WriteConfig(_)));
             let says = |action: &Action| match action {
                 Action::SetStatus { conditions, .. } => format!("{conditions:?}").contains("NameTaken"),
@@ -291,6 +292,6 @@ mod tests {
         assert_eq!(planned(now + FOREIGN_FOR), (false, true), "it may be free now");
         // A gateway does without a budget.
         let budget = Written::<PodDisruptionBudget>::Foreign;
-        reconciler.learn_written(ObjectKind::Budget, &service, budget).unwrap();
+        reconciler.learn_written(ObjectKind::Budget, &gateway_of(&service), budget).unwrap();
     }
 }

@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     fn key(name: &str) -> Key {
-        Key::Gateway(ServiceRef::new("default", name))
+        Key::gateway_of(&ServiceRef::new("default", name))
     }
 
     #[tokio::test(flavor = "current_thread", start_paused = true)]
@@ -133,7 +133,8 @@ mod tests {
         run(requests, queue.clone(), stop, |key| {
             let log = Rc::clone(&written);
             async move {
-                let Key::Gateway(service) = key else { return None };
+                let Key::Gateway(gateway) = key else { return None };
+                let service = gateway.service();
                 log.borrow_mut().push(format!("+{}", service.name));
                 if service.name == "slow" {
                     tokio::time::sleep(slow).await;

@@ -9,6 +9,7 @@ use lb_svc_crds::gateway::{
 use lb_svc_crds::names;
 use lb_svc_crds::reason::Reason;
 
+use super::assignment;
 use crate::action::Action;
 use crate::backend::convergence::EndpointTargets;
 use crate::backend::endpoints;
@@ -102,7 +103,10 @@ pub fn desired(spec: &ServiceSpec, inputs: &Inputs<'_>) -> Result<Option<Rendere
         }],
         nat_backend: spec.nat_backend.unwrap_or(nat_backend),
         addresses,
-        election: Some(Election { gateway: service.id.uid.clone(), interval_ms: ADVERTISEMENT_INTERVAL_MS }),
+        election: Some(Election {
+            gateway: assignment::id_of(&service.id).to_string(),
+            interval_ms: ADVERTISEMENT_INTERVAL_MS,
+        }),
     };
     Rendered::of(config).map(Some)
 }

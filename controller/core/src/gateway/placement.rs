@@ -71,7 +71,7 @@ pub fn writable(
                 return Err(Problem::new(Reason::Replacing, message));
             }
             Some((None, _)) => {
-                let name = gateway.gateway_ref(&service.service);
+                let name = gateway.location(&service.service);
                 let message = format!(
                     "{kind} {name} exists and was not made by lb-svc: rename or delete it, or rename the Service"
                 );

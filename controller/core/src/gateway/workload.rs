@@ -12,7 +12,7 @@ use super::migration::{self, Step};
 use super::pod_settings::{Configuration, Settings};
 use super::rollout::{Rollout, Rollouts};
 use crate::action::Action;
-use crate::model::{Attachment, DeploymentState, GatewayRef, OwnedObject, Pod, Problem, Service};
+use crate::model::{Attachment, DeploymentState, GatewayLocation, OwnedObject, Pod, Problem, Service};
 use crate::service::observed::ObservedGateway;
 
 /// How often pods that were refused are asked for again. Kubernetes itself does
@@ -75,12 +75,12 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<Workload, Problem> {
         Err(problem) => return Err(problem),
     };
     let template = DeploymentTemplate { provider, attachment, all: &configuration.gateway, own: &own };
-    let gateway_ref = gateway.gateway_ref(&service.id.service);
-    let mut wanted = manifests::deployment(&service.id, &gateway_ref, &template);
+    let location = gateway.location(&service.id.service);
+    let mut wanted = manifests::deployment(&service.id, &location, &template);
     let several = own.or(&configuration.gateway).replicas() > 1;
     let mut workload = Workload::default();
     let hash = TemplateHash::of(&wanted);
-    if !migrate(inputs, &gateway_ref, &hash.all, several, &mut workload) {
+    if !migrate(inputs, &location, &hash.all, several, &mut workload) {
         return Ok(workload);
     }
     if let Some(DeploymentState { live, as_answered, .. }) =
@@ -94,7 +94,7 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<Workload, Problem> {
                 wanted["metadata"]["annotations"][names::ASKED_ANNOTATION] = now.to_string().into();
                 workload.actions.push(Action::WriteDeployment(wanted));
             }
-            workload.actions.extend(budget(service, &gateway_ref, gateway.budget.as_ref(), several));
+            workload.actions.extend(budget(service, &location, gateway.budget.as_ref(), several));
             return Ok(workload);
         }
         let known = TemplateHash::of(live);
@@ -113,7 +113,7 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<Workload, Problem> {
         workload.actions.push(key);
     }
     workload.actions.push(Action::WriteDeployment(wanted));
-    workload.actions.extend(budget(service, &gateway_ref, gateway.budget.as_ref(), several));
+    workload.actions.extend(budget(service, &location, gateway.budget.as_ref(), several));
     Ok(workload)
 }
 
@@ -121,7 +121,7 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<Workload, Problem> {
 /// template of this hash. Returns whether the Deployment can be written.
 fn migrate(
     inputs: &Inputs<'_>,
-    gateway: &GatewayRef,
+    location: &GatewayLocation,
     template: &str,
     several: bool,
     workload: &mut Workload,
@@ -145,8 +145,8 @@ fn migrate(
         (Step::Shrink(mut live), Some(_)) => {
             live["apiVersion"] = "apps/v1".into();
             live["kind"] = "Deployment".into();
-            live["metadata"]["name"] = gateway.name().into();
-            live["metadata"]["namespace"] = gateway.namespace.clone().into();
+            live["metadata"]["name"] = location.name().into();
+            live["metadata"]["namespace"] = location.namespace.clone().into();
             Some(Action::WriteDeployment(live))
         }
         (Step::Orphan, Some((uid, version))) => Some(Action::OrphanDeployment(uid, version)),
@@ -211,7 +211,7 @@ fn waits_for_key(inputs: &Inputs<'_>) -> bool {
 /// is left alone: nothing depends on it.
 fn budget(
     service: &Service,
-    gateway: &GatewayRef,
+    gateway: &GatewayLocation,
     known: Option<&OwnedObject<Value>>,
     several: bool,
 ) -> Option<Action> {

@@ -4,21 +4,58 @@ use std::fmt;
 
 use lb_svc_crds::names;
 
-use super::ServiceRef;
+use super::{ServiceId, ServiceRef};
 
-/// Where a Service's gateway is, or is to be.
+/// A gateway, wherever it is: each is dedicated to one Service and known by it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct GatewayRef {
-    /// The Service.
-    pub service: ServiceRef,
-    /// The namespace of ConfigMap, Deployment and pods.
-    pub namespace: String,
+    service: ServiceRef,
 }
 
 impl GatewayRef {
-    /// The name of ConfigMap and Deployment.
+    /// The gateway that is dedicated to `service`.
+    pub fn dedicated_to(service: ServiceRef) -> Self {
+        Self { service }
+    }
+
+    /// The Service that it is dedicated to.
+    pub fn service(&self) -> &ServiceRef {
+        &self.service
+    }
+}
+
+/// The identity of a gateway in its election and of its key: a UUID. No other
+/// gateway that had or will have its name has the same.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct GatewayId(String);
+
+impl GatewayId {
+    /// The identity of the gateway that is dedicated to `service`: the Service's
+    /// uid.
+    pub fn dedicated_to(service: &ServiceId) -> Self {
+        Self(service.uid.clone())
+    }
+}
+
+impl fmt::Display for GatewayId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Where a gateway's objects are, or are to be.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct GatewayLocation {
+    /// The gateway.
+    pub gateway: GatewayRef,
+    /// The namespace of ConfigMap, Deployment, PodDisruptionBudget and pods.
+    pub namespace: String,
+}
+
+impl GatewayLocation {
+    /// The name of ConfigMap, Deployment and PodDisruptionBudget.
     pub fn name(&self) -> String {
-        let ServiceRef { namespace, name } = &self.service;
+        let ServiceRef { namespace, name } = self.gateway.service();
         if self.in_service_namespace() {
             names::gateway_name(name)
         } else {
@@ -26,13 +63,13 @@ impl GatewayRef {
         }
     }
 
-    /// Whether the gateway is in the Service's own namespace.
+    /// Whether the gateway is in the namespace of its Service.
     pub fn in_service_namespace(&self) -> bool {
-        self.namespace == self.service.namespace
+        self.namespace == self.gateway.service().namespace
     }
 }
 
-impl fmt::Display for GatewayRef {
+impl fmt::Display for GatewayLocation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.namespace, self.name())
     }

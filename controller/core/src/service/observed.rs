@@ -9,12 +9,13 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::backend::convergence::ConvergenceState;
+use crate::gateway::assignment::gateway_of;
 use crate::gateway::election::ElectionView;
 use crate::gateway::pod_settings::Configuration;
 use crate::gateway::rollout::Rollouts;
 use crate::ipam::{AllocationError, Claim, Network};
 use crate::model::{
-    Attachment, DeploymentState, EndpointSlice, GatewayRef, OwnedObject, Pod, PodId, Service, ServiceRef,
+    Attachment, DeploymentState, EndpointSlice, GatewayLocation, OwnedObject, Pod, PodId, Service, ServiceRef,
 };
 use crate::service::allocation::Filled;
 
@@ -105,9 +106,9 @@ pub struct Remembered {
 }
 
 impl ObservedGateway {
-    /// The gateway of `service`, where it is.
-    pub fn gateway_ref(&self, service: &ServiceRef) -> GatewayRef {
-        GatewayRef { service: service.clone(), namespace: self.namespace.clone() }
+    /// Where the gateway that serves `service` is.
+    pub fn location(&self, service: &ServiceRef) -> GatewayLocation {
+        GatewayLocation { gateway: gateway_of(service), namespace: self.namespace.clone() }
     }
 
     /// Whether the gateway is in another namespace than it is to be.

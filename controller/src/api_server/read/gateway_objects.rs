@@ -5,7 +5,9 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::Resource;
-use lb_svc_core::model::{DeploymentState, GatewayRef, MESSAGE_MAX, OwnedObject, ServiceRef};
+use lb_svc_core::model::{
+    DeploymentState, GatewayLocation, GatewayRef, MESSAGE_MAX, OwnedObject, ServiceRef,
+};
 use lb_svc_crds::bounded::cut;
 use lb_svc_crds::names;
 use serde::Serialize;
@@ -13,11 +15,12 @@ use serde_json::Value;
 
 /// The gateway that a ConfigMap or Deployment of ours is part of; `None` if
 /// its name is not that gateway's.
-pub fn gateway_of<K: Resource>(object: &K) -> Option<GatewayRef> {
+pub fn gateway_of<K: Resource>(object: &K) -> Option<GatewayLocation> {
     let meta = object.meta();
     let managed = meta.labels.as_ref()?.get(names::MANAGED_BY_LABEL)? == names::MANAGED_BY;
     let service = ServiceRef::parse(meta.annotations.as_ref()?.get(names::SERVICE_ANNOTATION)?)?;
-    let gateway = GatewayRef { service, namespace: meta.namespace.clone()? };
+    let gateway =
+        GatewayLocation { gateway: GatewayRef::dedicated_to(service), namespace: meta.namespace.clone()? };
     (managed && meta.name.as_ref() == Some(&gateway.name())).then_some(gateway)
 }
 

@@ -3,15 +3,15 @@
 use k8s_openapi::api::core::v1 as core;
 use kube::ResourceExt;
 use lb_svc_core::gateway::manifests::KEY_VOLUME;
-use lb_svc_core::model::{GatewayRef, Pod, ServiceRef, StatusReport};
+use lb_svc_core::model::{GatewayLocation, GatewayRef, Pod, ServiceRef, StatusReport};
 use lb_svc_crds::bounded::cut;
 use lb_svc_crds::names::{self, POD_ANNOTATIONS};
 use serde_json::Value;
 
 /// The gateway that a pod is part of.
-pub fn gateway_of_pod(pod: &core::Pod) -> Option<GatewayRef> {
+pub fn gateway_of_pod(pod: &core::Pod) -> Option<GatewayLocation> {
     let service = ServiceRef::parse(pod.annotations().get(names::SERVICE_ANNOTATION)?)?;
-    Some(GatewayRef { service, namespace: pod.namespace()? })
+    Some(GatewayLocation { gateway: GatewayRef::dedicated_to(service), namespace: pod.namespace()? })
 }
 
 /// The longest text that is kept of a pod's annotation or of what it waits for.

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::ResourceExt;
-use lb_svc_core::model::{GatewayRef, ObjectKind, ObjectName, ServiceRef};
+use lb_svc_core::model::{GatewayLocation, ObjectKind, ObjectName, ServiceRef};
 use lb_svc_crds::{IP, Subnet, names};
 
 use super::Watched;
@@ -33,12 +33,12 @@ impl Watched for Service {
 }
 
 /// The name of a gateway's ConfigMap, Deployment and PodDisruptionBudget.
-fn part_name(gateway: &GatewayRef) -> ObjectName {
+fn part_name(gateway: &GatewayLocation) -> ObjectName {
     (gateway.namespace.clone(), gateway.name())
 }
 
 /// The gateways that are known to have this part, and do not.
-fn parts_gone(index: &Index, part: ObjectKind, names: &BTreeSet<ObjectName>) -> Vec<GatewayRef> {
+fn parts_gone(index: &Index, part: ObjectKind, names: &BTreeSet<ObjectName>) -> Vec<GatewayLocation> {
     let mut known = index.known_parts(part);
     known.retain(|gateway| !names.contains(&part_name(gateway)));
     known
@@ -112,7 +112,7 @@ impl Watched for Pod {
     }
 
     fn listed(index: &mut Index, names: &BTreeSet<ObjectName>) -> Vec<Key> {
-        let missing = |(gateway, name): &(GatewayRef, String)| {
+        let missing = |(gateway, name): &(GatewayLocation, String)| {
             !names.contains(&(gateway.namespace.clone(), name.clone()))
         };
         let gone = index.known_pods().into_iter().filter(missing);

@@ -2,7 +2,7 @@
 
 use kube::api::{Api, Patch};
 use lb_svc_core::ipam::{AddressRequest, Claim, ClaimId, Reservation, claim};
-use lb_svc_core::model::{GatewayRef, ServiceId};
+use lb_svc_core::model::{GatewayLocation, ServiceId};
 use lb_svc_crds::{IP, names};
 use serde_json::{Value, json};
 
@@ -97,7 +97,7 @@ impl ApiServer {
     pub async fn set_gateway_namespace(
         &self,
         claim: &ClaimId,
-        gateway: &GatewayRef,
+        gateway: &GatewayLocation,
     ) -> Result<Option<IP>, Error> {
         let namespace = (!gateway.in_service_namespace()).then_some(&gateway.namespace);
         let labels = json!({ names::GATEWAY_NAMESPACE_LABEL: namespace });

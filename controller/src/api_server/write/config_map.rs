@@ -3,7 +3,7 @@
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::Api;
 use lb_svc_core::gateway::manifests;
-use lb_svc_core::model::{GatewayRef, OwnedObject, ServiceId};
+use lb_svc_core::model::{GatewayLocation, OwnedObject, ServiceId};
 
 use super::owned_object::Written;
 use crate::api_server::client::{ApiServer, Error, exactly, timed_opt};
@@ -16,7 +16,7 @@ impl ApiServer {
     pub async fn write_config(
         &self,
         owner: &ServiceId,
-        gateway: &GatewayRef,
+        gateway: &GatewayLocation,
         content: &str,
         known: Option<&OwnedObject<String>>,
     ) -> Result<Written<ConfigMap>, Error> {
@@ -29,7 +29,7 @@ impl ApiServer {
     /// It stands then, unless it was gone before.
     pub async fn delete_config(
         &self,
-        gateway: &GatewayRef,
+        gateway: &GatewayLocation,
         uid: &str,
         resource_version: &str,
     ) -> Result<(), Error> {

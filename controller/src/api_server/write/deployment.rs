@@ -3,7 +3,7 @@
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use kube::api::{Api, DeleteParams, ListParams, PropagationPolicy};
 use lb_svc_core::gateway::manifests;
-use lb_svc_core::model::{DeploymentState, GatewayRef, OwnedObject, ServiceId};
+use lb_svc_core::model::{DeploymentState, GatewayLocation, OwnedObject, ServiceId};
 use serde_json::{Value, json};
 
 use super::owned_object::Written;
@@ -20,7 +20,7 @@ impl ApiServer {
     /// It is unchanged then.
     pub async fn write_deployment(
         &self,
-        gateway: &GatewayRef,
+        gateway: &GatewayLocation,
         wanted: &Value,
         known: Option<&OwnedObject<DeploymentState>>,
     ) -> Result<Written<Deployment>, Error> {
@@ -52,7 +52,7 @@ impl ApiServer {
     /// It stands then, unless it was gone before.
     pub async fn delete_deployment(
         &self,
-        gateway: &GatewayRef,
+        gateway: &GatewayLocation,
         uid: &str,
         resource_version: &str,
     ) -> Result<(), Error> {
@@ -66,7 +66,7 @@ impl ApiServer {
     /// It stands then, unless it was gone before.
     pub async fn orphan_deployment(
         &self,
-        gateway: &GatewayRef,
+        gateway: &GatewayLocation,
         uid: &str,
         resource_version: &str,
     ) -> Result<(), Error> {
@@ -75,7 +75,7 @@ impl ApiServer {
 
     async fn remove_deployment(
         &self,
-        gateway: &GatewayRef,
+        gateway: &GatewayLocation,
         uid: &str,
         resource_version: &str,
         policy: PropagationPolicy,
@@ -93,7 +93,7 @@ impl ApiServer {
     pub async fn delete_legacy_replica_sets(
         &self,
         owner: &ServiceId,
-        gateway: &GatewayRef,
+        gateway: &GatewayLocation,
     ) -> Result<(), Error> {
         let api: Api<ReplicaSet> = self.namespaced(&gateway.namespace);
         let labels = manifests::legacy_selector(owner);

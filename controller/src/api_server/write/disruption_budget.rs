@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::Api;
-use lb_svc_core::model::{GatewayRef, OwnedObject};
+use lb_svc_core::model::{GatewayLocation, OwnedObject};
 use serde_json::Value;
 
 use super::owned_object::Written;
@@ -16,7 +16,7 @@ impl ApiServer {
     /// It is unchanged then.
     pub async fn write_budget(
         &self,
-        gateway: &GatewayRef,
+        gateway: &GatewayLocation,
         wanted: &Value,
         known: Option<&OwnedObject<Value>>,
     ) -> Result<Written<PodDisruptionBudget>, Error> {
@@ -29,7 +29,7 @@ impl ApiServer {
     /// It stands then, unless it was gone before.
     pub async fn delete_budget(
         &self,
-        gateway: &GatewayRef,
+        gateway: &GatewayLocation,
         uid: &str,
         resource_version: &str,
     ) -> Result<(), Error> {

@@ -4,7 +4,7 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::{Api, Patch};
-use lb_svc_core::model::{GatewayRef, OwnedObject};
+use lb_svc_core::model::{GatewayLocation, OwnedObject};
 use serde_json::{Value, json};
 
 use super::typed;
@@ -42,7 +42,7 @@ impl ApiServer {
     /// longer, must not undo what another has written since.
     pub(super) async fn make_or_apply<K: Piece, T>(
         &self,
-        gateway: &GatewayRef,
+        gateway: &GatewayLocation,
         mut wanted: Value,
         known: Option<&OwnedObject<T>>,
     ) -> Result<Written<K>, Error> {
@@ -58,7 +58,7 @@ impl ApiServer {
     /// what is not ours.
     pub(super) async fn make<K: Piece>(
         &self,
-        gateway: &GatewayRef,
+        gateway: &GatewayLocation,
         wanted: Value,
     ) -> Result<Written<K>, Error> {
         let api: Api<K> = self.namespaced(&gateway.namespace);

@@ -3,8 +3,9 @@
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::Api;
+use lb_svc_core::gateway::assignment::id_of;
 use lb_svc_core::gateway::manifests;
-use lb_svc_core::model::{GatewayRef, ServiceId};
+use lb_svc_core::model::{GatewayLocation, ServiceId};
 use serde_json::json;
 
 use super::typed;
@@ -21,12 +22,12 @@ impl ApiServer {
     pub async fn write_key(
         &self,
         owner: &ServiceId,
-        gateway: &GatewayRef,
+        gateway: &GatewayLocation,
         config: &str,
         master: &Master,
     ) -> Result<(), Error> {
         let secrets: Api<Secret> = self.namespaced(&gateway.namespace);
-        let key = json!(ByteString(master.key(&owner.uid).to_vec()));
+        let key = json!(ByteString(master.key(&id_of(owner).to_string()).to_vec()));
         let secret = typed(manifests::key(owner, gateway, config, &key))?;
         match timed(secrets.create(&post(), &secret)).await {
             Err(error) if error.is_conflict() => Ok(()),

@@ -18,7 +18,7 @@ mod tests {
     use k8s_openapi::api::policy::v1::PodDisruptionBudget;
     use lb_svc_core::gateway::manifests::{self, DeploymentTemplate, deployment, is_as_wanted};
     use lb_svc_core::gateway::pod_settings::{Configuration, Settings};
-    use lb_svc_core::model::{Attachment, GatewayRef, ServiceId, ServiceRef, Setting};
+    use lb_svc_core::model::{Attachment, GatewayLocation, GatewayRef, ServiceId, ServiceRef, Setting};
     use serde_json::json;
 
     use super::*;
@@ -28,8 +28,11 @@ mod tests {
         ServiceId { service: ServiceRef::new("default", name), uid: "uid-1".into() }
     }
 
-    fn gateway(name: &str) -> GatewayRef {
-        GatewayRef { service: owner(name).service, namespace: "default".into() }
+    fn gateway(name: &str) -> GatewayLocation {
+        GatewayLocation {
+            gateway: GatewayRef::dedicated_to(owner(name).service),
+            namespace: "default".into(),
+        }
     }
 
     fn rendered(name: &str) -> Value {

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{TemplateHash, metadata, pod_labels, selector};
 use crate::gateway::pod_settings::Settings;
-use crate::model::{Attachment, GatewayRef, ServiceId, ServiceRef, Setting};
+use crate::model::{Attachment, GatewayLocation, GatewayRef, ServiceId, ServiceRef, Setting};
 
 /// For how long a gateway stays bound to a node that does not answer.
 const UNREACHABLE_SECONDS: i64 = 10;
@@ -43,9 +43,12 @@ pub struct DeploymentTemplate<'a> {
 /// Nothing in it depends on the address, the ports or the Subnet: changing
 /// those must not roll gateways. It says what it was made from, see
 /// [`TemplateHash`].
-pub fn deployment(owner: &ServiceId, gateway: &GatewayRef, template: &DeploymentTemplate<'_>) -> Value {
+pub fn deployment(owner: &ServiceId, gateway: &GatewayLocation, template: &DeploymentTemplate<'_>) -> Value {
     let nobody = ServiceId { service: ServiceRef::new("", ""), uid: String::new() };
-    let anywhere = GatewayRef { service: nobody.service.clone(), namespace: String::new() };
+    let anywhere = GatewayLocation {
+        gateway: GatewayRef::dedicated_to(nobody.service.clone()),
+        namespace: String::new(),
+    };
     let nowhere = Provider { name: String::new(), namespace: String::new() };
     let short = |text: String| names::digest(text.as_bytes())[..16].to_owned();
     // What this build makes of it for anyone, and what is only this one's.
@@ -90,7 +93,7 @@ fn tolerations(settings: &Settings) -> Vec<Value> {
 /// The Deployment but for its origin.
 fn plain(
     owner: &ServiceId,
-    gateway: &GatewayRef,
+    gateway: &GatewayLocation,
     provider: &Provider,
     attachment: &Attachment,
     settings: &Settings,
@@ -200,7 +203,7 @@ fn push(list: &mut Value, item: Value) {
 /// What a Deployment of several pods has beyond that of one: each pod is on a
 /// node of its own, has the election's key, and leaves before its successor
 /// comes, for the others answer meanwhile.
-fn make_several(spec: &mut Value, owner: &ServiceId, gateway: &GatewayRef) {
+fn make_several(spec: &mut Value, owner: &ServiceId, gateway: &GatewayLocation) {
     spec["strategy"] =
         json!({ "type": "RollingUpdate", "rollingUpdate": { "maxSurge": 0, "maxUnavailable": 1 } });
     let pod = &mut spec["template"]["spec"];
@@ -226,8 +229,11 @@ mod tests {
         ServiceId { service: ServiceRef::new("default", name), uid: "uid-1".into() }
     }
 
-    fn gateway(name: &str) -> GatewayRef {
-        GatewayRef { service: owner(name).service, namespace: "default".into() }
+    fn gateway(name: &str) -> GatewayLocation {
+        GatewayLocation {
+            gateway: GatewayRef::dedicated_to(owner(name).service),
+            namespace: "default".into(),
+        }
     }
 
     fn rendered(name: &str) -> Value {

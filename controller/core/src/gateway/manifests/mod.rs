@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use lb_svc_crds::names;
 use serde_json::{Value, json};
 
-use crate::model::{GatewayRef, ServiceId};
+use crate::model::{GatewayLocation, ServiceId};
 
 mod deployment;
 mod diff;
@@ -55,7 +55,7 @@ pub fn legacy_selector(owner: &ServiceId) -> BTreeMap<String, String> {
 
 /// Name, labels and owner of a gateway's ConfigMap, Deployment and
 /// PodDisruptionBudget. Ownership ends at the namespace.
-fn metadata(owner: &ServiceId, gateway: &GatewayRef) -> Value {
+fn metadata(owner: &ServiceId, gateway: &GatewayLocation) -> Value {
     let mut metadata = json!({
         "name": gateway.name(),
         "namespace": gateway.namespace,
@@ -76,7 +76,7 @@ fn metadata(owner: &ServiceId, gateway: &GatewayRef) -> Value {
 }
 
 /// A gateway's ConfigMap.
-pub fn config(owner: &ServiceId, gateway: &GatewayRef, content: &str) -> Value {
+pub fn config(owner: &ServiceId, gateway: &GatewayLocation, content: &str) -> Value {
     json!({
         "apiVersion": "v1",
         "kind": "ConfigMap",
@@ -86,7 +86,7 @@ pub fn config(owner: &ServiceId, gateway: &GatewayRef, content: &str) -> Value {
 }
 
 /// The PodDisruptionBudget of a gateway with several pods: one at a time.
-pub fn budget(owner: &ServiceId, gateway: &GatewayRef) -> Value {
+pub fn budget(owner: &ServiceId, gateway: &GatewayLocation) -> Value {
     json!({
         "apiVersion": "policy/v1",
         "kind": "PodDisruptionBudget",
@@ -97,7 +97,7 @@ pub fn budget(owner: &ServiceId, gateway: &GatewayRef) -> Value {
 
 /// The Secret with a gateway's key. It goes with the gateway's ConfigMap, the
 /// one with this uid, for nobody may delete it. `key` is in base64.
-pub fn key(owner: &ServiceId, gateway: &GatewayRef, config: &str, key: &Value) -> Value {
+pub fn key(owner: &ServiceId, gateway: &GatewayLocation, config: &str, key: &Value) -> Value {
     let mut metadata = metadata(owner, gateway);
     metadata["name"] = json!(names::key_name(&gateway.name(), &owner.uid));
     metadata["ownerReferences"] = json!([{
