@@ -1,4 +1,4 @@
-//! Asks gateway pods for their status, over HTTP at their pod IP.
+//! Client of gateway pods: queries their status over HTTP at the pod IP.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -12,8 +12,8 @@ use lb_svc_core::model::StatusReport;
 use lb_svc_crds::gateway::GatewayStatus;
 use lb_svc_crds::names::GATEWAY_PORT;
 
-/// A gateway that is well answers within a millisecond; one that does not is
-/// asked again later.
+/// The timeout of a query. A healthy gateway responds within a millisecond; one
+/// that does not is queried again later.
 const TIMEOUT: Duration = Duration::from_millis(500);
 /// No status is longer: it may name every endpoint.
 const BODY_MAX: usize = 1024 * 1024;
@@ -27,14 +27,13 @@ impl Default for GatewayClient {
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(TIMEOUT));
         connector.set_nodelay(true);
-        // A gateway is asked now and then: a connection kept open would only
-        // keep memory.
+        // Queries are rare: a connection kept open would only keep memory.
         Self(Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector))
     }
 }
 
 impl GatewayClient {
-    /// What the gateway at this pod IP says of itself.
+    /// Queries the gateway at this pod IP.
     pub async fn query(&self, pod: IpAddr) -> StatusReport {
         match tokio::time::timeout(TIMEOUT, self.get(pod)).await {
             Ok(Some(status)) => StatusReport::Reported(Box::new(status)),

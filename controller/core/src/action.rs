@@ -13,24 +13,24 @@ use crate::ipam::{AddressRequest, ClaimId};
 use crate::model::{Condition, Ingress, PodId};
 use crate::service::conditions::Conditions;
 
-/// One write, or what is to be remembered of those before it.
+/// One write, or what is to be remembered of the writes before it.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
-    /// Choose an address and claim it. Nothing else is planned with it: with
-    /// the claim, or the refusal, all is planned anew.
+    /// Choose an address and claim it. It is the last action: with the claim, or the
+    /// error, all is planned anew.
     Claim(AddressRequest),
     /// Write the address into the Service's `spec.loadBalancerIP`.
     FillAddress(IpAddr),
-    /// Take what we filled out of it again.
+    /// Clear the address that the controller filled in there.
     ClearAddress,
     /// Write the gateway's ConfigMap.
     WriteConfig(String),
-    /// Make the Secret with the gateway's key, unless it is there; the
-    /// ConfigMap with this uid owns it.
+    /// Create the Secret with the gateway's key, unless it exists; the ConfigMap with
+    /// this uid owns it.
     WriteKey(String),
-    /// Write the gateway's Deployment: make it, or make it what it should be.
+    /// Create or replace the gateway's Deployment.
     WriteDeployment(Value),
-    /// Write the gateway's PodDisruptionBudget, likewise.
+    /// Create or apply the gateway's PodDisruptionBudget.
     WriteBudget(Value),
     /// Delete the ConfigMap with this uid and resourceVersion.
     DeleteConfig(String, String),
@@ -50,7 +50,7 @@ pub enum Action {
         pod: String,
         /// Its uid.
         uid: String,
-        /// All of our annotations on it.
+        /// All annotations of the controller on it.
         annotations: BTreeMap<String, String>,
         /// The number of this nudge, if it is one.
         nudge: Option<u32>,
@@ -62,8 +62,8 @@ pub enum Action {
         /// Its uid.
         uid: String,
     },
-    /// Record in the claim which interface answers for the address, and
-    /// whether it is known to be no one else's.
+    /// Record in the claim which interface answers for the address, and whether the
+    /// address has been in service.
     RecordMac {
         /// The claim.
         claim: ClaimId,
@@ -75,28 +75,28 @@ pub enum Action {
     /// Record in the claim that the foreign host with this hardware address
     /// has the address.
     MarkConflict(ClaimId, String),
-    /// Make the claim outlive its Service, or not.
+    /// Make the claim outlive its Service, or not (reclaim policy).
     SetRetain(ClaimId, bool),
-    /// Take over the claim that an earlier Service of this name left behind.
+    /// Adopt the claim that an earlier Service of the name retained.
     Adopt(ClaimId),
-    /// Record in the claim that the gateway that answers for it is at home.
+    /// Record in the claim the namespace where its gateway is.
     SetGatewayNamespace(ClaimId),
-    /// Give the address back.
+    /// Delete the claim.
     Release(ClaimId),
-    /// Write the Service's status: ingress and our conditions, all of them.
+    /// Write the Service's status: ingress and all of the controller's conditions.
     SetStatus {
         /// `status.loadBalancer.ingress`.
         ingress: Vec<Ingress>,
-        /// Our conditions.
+        /// The conditions.
         conditions: Vec<Condition>,
     },
-    /// Tell about it on the Service.
+    /// Create an Event of the Service.
     Event {
-        /// Whether something is wrong.
+        /// Whether it is a Warning.
         warning: bool,
-        /// One word.
+        /// The reason: one word in CamelCase.
         reason: String,
-        /// One sentence.
+        /// The message for people.
         message: String,
     },
     /// Remember what is seen of the election: all changes were reported.

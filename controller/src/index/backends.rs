@@ -8,8 +8,8 @@ use lb_svc_core::model::{Backend, EndpointSlice, ObjectName, PodId, ServiceRef};
 
 use super::{Index, Key};
 
-/// A pod that has passed our gate is in its slice as ready after this at the
-/// latest. From then on that is believed: of a pod whose node is dead nothing
+/// How long after its gate was satisfied a pod's EndpointSlice may still call it
+/// unready. From then on the slice is believed: of a pod on a dead node nothing
 /// else changes.
 pub(super) const PASSES_WITHIN: SignedDuration = SignedDuration::from_secs(30);
 
@@ -22,8 +22,8 @@ impl Index {
         self.backends.range(first..).take_while(move |((of, _), _)| of == namespace)
     }
 
-    /// The pods in a namespace that are ready but for our gate, and whether they
-    /// have passed it.
+    /// The pods in a namespace that are ready except for the gate, and whether they
+    /// have satisfied it.
     pub(super) fn gated_pods(&self, namespace: &str, now: Timestamp) -> BTreeMap<PodId, bool> {
         let is_new = |passed: Timestamp| now.duration_since(passed) < PASSES_WITHIN;
         let backends = self.backends_in(namespace).map(|(_, backend)| backend);
@@ -37,8 +37,8 @@ impl Index {
         self.direct.range(first..).take_while(move |service| service.namespace == namespace)
     }
 
-    /// A pod that lacks nothing but our readiness gate, and what the gateway of
-    /// each Service that leads to it, or is to, makes of it.
+    /// A pod that lacks only the readiness gate, with the verdicts of the gateways of
+    /// all Services that select it or have it among their endpoints.
     pub fn waiting_backend(&self, name: &ObjectName) -> Option<(&Backend, GatewayVerdicts)> {
         let backend = self
             .backends
@@ -61,7 +61,7 @@ impl Index {
         Some((backend, said.collect()))
     }
 
-    /// How many pods lack nothing but our readiness gate.
+    /// How many pods lack only the readiness gate.
     pub fn waiting_backends(&self) -> usize {
         self.backends
             .values()
@@ -69,8 +69,8 @@ impl Index {
             .count()
     }
 
-    /// What the gateway of `service` makes of the pods that wait. Returns for
-    /// which of them that is news.
+    /// Sets the verdicts of the gateway that serves `service`. Returns the pods for
+    /// which they changed.
     pub fn set_verdicts(&mut self, service: &ServiceRef, verdicts: BTreeMap<PodId, Verdict>) -> Vec<Key> {
         let before = self.verdicts.remove(service).unwrap_or_default();
         let mut concerned = Vec::new();

@@ -12,8 +12,8 @@ use serde_json::Value;
 
 use super::{Index, Key, concerns};
 
-/// A Deployment as it is kept: what is compared is text here, which takes a
-/// tenth of the room, and there is one for each gateway.
+/// A Deployment as the index keeps it: metadata and spec as text, which takes a
+/// tenth of the room, for there is one for each gateway.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct CompactDeployment {
     failure: Option<String>,
@@ -56,7 +56,7 @@ fn spec_digest(live: &Value) -> String {
     names::digest(live["spec"].to_string().as_bytes())
 }
 
-/// What exists of one gateway.
+/// The objects of one gateway.
 #[derive(Debug, Default)]
 pub(super) struct GatewayObjects {
     pub config: Option<OwnedObject<String>>,
@@ -71,9 +71,9 @@ impl GatewayObjects {
     }
 }
 
-/// For how long a name is believed to be taken by an object that no watch
-/// shows, for it bears no label of ours. Then it is tried again, which is all
-/// that shows that the name is free.
+/// How long a name is taken to be that of an object of others, which no watch
+/// shows, as it has no label of the controller. Then a write is tried again: only
+/// that shows whether the name is free.
 pub(crate) const FOREIGN_FOR: Duration = Duration::from_secs(5);
 
 impl Index {
@@ -243,7 +243,7 @@ impl Index {
         }
     }
 
-    /// The gateways of which there is a part of this kind.
+    /// The gateways that have an object of this kind.
     pub fn known_parts(&self, part: ObjectKind) -> Vec<GatewayLocation> {
         let has = |parts: &GatewayObjects| match part {
             ObjectKind::Config => parts.config.is_some(),

@@ -35,7 +35,7 @@ pub use key::Key;
 /// long as a lookup takes.
 #[derive(Debug, Default)]
 pub struct Index {
-    /// Where gateways are to be; beside their Services if it is `None`.
+    /// The namespace of all gateways; that of their Services if `None`.
     gateway_namespace: Option<String>,
     /// Whether only that namespace can be looked into.
     narrow: bool,
@@ -49,32 +49,32 @@ pub struct Index {
     address_pending: BTreeSet<ServiceRef>,
     /// The gateways whose Deployment is being rolled out.
     rolling: HashSet<GatewayRef>,
-    /// The gateways that are about to be rolled, or on their way elsewhere,
-    /// since when.
+    /// The gateways with a reserved slot: about to be rolled out, or moving; since
+    /// when.
     reserved: HashMap<GatewayRef, Instant>,
     /// The gateways that ran when they were rolled out as one of many, and have
     /// not been seen to run since.
     rolled_out: BTreeSet<GatewayRef>,
     /// The number of gateways that run with each template, by its hash.
     proven: HashMap<String, usize>,
-    /// The gateways that are to be rolled when others are done.
+    /// The gateways that wait for a slot.
     queued: BTreeSet<GatewayRef>,
-    /// The Services that ask to be served straight from their endpoints.
+    /// The Services with direct access to their endpoints.
     direct: BTreeSet<ServiceRef>,
     slices: EndpointSlices,
     /// The pods with our readiness gate.
     backends: BTreeMap<ObjectName, Backend>,
-    /// What gateways make of those that wait.
+    /// The verdicts on those that wait.
     verdicts: HashMap<ServiceRef, BTreeMap<PodId, Verdict>>,
-    /// How new what is seen is.
+    /// The newest version seen of each object.
     pub versions: Versions,
-    /// Addresses.
+    /// The allocator of addresses.
     pub allocator: Allocator,
 }
 
 impl Index {
-    /// Nothing seen yet; gateways are to be in this namespace, or with `None`
-    /// beside their Services.
+    /// An empty index; gateways are to be in this namespace, or with `None` in that
+    /// of their Services.
     pub fn new(gateway_namespace: Option<String>) -> Self {
         Self { gateway_namespace, ..Self::default() }
     }

@@ -1,4 +1,4 @@
-//! Roll-outs: how many there are, and whose turn is next.
+//! Roll-outs: the slots, and which gateway is next.
 
 use std::time::Instant;
 
@@ -91,9 +91,8 @@ impl Index {
         }
     }
 
-    /// The gateways that are being rolled. What comes to nothing for so long
-    /// that Kubernetes would give up a Deployment, such as one that leaves a
-    /// node that is lost, holds up the others no longer.
+    /// The gateways that are rolled out. One that takes longer than the progress
+    /// deadline, such as one that leaves a lost node, keeps its slot no longer.
     pub(super) fn under_way(&self, now: Instant) -> impl Iterator<Item = &GatewayRef> {
         let reserved = self.reserved.iter().filter(move |(gateway, since)| {
             !self.rolling.contains(*gateway) && now.duration_since(**since) < PROGRESS_DEADLINE
@@ -101,8 +100,8 @@ impl Index {
         self.rolling.iter().chain(reserved.map(|(gateway, _)| gateway))
     }
 
-    /// As many of those that wait to be rolled as there is room for. Whoever
-    /// still has to wait says so again.
+    /// As many of those that wait for a slot as there are slots. One that still has to
+    /// wait is queued again by its next plan.
     pub(super) fn next_to_roll(&mut self, now: Instant) -> Vec<Key> {
         let room = MAX_CONCURRENT_ROLLOUTS.saturating_sub(self.under_way(now).count());
         std::iter::from_fn(|| self.queued.pop_first()).take(room).map(Key::Gateway).collect()

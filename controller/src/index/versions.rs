@@ -1,4 +1,4 @@
-//! Which of two sights of an object is the newer one.
+//! Which of two observations of an object is the newer one.
 
 use std::any::TypeId;
 use std::collections::{HashMap, VecDeque};

@@ -11,7 +11,7 @@ use crate::api_server::client::Error;
 use crate::index::Key;
 
 impl Reconciler {
-    /// Lets a pod pass our readiness gate when its time has come.
+    /// Satisfies a pod's readiness gate when its gateways are ready for it.
     pub(super) async fn backend(&self, key: &Key, name: &ObjectName) -> Result<Option<Duration>, Error> {
         let seen = {
             let index = lock(&self.index);

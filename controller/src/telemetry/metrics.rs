@@ -52,12 +52,12 @@ impl Metrics {
         self.runs.get_or_create(&Outcome { outcome: error.unwrap_or("ok") }).inc();
     }
 
-    /// A pod passed its readiness gate, for this reason.
+    /// A pod's readiness gate was satisfied, for this reason.
     pub fn pass(&self, reason: Reason) {
         self.gates.get_or_create(&ReasonLabel { reason: reason.as_str() }).inc();
     }
 
-    /// A pod was told of its configuration, for the `attempt`th time after the
+    /// A pod was nudged for its configuration, for the `attempt`th time after the
     /// first.
     pub fn nudge(&self, attempt: u32) {
         self.nudges.inc();

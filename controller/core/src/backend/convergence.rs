@@ -1,4 +1,5 @@
-//! How a gateway fares that leads connections straight to endpoints.
+//! Convergence of a gateway whose targets are endpoints (direct access): how far
+//! its pods are with the configuration, and what they report of the endpoints.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -10,84 +11,84 @@ use lb_svc_crds::gateway::{GatewayStatus, HealthCheck, Port, Subset, TargetPort,
 use super::readiness_gate::Verdict;
 use crate::model::{EndpointSlice, Pod, PodId};
 
-/// For so long a gateway may be behind with its endpoints and still be said to
-/// serve: they come and go, and its configuration with each of them.
+/// How long a gateway may be behind with its endpoints and still count as
+/// serving: endpoints come and go, and the configuration changes with each.
 const BEHIND: SignedDuration = SignedDuration::from_secs(10);
-/// How much longer than its time limit a check has to have failed everywhere
-/// before that is said: no endpoint is healthy before it has been asked.
+/// How much longer than its timeout a check has to have failed everywhere before
+/// it is reported: no endpoint is healthy before its first check.
 const ASKED: SignedDuration = SignedDuration::from_secs(1);
 
-/// How many configurations are remembered that lead to pods which wait.
+/// The number of configurations remembered that target pods which wait for the
+/// readiness gate.
 const RECENT: usize = 32;
 
-/// Where a gateway is to lead connections.
+/// The endpoints that a gateway forwards connections to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EndpointTargets {
     /// The ports served.
     pub ports: Vec<Port>,
     /// The endpoints.
     pub subsets: Vec<Subset>,
-    /// How they are checked, if they are.
+    /// Their health check, if there is one.
     pub check: Option<HealthCheck>,
     /// Digest of the gateway's configuration without them.
     pub rest: String,
 }
 
-/// What is to be remembered from one look at a gateway to the next. It may be
+/// What is remembered from one observation of a gateway to the next. It may be
 /// lost: then less is known for a while.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ConvergenceState {
-    /// What its pods carry out but for the endpoints, if they do.
+    /// The digest of the configuration without endpoints that its pods carry out.
     rest: Option<String>,
-    /// The digests that they say.
+    /// The digests that the pods report.
     digests: BTreeSet<String>,
-    /// Since when these have stayed the same, while others were to come.
+    /// Since when these have not changed, though they were to.
     behind: Option<Timestamp>,
     /// Since when all endpoints of some port have failed their check.
     failing: Option<Timestamp>,
-    /// The last configurations, by digest, with the pods that they lead to of
-    /// those that wait for our readiness gate.
+    /// The last configurations, by digest, with the pods among their targets that
+    /// wait for the readiness gate.
     recent: VecDeque<(String, BTreeSet<PodId>)>,
 }
 
-/// A look at a gateway.
+/// An observation of a gateway.
 pub struct Observation<'a> {
-    /// Where it is to lead connections.
+    /// Its endpoint targets.
     pub targets: &'a EndpointTargets,
     /// The digest of its configuration.
     pub digest: &'a str,
     /// Its ready pods.
     pub pods: &'a [&'a Pod],
-    /// Whether the gateway acknowledges out its whole configuration, as far as can
-    /// be told.
+    /// Whether a ready pod carries out the whole configuration.
     pub acknowledged: bool,
-    /// Whether a pod says that it does.
+    /// Whether a pod's status reports that it does.
     pub acknowledges: &'a dyn Fn(&GatewayStatus) -> bool,
     /// The Service's slices.
     pub slices: &'a [Arc<EndpointSlice>],
-    /// The pods that are ready but for our readiness gate, and whether they
-    /// have passed it.
+    /// The pods that are ready except for the readiness gate, and whether they
+    /// have satisfied it.
     pub gated_pods: &'a BTreeMap<PodId, bool>,
     /// Now.
     pub now: Timestamp,
 }
 
-/// What is seen of a gateway.
+/// How far a gateway is.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Convergence {
-    /// To be remembered.
+    /// What is to be remembered.
     pub state: ConvergenceState,
-    /// Whether it serves: all, or all but the last changes of endpoints.
-    pub serves: bool,
+    /// Whether it serves all, or all but the last changes of endpoints.
+    pub keeps_up: bool,
     /// Whether it checks its endpoints.
     pub checks: bool,
-    /// The ports all whose endpoints have failed their check for a while.
-    pub failing: Vec<Port>,
-    /// Whether that has yet to show.
-    pub may_fail: bool,
-    /// Whether pods wait for our readiness gate.
-    pub holds: bool,
-    /// What the gateway makes of those.
+    /// The ports of which every endpoint has failed its check for a while.
+    pub all_unhealthy: Vec<Port>,
+    /// Whether a port may become one of these soon.
+    pub may_become_unhealthy: bool,
+    /// Whether pods wait for the readiness gate.
+    pub holds_gates: bool,
+    /// The verdicts on those.
     pub verdicts: BTreeMap<PodId, Verdict>,
 }
 
@@ -105,11 +106,11 @@ impl Observation<'_> {
         let fails = state.failing.zip(patience);
         let fails = fails.map(|(since, patience)| self.now.duration_since(since) >= patience);
         Convergence {
-            serves: state.rest.is_some() && state.behind.is_none_or(is_recent),
+            keeps_up: state.rest.is_some() && state.behind.is_none_or(is_recent),
             checks: self.targets.check.is_some(),
-            failing: failing.into_iter().filter(|_| fails == Some(true)).collect(),
-            may_fail: fails == Some(false),
-            holds: !waiting.is_empty(),
+            all_unhealthy: failing.into_iter().filter(|_| fails == Some(true)).collect(),
+            may_become_unhealthy: fails == Some(false),
+            holds_gates: !waiting.is_empty(),
             verdicts: self.verdicts(&waiting, &state.recent),
             state,
         }
@@ -126,7 +127,7 @@ impl Observation<'_> {
         let behind = match known {
             _ if self.acknowledged => None,
             Some(known) if known.digests == digests => Some(known.behind.unwrap_or(self.now)),
-            // It moves.
+            // It changes.
             _ => Some(self.now),
         };
         let rest = (self.acknowledged || known.is_some()).then(|| self.targets.rest.clone());
@@ -142,7 +143,7 @@ impl Observation<'_> {
         ConvergenceState { rest, digests, behind, failing, recent }
     }
 
-    /// The ports all whose endpoints a pod finds unhealthy.
+    /// The ports of which some pod finds every endpoint unhealthy.
     fn failing(&self) -> Vec<Port> {
         let finds = |pod: &Pod, port: &Port| {
             let Some(status) = pod.reported().filter(|status| !status.unhealthy.is_empty()) else {
@@ -160,14 +161,14 @@ impl Observation<'_> {
         checked.filter(|port| self.pods.iter().any(|pod| finds(pod, port))).cloned().collect()
     }
 
-    /// The pods among the endpoints that wait for our readiness gate.
+    /// The endpoints that are pods waiting for the readiness gate.
     fn waiting(&self) -> BTreeMap<PodId, IpAddr> {
         let endpoints = self.slices.iter().flat_map(|slice| &slice.endpoints);
         let pods = endpoints.filter_map(|endpoint| Some((endpoint.pod?, endpoint.address.into())));
         pods.filter(|(pod, _)| self.gated_pods.get(pod) == Some(&false)).collect()
     }
 
-    /// Where connections are to go to `address`.
+    /// The subsets that have `address`.
     fn leading(&self, address: IpAddr) -> impl Iterator<Item = &Subset> {
         self.targets.subsets.iter().filter(move |subset| subset.addresses.contains(&address))
     }
@@ -177,8 +178,8 @@ impl Observation<'_> {
         waiting: &BTreeMap<PodId, IpAddr>,
         recent: &VecDeque<(String, BTreeSet<PodId>)>,
     ) -> BTreeMap<PodId, Verdict> {
-        // A pod that cannot be asked may not have heard of it. One that is
-        // behind, in the middle of a roll-out, may.
+        // A pod that does not respond may not have the configuration. One that is
+        // behind, in the middle of a roll-out, may have one that targets the pod.
         let leads = |pod: &Pod, to: PodId| {
             let Some(status) = pod.reported() else { return false };
             let knew = |(digest, targeted): &(String, BTreeSet<PodId>)| {
@@ -277,7 +278,7 @@ mod tests {
             let gated_pods =
                 [(PodId::of("uid-1"), true), (second(), false), (PodId::of("uid-4"), false)].into();
             let pods: Vec<&Pod> = self.pods.iter().collect();
-            let look = Observation {
+            let observation = Observation {
                 targets: &self.targets,
                 digest: self.digest,
                 pods: &pods,
@@ -287,9 +288,9 @@ mod tests {
                 gated_pods: &gated_pods,
                 now: self.start + SignedDuration::from_secs(seconds),
             };
-            let sight = look.convergence(self.state.as_ref());
-            self.state = Some(sight.state.clone());
-            sight
+            let convergence = observation.convergence(self.state.as_ref());
+            self.state = Some(convergence.state.clone());
+            convergence
         }
     }
 
@@ -297,26 +298,30 @@ mod tests {
     fn gateway_behind_with_endpoints_serves_while_it_moves() {
         let mut scene = Scene::new(vec![gateway("a", "1", &[])]);
         scene.acknowledged = false;
-        assert!(!scene.see(0).serves, "it never did");
+        assert!(!scene.see(0).keeps_up, "it never did");
         scene.acknowledged = true;
-        assert!(scene.see(60).serves);
+        assert!(scene.see(60).keeps_up);
         scene.acknowledged = false;
-        assert!(scene.see(120).serves && scene.see(129).serves);
+        assert!(scene.see(120).keeps_up && scene.see(129).keeps_up);
         scene.pods = vec![gateway("a", "2", &[])];
-        assert!(scene.see(131).serves && scene.see(140).serves, "it came nearer");
-        assert!(!scene.see(141).serves, "and then no more");
+        assert!(scene.see(131).keeps_up && scene.see(140).keeps_up, "it came nearer");
+        assert!(!scene.see(141).keeps_up, "and then no more");
         scene.acknowledged = true;
-        assert!(scene.see(142).serves);
+        assert!(scene.see(142).keeps_up);
         (scene.acknowledged, scene.targets.rest) = (false, "other".into());
-        assert!(!scene.see(143).serves, "that is more than endpoints");
+        assert!(!scene.see(143).keeps_up, "that is more than endpoints");
     }
 
     #[test]
     fn check_failing_everywhere_is_reported_after_its_timeout() {
         let all = ["10.0.0.1:8080", "10.0.0.2:8080"];
         let mut scene = Scene::new(vec![gateway("a", "now", &[]), gateway("b", "now", &all)]);
-        let seen =
-            |sight: Convergence| (sight.failing.iter().map(|port| port.port).collect(), sight.may_fail);
+        let seen = |convergence: Convergence| {
+            (
+                convergence.all_unhealthy.iter().map(|port| port.port).collect(),
+                convergence.may_become_unhealthy,
+            )
+        };
         assert_eq!(seen(scene.see(0)), (vec![], true));
         assert_eq!(seen(scene.see(2)), (vec![], true), "there was one time limit so far");
         assert_eq!(seen(scene.see(3)), (vec![80], false));
@@ -338,9 +343,9 @@ mod tests {
     #[test]
     fn backend_is_programmed_when_every_gateway_pod_reports_it() {
         let verdict = |pods: &[Pod]| {
-            let sight = Scene::new(pods.to_vec()).see(0);
-            assert!(sight.holds);
-            sight.verdicts.get(&second()).cloned()
+            let convergence = Scene::new(pods.to_vec()).see(0);
+            assert!(convergence.holds_gates);
+            convergence.verdicts.get(&second()).cloned()
         };
         let taken = Some(Verdict::Programmed);
         let now = |name: &str| gateway(name, "now", &[]);
@@ -372,7 +377,7 @@ mod tests {
 
         let mut scene = Scene::new(vec![now("a")]);
         scene.targets.subsets[0].addresses.pop();
-        let sight = scene.see(0);
-        assert!(sight.holds && sight.verdicts.is_empty(), "it leads nowhere yet");
+        let convergence = scene.see(0);
+        assert!(convergence.holds_gates && convergence.verdicts.is_empty(), "it leads nowhere yet");
     }
 }

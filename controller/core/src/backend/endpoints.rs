@@ -1,5 +1,4 @@
-//! Which endpoints the ports of a Service lead to: what its EndpointSlices
-//! say, by kube-proxy's rules.
+//! The endpoints of a Service's ports, by kube-proxy's rules for EndpointSlices.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr};
@@ -22,9 +21,8 @@ enum EndpointCondition {
 }
 
 impl Endpoint {
-    /// Of a pod that waits for its readiness gate only,
-    /// `is_ready_except_gate`: its slice
-    /// calls it ready when it has passed.
+    /// The condition of the endpoint. A pod that `is_ready_except_gate` counts as
+    /// ready: its slice calls it ready once the gate is satisfied.
     fn condition(&self, is_ready_except_gate: impl Fn(PodId) -> bool) -> EndpointCondition {
         match self {
             Self { ready: true, .. } => EndpointCondition::Ready,
@@ -39,10 +37,10 @@ impl Endpoint {
 
 /// Some of a Service's slices, by number.
 type Members = Vec<usize>;
-/// Where connections go, and where only those go that are there.
+/// The addresses for new connections, and those that only keep theirs.
 type Addresses = (Vec<IpAddr>, Vec<IpAddr>);
 
-/// The endpoints that `ports` lead to. A pod that `is_ready_except_gate` is ready, whatever
+/// The endpoints of `ports`. A pod that `is_ready_except_gate` is ready, whatever
 /// its slice says.
 ///
 /// A port without any endpoint is in no subset; one whose endpoints serve it
@@ -58,7 +56,7 @@ pub fn subsets(
             numbers.entry((name, *protocol)).or_default().entry(*port).or_default().push(n);
         }
     }
-    // Most often all ports have the same endpoints: those are looked at once.
+    // Most often all ports have the same endpoints: those are chosen once.
     let mut alike: BTreeMap<Vec<&Members>, Vec<Vec<TargetPort>>> = BTreeMap::new();
     for ServicePort { name, protocol, port } in ports {
         let Some(protocol) = transport(protocol) else { continue };
@@ -95,8 +93,8 @@ pub fn subsets(
 }
 
 /// The endpoints of one port, which the slices of each of `members` serve by
-/// another number: all that are ready, or else those that still serve on their
-/// way out.
+/// another number: all that are ready, or else those that serve while they
+/// terminate.
 fn choose(
     slices: &[Arc<EndpointSlice>],
     members: &[&Members],

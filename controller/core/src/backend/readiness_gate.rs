@@ -1,8 +1,8 @@
-//! When a pod passes our readiness gate ([`lb_svc_crds::names::READINESS_GATE`]):
-//! once every gateway that is to lead connections to it does.
+//! When a pod's readiness gate ([`lb_svc_crds::names::READINESS_GATE`]) is
+//! satisfied: once every gateway that is to forward connections to the pod does.
 //!
-//! Each gateway's run says what its pods make of the backend, see
-//! [`crate::service::plan`]; here that is put together for all Services that lead to it.
+//! Each gateway's plan has the verdicts of that gateway; here those of all
+//! gateways are put together.
 
 use std::time::{Duration, Instant};
 
@@ -10,38 +10,39 @@ use lb_svc_crds::reason::Reason;
 
 use crate::model::ServiceRef;
 
-/// So long those gateways are waited for that say nothing.
+/// How long gateways without a verdict are waited for.
 pub const PATIENCE: Duration = Duration::from_secs(5);
-/// What holds a pod up for so long is said on it: a check needs its time.
+/// How long a pod waits before what it waits for is written on it: a check takes
+/// its time.
 const SAID_AFTER: Duration = Duration::from_secs(10);
-/// How often a pod that waits is looked at when nothing changes.
+/// How often a waiting pod is decided on when nothing changes.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// What the ready pods of one gateway make of a backend.
+/// The verdict of a gateway's ready pods on a backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// All of them lead connections there.
+    /// All of them forward connections to it.
     Programmed,
-    /// One of them finds it unhealthy; this sentence says so.
+    /// One of them finds it unhealthy; the message for people.
     Unhealthy(String),
 }
 
-/// What the gateways of all Services that lead to a backend make of it; `None`:
-/// one has not said so yet.
+/// The verdicts on a backend of the gateways of all Services that have it; `None`
+/// while a gateway has none.
 pub type GatewayVerdicts = Vec<(ServiceRef, Option<Verdict>)>;
 
-/// What becomes of a pod.
+/// What is decided for a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// It passes.
+    /// The gate is satisfied.
     Pass {
         /// Why.
         reason: Reason,
-        /// One sentence.
+        /// The message for people.
         message: String,
     },
-    /// It waits, and is looked at again after this time at the latest; with
-    /// what is to be said of that.
+    /// The pod waits; when to decide again at the latest, and the message to write
+    /// on it, if any.
     Wait(Duration, Option<String>),
 }
 
@@ -49,24 +50,24 @@ pub enum Decision {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Wait {
     since: Instant,
-    /// Since when for nothing but gateways that say nothing.
+    /// Since when it waits only for gateways without a verdict.
     silence: Instant,
 }
 
 impl Wait {
-    /// It begins.
+    /// A wait that begins now.
     pub fn new(now: Instant) -> Self {
         Self { since: now, silence: now }
     }
 
-    /// Decides by what is said.
+    /// Decides by the verdicts.
     pub fn decide(&mut self, said: &GatewayVerdicts, now: Instant) -> Decision {
         let unhealthy = said.iter().find_map(|(_, verdict)| match verdict {
             Some(Verdict::Unhealthy(message)) => Some(message),
             _ => None,
         });
         if let Some(message) = unhealthy {
-            // One that falls silent now may have said the same.
+            // A gateway that falls silent now may have had the same verdict.
             self.silence = now;
             let is_long = now.duration_since(self.since) >= SAID_AFTER;
             return Decision::Wait(LOOK, is_long.then(|| message.clone()));

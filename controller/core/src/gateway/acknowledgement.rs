@@ -76,7 +76,7 @@ impl Acknowledgement {
     /// Whether the endpoint targets are carried out, but for their last
     /// changes.
     pub fn keeps_up(&self) -> bool {
-        self.convergence.as_ref().is_some_and(|convergence| convergence.serves)
+        self.convergence.as_ref().is_some_and(|convergence| convergence.keeps_up)
     }
 
     /// What the gateway makes of the pods that wait for their readiness gate.
@@ -86,7 +86,9 @@ impl Acknowledgement {
 
     /// Whether more is to be seen of the gateway's endpoints soon.
     pub fn is_changing(&self) -> bool {
-        self.convergence.as_ref().is_some_and(|convergence| convergence.may_fail || convergence.holds)
+        self.convergence
+            .as_ref()
+            .is_some_and(|convergence| convergence.may_become_unhealthy || convergence.holds_gates)
     }
 }
 

@@ -1,4 +1,5 @@
-//! Which of a gateway's pods answers for its addresses, where it has several.
+//! The election among a gateway's pods, as they report it: which one answers for
+//! the addresses.
 
 use std::collections::BTreeMap;
 
@@ -9,14 +10,14 @@ use crate::action::Action;
 use crate::ipam::Claim;
 use crate::model::{Pod, StatusReport};
 
-/// The pod that answers.
+/// The active pod.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ActivePod<'a> {
     /// The pod.
     pub pod: &'a Pod,
-    /// How often the addresses were taken over, that time included.
+    /// The term: how often the addresses were taken over, this time included.
     pub term: u64,
-    /// Why it is active; only that pod itself knows.
+    /// Why it is active, if it reports that itself.
     pub why: Option<&'a str>,
 }
 
@@ -25,8 +26,8 @@ fn election(pod: &Pod) -> Option<&ElectionStatus> {
     pod.reported()?.election.as_ref()
 }
 
-/// The active one of `pods`, as they say: the one that took over last, where
-/// two say so. One that cannot be asked is active if others say so.
+/// The active one of `pods`, as they report: the one with the highest term, if
+/// two are. One that does not respond is active if its peers report it.
 pub fn active<'a>(pods: &[&'a Pod]) -> Option<ActivePod<'a>> {
     let says = |pod: &&'a Pod| {
         let election = election(pod).filter(|election| election.role == Role::Active)?;
@@ -42,7 +43,7 @@ pub fn active<'a>(pods: &[&'a Pod]) -> Option<ActivePod<'a>> {
     pods.iter().filter_map(says).chain(pods.iter().filter_map(is_said)).max_by_key(|active| active.term)
 }
 
-/// What was last seen of a gateway's election.
+/// A view of a gateway's election.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ElectionView {
     /// The active pod's name, and its term.
@@ -51,19 +52,19 @@ pub struct ElectionView {
     pub splits: BTreeMap<String, u64>,
 }
 
-/// What is to be told of an election.
+/// A change of an election.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ElectionEvent {
-    /// The pod of this name took over, on this node and for this reason, as
-    /// far as that is known.
+    /// The pod of this name became active, on this node and for this reason, as far
+    /// as these are known.
     ActiveChanged(String, Option<String>, Option<String>),
-    /// These pods saw that two were active at once.
+    /// These pods report that two were active at once.
     SplitBrain(Vec<String>),
 }
 
 impl ElectionView {
-    /// What is seen now of the election among `pods`, and what of it is news
-    /// to who saw `before`. The first look only learns.
+    /// The view of the election among `pods`, and its changes since `before`. The
+    /// first view has none.
     pub fn observe(before: Option<&Self>, pods: &[&Pod]) -> (Self, Vec<ElectionEvent>) {
         let mut news = Vec::new();
         let active = active(pods);

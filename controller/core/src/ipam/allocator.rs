@@ -1,4 +1,4 @@
-//! All networks and all claims, and the choice of an address.
+//! The choice of an address, of all networks and all claims.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr};
@@ -17,7 +17,7 @@ struct Subnet {
     spec: SubnetSpec,
     age: Age,
     deleting: bool,
-    /// The network with what is free of it, or why it is none.
+    /// The network with its free addresses, or why the spec is invalid.
     parsed: Result<(Network, Pool), InvalidSubnet>,
     /// The older Subnet that it overlaps.
     overlaps: Option<InvalidSubnet>,
@@ -50,7 +50,7 @@ pub struct Allocator {
     subnets: BTreeMap<String, Subnet>,
     claims: HashMap<String, Entry>,
     by_service: HashMap<ServiceRef, BTreeSet<String>>,
-    /// Names of claims on their way to the API server.
+    /// Reservations by the names of their claims.
     reserved: HashMap<String, (Provider, IpAddr)>,
     nodes: BTreeMap<String, Vec<Ipv4Addr>>,
     /// What attachments are on, where that is known: two on one L2 segment share
@@ -142,7 +142,7 @@ impl Allocator {
         changed
     }
 
-    /// What is free of `network`, all claims, reservations and nodes seen.
+    /// The free addresses of `network`: no claim, reservation or node has them.
     fn pool(&self, network: &Network) -> Pool {
         let mut pool = Pool::new(network);
         let claimed = self.claims.values().map(|entry| (&entry.claim.provider, entry.claim.address));
@@ -210,7 +210,7 @@ impl Allocator {
     /// Chooses and reserves an address.
     ///
     /// # Errors
-    /// Why there is none to be had.
+    /// Why none can be had.
     pub fn reserve(&mut self, request: &AddressRequest) -> Result<Reservation, AllocationError> {
         let (subnet, address) = match request.address {
             Some(address) => (self.containing(request, address)?, address),
@@ -222,7 +222,7 @@ impl Allocator {
         Ok(Reservation { name, subnet, address })
     }
 
-    /// The reservation's claim was not made.
+    /// Drops a reservation whose claim was not made.
     pub fn unreserve(&mut self, reservation: &Reservation) {
         if let Some((provider, address)) = self.reserved.remove(&reservation.name) {
             self.give_back(&provider, address);
@@ -349,13 +349,13 @@ impl Allocator {
         self.claims.values().map(|entry| &entry.claim)
     }
 
-    /// The network of a Subnet, if its spec makes sense.
+    /// The network of a Subnet, if its spec is valid.
     pub fn network(&self, subnet: &str) -> Option<&Network> {
         self.subnets.get(subnet)?.state().ok().map(|(network, _)| network)
     }
 
-    /// What is to be said of a Subnet: its usage, or why it has none. `None`
-    /// if there is no such Subnet.
+    /// The usage of a Subnet, or why its spec is invalid. `None` if there is no such
+    /// Subnet.
     pub fn usage(&self, subnet: &str) -> Option<Usage> {
         let state = self.subnets.get(subnet)?.state();
         let claims: Vec<&Claim> = self.claims().filter(|claim| claim.subnet == subnet).collect();
@@ -375,7 +375,7 @@ impl Allocator {
     }
 }
 
-/// How much of a Subnet is in use.
+/// The usage of a Subnet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Usage {
     /// Claims.
@@ -388,7 +388,7 @@ pub struct Usage {
     pub available: u64,
     /// Those addresses.
     pub available_ranges: Vec<IpRange>,
-    /// Why the Subnet's spec makes no sense, if it makes none.
+    /// Why the Subnet's spec is invalid, if it is.
     pub invalid: Option<InvalidSubnet>,
 }
 

@@ -1,5 +1,4 @@
-//! Claims: what is asked for, what is reserved, what is held, and why there is
-//! nothing to be had.
+//! Claims: address requests, reservations, claims, and allocation errors.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -33,14 +32,14 @@ pub struct Claim {
     pub keep: bool,
     /// Whether the address has been in service.
     pub probed: bool,
-    /// Hardware address of the foreign host for which it was given up; may be
+    /// Hardware address of the foreign host that it is in conflict with; may be
     /// empty.
     pub conflict: String,
     /// The namespace of the gateway that may answer for it.
     pub gateway_namespace: String,
 }
 
-/// Which IP object, exactly: what a delete must match.
+/// An IP object in one version: what a conditional write must match.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClaimId {
     /// Its name.
@@ -51,16 +50,16 @@ pub struct ClaimId {
     pub resource_version: String,
 }
 
-/// What a Service wants.
+/// A request of a Service for an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AddressRequest {
-    /// Who asks.
+    /// The Service.
     pub owner: ServiceId,
-    /// On which attachment.
+    /// The attachment.
     pub provider: Provider,
-    /// From which Subnet; any of the attachment's if `None`.
+    /// The Subnet; any of the attachment's if `None`.
     pub subnet: Option<String>,
-    /// Which address; any if `None`.
+    /// The address; any if `None`.
     pub address: Option<IpAddr>,
     /// Whether the claim is to outlive the Service.
     pub keep: bool,
@@ -102,7 +101,7 @@ pub enum AllocationError {
     /// The address asked for is in none of the Subnets.
     #[error("{0} is not an address of {1}")]
     Outside(IpAddr, String),
-    /// The address asked for is nobody's to have.
+    /// The address asked for is none that a Service can have.
     #[error("{0} is {1} and cannot be a Service's")]
     NotAssignable(IpAddr, String),
     /// The address asked for is another Service's.

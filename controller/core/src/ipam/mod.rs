@@ -1,4 +1,4 @@
-//! Which address goes to whom: pure, no Kubernetes, no IO.
+//! Addresses: which Service gets which.
 //!
 //! - [`Network`]: a Subnet's spec, validated;
 //! - [`Pool`]: the addresses of one network that are still free;

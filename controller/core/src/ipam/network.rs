@@ -19,13 +19,13 @@ pub struct Network {
     pub cidr: Ipv4Net,
     /// The LAN's router.
     pub gateway: std::net::Ipv4Addr,
-    /// What is never handed out unasked.
+    /// The addresses that are allocated only to a Service that names one.
     pub excludes: Vec<IpRange>,
-    /// Who may have addresses; everybody if empty.
+    /// The namespaces whose Services may have addresses; all if empty.
     pub namespaces: Vec<String>,
 }
 
-/// Why a Subnet's spec makes no sense.
+/// Why a Subnet's spec is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidSubnet {
     /// `spec.provider`.

@@ -6,19 +6,19 @@ use jiff::Timestamp;
 
 use super::PodId;
 
-/// A pod that has our readiness gate, as last seen.
+/// A pod with the readiness gate, as last seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Backend {
     /// Its uid.
     pub uid: String,
-    /// The same in short.
+    /// The uid's hash.
     pub id: PodId,
-    /// What Services select it by.
+    /// Its labels, by which Services select it.
     pub labels: BTreeMap<String, String>,
-    /// Whether it is ready but for our gate, and not on its way out.
+    /// Whether it is ready except for the gate, and not terminating.
     pub ready_except_gate: bool,
-    /// When it passed our gate, if it has.
+    /// When its gate was satisfied, if it is.
     pub gate_satisfied_at: Option<Timestamp>,
-    /// Whether its condition says what keeps it from that.
+    /// Whether its condition says what the gate waits for.
     pub gate_reported: bool,
 }

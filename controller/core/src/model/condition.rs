@@ -1,4 +1,4 @@
-//! Conditions, and what they say.
+//! Conditions and problems.
 
 use lb_svc_crds::bounded::cut;
 use lb_svc_crds::reason::Reason;
@@ -7,7 +7,8 @@ use lb_svc_crds::reason::Reason;
 /// and takes 32 KiB (Kubernetes API).
 pub const MESSAGE_MAX: usize = 1024;
 
-/// A condition of ours on a Service or a Subnet, without its times.
+/// A condition of the controller on a Service, a Subnet or a pod, without its
+/// times.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Condition {
     /// Its type.
@@ -20,7 +21,7 @@ pub struct Condition {
     pub message: String,
 }
 
-/// Something that is wrong: one word for programs, one sentence for people.
+/// A problem: one word for programs, one sentence for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     /// CamelCase, one word per cause.

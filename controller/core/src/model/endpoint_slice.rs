@@ -32,11 +32,11 @@ pub struct EndpointPort {
 pub struct Endpoint {
     /// Its address.
     pub address: Ipv4Addr,
-    /// Whether connections may go there.
+    /// `conditions.ready`.
     pub ready: bool,
-    /// Whether they could, were it not on its way out.
+    /// `conditions.serving`.
     pub serving: bool,
-    /// Whether it is on its way out.
+    /// `conditions.terminating`.
     pub terminating: bool,
     /// The pod it is, if it is one.
     pub pod: Option<PodId>,

@@ -84,7 +84,8 @@ pub struct OwnedObject<T> {
     pub resource_version: String,
     /// Whether its deletion has begun.
     pub deleting: bool,
-    /// The uid of the Service it was made for; `None` if we did not make it.
+    /// The uid of the Service it was made for; `None` if the controller did not make
+    /// it.
     pub owner_uid: Option<String>,
     /// Its content.
     pub content: T,
@@ -98,17 +99,16 @@ impl<T> OwnedObject<T> {
     }
 }
 
-/// What a Deployment's content is to the plan.
+/// What is known of a Deployment's spec and status.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct DeploymentState {
     /// Why no pod could be made, in the ReplicaSet controller's words.
     pub failure: Option<String>,
-    /// Whether its pod is being replaced or made: not ready yet, and not given
-    /// up either.
+    /// Whether it is being rolled out: neither complete nor given up.
     pub rolling: bool,
     /// Whether Kubernetes has given it up: it has not become ready in time.
     pub given_up: bool,
-    /// What of it is compared with what is wanted, see [`crate::gateway::manifests`].
+    /// Its metadata and spec, see [`crate::gateway::manifests`].
     pub live: serde_json::Value,
     /// Whether its spec is what the API server answered to our own last write.
     pub as_answered: bool,

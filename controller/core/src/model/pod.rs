@@ -43,11 +43,11 @@ pub struct Pod {
     pub address: Option<IpAddr>,
     /// The attached interface's hardware address, as Multus reports it.
     pub mac: Option<String>,
-    /// Its annotations that are ours.
+    /// Its annotations of the product and of Kube-OVN.
     pub annotations: BTreeMap<String, String>,
     /// What keeps it from running: reason and message.
     pub waiting: Option<(String, String)>,
-    /// What it answered at `/status`.
+    /// Its status, as it reports it at `/status`.
     pub report: StatusReport,
 }
 
@@ -66,7 +66,7 @@ impl Pod {
     }
 }
 
-/// A pod's uid, in little room: there may be one for each endpoint.
+/// A hash of a pod's uid, 16 bytes: there may be one for each endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PodId([u8; 16]);
 
@@ -80,15 +80,15 @@ impl PodId {
     }
 }
 
-/// What a gateway said when asked for its status.
+/// What came of a query of a gateway pod's status.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub enum StatusReport {
-    /// It was not asked: there is nobody to ask yet.
+    /// It was not queried: it has no address yet.
     #[default]
     NotQueried,
-    /// It was asked and nothing came back in time: it is starting or gone, or
-    /// a NetworkPolicy stands between.
+    /// It did not respond in time: it is starting or gone, or a NetworkPolicy stands
+    /// between.
     NoResponse,
-    /// It answered.
+    /// It reported its status.
     Reported(Box<GatewayStatus>),
 }

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::{Condition, Setting};
 
-/// A Service, or the gateway that serves it: both are known by this.
+/// A Service, by namespace and name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServiceRef {
     /// The Service's namespace.
@@ -60,7 +60,7 @@ pub struct Service {
     pub id: ServiceId,
     /// For conditional writes.
     pub resource_version: String,
-    /// Conditions carry it; absent where the API server keeps none.
+    /// `metadata.generation`, for conditions; absent where the API server keeps none.
     pub generation: Option<i64>,
     /// Whether it is being deleted.
     pub deleting: bool,
@@ -68,8 +68,8 @@ pub struct Service {
     pub load_balancer: bool,
     /// `spec.loadBalancerClass`.
     pub class: Option<String>,
-    /// The annotations that concern us, see [`crate::service::spec`]. Of those
-    /// of our domain that mean nothing, and of the settings, only the names.
+    /// The annotations that are read, see [`crate::service::spec`]. Of those of
+    /// the product's domain without meaning, and of the settings, only the names.
     pub annotations: BTreeMap<String, String>,
     /// The gateway pod settings among the annotations, as the API writes them;
     /// an error says what is wrong with the annotation's value.
@@ -82,8 +82,8 @@ pub struct Service {
     pub ports: Vec<ServicePort>,
     /// `spec.selector`.
     pub selector: BTreeMap<String, String>,
-    /// For how many seconds a client stays with its backend, where
-    /// `spec.sessionAffinity` is ClientIP.
+    /// The session affinity timeout in seconds, where `spec.sessionAffinity` is
+    /// ClientIP.
     pub affinity: Option<u32>,
     /// Whether `spec.externalTrafficPolicy` is Local.
     pub local_policy: bool,
@@ -99,7 +99,7 @@ pub struct Service {
     pub unheeded: Vec<String>,
     /// `status.loadBalancer.ingress`.
     pub ingress: Vec<Ingress>,
-    /// Our conditions in its status.
+    /// The controller's conditions in its status.
     pub conditions: Vec<Condition>,
     /// When each of them last changed its status.
     pub since: BTreeMap<String, Timestamp>,
@@ -136,7 +136,7 @@ pub struct Ingress {
     pub ports: Vec<PortStatus>,
 }
 
-/// What became of a Service's port.
+/// The status of a Service's port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortStatus {
     /// Its protocol, as written.

@@ -14,11 +14,11 @@ pub struct Subnet {
     pub uid: String,
     /// When it was created.
     pub created: Option<Timestamp>,
-    /// Conditions carry it.
+    /// `metadata.generation`, for conditions.
     pub generation: Option<i64>,
     /// Whether its deletion has begun.
     pub deleting: bool,
-    /// Whether it has our finalizer.
+    /// Whether it has the controller's finalizer.
     pub held: bool,
     /// Its spec.
     pub spec: SubnetSpec,

@@ -212,7 +212,7 @@ pub fn out_of_range(claim: &Claim, addresses: &ObservedAddresses) -> Option<Prob
 
 /// That health checks find no endpoint of some port healthy.
 pub fn all_unhealthy(convergence: Option<&Convergence>) -> Option<Problem> {
-    let ports: &[Port] = &convergence?.failing;
+    let ports: &[Port] = &convergence?.all_unhealthy;
     let numbers: Vec<String> = ports.iter().map(|port| port.port.to_string()).collect();
     let message =
         format!("all endpoints of port {} fail their health check: all are used", numbers.join(", "));

@@ -1,5 +1,4 @@
-//! How a Service wants its endpoints asked whether they are well: its
-//! annotations, read and checked.
+//! The health check of a Service's endpoints: its annotations, read and checked.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -11,7 +10,7 @@ use lb_svc_crds::reason::Reason;
 
 use crate::model::Problem;
 
-/// The annotations that say how; all but the first have defaults.
+/// The annotations of a health check; all but the first have defaults.
 pub const ANNOTATIONS: [&str; 6] = [
     names::HEALTH_CHECK_ANNOTATION,
     names::HEALTH_CHECK_PATH_ANNOTATION,
@@ -28,10 +27,10 @@ const TIMES: RangeInclusive<u32> = 100..=300_000;
 const RISE: u32 = 2;
 const FALL: u32 = 3;
 const COUNTS: RangeInclusive<u32> = 1..=10;
-/// The longest path that is asked for.
+/// The longest path, in bytes.
 const PATH_MAX: usize = 1024;
 
-/// That a check was asked for in vain, and why.
+/// The warning that a health check has no effect, and why.
 pub fn ignored(why: &str) -> Problem {
     Problem::new(
         Reason::HealthCheckIgnored,
@@ -39,8 +38,8 @@ pub fn ignored(why: &str) -> Problem {
     )
 }
 
-/// Reads the check that `annotations` ask for, if they do. What is wrong with
-/// it is said in `warnings`, and a default stands in for it.
+/// Reads the health check that `annotations` ask for, if they do. An invalid
+/// value is replaced by its default and added to `warnings`.
 pub fn check(annotations: &BTreeMap<String, String>, warnings: &mut Vec<Problem>) -> Option<HealthCheck> {
     let [kind, path, interval, timeout, rise, fall] = ANNOTATIONS;
     let in_vain = |name: &str, why: &str| {
@@ -94,7 +93,7 @@ pub fn check(annotations: &BTreeMap<String, String>, warnings: &mut Vec<Problem>
     Some(HealthCheck { path, interval_ms, timeout_ms, rise, fall })
 }
 
-/// As Go writes durations, such as `1m30s`.
+/// Parses a duration as Go writes it, such as `1m30s`, into milliseconds.
 fn milliseconds(text: &str) -> Result<u32, String> {
     let parsed = text.parse::<SignedDuration>().ok().and_then(|time| u32::try_from(time.as_millis()).ok());
     parsed

@@ -293,7 +293,7 @@ fn requeue(
     let wrote = |action: &Action| matches!(action, Action::WriteConfig(_) | Action::AnnotatePod { .. });
     Requeue::Unconverged {
         restart: actions.iter().any(wrote),
-        holds_gates: convergence.is_some_and(|convergence| convergence.holds),
+        holds_gates: convergence.is_some_and(|convergence| convergence.holds_gates),
     }
 }
 

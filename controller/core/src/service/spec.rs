@@ -1,4 +1,4 @@
-//! What a Service asks of us: its spec and annotations, read and checked.
+//! What a Service asks: its spec and annotations, read and checked.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -30,56 +30,56 @@ pub const SOURCE_RANGES_MAX: usize = 5_000;
 /// The longest value of an annotation that is read.
 pub const ANNOTATION_MAX: usize = 1024;
 
-/// A Service's wishes, checked.
+/// What a Service asks, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceSpec {
     /// The attachment its address lives on.
     pub provider: Provider,
     /// The Subnet it names.
     pub subnet: Option<String>,
-    /// `spec.loadBalancerIP`; who set it is not known here.
+    /// `spec.loadBalancerIP`, whether the user or the controller set it.
     pub address: Option<IpAddr>,
-    /// Where its gateway sends connections.
+    /// Its IPv4 ClusterIPs.
     pub cluster_ips: Vec<IpAddr>,
-    /// The ports it can have served.
+    /// The ports that a gateway can serve.
     pub ports: Vec<Port>,
-    /// All its ports, as its status is to have them.
+    /// All its ports, as its status has them.
     pub port_statuses: Vec<PortStatus>,
-    /// Whether clients inside the cluster are to go to the gateway as well.
+    /// Whether clients inside the cluster are to use the gateway as well.
     pub pass_through: bool,
-    /// The networks whose hosts it is to serve; `None`: everybody.
+    /// The source ranges that may connect; `None`: all.
     pub clients: Option<Vec<IpNet>>,
-    /// How it is served straight from its endpoints, if it is.
+    /// Direct access to its endpoints, if it has that.
     pub direct: Option<DirectAccess>,
-    /// What is to program its gateway's NAT, if it says.
+    /// The NAT back end, if it names one.
     pub nat_backend: Option<NatBackend>,
     /// Whether its address is kept when it is deleted.
     pub keep: bool,
     /// Whether its address is filled into its `spec.loadBalancerIP`, if it says.
     pub fill: Option<bool>,
-    /// What of it cannot be served, while the rest is.
+    /// What of it cannot be served, while the rest can.
     pub warnings: Vec<Problem>,
 }
 
-/// How a Service is served straight from its endpoints.
+/// Direct access to a Service's endpoints.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DirectAccess {
-    /// Why it is.
+    /// Why it has that.
     pub cause: DirectAccessCause,
-    /// For how many seconds a client stays with its endpoint.
+    /// The session affinity timeout, in seconds.
     pub affinity_seconds: Option<u32>,
-    /// How the endpoints are asked whether they are well.
+    /// The health check of the endpoints.
     pub check: Option<HealthCheck>,
 }
 
-/// Why a Service is served straight from its endpoints.
+/// Why a Service has direct access to its endpoints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DirectAccessCause {
     /// An annotation asks for it.
     Asked,
-    /// Only so can clients stay with their endpoints.
+    /// `spec.sessionAffinity` needs it.
     Affinity,
-    /// Only so is it served wherever the endpoints are.
+    /// `spec.internalTrafficPolicy` Local needs it, or only local endpoints serve.
     LocalPolicy,
 }
 
@@ -93,7 +93,7 @@ impl std::fmt::Display for DirectAccessCause {
     }
 }
 
-/// Reads what `service` asks. `None`: nothing of us.
+/// Reads what `service` asks. `None` if it asks for no gateway.
 ///
 /// # Errors
 /// What makes it unreadable.
@@ -101,8 +101,8 @@ pub fn parse(service: &Service) -> Option<Result<ServiceSpec, Problem>> {
     Some(read(service, provider(service)?))
 }
 
-/// Whether `service` asks to be served straight from its endpoints. It may be
-/// unreadable otherwise.
+/// Whether `service` has direct access to its endpoints. The rest of its spec may
+/// be invalid.
 pub fn is_direct(service: &Service) -> bool {
     provider(service).is_some() && cause(service, &mut Vec::new()).is_some()
 }
@@ -130,15 +130,14 @@ pub fn missing_provider(service: &Service) -> Option<Problem> {
     })
 }
 
-/// What a Service that asks anything of us names its attachment by.
+/// The provider annotation of a Service that asks for a gateway.
 fn provider(service: &Service) -> Option<&String> {
     let ours = service.class.as_deref().is_none_or(|class| class == names::LOAD_BALANCER_CLASS);
     let asks = service.load_balancer && ours && !service.deleting;
     service.annotations.get(names::PROVIDER_ANNOTATION).filter(|_| asks)
 }
 
-/// Why the Service is to be served straight from its endpoints; `None` if it
-/// is not.
+/// Why the Service has direct access; `None` if it has not.
 fn cause(service: &Service, warnings: &mut Vec<Problem>) -> Option<DirectAccessCause> {
     let asked = [names::DIRECT_ACCESS_ANNOTATION, names::TKE_DIRECT_ACCESS_ANNOTATION]
         .into_iter()
@@ -193,8 +192,7 @@ fn read(service: &Service, provider: &str) -> Result<ServiceSpec, Problem> {
         ));
     }
     let cause = cause(service, &mut warnings);
-    // What hides the client, or would have to know it, is said rather than
-    // passed over.
+    // What hides the client's address, or would have to know it, is a warning.
     let unserved = [
         (
             service.affinity.is_some() && cause.is_none(),
@@ -236,7 +234,7 @@ fn read(service: &Service, provider: &str) -> Result<ServiceSpec, Problem> {
     }
     let keep = switch(service, names::KEEP_ADDRESS_ANNOTATION, &[], &mut warnings).unwrap_or(false);
     let fill = switch(service, names::FILL_ADDRESS_ANNOTATION, &[], &mut warnings);
-    // As CCE has it: whose policy is Local wants what the gateway does, from inside as well.
+    // As in CCE: a Service with policy Local is to use the gateway from inside as well.
     let pass_through = [names::PASS_THROUGH_ANNOTATION, names::CCE_PASS_THROUGH_ANNOTATION]
         .into_iter()
         .find_map(|name| switch(service, name, &["onlyLocal"], &mut warnings))
@@ -292,7 +290,7 @@ fn read(service: &Service, provider: &str) -> Result<ServiceSpec, Problem> {
     })
 }
 
-/// Whom the Service is limited to.
+/// The source ranges that the Service is limited to.
 fn clients(service: &Service) -> Result<Option<Vec<IpNet>>, Problem> {
     let parse = |text: &String| {
         text.trim().parse().map_err(|_| {
@@ -308,8 +306,8 @@ fn clients(service: &Service) -> Result<Option<Vec<IpNet>>, Problem> {
     Ok((!networks.is_empty() && !networks.iter().any(everybody)).then_some(networks))
 }
 
-/// What an annotation says that is "true" or "false", or another word for
-/// "true". `None` if it is not there, or neither.
+/// The value of an annotation that is "true" or "false", or another word for
+/// "true". `None` if it is missing, or neither.
 fn switch(service: &Service, name: &str, also: &[&str], warnings: &mut Vec<Problem>) -> Option<bool> {
     match service.annotations.get(name)?.as_str() {
         "true" => Some(true),
@@ -323,17 +321,17 @@ fn switch(service: &Service, name: &str, also: &[&str], warnings: &mut Vec<Probl
     }
 }
 
-/// Stands for the annotations of our domain without meaning, beyond those that
-/// are named.
+/// Stands for the annotations of the product's domain without meaning, beyond
+/// those that are named.
 pub const MORE_UNKNOWN: &str = "lb-svc.kubeovn.io/…";
 
-/// Whether an annotation has our domain and no meaning on a Service.
+/// Whether an annotation has the product's domain and no meaning on a Service.
 pub fn is_unknown(name: &str) -> bool {
     let ours = name.strip_prefix(names::DOMAIN).is_some_and(|rest| rest.starts_with('/'));
     ours && !is_known(name) && !Setting::ALL.iter().any(|known| known.annotation() == name)
 }
 
-/// Whether an annotation of our domain, beside the settings of gateway pods,
+/// Whether an annotation of the product's domain, beside the settings of gateway pods,
 /// has a meaning on a Service.
 pub fn is_known(name: &str) -> bool {
     ANNOTATIONS.contains(&name) || health::ANNOTATIONS.contains(&name)

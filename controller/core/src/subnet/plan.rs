@@ -1,4 +1,4 @@
-//! What is said of a Subnet, and when it may go.
+//! The status of a Subnet, and when it may be deleted.
 
 use lb_svc_crds::reason::Reason;
 
@@ -10,14 +10,14 @@ use crate::model::{Condition, Subnet, SubnetStatus};
 pub struct SubnetPlan {
     /// Its status, if it differs.
     pub status: Option<SubnetStatus>,
-    /// Whether to set (`true`) or take back (`false`) our finalizer.
+    /// Whether to set (`true`) or remove (`false`) the finalizer.
     pub hold: Option<bool>,
 }
 
-/// So many holders of claims are named.
+/// The number of holders of claims that a message names.
 const NAMED: usize = 5;
 
-/// Who holds the claims, for people.
+/// The holders of claims, for people.
 fn holders(usage: &Usage) -> String {
     let named: Vec<String> = usage.holders.iter().take(NAMED).map(ToString::to_string).collect();
     let more = usage.holders.len().saturating_sub(NAMED);
@@ -25,7 +25,8 @@ fn holders(usage: &Usage) -> String {
     format!("{}{more}", named.join(", "))
 }
 
-/// Plans for a Subnet: status true to its claims, held while there are any.
+/// Plans for a Subnet: its status by its claims, and the finalizer while there are
+/// any.
 pub fn plan(subnet: &Subnet, usage: &Usage) -> SubnetPlan {
     let text = |ranges: &[lb_svc_crds::range::IpRange]| {
         ranges.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")

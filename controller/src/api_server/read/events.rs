@@ -10,8 +10,8 @@ pub const START_FAILURES: [&str; 3] = ["FailedCreatePodSandBox", "FailedMount", 
 /// A digest or a UUID is no shorter.
 const ID_LENGTH: usize = 32;
 
-/// The text without what is another at each attempt, so that the same cause is
-/// the same text.
+/// The text without digests and UUIDs, which differ at each attempt: one cause is
+/// one text.
 fn without_ids(text: &str) -> String {
     let of_id = |c: char| c.is_ascii_hexdigit() || c == '-';
     let pieces = text.split_inclusive(|c| !of_id(c)).map(|piece| {
@@ -22,11 +22,11 @@ fn without_ids(text: &str) -> String {
 }
 
 impl ApiServer {
-    /// Why the node of the pod with this uid cannot give it what it runs with,
-    /// as the node says: reason and message.
+    /// The last start failure that the node of the pod with this uid reports: reason
+    /// and message.
     ///
     /// # Errors
-    /// It is not known then.
+    /// The Events could not be listed.
     pub async fn start_failure(&self, namespace: &str, pod: &str) -> Result<Option<(String, String)>, Error> {
         let events: Api<core::Event> = self.namespaced(namespace);
         let on_it =

@@ -13,7 +13,7 @@ use crate::api_server::client::{ApiServer, Error, merge, timed_opt};
 use crate::api_server::read::GatedPod;
 
 impl ApiServer {
-    /// Sets the condition of our readiness gate on a pod.
+    /// Sets the condition of the readiness gate on a pod.
     ///
     /// # Errors
     /// The pod is unchanged then, unless it is gone.
@@ -33,7 +33,7 @@ impl ApiServer {
         };
         let known = Known { conditions: &[], since: &BTreeMap::new() };
         let conditions = known.stamp(&[condition], None);
-        // Of the conditions, those of the same type are merged.
+        // A strategic merge: conditions are merged by type.
         let patch = json!({ "metadata": { "uid": uid }, "status": { "conditions": conditions } });
         let pods: Api<GatedPod> = self.namespaced(namespace);
         timed_opt(pods.patch_status(pod, &merge(), &Patch::Strategic(patch))).await

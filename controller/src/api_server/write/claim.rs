@@ -13,9 +13,9 @@ use crate::api_server::read;
 /// What came of an attempt to claim an address.
 #[derive(Debug)]
 pub enum Claimed {
-    /// The claim exists, and is as it says: ours, or another's.
+    /// The claim exists; its owner may be another.
     Exists(Box<Claim>),
-    /// It was another's, and is gone again.
+    /// Another's existed, and is gone again.
     Vanished,
 }
 
@@ -24,7 +24,7 @@ impl ApiServer {
     /// plain POST, which the API server refuses if the address is anyone's.
     ///
     /// # Errors
-    /// Nothing is known of the claim then; trying again finds out.
+    /// Whether the claim was made is not known.
     pub async fn claim(
         &self,
         request: &AddressRequest,
@@ -44,10 +44,10 @@ impl ApiServer {
         })
     }
 
-    /// Gives an address back.
+    /// Deletes a claim, exactly the one seen. That it is gone is a success.
     ///
     /// # Errors
-    /// The claim stands then, unless it was gone before.
+    /// The claim was not deleted.
     pub async fn release(&self, claim: &ClaimId) -> Result<(), Error> {
         let claims: Api<IP> = Api::all(self.client.clone());
         timed_opt(claims.delete(&claim.name, &exactly(&claim.uid, &claim.resource_version))).await.map(drop)

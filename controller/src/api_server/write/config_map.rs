@@ -12,7 +12,7 @@ impl ApiServer {
     /// Writes a gateway's ConfigMap; `known` is the one seen.
     ///
     /// # Errors
-    /// It is unchanged then.
+    /// It was not written.
     pub async fn write_config(
         &self,
         owner: &ServiceId,
@@ -26,7 +26,7 @@ impl ApiServer {
     /// Deletes a gateway's ConfigMap, exactly the one seen.
     ///
     /// # Errors
-    /// It stands then, unless it was gone before.
+    /// It was not deleted. That it is gone is a success.
     pub async fn delete_config(
         &self,
         gateway: &GatewayLocation,

@@ -11,13 +11,13 @@ use super::typed;
 use crate::api_server::client::{ApiServer, Error, exactly, post, timed, timed_opt};
 
 impl ApiServer {
-    /// Makes a gateway's Deployment, or makes the one seen what is `wanted`.
+    /// Creates a gateway's Deployment, or replaces the one seen by what is `wanted`.
     ///
     /// It is replaced, not applied: an apply takes away only what an earlier
     /// apply had set, and it was not made by one.
     ///
     /// # Errors
-    /// It is unchanged then.
+    /// It was not written.
     pub async fn write_deployment(
         &self,
         gateway: &GatewayLocation,
@@ -29,7 +29,7 @@ impl ApiServer {
         let metadata = &mut wanted["metadata"];
         metadata["uid"] = json!(known.uid);
         metadata["resourceVersion"] = json!(known.resource_version);
-        // What others say of the object is theirs; its content is ours.
+        // Labels, annotations and finalizers of others stay; the spec is ours.
         let live = &known.content.live["metadata"];
         metadata["finalizers"] = live["finalizers"].clone();
         for field in ["labels", "annotations"] {
@@ -49,7 +49,7 @@ impl ApiServer {
     /// until its pods are gone, so that no pod can appear after it.
     ///
     /// # Errors
-    /// It stands then, unless it was gone before.
+    /// It was not deleted. That it is gone is a success.
     pub async fn delete_deployment(
         &self,
         gateway: &GatewayLocation,

@@ -9,11 +9,11 @@ use super::owned_object::Written;
 use crate::api_server::client::{ApiServer, Error, exactly, timed_opt};
 
 impl ApiServer {
-    /// Makes a gateway's PodDisruptionBudget, or makes the one seen what is
-    /// `wanted`.
+    /// Creates a gateway's PodDisruptionBudget, or applies what is `wanted` to the
+    /// one seen.
     ///
     /// # Errors
-    /// It is unchanged then.
+    /// It was not written.
     pub async fn write_budget(
         &self,
         gateway: &GatewayLocation,
@@ -26,7 +26,7 @@ impl ApiServer {
     /// Deletes a gateway's PodDisruptionBudget, exactly the one seen.
     ///
     /// # Errors
-    /// It stands then, unless it was gone before.
+    /// It was not deleted. That it is gone is a success.
     pub async fn delete_budget(
         &self,
         gateway: &GatewayLocation,

@@ -11,14 +11,14 @@ use super::typed;
 use crate::api_server::client::{ApiServer, Error, apply, post, timed};
 use crate::api_server::read;
 
-/// What came of writing an object.
+/// The result of writing an object.
 #[derive(Clone, Debug)]
 pub enum Written<K> {
-    /// It is so now.
+    /// It is written; the object as the API server has it.
     Ours(Box<K>),
-    /// It was so before, or another attempt was first.
+    /// It exists already: another attempt was first.
     Already,
-    /// An object that is not ours has the name.
+    /// An object of others has the name.
     Foreign,
 }
 
@@ -37,7 +37,7 @@ impl Piece for Deployment {}
 impl Piece for PodDisruptionBudget {}
 
 impl ApiServer {
-    /// Makes an object of a gateway, or applies what is `wanted` to the one seen,
+    /// Creates an object of a gateway, or applies what is `wanted` to the one seen,
     /// if it is still as it was seen: a controller that was paused, or leads no
     /// longer, must not undo what another has written since.
     pub(super) async fn make_or_apply<K: Piece, T>(
@@ -54,8 +54,8 @@ impl ApiServer {
         Ok(Written::Ours(Box::new(object)))
     }
 
-    /// Makes an object of a gateway by a plain POST, which cannot overwrite
-    /// what is not ours.
+    /// Creates an object of a gateway by a plain POST, which cannot overwrite one of
+    /// others.
     pub(super) async fn make<K: Piece>(
         &self,
         gateway: &GatewayLocation,

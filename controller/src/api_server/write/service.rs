@@ -29,8 +29,8 @@ impl ApiServer {
         timed_opt(services.patch(&owner.service.name, &merge(), &Patch::Merge(patch))).await
     }
 
-    /// Writes ingress and our conditions; an empty status takes back all that
-    /// we own of it.
+    /// Applies ingress and conditions; an empty status removes all that the
+    /// controller owns of it.
     ///
     /// # Errors
     /// The status is unchanged then.

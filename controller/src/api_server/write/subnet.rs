@@ -9,7 +9,7 @@ use super::conditions::Known;
 use crate::api_server::client::{ApiServer, Error, apply, timed_opt};
 
 impl ApiServer {
-    /// Sets or takes back our finalizer on a Subnet.
+    /// Sets or removes the controller's finalizer on a Subnet.
     ///
     /// # Errors
     /// The Subnet is unchanged then.

@@ -9,7 +9,7 @@ use super::{TemplateHash, metadata, pod_labels, selector};
 use crate::gateway::pod_settings::Settings;
 use crate::model::{Attachment, GatewayLocation, GatewayRef, ServiceId, ServiceRef, Setting};
 
-/// For how long a gateway stays bound to a node that does not answer.
+/// How long a gateway stays bound to a node that does not answer, in seconds.
 const UNREACHABLE_SECONDS: i64 = 10;
 /// The same where another pod answers meanwhile.
 const UNREACHABLE_SECONDS_OF_SEVERAL: i64 = 2;
@@ -18,10 +18,10 @@ const UNREACHABLE_SECONDS_OF_SEVERAL: i64 = 2;
 const EXCLUDED_NODES_LABEL: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
 /// The volume with the election's key; only pods of several have it.
 pub const KEY_VOLUME: &str = "key";
-/// After so long without progress Kubernetes gives a roll-out up, and so do
-/// those that wait for it.
+/// The progress deadline of a roll-out: after so long Kubernetes gives it up, and
+/// others wait for it no longer.
 pub const PROGRESS_DEADLINE: Duration = Duration::from_secs(60);
-/// What a gateway asks for unless it is set.
+/// The resources of a gateway unless they are set.
 const RESOURCES: [(&str, &[(&str, &str)]); 2] =
     [("requests", &[("cpu", "10m"), ("memory", "16Mi")]), ("limits", &[("memory", "64Mi")])];
 
@@ -51,7 +51,7 @@ pub fn deployment(owner: &ServiceId, gateway: &GatewayLocation, template: &Deplo
     };
     let nowhere = Provider { name: String::new(), namespace: String::new() };
     let short = |text: String| names::digest(text.as_bytes())[..16].to_owned();
-    // What this build makes of it for anyone, and what is only this one's.
+    // What is the same for all gateways, and what is only this one's.
     let all = plain(&nobody, &anywhere, &nowhere, template.attachment, template.all);
     let own = json!([template.provider.to_string(), template.own.to_value()]);
     let origin = TemplateHash { all: short(all.to_string()), own: short(own.to_string()) };
@@ -90,7 +90,7 @@ fn tolerations(settings: &Settings) -> Vec<Value> {
     unset.into_iter().chain(set).collect()
 }
 
-/// The Deployment but for its origin.
+/// The Deployment without its template hash.
 fn plain(
     owner: &ServiceId,
     gateway: &GatewayLocation,
@@ -200,9 +200,9 @@ fn push(list: &mut Value, item: Value) {
     }
 }
 
-/// What a Deployment of several pods has beyond that of one: each pod is on a
-/// node of its own, has the election's key, and leaves before its successor
-/// comes, for the others answer meanwhile.
+/// Adds what a Deployment of several pods has beyond that of one: each pod is on
+/// a node of its own, has the election's key, and terminates before its successor
+/// starts, for the others answer meanwhile.
 fn make_several(spec: &mut Value, owner: &ServiceId, gateway: &GatewayLocation) {
     spec["strategy"] =
         json!({ "type": "RollingUpdate", "rollingUpdate": { "maxSurge": 0, "maxUnavailable": 1 } });

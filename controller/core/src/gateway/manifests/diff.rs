@@ -4,9 +4,9 @@ use serde_json::Value;
 
 use super::quantity;
 
-/// Whether a Deployment, with its metadata and spec as the API server has them, is what it
-/// should be, and nothing more: a field that others add to its spec may make
-/// its pods something else.
+/// Whether a Deployment, with its metadata and spec as the API server has them,
+/// is what it should be, and nothing more: a field that others add to its spec
+/// may make its pods something else.
 ///
 /// `as_answered`: the spec is what the API server made of our own last write.
 /// What it has beyond that is the cluster's own doing, by defaults of a later
