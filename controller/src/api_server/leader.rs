@@ -93,7 +93,7 @@ impl Election {
                     task.abort();
                     (*leading, *task) = manager.watch().await;
                 }
-                Err(error) => tracing::warn!("{error:#}; it is tried again"),
+                Err(error) => tracing::warn!(error = format!("{error:#}"), "lease not available, retrying"),
             }
         }
     }

@@ -154,11 +154,11 @@ impl Start<'_> {
                     }
                     Err(error) if is_forbidden(&error) && narrow.is_some() => {
                         let Some(api) = narrow.take() else { continue };
-                        tracing::info!(kind = %K::kind(&()), "seen in the gateway namespace only: {error}");
+                        tracing::info!(kind = %K::kind(&()), %error, "watching the gateway namespace only");
                         index.lock().unwrap_or_else(PoisonError::into_inner).set_narrow();
                         events = Box::pin(watcher(api, config.clone()).default_backoff());
                     }
-                    Err(error) => tracing::warn!(kind = %K::kind(&()), "watch: {error}; it is tried again"),
+                    Err(error) => tracing::warn!(kind = %K::kind(&()), %error, "watch failed, retrying"),
                 }
             }
         });

@@ -1,5 +1,7 @@
 //! What a run of the controller's loop is about.
 
+use std::fmt;
+
 use lb_svc_core::gateway::assignment::gateway_of;
 use lb_svc_core::model::{GatewayRef, ObjectName, ServiceRef};
 
@@ -12,6 +14,16 @@ pub enum Key {
     Subnet(String),
     /// The pod of this name that waits for our readiness gate.
     Backend(ObjectName),
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Gateway(gateway) => write!(f, "gateway of {}", gateway.service()),
+            Self::Subnet(name) => write!(f, "Subnet {name}"),
+            Self::Backend((namespace, name)) => write!(f, "pod {namespace}/{name}"),
+        }
+    }
 }
 
 impl Key {

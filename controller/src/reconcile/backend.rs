@@ -28,7 +28,7 @@ impl Reconciler {
         match decision {
             Decision::Pass { reason, message } => {
                 self.learn(self.api_server.set_gate(name, &backend.uid, true, reason, &message).await?);
-                tracing::info!(namespace, pod, %reason, "passes its readiness gate: {message}");
+                tracing::info!(namespace, pod, %reason, detail = message, "readiness gate satisfied");
                 self.metrics.pass(reason);
                 Ok(None)
             }
@@ -39,7 +39,7 @@ impl Reconciler {
                             .set_gate(name, &backend.uid, false, Reason::Unhealthy, &message)
                             .await?,
                     );
-                    tracing::warn!(namespace, pod, "waits at its readiness gate: {message}");
+                    tracing::warn!(namespace, pod, detail = message, "readiness gate not satisfied");
                 }
                 Ok(Some(again))
             }

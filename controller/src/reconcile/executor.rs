@@ -55,7 +55,7 @@ impl Reconciler {
     async fn report(&self, target: &Target<'_>, actions: &[Action]) {
         for action in actions {
             if let Err(error) = self.execute(target, action).await {
-                tracing::warn!(service = %service_of(target.gateway), "refusal not reported: {error}");
+                tracing::warn!(service = %service_of(target.gateway), %error, "refusal not reported");
             }
         }
     }
@@ -159,7 +159,7 @@ impl Reconciler {
                 }
                 // The rest does not depend on it: the condition says the same.
                 if let Err(error) = api_server.create_event(owner()?, *warning, reason, message).await {
-                    tracing::warn!(%service, reason, "event not created: {error}");
+                    tracing::warn!(%service, reason, %error, "event not created");
                 }
             }
             Action::RememberElection(election) => {

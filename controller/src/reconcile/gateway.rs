@@ -89,7 +89,7 @@ impl Reconciler {
         }
         for pod in pods {
             let failure = self.api_server.start_failure(&namespace, &pod.uid).await.unwrap_or_else(|error| {
-                tracing::warn!(service = %service_of(gateway), pod = pod.name, "start failure not looked up: {error}");
+                tracing::warn!(service = %service_of(gateway), pod = pod.name, %error, "start failure not looked up");
                 None
             });
             self.remember(key, |memory| memory.start_failures.insert(pod.uid, (Instant::now(), failure)));

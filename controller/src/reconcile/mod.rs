@@ -93,9 +93,9 @@ impl Reconciler {
                 // A conflict means that the cache is behind; what it lacks is
                 // on its way.
                 if error.is_conflict() {
-                    tracing::debug!(?key, "{error}; tried again in {wait:?}");
+                    tracing::debug!(%key, %error, retry_in = ?wait, "reconcile failed");
                 } else {
-                    tracing::warn!(?key, "{error}; tried again in {wait:?}");
+                    tracing::warn!(%key, %error, retry_in = ?wait, "reconcile failed");
                 }
                 Some(wait)
             }

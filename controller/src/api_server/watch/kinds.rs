@@ -221,7 +221,8 @@ impl Watched for IP {
             Err(error) => {
                 tracing::warn!(
                     name = object.name_any(),
-                    "a claim that is not ours to read, ignored: {error}"
+                    %error,
+                    "claim not readable, ignored"
                 );
                 Vec::new()
             }
