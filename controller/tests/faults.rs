@@ -20,8 +20,8 @@ use lb_svc_core::model::{
     Attachment, Condition, DeploymentState, GatewayLocation, GatewayRef, OwnedObject, Pod, ServiceId,
     ServiceRef, StatusReport, Subnet, SubnetStatus,
 };
+use lb_svc_core::observed::Observed;
 use lb_svc_core::service::conditions::{GATEWAY_READY, LIMITED};
-use lb_svc_core::service::observed::Observed;
 use lb_svc_core::service::plan::plan;
 use lb_svc_crds::gateway::{GatewayConfig, GatewayStatus};
 use lb_svc_crds::names::{self, Provider};

@@ -21,15 +21,15 @@ use std::time::Instant;
 use lb_svc_controller::api_server::read;
 use lb_svc_controller::api_server::write::typed;
 use lb_svc_controller::index::{Index, Key};
-use lb_svc_core::action::{Action, Requeue};
+use lb_svc_core::action::Action;
 use lb_svc_core::gateway::assignment::gateway_of;
 use lb_svc_core::ipam::{self, AddressRequest, AllocationError, Claim, ClaimId, Reservation};
 use lb_svc_core::model::{
     Attachment, DeploymentState, GatewayLocation, OwnedObject, Pod, Service, ServiceId, ServicePort,
     ServiceRef, StatusReport, Subnet, SubnetStatus,
 };
-use lb_svc_core::service::observed::Observed;
-use lb_svc_core::service::plan::plan;
+use lb_svc_core::observed::Observed;
+use lb_svc_core::service::plan::{Requeue, plan};
 use lb_svc_crds::gateway::{GatewayConfig, GatewayStatus};
 use lb_svc_crds::names::{self, PROVIDER_ANNOTATION};
 use lb_svc_crds::{IP, SubnetSpec};

@@ -1,17 +1,14 @@
-//! What is to be done for one gateway.
+//! The writes by which a gateway and its Service are brought nearer to what is
+//! asked.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use serde_json::Value;
 
-use crate::backend::convergence::ConvergenceState;
-use crate::backend::readiness_gate::Verdict;
 use crate::gateway::election::ElectionView;
-use crate::gateway::rollout::Rollout;
 use crate::ipam::{AddressRequest, ClaimId};
-use crate::model::{Condition, Ingress, PodId};
-use crate::service::conditions::Conditions;
+use crate::model::{Condition, Ingress};
 
 /// One write, or what is to be remembered of the writes before it.
 #[derive(Clone, Debug, PartialEq)]
@@ -101,72 +98,4 @@ pub enum Action {
     },
     /// Remember what is seen of the election: all changes were reported.
     RememberElection(Option<ElectionView>),
-}
-
-/// What is to be done.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Plan {
-    /// The writes, in order.
-    pub actions: Vec<Action>,
-    /// The writes that report on the Service what became of these, in order.
-    pub report: Vec<Action>,
-    /// What [`Self::report`] is made from; `None` if the Service's status is no
-    /// part of the plan.
-    pub conditions: Option<Conditions>,
-    /// When the gateway is to be planned for again.
-    pub next: Requeue,
-    /// What others are to see of it.
-    pub index: IndexUpdate,
-    /// What is to be remembered for the next plan, if that is anything new.
-    pub remember: Option<ConvergenceState>,
-}
-
-impl Plan {
-    /// All writes, in order.
-    pub fn steps(&self) -> impl Iterator<Item = &Action> {
-        self.actions.iter().chain(&self.report)
-    }
-
-    /// The report if the API server refused one of the writes with these
-    /// words, `failed` being its place among the actions: what is still to be
-    /// said of those after it, and conditions that say why.
-    pub fn after_refusal(&self, failed: usize, refused: &str) -> Vec<Action> {
-        let says = |action: &&Action| matches!(action, Action::Event { .. } | Action::RememberElection(_));
-        let rest = self.actions.iter().skip(failed + 1).filter(says).cloned();
-        rest.chain(self.conditions.iter().flat_map(|conditions| conditions.report(Some(refused)))).collect()
-    }
-}
-
-/// When a gateway is to be planned for again, if nothing changes before.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Requeue {
-    /// Not at all: nothing of it is left.
-    #[default]
-    Never,
-    /// In a while: it is as it is to be.
-    Converged {
-        /// Whether more changes of it than Kubernetes shows, which only its
-        /// pods report.
-        poll: bool,
-    },
-    /// Soon, and less often each time.
-    Unconverged {
-        /// Whether something was written that its pods have to follow, so that
-        /// it is soon again.
-        restart: bool,
-        /// Whether pods wait at their readiness gate for it.
-        holds_gates: bool,
-    },
-}
-
-/// What others are to see of a gateway.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct IndexUpdate {
-    /// Its part in the roll-outs.
-    pub rollout: Rollout,
-    /// Whether its Service waits for an address that it may get when another is
-    /// freed, or a Subnet changes.
-    pub address_pending: bool,
-    /// What it makes of the pods that wait for their readiness gate.
-    pub verdicts: BTreeMap<PodId, Verdict>,
 }

@@ -14,6 +14,7 @@ pub mod backend;
 pub mod gateway;
 pub mod ipam;
 pub mod model;
+pub mod observed;
 pub mod service;
 pub mod subnet;
 #[cfg(any(test, feature = "testing"))]

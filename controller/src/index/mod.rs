@@ -11,7 +11,7 @@ use lb_svc_core::model::{
     Attachment, Backend, GatewayLocation, GatewayRef, ObjectKind, ObjectName, PodId, Service, ServiceRef,
     Subnet,
 };
-use lb_svc_core::service::observed::{Observed, ObservedAddresses, ObservedEndpoints, ObservedGateway};
+use lb_svc_core::observed::{Observed, ObservedAddresses, ObservedEndpoints, ObservedGateway};
 use lb_svc_core::service::spec::is_direct;
 use lb_svc_crds::names::{self, Provider};
 

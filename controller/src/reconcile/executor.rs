@@ -3,11 +3,12 @@
 
 use std::time::Instant;
 
-use lb_svc_core::action::{Action, Plan};
+use lb_svc_core::action::Action;
 use lb_svc_core::gateway::assignment::service_of;
 use lb_svc_core::ipam::AllocationError;
 use lb_svc_core::model::{GatewayRef, ObjectKind, Service, ServiceRef};
-use lb_svc_core::service::observed::Observed;
+use lb_svc_core::observed::Observed;
+use lb_svc_core::service::plan::Plan;
 
 use super::memory::Memory;
 use super::{Reconciler, lock};

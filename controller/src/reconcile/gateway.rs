@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
-use lb_svc_core::action::{Action, Plan};
+use lb_svc_core::action::Action;
 use lb_svc_core::gateway::assignment::service_of;
 use lb_svc_core::gateway::workload::is_late;
 use lb_svc_core::ipam::AllocationError;
 use lb_svc_core::model::{GatewayRef, Pod, StatusReport};
-use lb_svc_core::service::observed::Observed;
+use lb_svc_core::observed::Observed;
+use lb_svc_core::service::plan::Plan;
 use lb_svc_core::service::plan::plan;
 
 use super::executor::{Outcome, Target};

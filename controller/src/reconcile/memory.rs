@@ -4,12 +4,11 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use lb_svc_core::action::Requeue;
 use lb_svc_core::backend::convergence::ConvergenceState;
 use lb_svc_core::backend::readiness_gate::Wait;
 use lb_svc_core::gateway::election::ElectionView;
-use lb_svc_core::service::allocation::Filled;
-use lb_svc_core::service::observed::Remembered;
+use lb_svc_core::observed::{Filled, Remembered};
+use lb_svc_core::service::plan::Requeue;
 
 use super::backoff::{CONVERGED, CONVERGED_POLL, HOLDS_GATES, UNCONVERGED, about, pause};
 

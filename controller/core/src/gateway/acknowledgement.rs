@@ -10,8 +10,8 @@ use crate::backend::convergence::{Convergence, Observation};
 use crate::backend::readiness_gate::Verdict;
 use crate::ipam::Claim;
 use crate::model::{Pod, PodId, Service, StatusReport};
+use crate::observed::{ObservedEndpoints, Remembered};
 use crate::service::allocation::conflict;
-use crate::service::observed::{ObservedEndpoints, Remembered};
 
 /// What a gateway does of its configuration.
 #[derive(Debug, Default)]
@@ -96,8 +96,8 @@ impl Acknowledgement {
 mod tests {
     use super::*;
     use crate::action::Action;
+    use crate::observed::Observed;
     use crate::service::conditions::{GATEWAY_READY, ips};
-    use crate::service::observed::Observed;
     use crate::service::plan::plan;
     use crate::testing::gateway::{
         FOREIGN_MAC, claim, claimed, config_of, config_written, direct_access, gateway_pod, is_converged,

@@ -3,7 +3,7 @@
 use crate::action::Action;
 use crate::ipam::Claim;
 use crate::model::OwnedObject;
-use crate::service::observed::{Observed, ObservedGateway};
+use crate::observed::{Observed, ObservedGateway};
 
 /// Deletes the gateway's objects unless they are for the Service with the uid
 /// `keep`, or not made by the controller.

@@ -15,8 +15,7 @@ use crate::backend::convergence::EndpointTargets;
 use crate::backend::endpoints;
 use crate::ipam::{Claim, Network};
 use crate::model::{OwnedObject, Pod, Problem, Service, ServicePort};
-use crate::service::allocation::is_unproven;
-use crate::service::observed::ObservedEndpoints;
+use crate::observed::ObservedEndpoints;
 use crate::service::spec::{ServiceSpec, transport};
 
 /// The most bytes that a ConfigMap holds (Kubernetes API: 1 MiB of data).
@@ -57,7 +56,7 @@ pub fn desired(spec: &ServiceSpec, inputs: &Inputs<'_>) -> Result<Option<Rendere
         let listed = known
             .as_ref()
             .and_then(|known| known.addresses.iter().find(|address| address.address == claim.address));
-        let probe = is_unproven(service, claim) || !is_proven_here(listed, pods);
+        let probe = claim.is_unproven(service) || !is_proven_here(listed, pods);
         let network = networks.get(&claim.subnet).filter(|network| network.holds(claim.address));
         let network = network.map(|network| Address {
             address: claim.address,
@@ -247,8 +246,8 @@ impl Digests {
 mod tests {
     use super::*;
     use crate::model::{DeploymentState, Endpoint, EndpointSlice};
+    use crate::observed::Observed;
     use crate::service::conditions::{GATEWAY_READY, LIMITED, ips};
-    use crate::service::observed::Observed;
     use crate::service::plan::plan;
     use crate::testing::gateway::{
         annotate, carried_out, claim, claimed, config_of, config_written, direct_access, gateway_pod,

@@ -92,7 +92,7 @@ fn nudged(pod: &Pod) -> (&str, u32) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::service::observed::Observed;
+    use crate::observed::Observed;
     use crate::service::plan::plan;
     use crate::testing::gateway::{
         carried_out, claim, claimed, config_of, members, replicated, settle, steps,

@@ -8,6 +8,7 @@ pub mod cleanup;
 pub mod config;
 pub mod config_sync;
 pub mod election;
+pub mod election_report;
 pub mod manifests;
 pub mod migration;
 pub mod placement;

@@ -4,7 +4,7 @@ use lb_svc_crds::reason::Reason;
 
 use super::rollout::{MAX_CONCURRENT_ROLLOUTS, Rollout};
 use crate::model::{Pod, Problem, ServiceId};
-use crate::service::observed::ObservedGateway;
+use crate::observed::ObservedGateway;
 
 /// What is decided of a gateway's namespace.
 #[derive(Debug)]

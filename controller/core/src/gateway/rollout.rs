@@ -66,7 +66,7 @@ mod tests {
     use super::*;
     use crate::gateway::manifests::TemplateHash;
     use crate::model::Attachment;
-    use crate::service::observed::Observed;
+    use crate::observed::Observed;
     use crate::service::plan::plan;
     use crate::testing::gateway::{configured, deployment_of, is_converged, objects, served, two_pods};
     use lb_svc_crds::names;

@@ -13,7 +13,7 @@ use super::pod_settings::{Configuration, Settings};
 use super::rollout::{Rollout, Rollouts};
 use crate::action::Action;
 use crate::model::{Attachment, DeploymentState, GatewayLocation, OwnedObject, Pod, Problem, Service};
-use crate::service::observed::ObservedGateway;
+use crate::observed::ObservedGateway;
 
 /// How often pods that were refused are asked for again. Kubernetes itself does
 /// so ever more seldom, at last every 17 minutes, whatever was done meanwhile;
@@ -229,11 +229,11 @@ fn budget(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::action::Plan;
     use crate::gateway::rollout::MAX_CONCURRENT_ROLLOUTS;
     use crate::model::{Setting, StatusReport};
+    use crate::observed::Observed;
     use crate::service::conditions::{GATEWAY_READY, LIMITED};
-    use crate::service::observed::Observed;
+    use crate::service::plan::Plan;
     use crate::service::plan::plan;
     use crate::testing::gateway::{
         carried_out, claim, claimed, config_of, configured, deployment_of, is_converged, objects, owned,

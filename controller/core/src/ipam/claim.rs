@@ -9,7 +9,7 @@ use lb_svc_crds::{IPSpec, Requested};
 use serde_json::{Value, json};
 
 use super::InvalidSubnet;
-use crate::model::ServiceId;
+use crate::model::{Service, ServiceId};
 
 /// One Service's hold on one address: an IP object, as last seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +37,14 @@ pub struct Claim {
     pub conflict: String,
     /// The namespace of the gateway that may answer for it.
     pub gateway_namespace: String,
+}
+
+impl Claim {
+    /// Whether the LAN is to be probed for the address: it has never been in
+    /// service, as far as the claim or the status of its Service says.
+    pub fn is_unproven(&self, service: &Service) -> bool {
+        !self.probed && !service.has_ingress(self.address)
+    }
 }
 
 /// An IP object in one version: what a conditional write must match.

@@ -8,13 +8,13 @@ use lb_svc_crds::gateway::GatewayStatus;
 use lb_svc_crds::names;
 use lb_svc_crds::reason::Reason;
 
-use super::observed::{Observed, ObservedAddresses};
 use super::spec::ServiceSpec;
 use crate::action::Action;
 use crate::gateway::cleanup::is_held;
 use crate::gateway::config::Digests;
 use crate::ipam::{AddressRequest, Claim};
 use crate::model::{Pod, Problem, Service};
+use crate::observed::{Filled, Observed, ObservedAddresses};
 
 /// The number of addresses in use by foreign hosts that a Service gives up in a
 /// row, before it waits for the last one.
@@ -25,17 +25,6 @@ const MAX_CONFLICTS: usize = 8;
 const MAX_FILLS: u32 = 5;
 /// The pause after the first fill of an address; it doubles with each.
 const FILL_PAUSE: Duration = Duration::from_millis(500);
-
-/// The fills of an address into a Service's spec.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Filled {
-    /// The address.
-    pub address: IpAddr,
-    /// How often it was filled.
-    pub times: u32,
-    /// How long ago it was last filled.
-    pub age: Duration,
-}
 
 /// What is to be done about `spec.loadBalancerIP`.
 #[derive(Clone, Debug, PartialEq)]
@@ -116,12 +105,6 @@ pub fn is_filled(service: &Service, own: &[&Claim]) -> bool {
     })
 }
 
-/// Whether the LAN is to be probed for the address: it has never been in
-/// service.
-pub fn is_unproven(service: &Service, claim: &Claim) -> bool {
-    !claim.probed && !service.has_ingress(claim.address)
-}
-
 /// The hardware address of the host that has `address` instead of the gateway,
 /// as its pods report.
 pub fn conflict<'a>(pods: &[&'a Pod], address: IpAddr) -> Option<&'a String> {
@@ -146,7 +129,7 @@ fn new_conflict<'a>(
 ) -> Option<(&'a Claim, String)> {
     let given_up = own.iter().filter(|claim| !claim.conflict.is_empty()).count();
     let mut candidates = own.iter().filter(|claim| {
-        claim.requested == Requested::Dynamic && claim.conflict.is_empty() && is_unproven(service, claim)
+        claim.requested == Requested::Dynamic && claim.conflict.is_empty() && claim.is_unproven(service)
     });
     candidates.find_map(|claim| {
         let mac = conflict(pods, claim.address)

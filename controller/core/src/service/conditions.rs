@@ -10,7 +10,6 @@ use lb_svc_crds::gateway::Port;
 use lb_svc_crds::reason::Reason;
 
 use super::allocation::{conflict, is_gateways};
-use super::observed::{Observed, ObservedAddresses};
 use super::spec::DirectAccessCause;
 use crate::action::Action;
 use crate::backend::convergence::Convergence;
@@ -18,6 +17,7 @@ use crate::gateway::rollout::Rollouts;
 use crate::gateway::workload::{START_GRACE, is_late};
 use crate::ipam::{Claim, Network};
 use crate::model::{Condition, Ingress, Pod, Problem, Service, Setting};
+use crate::observed::{Observed, ObservedAddresses};
 
 /// The Service holds an address.
 pub const ADDRESS_ALLOCATED: &str = "lb-svc.kubeovn.io/AddressAllocated";
@@ -307,10 +307,10 @@ pub(crate) fn ips(ingress: &[Ingress]) -> Vec<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::action::Plan;
     use crate::ipam::AllocationError;
     use crate::model::{DeploymentState, PortStatus, StatusReport};
     use crate::service::conditions::ips;
+    use crate::service::plan::Plan;
     use crate::service::plan::plan;
     use crate::testing::gateway::{
         annotate, carried_out, claim, claimed, config_of, deployment_of, direct_access, gateway_pod,

@@ -3,7 +3,6 @@
 pub mod allocation;
 pub mod conditions;
 pub mod health_check;
-pub mod observed;
 pub mod plan;
 pub mod spec;
 pub mod unheeded;

@@ -17,21 +17,93 @@
 //! in order. It runs again after every change and every write; nothing depends
 //! on having seen the change itself.
 
+use std::collections::BTreeMap;
+
 use lb_svc_crds::names::Provider;
 
 use super::allocation::{self, Claims, Fill};
 use super::conditions::{self, Conditions, Degraded, Ready};
-use super::observed::Observed;
 use super::spec::{self, ServiceSpec};
-use crate::action::{Action, IndexUpdate, Plan, Requeue};
+use crate::action::Action;
+use crate::backend::convergence::ConvergenceState;
+use crate::backend::readiness_gate::Verdict;
 use crate::gateway::acknowledgement::{self, Acknowledgement};
 use crate::gateway::config::{self, Rendered};
 use crate::gateway::placement::{self, Placement};
 use crate::gateway::rollout::Rollout;
 use crate::gateway::workload::{self, Workload};
-use crate::gateway::{cleanup, config_sync, election, repair};
+use crate::gateway::{cleanup, config_sync, election, election_report, repair};
 use crate::ipam::Claim;
-use crate::model::{Ingress, Pod, Problem, Service};
+use crate::model::{Ingress, Pod, PodId, Problem, Service};
+use crate::observed::Observed;
+
+/// What is to be done.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Plan {
+    /// The writes, in order.
+    pub actions: Vec<Action>,
+    /// The writes that report on the Service what became of these, in order.
+    pub report: Vec<Action>,
+    /// What [`Self::report`] is made from; `None` if the Service's status is no
+    /// part of the plan.
+    pub conditions: Option<Conditions>,
+    /// When the gateway is to be planned for again.
+    pub next: Requeue,
+    /// What others are to see of it.
+    pub index: IndexUpdate,
+    /// What is to be remembered for the next plan, if that is anything new.
+    pub remember: Option<ConvergenceState>,
+}
+
+impl Plan {
+    /// All writes, in order.
+    pub fn steps(&self) -> impl Iterator<Item = &Action> {
+        self.actions.iter().chain(&self.report)
+    }
+
+    /// The report if the API server refused one of the writes with these
+    /// words, `failed` being its place among the actions: what is still to be
+    /// said of those after it, and conditions that say why.
+    pub fn after_refusal(&self, failed: usize, refused: &str) -> Vec<Action> {
+        let says = |action: &&Action| matches!(action, Action::Event { .. } | Action::RememberElection(_));
+        let rest = self.actions.iter().skip(failed + 1).filter(says).cloned();
+        rest.chain(self.conditions.iter().flat_map(|conditions| conditions.report(Some(refused)))).collect()
+    }
+}
+
+/// When a gateway is to be planned for again, if nothing changes before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Requeue {
+    /// Not at all: nothing of it is left.
+    #[default]
+    Never,
+    /// In a while: it is as it is to be.
+    Converged {
+        /// Whether more changes of it than Kubernetes shows, which only its
+        /// pods report.
+        poll: bool,
+    },
+    /// Soon, and less often each time.
+    Unconverged {
+        /// Whether something was written that its pods have to follow, so that
+        /// it is soon again.
+        restart: bool,
+        /// Whether pods wait at their readiness gate for it.
+        holds_gates: bool,
+    },
+}
+
+/// What others are to see of a gateway.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct IndexUpdate {
+    /// Its part in the roll-outs.
+    pub rollout: Rollout,
+    /// Whether its Service waits for an address that it may get when another is
+    /// freed, or a Subnet changes.
+    pub address_pending: bool,
+    /// What it makes of the pods that wait for their readiness gate.
+    pub verdicts: BTreeMap<PodId, Verdict>,
+}
 
 /// Plans for the gateway of a Service.
 pub fn plan(observed: &Observed) -> Plan {
@@ -192,7 +264,7 @@ fn serve(service: &Service, spec: &ServiceSpec, observed: &Observed) -> Plan {
             actions.extend(annotate(config, &spec.provider, claim, &pods, observed));
         }
         actions.extend(allocation.record_answering(election::answering(&pods)));
-        let election = election::report(remembered.election.as_ref(), &pods, &allocation.serving);
+        let election = election_report::report(remembered.election.as_ref(), &pods, &allocation.serving);
         actions.extend(election.actions);
         how += &election::active_pods(election.view.as_ref(), &pods);
         acknowledgement = acknowledge(config, &pods, observed);
@@ -303,7 +375,6 @@ mod tests {
 
     use super::*;
     use crate::ipam::AllocationError;
-    use crate::model::PodId;
     use crate::service::conditions::{ADDRESS_ALLOCATED, GATEWAY_READY, ips};
     use crate::testing::gateway::{
         annotate, carried_out, claim, claimed, config_of, config_written, direct_access, is_converged,

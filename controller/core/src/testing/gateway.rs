@@ -1,13 +1,14 @@
 //! Gateways in many states, and what their plans say.
 
-use crate::action::{Action, Plan, Requeue};
+use crate::action::Action;
 use crate::gateway::pod_settings::Configuration;
 use crate::ipam::{Claim, ClaimId, Network};
 use crate::model::{
     Attachment, Condition, DeploymentState, EndpointSlice, Ingress, OwnedObject, Pod, ServiceId, Setting,
     StatusReport,
 };
-use crate::service::observed::{Observed, ObservedAddresses, ObservedGateway};
+use crate::observed::{Observed, ObservedAddresses, ObservedGateway};
+use crate::service::plan::{Plan, Requeue};
 use lb_svc_crds::gateway::{GatewayConfig, GatewayStatus, Role, Target, Transport};
 use lb_svc_crds::names::Provider;
 use lb_svc_crds::{Requested, names};

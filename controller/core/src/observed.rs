@@ -2,6 +2,7 @@
 //! that decide by it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +18,6 @@ use crate::ipam::{AllocationError, Claim, Network};
 use crate::model::{
     Attachment, DeploymentState, EndpointSlice, GatewayLocation, OwnedObject, Pod, PodId, Service, ServiceRef,
 };
-use crate::service::allocation::Filled;
 
 /// Everything seen that concerns one gateway.
 #[derive(Clone, Debug, Default)]
@@ -103,6 +103,17 @@ pub struct Remembered {
     pub filled: Option<Filled>,
     /// How long ago a Warning of this Service was written.
     pub warned: Option<Duration>,
+}
+
+/// The fills of an address into a Service's spec.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Filled {
+    /// The address.
+    pub address: IpAddr,
+    /// How often it was filled.
+    pub times: u32,
+    /// How long ago it was last filled.
+    pub age: Duration,
 }
 
 impl ObservedGateway {
