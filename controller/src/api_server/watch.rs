@@ -199,7 +199,7 @@ fn see<K: Watched>(index: &mut Index, object: &impl Resource) -> bool {
 fn contained<K: Watched>(name: &ObjectName, work: impl FnOnce() -> Vec<Key>) -> Vec<Key> {
     contain(work).unwrap_or_else(|error| {
         let (namespace, name) = name;
-        tracing::error!(kind = %K::kind(&()), namespace, name, "object dropped: {error}");
+        tracing::error!(kind = %K::kind(&()), namespace, name, %error, "object dropped");
         Vec::new()
     })
 }
