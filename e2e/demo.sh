@@ -12,7 +12,7 @@ gateway() { # COMMAND...: in the gateway pod
   kubectl exec deploy/lb-svc-test-service -- "$@"
 }
 
-step "A cluster: two nodes and, on their LAN, a client that is no part of it"
+step "A cluster, and on the LAN of its nodes a client that is no part of it"
 "$cluster" up
 e2e/install.sh
 
@@ -31,6 +31,6 @@ show kubectl get events --field-selector involvedObject.kind=Service -o custom-c
 step "And from the client outside"
 answers=$(for _ in 1 2 3 4 5 6 7 8; do "$cluster" client curl -sS --max-time 5 http://172.18.0.18/; done)
 printf '\033[1m$ curl http://172.18.0.18/    (eight times)\033[0m\n%s\n' "$answers"
-[ "$(awk '{print $1}' <<<"$answers" | sort -u | wc -l)" = 2 ] || { echo "demo: not both backends answered" >&2; exit 1; }
+[ "$(awk '{print $1}' <<<"$answers" | sort -u | wc -l)" = 2 ] || { "$cluster" dump >&2; echo "demo: not both backends answered" >&2; exit 1; }
 
 step "It works. To look around: $cluster kubectl get all -A;  to end it: make demo-down"

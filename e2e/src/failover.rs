@@ -257,7 +257,7 @@ fn node(pod: &Pod) -> String {
 
 /// A node's number: `n2` is 2.
 fn number(pod: &Pod) -> String {
-    Lab::number(&node(pod)).to_owned()
+    Lab::number(&node(pod))
 }
 
 async fn cluster(args: &[&str]) -> String {

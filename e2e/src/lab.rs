@@ -60,8 +60,19 @@ impl Lab {
     }
 
     /// What `cluster.sh` calls the node of this name.
-    pub fn number(node: &str) -> &str {
-        node.trim_start_matches('n')
+    ///
+    /// # Panics
+    /// If it is no name of the local cluster's, nor of kind's.
+    pub fn number(node: &str) -> String {
+        let number = |text: &str| text.parse::<u32>().ok();
+        let local = node.strip_prefix('n').and_then(number);
+        let kind = || match node.strip_prefix("lb-svc-")? {
+            "control-plane" => Some(1),
+            "worker" => Some(2),
+            worker => Some(number(worker.strip_prefix("worker")?)? + 1),
+        };
+        let number = local.or_else(kind).unwrap_or_else(|| panic!("{node} is no node of the cluster"));
+        number.to_string()
     }
 
     /// `kubectl ARGS`; what it printed.
@@ -143,5 +154,23 @@ impl Lab {
             }
         }
         bail!("pod {pod_uid} has no process {name}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Lab;
+
+    #[test]
+    fn node_is_numbered_by_its_name_on_either_cluster() {
+        for (name, number) in [
+            ("n1", "1"),
+            ("n3", "3"),
+            ("lb-svc-control-plane", "1"),
+            ("lb-svc-worker", "2"),
+            ("lb-svc-worker2", "3"),
+        ] {
+            assert_eq!(Lab::number(name), number);
+        }
     }
 }

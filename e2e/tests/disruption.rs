@@ -18,7 +18,7 @@ const SYSTEM: &str = "lb-svc-system";
 /// The node of a pod, by its number: `n2` is 2.
 fn node(pod: &Pod) -> String {
     let name = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap_or_default();
-    name.trim_start_matches(|c: char| !c.is_ascii_digit()).to_owned()
+    Lab::number(&name)
 }
 
 /// The resourceVersions of all that the controller writes for this Service.

@@ -375,12 +375,13 @@ async fn route_through(stage: &Stage, node: &str, ip: IpAddr, pod: IpAddr) -> an
         ip link set net1 up"
     );
     run("nsenter", &[&format!("--net={}", netns.display()), "sh", "-c", &script]).await?;
-    let to_own = Lab::cluster(&["node", Lab::number(node), "ip", "-o", "route", "get", &own]).await?;
+    let to_own = Lab::cluster(&["node", &Lab::number(node), "ip", "-o", "route", "get", &own]).await?;
     let device =
         to_own.split_whitespace().skip_while(|word| *word != "dev").nth(1).context("no way to a pod")?;
     // It goes with the pod.
     let back = format!("ip route replace {ROUTED} via {own} dev {device} onlink");
-    let back: Vec<&str> = ["node", Lab::number(node)].into_iter().chain(back.split(' ')).collect();
+    let number = Lab::number(node);
+    let back: Vec<&str> = ["node", &number].into_iter().chain(back.split(' ')).collect();
     Lab::cluster(&back).await?;
     Ok([
         Change::add("route", format!("local {ROUTED} dev lo")).await?,
@@ -419,7 +420,7 @@ impl Paths {
         let pod = self.pod.to_string();
         for node in &self.nodes {
             // It fails where there is nothing to delete.
-            Lab::cluster(&["node", Lab::number(node), "conntrack", "-D", "--reply-src", &pod]).await.ok();
+            Lab::cluster(&["node", &Lab::number(node), "conntrack", "-D", "--reply-src", &pod]).await.ok();
         }
         for gateway in &self.gateways {
             run("nsenter", &[&format!("--net={}", gateway.display()), "conntrack", "-F"]).await?;
