@@ -7,12 +7,12 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Service};
 use kube::ResourceExt;
-use kube::api::{Api, DeleteParams, ListParams};
+use kube::api::{Api, DeleteParams};
 use lb_svc_crds::IP;
 use lb_svc_e2e::objects::{backends, web};
-use lb_svc_e2e::{Lab, QUICK, SLOW, Scene, client, expect, scene, serves, throughout, until};
+use lb_svc_e2e::{Lab, QUICK, SLOW, Scene, client, expect, gateway_pods, scene, serves, throughout, until};
 use serde_json::{Value, json};
 
 /// What the Service does not get as it asks, if that is said.
@@ -127,8 +127,7 @@ async fn delete(scene: &Scene, service: &str) {
     until("nothing is left but claims", SLOW, async || {
         let name = format!("lb-svc-{service}");
         let config = scene.api::<ConfigMap>().get_opt(&name).await.map_err(|error| error.to_string())?;
-        let its = ListParams::default().labels(&format!("app={name}"));
-        let pods = scene.api::<Pod>().list(&its).await.map_err(|error| error.to_string())?.items.len();
+        let pods = gateway_pods(&scene.api(), &scene.namespace, service).await.len();
         expect(config.is_none() && pods == 0, pods)
     })
     .await;
