@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use lab::{
     ATTACHMENT, CLUSTER_IP, HEALED, Lab, OTHER_CLUSTER_IP, POD_IP, VIP, address, ask, config, config_by,
-    config_to, exchange, nat_backend, wait,
+    config_direct, config_to, exchange, nat_backend, wait,
 };
 use lb_svc_gateway::l2::arp::{self, Frame};
 use nix::libc;
@@ -150,6 +150,7 @@ fn drift_is_healed() {
         ("nat", "nft delete table ip lb-svc-filter"),
         ("nat", "nft flush chain ip lb-svc-filter passing"),
         ("nat", "nft insert rule ip lb-svc-filter own accept"),
+        ("nat", "nft flush chain ip lb-svc-filter errors"),
         ("route", "ip route flush table 100"),
         ("route", "ip route del 10.109.201.193 table 100"),
         ("route", "ip route add 192.0.2.0/24 via 10.16.0.1 table 100"),
@@ -607,6 +608,89 @@ fn a_smaller_mtu_behind_the_gateway_is_respected() {
     let stream = lab.client.connect(&format!("{VIP}:80")).unwrap();
     let mss = nix::sys::socket::getsockopt(&stream, nix::sys::socket::sockopt::TcpMaxSeg).unwrap();
     assert!(mss <= 1360, "the client would send segments of {mss}");
+}
+
+/// The ICMP errors that arrive there for an address, as type, code and path MTU.
+struct IcmpErrors(socket2::Socket);
+
+impl IcmpErrors {
+    fn at(netns: &lab::Netns) -> Self {
+        Self(packets(netns, libc::ETH_P_IP as u16))
+    }
+
+    /// Those about packets to the VIP, which also come from it.
+    fn from_vip(&self) -> Vec<(u8, u8, u16)> {
+        let vip = VIP.parse::<std::net::Ipv4Addr>().expect("an address").octets();
+        let mut errors = Vec::new();
+        let mut buffer = [0; 2048];
+        while let Ok(length) = recv(self.0.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
+            let ip = &buffer[14..length];
+            // ICMP without IP options; it quotes the packet at 28.
+            if ip.len() >= 48 && ip[9] == 1 && ip[12..16] == vip && ip[44..48] == vip {
+                errors.push((ip[20], ip[21], u16::from_be_bytes([ip[26], ip[27]])));
+            }
+        }
+        errors
+    }
+}
+
+/// Clients learn by ICMP from the gateway what it cannot forward to its targets.
+fn clients_learn_why_a_packet_is_not_forwarded(lab: &Lab) {
+    const FRAGMENTATION_NEEDED: (u8, u8, u16) = (3, 4, 1400);
+    const TIME_EXCEEDED: (u8, u8, u16) = (11, 0, 0);
+    for client in [&lab.client, &lab.far] {
+        let errors = IcmpErrors::at(client);
+        let learned = |what: &str, wanted| {
+            wait(what, || errors.from_vip().contains(&wanted).then_some(()));
+        };
+        // Traceroute, before anything else of the flow has passed, and later.
+        for warm in [false, true] {
+            let socket = client.udp();
+            if warm {
+                assert!(exchange(&socket, &format!("{VIP}:53")).is_some());
+            }
+            let hops = if std::ptr::eq(client, &lab.far) { 2 } else { 1 };
+            socket.set_ttl(hops).unwrap();
+            assert_eq!(exchange(&socket, &format!("{VIP}:53")), None);
+            learned("time exceeded", TIME_EXCEEDED);
+        }
+        // A datagram is sent unfragmented up to the known path MTU, and in
+        // fragments beyond it; one that must not be fragmented would be refused
+        // to the sender by that path MTU.
+        let socket = client.udp();
+        socket.connect(format!("{VIP}:53")).unwrap();
+        let known = || nix::sys::socket::getsockopt(&socket, nix::sys::socket::sockopt::IpMtu).unwrap();
+        assert_eq!(known(), 1500);
+        socket.send(&[b'x'; 1450]).unwrap();
+        learned("fragmentation needed", FRAGMENTATION_NEEDED);
+        let (error, _) = wait("the sender's error", || socket.take_error().unwrap());
+        assert_eq!((error.raw_os_error(), known()), (Some(libc::EMSGSIZE), 1400));
+        socket.send(&[b'x'; 1450]).unwrap();
+        let mut answer = [0; 200];
+        socket.recv(&mut answer).expect("an answer to the fragments");
+    }
+}
+
+#[test]
+fn b05_icmp_errors_about_forwarded_packets_reach_the_client() {
+    let lab = Lab::new();
+    lab.pod.run("ip link set eth0 mtu 1400");
+    lab.node.run("ip link set eth0 mtu 1400");
+    let gateway = lab.serving(&config(&[("UDP", 53)]));
+    clients_learn_why_a_packet_is_not_forwarded(&lab);
+    assert!(gateway.status().unwrap().faults.is_empty());
+}
+
+#[test]
+fn b05_icmp_errors_about_direct_access_reach_the_client() {
+    let lab = Lab::new();
+    lab.pod.run("ip link set eth0 mtu 1400");
+    lab.node.run("ip link set eth0 mtu 1400");
+    let _endpoint = lab.endpoint("10.17.0.1", &[5353]);
+    let subsets =
+        json!([{"addresses": ["10.17.0.1"], "ports": [{"protocol": "UDP", "port": 53, "targetPort": 5353}]}]);
+    let _gateway = lab.serving(&config_direct(&[("UDP", 53)], &subsets));
+    clients_learn_why_a_packet_is_not_forwarded(&lab);
 }
 
 #[test]

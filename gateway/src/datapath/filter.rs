@@ -1,5 +1,5 @@
 //! The packet filter, an nftables table with either NAT back end: what is
-//! forwarded, and what reaches the pod itself.
+//! forwarded, what reaches the pod itself, and which way its ICMP errors leave.
 //!
 //! Every packet traverses it, so it is not of iptables, whose rules cost more.
 
@@ -77,6 +77,15 @@ add rule {TABLE} passing oifname \"{lan}\" drop
         let _ = writeln!(text, "{to} meta l4proto udp reject with icmp port-unreachable");
     }
     let _ = writeln!(text, "add rule {TABLE} own iifname \"{lan}\" drop");
+    // The pod's own ICMP errors about forwarded packets (fragmentation needed, time
+    // exceeded) have the pod's address until the NAT translates them, so they would
+    // leave by the pod network. From the address that the client sent to, the rule for
+    // what the pod itself sends applies: a chain of type route looks the way up anew.
+    let _ = writeln!(
+        text,
+        "add chain {TABLE} errors {{ type route hook output priority -150; policy accept; }}
+add rule {TABLE} errors ip protocol icmp ct state related ct direction reply ct status dnat ip saddr set ct original ip daddr"
+    );
     text
 }
 
@@ -95,6 +104,6 @@ mod tests {
             assert_eq!(what[0], "ip protocol icmp accept");
             assert_eq!(what[1..], refused.map(|what| format!("meta l4proto {what}")));
         }
-        assert!(text.ends_with("own iifname \"net1\" drop\n"), "{text}");
+        assert!(text.contains("own iifname \"net1\" drop\n"), "{text}");
     }
 }
