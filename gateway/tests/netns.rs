@@ -1138,6 +1138,29 @@ fn connections_are_forgotten_in_time() {
 }
 
 #[test]
+fn b09_half_closed_connection_is_remembered_for_an_hour() {
+    let lab = Lab::new();
+    let _gateway = lab.serving(&config(&[("TCP", 443)]));
+    wait("the timeouts", || lab.pod.attempt("nft list table ip lb-svc-timeouts").0.then_some(()));
+    let listener = lab.node.enter(|| std::net::TcpListener::bind(format!("{CLUSTER_IP}:443"))).unwrap();
+    // Whichever end closes first, the other may take its time.
+    for client_first in [true, false] {
+        let client = lab.client.connect(&format!("{VIP}:443")).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        let first = if client_first { &client } else { &server };
+        first.shutdown(std::net::Shutdown::Write).unwrap();
+        let list = format!("conntrack -L -p tcp --orig-port-src {}", client.local_addr().unwrap().port());
+        let (left, _) = wait("the half-closed connection", || {
+            let listed = lab.pod.run(&list);
+            let mut words = listed.split_whitespace().skip(2);
+            let left: u32 = words.next()?.parse().ok()?;
+            (words.next() == Some("CLOSE_WAIT")).then_some(left)
+        });
+        assert!((3_500..=3_600).contains(&left), "{left} s");
+    }
+}
+
+#[test]
 fn a_kernel_without_timeouts_of_conntrack_serves() {
     let lab = Lab::new();
     let bin = lab.dir().join("bin");

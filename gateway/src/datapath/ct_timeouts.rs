@@ -20,12 +20,14 @@ const TABLE: &str = "ip lb-svc-timeouts";
 ///
 /// - `established`: a connection that is idle for a day counts as dead, as for the
 ///   nodes' kube-proxy.
+/// - `close_wait`: of a connection that one end has closed, the other end may take an
+///   hour for its answer, as for the nodes' kube-proxy. The kernel's own are 60 s.
 /// - `time_wait`: after both ends have closed, the target may be in TIME_WAIT for
 ///   60 s. If the tuple were reused sooner, with the timestamps of another client,
 ///   the target would drop the segment as old (PAWS, RFC 7323). So a little longer.
 /// - `close`: after a reset neither end keeps state. The kernel accepts only a reset
 ///   with the exact sequence number.
-const POLICY: &str = "established : 86400, time_wait : 62, close : 2";
+const POLICY: &str = "established : 86400, close_wait : 3600, time_wait : 62, close : 2";
 
 /// The table. It applies to new connections only.
 pub const TIMEOUTS: BackgroundTable =
