@@ -206,7 +206,9 @@ fn settings(lab: &Lab) -> String {
         "net1.accept_local",
         "eth0.accept_local",
         "net1.arp_ignore",
+        "eth0.arp_ignore",
         "net1.arp_announce",
+        "eth0.arp_announce",
         "net1.accept_redirects",
         "net1.send_redirects",
     ];
@@ -350,6 +352,24 @@ fn neighbours_learn_the_address_at_once() {
     wait("another burst", || {
         (gateway.metric("lb_svc_gateway_announcements_total") >= before + 3).then_some(())
     });
+}
+
+#[test]
+fn r35_pod_network_gets_no_arp_answer_for_the_address() {
+    let lab = Lab::new();
+    let _gateway = lab.serving(&config(&[("TCP", 80)]));
+    // A host of the pod network that takes the address for a neighbour there.
+    lab.node.run(&format!("ip route add {VIP}/32 dev eth0"));
+    let _ = lab.node.attempt(&format!("ping -c 1 -W 1 {VIP}"));
+    let neighbour = lab.node.run(&format!("ip neigh show {VIP}"));
+    assert!(!neighbour.contains("lladdr"), "{neighbour}");
+    // Nor does the pod claim the address in its own requests there.
+    let heard = Heard::on(&lab.node);
+    lab.pod.run("ip neigh flush dev eth0");
+    let _ = lab.pod.attempt(&format!("ping -c 1 -W 1 -I {VIP} {CLUSTER_IP}"));
+    let eth0: Value = serde_json::from_str(&lab.pod.run("ip -j link show eth0")).unwrap();
+    let senders: Vec<_> = heard.from(eth0[0]["address"].as_str().unwrap());
+    assert!(!senders.is_empty() && senders.iter().all(|(sender, _)| sender == POD_IP), "{senders:?}");
 }
 
 #[test]

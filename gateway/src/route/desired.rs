@@ -119,14 +119,19 @@ fn settings(lan: u32, primary: u32, rp_filter_of_all: u32) -> Vec<(u32, Setting,
     // loose, because only table 100 has the route back to clients behind routers.
     let (rp_filter, accept_local) = if rp_filter_of_all == 0 { (0, 1) } else { (2, 0) };
     let both = [lan, primary].into_iter().flat_map(|interface| {
-        [(Setting::Forwarding, 1), (Setting::RpFilter, rp_filter), (Setting::AcceptLocal, accept_local)]
-            .map(|(setting, value)| (interface, setting, value))
+        [
+            (Setting::Forwarding, 1),
+            (Setting::RpFilter, rp_filter),
+            (Setting::AcceptLocal, accept_local),
+            // In ARP, the addresses of each interface exist on it only. Where the pod
+            // network is the LAN's layer 2, the primary interface would answer for the
+            // gateway's addresses, whether the pod holds the lease or not.
+            (Setting::ArpIgnore, 1),
+            (Setting::ArpAnnounce, 2),
+        ]
+        .map(|(setting, value)| (interface, setting, value))
     });
     let of_lan = [
-        // Answer ARP for the interface's own addresses only, and never use the
-        // pod's address in ARP on the LAN.
-        (lan, Setting::ArpIgnore, 1),
-        (lan, Setting::ArpAnnounce, 2),
         (lan, Setting::AcceptRedirects, 0),
         (lan, Setting::SendRedirects, 0),
         // Without it, removing the first of several addresses removes all.
