@@ -14,6 +14,7 @@ use lab::{
     config_direct, config_to, exchange, nat_backend, wait,
 };
 use lb_svc_gateway::l2::arp::{self, Frame};
+use lb_svc_gateway::l2::socket::FrameSender;
 use nix::libc;
 use nix::sys::socket::{MsgFlags, recv};
 use serde_json::{Value, json};
@@ -151,6 +152,7 @@ fn drift_is_healed() {
         ("nat", "nft flush chain ip lb-svc-filter passing"),
         ("nat", "nft insert rule ip lb-svc-filter own accept"),
         ("nat", "nft flush chain ip lb-svc-filter errors"),
+        ("nat", "nft flush table ip6 lb-svc-filter"),
         ("route", "ip route flush table 100"),
         ("route", "ip route del 10.109.201.193 table 100"),
         ("route", "ip route add 192.0.2.0/24 via 10.16.0.1 table 100"),
@@ -370,6 +372,70 @@ fn r35_pod_network_gets_no_arp_answer_for_the_address() {
     let eth0: Value = serde_json::from_str(&lab.pod.run("ip -j link show eth0")).unwrap();
     let senders: Vec<_> = heard.from(eth0[0]["address"].as_str().unwrap());
     assert!(!senders.is_empty() && senders.iter().all(|(sender, _)| sender == POD_IP), "{senders:?}");
+}
+
+/// A router advertisement (RFC 4861) to all nodes: it is a default router, and hosts
+/// make themselves an address of 2001:db8:99::/64 (RFC 4862).
+fn router_advertisement() -> Vec<u8> {
+    let router: std::net::Ipv6Addr = "fe80::99".parse().unwrap();
+    let all_nodes: std::net::Ipv6Addr = "ff02::1".parse().unwrap();
+    let prefix: std::net::Ipv6Addr = "2001:db8:99::".parse().unwrap();
+    // Hop limit 64; for 1800 s.
+    let mut icmp = vec![134, 0, 0, 0, 64, 0, 0x07, 0x08, 0, 0, 0, 0, 0, 0, 0, 0];
+    // Prefix information: on-link, autonomous, for an hour.
+    icmp.extend([3, 4, 64, 0xc0, 0, 0, 0x0e, 0x10, 0, 0, 0x0e, 0x10, 0, 0, 0, 0]);
+    icmp.extend(prefix.octets());
+    let length = u8::try_from(icmp.len()).unwrap();
+    let pseudo = [&router.octets()[..], &all_nodes.octets(), &[0, 0, 0, length, 0, 0, 0, 58], &icmp].concat();
+    let sum: u32 = pseudo.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
+    let checksum = !u16::try_from((sum & 0xffff) + (sum >> 16)).unwrap();
+    icmp[2..4].copy_from_slice(&checksum.to_be_bytes());
+    let ethernet = [0x33, 0x33, 0, 0, 0, 1, 2, 0, 0, 0, 0, 0x99, 0x86, 0xdd];
+    let ip = [0x60, 0, 0, 0, 0, length, 58, 255];
+    [&ethernet[..], &ip, &router.octets(), &all_nodes.octets(), &icmp].concat()
+}
+
+#[test]
+fn b41_lan_with_ipv6_routers_changes_nothing_in_the_pod() {
+    let lab = Lab::new();
+    let advertise = || {
+        lab.client.enter(|| FrameSender::default().send("eth0", &router_advertisement())).unwrap();
+    };
+    let addresses = || lab.pod.run("ip -6 -o addr show dev net1");
+    let routes = || {
+        let routes = lab.pod.lines("ip -6 route");
+        routes.into_iter().filter(|route| route.contains("net1")).collect::<Vec<_>>()
+    };
+    // Before the gateway there is nothing that keeps the kernel from it.
+    lab.pod.run("ip link set net1 up");
+    wait("an address of the router's", || {
+        advertise();
+        (addresses().contains("2001:db8:99:") && routes().concat().contains("default")).then_some(())
+    });
+    let addresses_before = addresses();
+    let address = addresses_before.split_whitespace().find(|word| word.starts_with("2001:db8:99:"));
+    let address = address.unwrap().trim_end_matches("/64").to_owned();
+
+    lab.serve_tcp(&lab.pod, "[::]:7777");
+    let gateway = lab.serving(&config(&[("TCP", 80)]));
+    assert_eq!((addresses(), routes()), (String::new(), Vec::new()));
+    advertise();
+    lab.pod.run("ip link set net1 down");
+    wait("the interface", || lab.pod.run("ip link show net1").contains("state UP").then_some(()));
+    advertise();
+    lab.client.tcp(&format!("{VIP}:80")).unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!((addresses(), routes()), (String::new(), Vec::new()));
+
+    // Nothing is answered, whatever address there is, nor sent.
+    lab.client.run("ip -6 addr add 2001:db8:99::50/64 dev eth0 nodad");
+    lab.pod.run(&format!("ip -6 addr add {address}/64 dev net1 nodad"));
+    lab.client.run(&format!("ip -6 neigh replace {address} lladdr {} dev eth0", lab.mac()));
+    lab.pod.run("sysctl -qw net.ipv6.conf.net1.accept_ra=2");
+    assert!(lab.client.tcp(&format!("[{address}]:7777")).is_err());
+    assert!(!lab.client.attempt(&format!("ping -c 1 -W 1 {address}")).0);
+    assert!(lab.pod.run("ip -6 -o addr show dev net1").contains(&address), "what others configure stays");
+    assert!(gateway.status().unwrap().faults.is_empty());
 }
 
 #[test]

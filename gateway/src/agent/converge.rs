@@ -113,7 +113,7 @@ mod tests {
                 Op::ReplaceRoute(route) => self.state.routes.push(route.clone()),
                 Op::AddRule(rule) => self.state.rules.push(rule.clone()),
                 Op::AddAddress(address) => self.state.addresses.push(address.clone()),
-                Op::RemoveAddress(_) | Op::RemoveRule(_) | Op::RemoveRoute(_) => unreachable!(),
+                _ => unreachable!("there is nothing to remove"),
             }
             Ok(())
         }

@@ -9,11 +9,16 @@ use std::net::Ipv4Addr;
 use futures::future::{FutureExt, LocalBoxFuture, TryFutureExt};
 
 use super::nft::table::Table;
+use super::nft::transaction::Error;
 use super::{Managed, Trust};
 use crate::datapath;
 use crate::fault::Fault;
 
 const TABLE: &str = "ip lb-svc-filter";
+/// The table that keeps IPv6 off the LAN interface.
+const IPV6_TABLE: &str = "ip6 lb-svc-filter";
+/// Exists where the kernel has IPv6.
+const IPV6_ADDRESSES: &str = "/proc/net/if_inet6";
 
 /// What the filter depends on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,12 +29,27 @@ pub struct Desired {
     pub addresses: Vec<Ipv4Addr>,
 }
 
-/// The table in the kernel.
-pub struct Filter(Table<Desired>);
+/// The tables in the kernel.
+pub struct Filter {
+    ipv4: Table<Desired>,
+    /// By the LAN interface's name.
+    ipv6: Table<String>,
+}
 
 impl Default for Filter {
     fn default() -> Self {
-        Self(Table::new(TABLE))
+        Self { ipv4: Table::new(TABLE), ipv6: Table::new(IPV6_TABLE) }
+    }
+}
+
+impl Filter {
+    async fn program(&mut self, desired: &Desired, trust: Trust) -> Result<bool, Error> {
+        let mut changed = self.ipv4.ensure(desired.clone(), trust, |_| script(desired)).await?;
+        if std::path::Path::new(IPV6_ADDRESSES).exists() {
+            let lan = &desired.lan;
+            changed |= self.ipv6.ensure(lan.clone(), trust, |_| ipv6_script(lan)).await?;
+        }
+        Ok(changed)
     }
 }
 
@@ -39,10 +59,29 @@ impl Managed for Filter {
         desired: &'a datapath::Desired,
         trust: Trust,
     ) -> LocalBoxFuture<'a, Result<bool, Fault>> {
-        let desired = &desired.filter;
-        let ensured = self.0.ensure(desired.clone(), trust, |_| script(desired));
-        ensured.map_err(|error| Fault::FilterFailed(error.to_string())).boxed_local()
+        let programmed = self.program(&desired.filter, trust);
+        programmed.map_err(|error| Fault::FilterFailed(error.to_string())).boxed_local()
     }
+}
+
+/// Nothing is served by IPv6: on the LAN interface it is dropped in every direction,
+/// the advertisements and redirects of routers and what the kernel itself sends
+/// included.
+fn ipv6_script(lan: &str) -> String {
+    let table = IPV6_TABLE;
+    format!(
+        "add table {table}
+delete table {table}
+add table {table}
+add chain {table} passing {{ type filter hook forward priority 0; policy accept; }}
+add chain {table} own {{ type filter hook input priority 0; policy accept; }}
+add chain {table} leaving {{ type filter hook output priority 0; policy accept; }}
+add rule {table} passing iifname \"{lan}\" drop
+add rule {table} passing oifname \"{lan}\" drop
+add rule {table} own iifname \"{lan}\" drop
+add rule {table} leaving oifname \"{lan}\" drop
+"
+    )
 }
 
 /// Replaces the table, whatever it is, in one transaction: no packet passes

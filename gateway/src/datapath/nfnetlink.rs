@@ -23,6 +23,8 @@ const NFGEN_HEADER: usize = 4;
 
 /// IPv4 (`NFPROTO_IPV4`).
 pub const IPV4: u8 = 2;
+/// IPv6 (`NFPROTO_IPV6`).
+pub const IPV6: u8 = 10;
 /// Multicast group of changes of nftables (`NFNLGRP_NFTABLES`).
 pub const NFTABLES_GROUP: u32 = 7;
 /// Message: a transaction is committed (`NFNL_SUBSYS_NFTABLES`, `NFT_MSG_NEWGEN`).

@@ -13,9 +13,11 @@
 //! | [`model`] | the kernel's state as values |
 //! | [`desired`] | the state that a configuration asks for |
 //! | [`plan`] | the changes from one to the other, in a safe order |
+//! | [`ipv6`] | what the kernel made of router advertisements on the LAN, to remove |
 //! | [`netlink`] | reading the state and carrying out one change |
 
 pub mod desired;
+pub mod ipv6;
 pub mod model;
 pub mod netlink;
 pub mod plan;

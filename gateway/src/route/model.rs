@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 
+use super::ipv6::Ipv6State;
 use super::policy::MAIN;
 
 /// `RTN_UNICAST`.
@@ -27,6 +28,8 @@ pub struct NetworkState {
     pub routes: Vec<Route>,
     /// IPv4 rules.
     pub rules: Vec<Rule>,
+    /// IPv6, as far as the kernel made it.
+    pub ipv6: Ipv6State,
     /// The setting `rp_filter` of `all` interfaces.
     pub rp_filter: u32,
 }
@@ -68,6 +71,8 @@ pub struct Link {
     pub running: bool,
     /// How often its carrier came or went.
     pub carrier_changes: u32,
+    /// Whether the kernel makes IPv6 addresses for it (`addrgenmode` is not `none`).
+    pub makes_ipv6_addresses: bool,
     /// Per-interface IPv4 settings.
     pub settings: Vec<(Setting, u32)>,
 }

@@ -2,24 +2,25 @@
 //! a [`NetworkState`], an [`Op`] becomes one request; nothing is decided here.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use futures::{Stream, TryStreamExt};
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use nix::libc::{EADDRNOTAVAIL, EEXIST, ENOENT, EPERM, ESRCH};
 use rtnetlink::packet_core::{DefaultNla, NLA_F_NESTED};
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
 use rtnetlink::packet_route::link::{
-    AfSpecInet, AfSpecUnspec, InetDevConf, LinkAttribute, LinkFlags, LinkMessage,
+    AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InetDevConf, LinkAttribute, LinkFlags, LinkMessage,
 };
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteVia};
 use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
 use rtnetlink::{Handle, IpVersion, LinkUnspec, RouteMessageBuilder};
 use tokio::sync::oneshot;
 
-use super::model::{Address, Hop, Link, NetworkState, Route, Rule, Setting};
+use super::ipv6::{self, Ipv6State};
+use super::model::{Address, Hop, Link, NetworkState, Route, Rule, Setting, UNICAST};
 use super::plan::Op;
 use super::policy::{GATEWAY, MAIN};
 use crate::capabilities;
@@ -27,6 +28,11 @@ use crate::fault::Fault;
 
 /// `IFLA_INET_CONF`.
 const IFLA_INET_CONF: u16 = 1;
+/// Routes to the pod's own addresses (`RT_TABLE_LOCAL`).
+const LOCAL: u32 = 255;
+/// The protocols (`RTPROT_*`) of routes that the kernel makes: from redirects, for
+/// addresses, from router advertisements.
+const MADE_BY_THE_KERNEL: [u8; 3] = [1, 2, 9];
 /// How long to wait for the kernel's answer.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -91,7 +97,21 @@ impl Netlink {
             addresses: addresses.iter().filter_map(address).collect(),
             routes: routes.iter().filter_map(route).collect(),
             rules: rules.iter().map(rule).collect(),
+            ipv6: self.dump_ipv6().await?,
             rp_filter: rp_filter_of_all(),
+        })
+    }
+
+    async fn dump_ipv6(&self) -> Result<Ipv6State, Fault> {
+        let mut request = self.0.address().get();
+        request.message_mut().header.family = AddressFamily::Inet6;
+        let addresses = collect("IPv6 addresses", request.execute()).await?;
+        let mut message = RouteMessage::default();
+        message.header.address_family = AddressFamily::Inet6;
+        let routes = collect("IPv6 routes", self.0.route().get(message).execute()).await?;
+        Ok(Ipv6State {
+            addresses: addresses.iter().filter_map(ipv6_address).collect(),
+            routes: routes.iter().filter_map(ipv6_route).collect(),
         })
     }
 
@@ -99,6 +119,10 @@ impl Netlink {
         let (result, ignored): (_, &[i32]) = match op {
             Op::Up(index) => {
                 let message = LinkUnspec::new_with_index(*index).up().build();
+                (self.0.link().set(message).execute().await, &[])
+            }
+            Op::MakeNoIpv6Addresses(index) => {
+                let message = no_ipv6_addresses_message(*index);
                 (self.0.link().set(message).execute().await, &[])
             }
             Op::Set(index, values) => {
@@ -132,6 +156,14 @@ impl Netlink {
             Op::RemoveAddress(address) => {
                 let request = self.0.address().del(address_message(address));
                 (request.execute().await, &[EADDRNOTAVAIL, ENOENT])
+            }
+            Op::RemoveIpv6Address(address) => {
+                let request = self.0.address().del(ipv6_address_message(address));
+                (request.execute().await, &[EADDRNOTAVAIL, ENOENT])
+            }
+            Op::RemoveIpv6Route(route) => {
+                let request = self.0.route().del(ipv6_route_message(route));
+                (request.execute().await, &[ESRCH, ENOENT])
             }
         };
         match result {
@@ -216,11 +248,18 @@ fn link(message: &LinkMessage) -> Option<Link> {
             LinkAttribute::Address(mac) => link.mac = mac.as_slice().try_into().ok(),
             LinkAttribute::AfSpecUnspec(families) => {
                 for family in families {
-                    if let AfSpecUnspec::Inet(specs) = family {
-                        link.settings.extend(specs.iter().flat_map(|spec| match spec {
-                            AfSpecInet::DevConf(conf) => settings(conf),
-                            _ => Vec::new(),
-                        }));
+                    match family {
+                        AfSpecUnspec::Inet(specs) => {
+                            link.settings.extend(specs.iter().flat_map(|spec| match spec {
+                                AfSpecInet::DevConf(conf) => settings(conf),
+                                _ => Vec::new(),
+                            }));
+                        }
+                        AfSpecUnspec::Inet6(specs) => {
+                            let makes = |spec: &AfSpecInet6| matches!(spec, AfSpecInet6::AddrGenMode(mode) if *mode != In6AddrGenMode::None);
+                            link.makes_ipv6_addresses = specs.iter().any(makes);
+                        }
+                        _ => {}
                     }
                 }
             }
@@ -260,6 +299,15 @@ fn set_message(index: u32, values: &[(Setting, u32)]) -> LinkMessage {
     let mut message = LinkMessage::default();
     message.header.index = index;
     message.attributes = vec![LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet(vec![conf])])];
+    message
+}
+
+/// A request that sets `addrgenmode none`. Of IPv6, netlink can set this only.
+fn no_ipv6_addresses_message(index: u32) -> LinkMessage {
+    let mode = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    message.attributes = vec![LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![mode])])];
     message
 }
 
@@ -372,6 +420,67 @@ fn route_message(route: &Route) -> RouteMessage {
     builder.build()
 }
 
+/// `None` if it is not of IPv6: a kernel without IPv6 dumps other families instead.
+fn ipv6_address(message: &AddressMessage) -> Option<ipv6::Address> {
+    let (mut local, mut peer, mut permanent) = (None, None, false);
+    for attribute in &message.attributes {
+        match attribute {
+            AddressAttribute::Local(IpAddr::V6(ip)) => local = Some(*ip),
+            AddressAttribute::Address(IpAddr::V6(ip)) => peer = Some(*ip),
+            AddressAttribute::Flags(flags) => permanent = flags.contains(AddressFlags::Permanent),
+            _ => {}
+        }
+    }
+    let net = Ipv6Net::new(local.or(peer)?, message.header.prefix_len).ok()?;
+    Some(ipv6::Address { interface: message.header.index, net, permanent })
+}
+
+fn ipv6_address_message(address: &ipv6::Address) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    message.header.family = AddressFamily::Inet6;
+    message.header.index = address.interface;
+    message.header.prefix_len = address.net.prefix_len();
+    message.attributes.push(AddressAttribute::Local(IpAddr::V6(address.net.addr())));
+    message
+}
+
+/// `None` if the kernel did not make it.
+fn ipv6_route(message: &RouteMessage) -> Option<ipv6::Route> {
+    let header = &message.header;
+    let (mut table, mut destination) = (u32::from(header.table), Ipv6Addr::UNSPECIFIED);
+    let (mut oif, mut gateway, mut metric) = (None, None, 0);
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Destination(RouteAddress::Inet6(ip)) => destination = *ip,
+            RouteAttribute::Table(id) => table = *id,
+            RouteAttribute::Priority(value) => metric = *value,
+            RouteAttribute::Oif(index) => oif = Some(*index),
+            RouteAttribute::Gateway(RouteAddress::Inet6(ip)) => gateway = Some(*ip),
+            _ => {}
+        }
+    }
+    let protocol = header.protocol.into();
+    let made = header.address_family == AddressFamily::Inet6
+        && u8::from(header.kind) == UNICAST
+        && table != LOCAL
+        && MADE_BY_THE_KERNEL.contains(&protocol);
+    let destination = Ipv6Net::new(destination, header.destination_prefix_length).ok()?;
+    made.then_some(ipv6::Route { table, destination, metric, gateway, oif: oif?, protocol })
+}
+
+fn ipv6_route_message(route: &ipv6::Route) -> RouteMessage {
+    let mut builder = RouteMessageBuilder::<Ipv6Addr>::new()
+        .table_id(route.table)
+        .destination_prefix(route.destination.addr(), route.destination.prefix_len())
+        .protocol(route.protocol.into())
+        .output_interface(route.oif)
+        .priority(route.metric);
+    if let Some(gateway) = route.gateway {
+        builder = builder.gateway(gateway);
+    }
+    builder.build()
+}
+
 fn rule(message: &RuleMessage) -> Rule {
     let header = &message.header;
     let mut table = u32::from(header.table);
@@ -445,5 +554,10 @@ mod tests {
             plain: true,
         };
         assert_eq!(address(&address_message(&value)), Some(value));
+        for gateway in [None, Some("fe80::1".parse().unwrap())] {
+            let destination = "2001:db8::/64".parse().unwrap();
+            let value = ipv6::Route { table: MAIN, destination, metric: 1024, gateway, oif: 3, protocol: 9 };
+            assert_eq!(ipv6_route(&ipv6_route_message(&value)), Some(value));
+        }
     }
 }

@@ -3,11 +3,13 @@
 //! Exactly these are the gateway's: everything in table 100, every rule that
 //! looks up table 100, the LAN interface's rule at [`PRIORITY_ENDPOINTS`], and the
 //! global IPv4 addresses of the LAN interface except those of its network's own
-//! IPAM. Nothing else is changed.
+//! IPAM; and on the LAN interface, what the kernel made of [IPv6](super::ipv6). Nothing
+//! else is changed.
 
 use std::fmt;
 
 use super::desired::Desired;
+use super::ipv6;
 use super::model::{Address, Hop, NetworkState, Route, Rule, Setting};
 use super::policy::{GATEWAY, MAIN, PRIORITY_ENDPOINTS};
 
@@ -16,6 +18,8 @@ use super::policy::{GATEWAY, MAIN, PRIORITY_ENDPOINTS};
 pub enum Op {
     /// Set an interface up.
     Up(u32),
+    /// Let the kernel make no IPv6 addresses for an interface.
+    MakeNoIpv6Addresses(u32),
     /// Set per-interface IPv4 settings.
     Set(u32, Vec<(Setting, u32)>),
     /// Add a route, or replace the one with the same key.
@@ -30,6 +34,10 @@ pub enum Op {
     RemoveRule(Rule),
     /// Remove a route.
     RemoveRoute(Route),
+    /// Remove an IPv6 address.
+    RemoveIpv6Address(ipv6::Address),
+    /// Remove an IPv6 route.
+    RemoveIpv6Route(ipv6::Route),
 }
 
 impl Op {
@@ -37,10 +45,10 @@ impl Op {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Up(_) => "link",
-            Self::Set(..) => "devconf",
-            Self::ReplaceRoute(_) | Self::RemoveRoute(_) => "route",
+            Self::Set(..) | Self::MakeNoIpv6Addresses(_) => "devconf",
+            Self::ReplaceRoute(_) | Self::RemoveRoute(_) | Self::RemoveIpv6Route(_) => "route",
             Self::AddRule(_) | Self::RemoveRule(_) => "rule",
-            Self::AddAddress(_) | Self::RemoveAddress(_) => "address",
+            Self::AddAddress(_) | Self::RemoveAddress(_) | Self::RemoveIpv6Address(_) => "address",
         }
     }
 }
@@ -50,9 +58,17 @@ impl Op {
 /// added last: with an address the kernel starts to answer ARP.
 pub fn plan(observed: &NetworkState, desired: &Desired) -> Vec<Op> {
     let mut ops = Vec::new();
-    if observed.link(desired.lan).is_some_and(|link| !link.up) {
+    let lan = observed.link(desired.lan);
+    // The kernel makes a link-local address when the interface comes up.
+    if lan.is_some_and(|link| link.makes_ipv6_addresses) {
+        ops.push(Op::MakeNoIpv6Addresses(desired.lan));
+    }
+    if lan.is_some_and(|link| !link.up) {
         ops.push(Op::Up(desired.lan));
     }
+    let (made_addresses, made_routes) = observed.ipv6.autoconfigured(desired.lan);
+    ops.extend(made_addresses.into_iter().map(Op::RemoveIpv6Address));
+    ops.extend(made_routes.into_iter().map(Op::RemoveIpv6Route));
     for link in &observed.links {
         let values: Vec<(Setting, u32)> = desired
             .settings
@@ -135,6 +151,7 @@ impl fmt::Display for Op {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Up(index) => write!(f, "link {index} up"),
+            Self::MakeNoIpv6Addresses(index) => write!(f, "link {index} addrgenmode none"),
             Self::Set(index, values) => write!(f, "link {index} {values:?}"),
             Self::ReplaceRoute(route) => write!(f, "+route {}", Shown(route)),
             Self::RemoveRoute(route) => write!(f, "-route {}", Shown(route)),
@@ -142,6 +159,8 @@ impl fmt::Display for Op {
             Self::RemoveRule(rule) => write!(f, "-rule {}", Shown(rule)),
             Self::AddAddress(address) => write!(f, "+address {}", Shown(address)),
             Self::RemoveAddress(address) => write!(f, "-address {}", Shown(address)),
+            Self::RemoveIpv6Address(address) => write!(f, "-address {address}"),
+            Self::RemoveIpv6Route(route) => write!(f, "-route {route}"),
         }
     }
 }
@@ -221,6 +240,9 @@ mod tests {
             Op::RemoveAddress(address) => remove(&mut kernel.addresses, address),
             Op::RemoveRule(rule) => remove(&mut kernel.rules, rule),
             Op::RemoveRoute(route) => remove(&mut kernel.routes, route),
+            Op::MakeNoIpv6Addresses(_) | Op::RemoveIpv6Address(_) | Op::RemoveIpv6Route(_) => {
+                unreachable!("there is no IPv6")
+            }
         }
     }
 

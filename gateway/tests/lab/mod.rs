@@ -442,9 +442,9 @@ impl Site {
                 let _ = writeln!(text, "{line}");
             }
         }
-        for table in ["lb-svc", "lb-svc-filter"] {
+        for table in ["ip lb-svc", "ip lb-svc-filter", "ip6 lb-svc-filter"] {
             // Where the NAT is another's, there is no table for it.
-            text += &self.pod.attempt(&format!("nft -s list table ip {table}")).1;
+            text += &self.pod.attempt(&format!("nft -s list table {table}")).1;
         }
         text
     }

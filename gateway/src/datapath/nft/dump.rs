@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 
-use crate::datapath::nfnetlink::{IPV4, Request, Socket, attributes, push};
+use crate::datapath::nfnetlink::{IPV4, IPV6, Request, Socket, attributes, push};
 
 /// How often to read a table that changes while it is read.
 const READS: usize = 5;
@@ -108,6 +108,7 @@ const NFTA_COUNTER_PACKETS: u16 = 2;
 fn parse(name: &str) -> (u8, &str) {
     match name.split_once(' ') {
         Some(("netdev", name)) => (NFPROTO_NETDEV, name),
+        Some(("ip6", name)) => (IPV6, name),
         Some((_, name)) => (IPV4, name),
         None => (IPV4, name),
     }
