@@ -439,6 +439,47 @@ fn b41_lan_with_ipv6_routers_changes_nothing_in_the_pod() {
 }
 
 #[test]
+fn r44_nothing_is_forwarded_before_and_without_the_filter() {
+    let lab = Lab::new();
+    // A pod that forwards from the beginning, with an address of an IPAM's.
+    lab.pod.run("sysctl -qw net.ipv4.ip_forward=1");
+    lab.pod.run("ip addr add 172.18.0.99/16 dev net1");
+    lab.pod.run("ip link set net1 up");
+    lab.report(&json!([{"name": ATTACHMENT, "interface": "net1", "ips": ["172.18.0.99"]}]));
+    lab.client.run("ip route add 10.16.0.0/16 via 172.18.0.99");
+    lab.node.run(&format!("ip route add 172.18.0.0/16 via {POD_IP}"));
+    let passes = || lab.client.attempt("ping -c 1 -W 1 10.16.0.1").0;
+    assert!(passes());
+
+    // Whatever keeps the filter away: no configuration yet, or no nft.
+    let gateway = lab.start();
+    gateway.fault("ConfigMissing");
+    assert!(!passes());
+    gateway.kill();
+    lab.pod.run("sysctl -qw net.ipv4.ip_forward=0 net.ipv4.ip_forward=1");
+    let bin = lab.dir().join("bin");
+    fs::create_dir_all(&bin).unwrap();
+    fs::write(bin.join("nft"), "#!/bin/sh\necho no >&2; exit 1\n").unwrap();
+    fs::set_permissions(bin.join("nft"), Permissions::from_mode(0o755)).unwrap();
+    let digest = lab.configure(&config(&[("TCP", 80)]));
+    let gateway = lab.start_with(&format!("PATH={}:$PATH exec \"$@\"", bin.display()));
+    gateway.fault("FilterFailed");
+    assert!(!passes());
+    gateway.kill();
+
+    let gateway = lab.start();
+    gateway.carried_out(&digest);
+    assert!(!passes());
+    lab.client.tcp(&format!("{VIP}:80")).unwrap();
+    // A filter that stands is left in charge by the next process.
+    gateway.kill();
+    let mut stream = lab.client.connect(&format!("{VIP}:80")).unwrap();
+    let gateway = lab.start();
+    gateway.carried_out(&digest);
+    ask(&mut stream).unwrap();
+}
+
+#[test]
 fn fault_14_a_lan_without_a_router_is_served() {
     let lab = Lab::new();
     lab.router.run("ip link set eth0 down");

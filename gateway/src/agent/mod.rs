@@ -46,7 +46,7 @@ use std::time::Instant;
 
 use lb_svc_crds::gateway::{GatewayStatus, Interface};
 use tokio::sync::watch;
-use tracing::debug;
+use tracing::{debug, info};
 
 use self::backoff::{Backoff, RETRY_MAX};
 use self::converge::{Changes, converge};
@@ -63,7 +63,7 @@ use crate::cli::Cli;
 use crate::config;
 use crate::datapath::counters::{self, CounterCollector};
 use crate::datapath::source_ports::{self, SourcePortCollector};
-use crate::datapath::{Datapath, Trust, background, ct_timeouts};
+use crate::datapath::{Datapath, Trust, background, ct_timeouts, filter};
 use crate::fault::Fault;
 use crate::l2::arp::format_mac;
 use crate::podnet::cluster_ip::ForwardingChecks;
@@ -71,7 +71,7 @@ use crate::podnet::health_check::HealthChecks;
 use crate::podnet::next_hop::{NextHop, NextHopMonitor};
 use crate::route::desired::Lan;
 use crate::route::model::{Link, NetworkState};
-use crate::route::plan::Op;
+use crate::route::plan::{Op, forwarding_off};
 use crate::telemetry::http::{self, Published};
 use crate::telemetry::metrics::Metrics;
 
@@ -205,7 +205,11 @@ impl Agent {
 
     /// Observes the pod; `None` while it is not configured, or nothing can be changed.
     async fn observe(&mut self, started: Instant) -> Result<Option<Pod>, Fault> {
-        let state = self.kernel.observe().await?;
+        let may_change = !self.missing_capabilities.contains(&Fault::CapabilityMissing(NET_ADMIN));
+        let mut state = self.kernel.observe().await?;
+        if may_change && self.datapath.trust() == Trust::Unverified && !filter::exists().await {
+            state = self.stop_forwarding(state).await?;
+        }
         let configured = self.inputs.configured.clone();
         let config = configured.as_ref().map(|configured| &*configured.config);
         self.stale.own(config.into_iter().flat_map(|config| &config.addresses).map(|a| a.address));
@@ -220,8 +224,21 @@ impl Agent {
         self.announcer.set_interface(Some(&lan.link));
         let mac = lan.link.mac.map(format_mac).unwrap_or_default();
         self.links.interface = Some(Interface { name: lan.link.name.clone(), mac });
-        let may_change = !self.missing_capabilities.contains(&Fault::CapabilityMissing(NET_ADMIN));
         Ok(may_change.then_some(Pod { configured, state, lan, primary }))
+    }
+
+    /// Stops forwarding, which a pod may inherit, until the filter stands; programming
+    /// starts it again. Returns the state after that.
+    async fn stop_forwarding(&mut self, state: NetworkState) -> Result<NetworkState, Fault> {
+        let ops = forwarding_off(&state);
+        if ops.is_empty() {
+            return Ok(state);
+        }
+        info!("no filter yet: forwarding stopped");
+        for op in &ops {
+            self.kernel.apply(op).await?;
+        }
+        self.kernel.observe().await
     }
 
     /// Decides which addresses the pod is to have: by the election, and by conflict

@@ -8,6 +8,7 @@ use std::net::Ipv4Addr;
 
 use futures::future::{FutureExt, LocalBoxFuture, TryFutureExt};
 
+use super::nft::dump;
 use super::nft::table::Table;
 use super::nft::transaction::Error;
 use super::{Managed, Trust};
@@ -62,6 +63,11 @@ impl Managed for Filter {
         let programmed = self.program(&desired.filter, trust);
         programmed.map_err(|error| Fault::FilterFailed(error.to_string())).boxed_local()
     }
+}
+
+/// Whether the filter stands, of this process or a previous one.
+pub async fn exists() -> bool {
+    dump::read(TABLE).await.is_ok_and(|contents| !contents.is_empty())
 }
 
 /// Nothing is served by IPv6: on the LAN interface it is dropped in every direction,

@@ -125,6 +125,12 @@ pub fn plan(observed: &NetworkState, desired: &Desired) -> Vec<Op> {
     ops
 }
 
+/// The changes by which the pod forwards nothing between its interfaces.
+pub fn forwarding_off(observed: &NetworkState) -> Vec<Op> {
+    let forwarding = observed.links.iter().filter(|link| link.settings.contains(&(Setting::Forwarding, 1)));
+    forwarding.map(|link| Op::Set(link.index, vec![(Setting::Forwarding, 0)])).collect()
+}
+
 fn is_ours(rule: &Rule, desired: &Desired) -> bool {
     let Rule { priority, table, source, iif, plain } = rule;
     let of_lan = iif.as_ref() == Some(&desired.lan_name) && source.is_none() && *plain;
