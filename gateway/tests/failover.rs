@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use lab::{Gateway, Lab, Netns, Site, VIP, ask, config, exchange, wait};
 use lb_svc_crds::gateway::Role;
 use lb_svc_gateway::l2::arp;
-use serde_json::json;
+use lb_svc_gateway::l2::socket::FrameSender;
+use serde_json::{Value, json};
 
 /// The promise: from the active pod's end until the client is served again.
 const TAKEN_OVER: Duration = Duration::from_millis(800);
@@ -507,4 +508,57 @@ fn an_edited_configuration_moves_nothing() {
     wait("the new port", || lab.client.tcp(&format!("{VIP}:81")).ok());
     let after = first.status().unwrap().election.unwrap();
     assert_eq!((after.term, after.since_ms), (before.term, before.since_ms));
+}
+
+/// Sends this frame to the LAN for a second, as fast as it can.
+fn flood(lab: &Lab, frame: &[u8]) {
+    let until = Instant::now() + Duration::from_secs(1);
+    let sent = lab.client.enter(|| {
+        let mut sender = FrameSender::default();
+        let mut sent = 0u32;
+        while Instant::now() < until {
+            // What a full queue refuses is not sent again.
+            sent += u32::from(sender.send("eth0", frame).is_ok());
+        }
+        sent
+    });
+    println!("{sent} frames in a second");
+}
+
+#[test]
+fn r17_flooded_pod_keeps_its_lease() {
+    let lab = Lab::new();
+    // Without another pod, which the flood would keep from hearing this one: all hosts
+    // of this LAN share two processors.
+    let (gateway, _) = two(&lab);
+    let election = || gateway.status().unwrap().election.unwrap();
+    let before = election();
+
+    let host: Value = serde_json::from_str(&lab.client.run("ip -j link show eth0")).unwrap();
+    let parse =
+        |mac: &str| -> Vec<u8> { mac.split(':').map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect() };
+    let ethernet = |ethertype: [u8; 2]| {
+        [&parse(&lab.mac())[..], &parse(host[0]["address"].as_str().unwrap()), &ethertype].concat()
+    };
+    let uid =
+        [0x6b, 0x1f, 0x3c, 0x52, 0x0a, 0x43, 0x4f, 0x0e, 0x9d, 0x0b, 0x3f, 0x1c, 0x2a, 0x9d, 0x8e, 0x77];
+    // Noise, frames of the gateway with another key, and ARP about the address.
+    let noise = [&ethernet([0x88, 0xb5])[..], &[0xff; 100]].concat();
+    let mut forged = [&ethernet([0x88, 0xb5])[..], &[2, 1], &uid, &[1; 48], &[0, 50, 200, 0, 0]].concat();
+    forged.extend([0; 16]);
+    let source: arp::Mac = parse(host[0]["address"].as_str().unwrap()).try_into().unwrap();
+    // A reply: the kernel would answer requests, until it can do nothing else.
+    let mut arp = arp::request(source, [172, 18, 0, 50].into(), vip());
+    arp[..6].copy_from_slice(&parse(&lab.mac()));
+    arp[21] = 2;
+    for frame in [&noise[..], &forged, &arp] {
+        flood(&lab, frame);
+        let after = election();
+        assert_eq!((after.term, after.since_ms), (before.term, before.since_ms));
+    }
+    for reason in ["bad_tag", "dropped"] {
+        let name = format!("lb_svc_gateway_election_rejected_total{{reason=\"{reason}\"}}");
+        assert!(gateway.metric(&name) > 0, "{reason}");
+    }
+    assert_eq!(gateway.metric("lb_svc_gateway_election_rejected_total{reason=\"foreign\"}"), 0);
 }

@@ -53,6 +53,16 @@ pub fn group(uid: &Uid) -> Mac {
     [0x03, hash[0], hash[1], hash[2], hash[3], hash[4]]
 }
 
+/// Where in a payload [`marker`] is.
+pub const MARKER_AT: usize = 1;
+
+/// The bytes that every payload of a gateway's members has in common: version and UID.
+pub fn marker(uid: &Uid) -> [u8; 17] {
+    let mut marker = [VERSION; 17];
+    marker[1..].copy_from_slice(uid);
+    marker
+}
+
 /// Identity of one run of a member's process: random bytes, drawn at its start.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Instance(pub [u8; 16]);

@@ -5,7 +5,7 @@ use std::io::{self, Read as _};
 use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use nix::libc::{BPF_ABS, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W};
+use nix::libc::{BPF_ABS, BPF_B, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W};
 use nix::sys::socket::{
     AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, SockaddrLike, bind, sendto, socket,
 };
@@ -21,6 +21,34 @@ const SENDER: u32 = 28;
 /// Offset of the target's address in an ARP frame.
 const TARGET: u32 = 38;
 
+/// Most frames to take from a receiver at a time: more than its queue holds, so that
+/// nothing older is left; and whoever floods it does not keep the process from
+/// everything else.
+pub const BATCH: usize = 512;
+/// Requested size of a receiver's queue. The kernel doubles it and counts at least 768
+/// bytes for each frame: 341 frames.
+const QUEUE: usize = 128 * 1024;
+
+const LOAD_BYTE: u16 = (BPF_LD | BPF_B | BPF_ABS) as u16;
+const LOAD: u16 = (BPF_LD | BPF_W | BPF_ABS) as u16;
+const IF_EQUAL: u16 = (BPF_JMP | BPF_JEQ | BPF_K) as u16;
+const RETURN: u16 = (BPF_RET | BPF_K) as u16;
+
+/// A classic BPF program (`linux/filter.h`) that passes the frames which have these
+/// bytes at this offset.
+pub(crate) fn bytes_filter(offset: usize, bytes: &[u8]) -> Vec<SockFilter> {
+    let compare = |(at, byte): (u32, &u8)| {
+        [
+            SockFilter::new(LOAD_BYTE, 0, 0, at),
+            SockFilter::new(IF_EQUAL, 1, 0, u32::from(*byte)),
+            SockFilter::new(RETURN, 0, 0, 0),
+        ]
+    };
+    let mut program: Vec<SockFilter> = (offset as u32..).zip(bytes).flat_map(compare).collect();
+    program.push(SockFilter::new(RETURN, 0, 0, u32::MAX));
+    program
+}
+
 /// Which ARP frames to receive; the kernel drops all others, so that they do
 /// not wake the process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -35,9 +63,6 @@ impl ArpFilter {
     /// The filter as a classic BPF program (`linux/filter.h`). With more
     /// addresses than a jump can span, it accepts every frame.
     fn program(&self) -> Vec<SockFilter> {
-        const LOAD: u16 = (BPF_LD | BPF_W | BPF_ABS) as u16;
-        const IF_EQUAL: u16 = (BPF_JMP | BPF_JEQ | BPF_K) as u16;
-        const RETURN: u16 = (BPF_RET | BPF_K) as u16;
         let accept = SockFilter::new(RETURN, 0, 0, u32::MAX);
         // A jump spans 255 instructions at most.
         let Ok(mut left) = u8::try_from(self.senders.len() + self.targets.len() + 2) else {
@@ -67,6 +92,7 @@ pub(crate) fn packet_socket(interface: &str, protocol: u16) -> io::Result<Socket
     let protocol = Protocol::from(i32::from(protocol.to_be()));
     let socket = Socket::new(Domain::PACKET, Type::RAW, Some(protocol))?;
     socket.set_nonblocking(true)?;
+    socket.set_recv_buffer_size(QUEUE)?;
     // An address with protocol 0 leaves the socket's protocol as it is.
     bind(socket.as_raw_fd(), &link_address(interface)?)?;
     Ok(socket)
@@ -139,9 +165,9 @@ impl PacketReceiver {
         }
     }
 
-    /// The next queued frame.
-    pub fn receive(&self) -> Option<Vec<u8>> {
-        read_frame(|buffer| self.0.try_read(buffer))
+    /// The queued frames, at most [`BATCH`].
+    pub fn receive(&self) -> impl Iterator<Item = Vec<u8>> {
+        std::iter::from_fn(|| read_frame(|buffer| self.0.try_read(buffer))).take(BATCH)
     }
 }
 
@@ -161,9 +187,9 @@ impl PolledReceiver {
         Ok(Self(socket))
     }
 
-    /// The next queued frame.
-    pub fn receive(&self) -> Option<Vec<u8>> {
-        read_frame(|buffer| (&self.0).read(buffer))
+    /// The queued frames, at most [`BATCH`].
+    pub fn receive(&self) -> impl Iterator<Item = Vec<u8>> {
+        std::iter::from_fn(|| read_frame(|buffer| (&self.0).read(buffer))).take(BATCH)
     }
 }
 
@@ -223,6 +249,16 @@ mod tests {
         SockRef::from(&receiver).attach_filter(&filter.program()).unwrap();
         let passes = |frame: &[u8; 42]| sender.send(frame).is_ok() && receiver.recv(&mut [0; 64]).is_ok();
         (0..frames.len()).filter(|at| passes(&frames[*at])).collect()
+    }
+
+    #[test]
+    fn r17_bytes_filter_passes_only_frames_with_the_bytes() {
+        let (sender, receiver) = std::os::unix::net::UnixDatagram::pair().unwrap();
+        receiver.set_nonblocking(true).unwrap();
+        SockRef::from(&receiver).attach_filter(&bytes_filter(2, &[7, 0xff])).unwrap();
+        let passes = |frame: &[u8]| sender.send(frame).is_ok() && receiver.recv(&mut [0; 64]).is_ok();
+        assert!(passes(&[0, 0, 7, 0xff]) && passes(&[1, 2, 7, 0xff, 3]));
+        assert!(!passes(&[0, 0, 7]) && !passes(&[0, 0, 8, 0xff]) && !passes(&[7, 0xff, 0, 0]));
     }
 
     #[test]

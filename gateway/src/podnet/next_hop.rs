@@ -150,7 +150,7 @@ async fn run(next_hop: NextHop, receiver: PolledReceiver, publish: watch::Sender
     let mut last = Instant::now();
     loop {
         let now = Instant::now();
-        while let Some(frame) = receiver.receive() {
+        for frame in receiver.receive() {
             let reply =
                 Frame::parse(&frame).filter(|arp| arp.sender == next_hop.address && arp.mac != next_hop.mac);
             if let Some(reply) = reply {

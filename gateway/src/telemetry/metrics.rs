@@ -210,6 +210,11 @@ impl Metrics {
         (metrics, registry)
     }
 
+    /// Adds frames of the election that the kernel dropped, as too many were queued.
+    pub(crate) fn count_dropped(&self, count: u64) {
+        self.rejected.get_or_create(&Reason { reason: "dropped" }).inc_by(count);
+    }
+
     /// Adds what the election counted since `before`.
     pub(crate) fn count_election(&self, before: &Counters, now: &Counters) {
         self.splits.inc_by(now.splits.saturating_sub(before.splits));

@@ -274,7 +274,7 @@ impl Layer2 {
         let now = Instant::now();
         let mut verdicts = Vec::new();
         if let Some((_, receiver)) = &self.receiver {
-            while let Some(frame) = receiver.receive() {
+            for frame in receiver.receive() {
                 verdicts.extend(self.detection.receive(now, &frame));
             }
         }

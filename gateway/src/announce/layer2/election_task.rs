@@ -17,11 +17,12 @@ use lb_svc_crds::gateway::{self as wire, ElectionStatus};
 use lb_svc_crds::names;
 use lb_svc_election::{
     self as election, Counters, ETHERTYPE, Election, Instance, Key, MemberConfig, Output, Reason, Role, Time,
+    frame,
 };
 use nix::libc;
-use nix::sys::socket::{MsgFlags, SetSockOpt as _, sendto};
+use nix::sys::socket::{GetSockOpt as _, MsgFlags, SetSockOpt as _, sendto};
 use nix::time::{ClockId, clock_gettime};
-use nix::{setsockopt_impl, sockopt_impl};
+use nix::{getsockopt_impl, setsockopt_impl, sockopt_impl};
 use socket2::Socket;
 use tokio::net::unix::pipe::Receiver;
 use tokio::sync::watch;
@@ -34,9 +35,11 @@ use super::startup_guard::StartupGuard;
 use crate::config;
 use crate::fault::Fault;
 use crate::l2::arp::{Frame, Mac, format_mac};
-use crate::l2::socket::{link_address, packet_socket};
+use crate::l2::socket::{BATCH, bytes_filter, link_address, packet_socket};
 use crate::telemetry::metrics::Metrics;
 
+/// Length of an Ethernet header.
+const ETHERNET: usize = 14;
 /// How often to check for the link while it is down.
 const LINK_CHECK: Duration = Duration::from_millis(50);
 
@@ -47,6 +50,15 @@ sockopt_impl!(
     libc::SOL_PACKET,
     libc::PACKET_ADD_MEMBERSHIP,
     libc::packet_mreq
+);
+
+sockopt_impl!(
+    /// The frames that a packet socket received and dropped.
+    PacketStatistics,
+    GetOnly,
+    libc::SOL_PACKET,
+    libc::PACKET_STATISTICS,
+    libc::tpacket_stats
 );
 
 /// The parameters of a member. If one changes, the member leaves and another one
@@ -124,6 +136,8 @@ impl ElectionTask {
             mr_address: address,
         };
         JoinGroup.set(&socket, &membership)?;
+        let marker = frame::marker(&parameters.election.gateway);
+        socket.attach_filter(&bytes_filter(ETHERNET + frame::MARKER_AT, &marker))?;
         let frames = Receiver::from_owned_fd_unchecked(socket.as_fd().try_clone_to_owned()?)?;
         let config = MemberConfig {
             uid: parameters.election.gateway,
@@ -235,6 +249,12 @@ impl Driver {
     /// Passes an input to the election, carries out its outputs, and publishes
     /// the result.
     fn input(&mut self, input: impl FnOnce(&mut Election, Time) -> Vec<Output>) {
+        self.carry_out(input);
+        self.publish();
+    }
+
+    /// Passes an input to the election and carries out its outputs.
+    fn carry_out(&mut self, input: impl FnOnce(&mut Election, Time) -> Vec<Output>) {
         let mut outputs = VecDeque::from(input(&mut self.election, now()));
         while let Some(output) = outputs.pop_front() {
             match output {
@@ -257,7 +277,23 @@ impl Driver {
                 }
             }
         }
-        self.publish();
+    }
+
+    /// Passes the queued frames to the election, at most [`BATCH`].
+    fn receive(&mut self, frames: &Receiver) {
+        let mut buffer = [0; 2048];
+        let mut any = false;
+        for _ in 0..BATCH {
+            let Ok(length) = frames.try_read(&mut buffer) else { break };
+            if !self.link_down {
+                let payload = buffer.get(ETHERNET..length).unwrap_or_default();
+                self.carry_out(|election, now| election.receive(now, payload));
+                any = true;
+            }
+        }
+        if any {
+            self.publish();
+        }
     }
 
     fn send(&self, payload: &[u8]) -> io::Result<()> {
@@ -287,6 +323,9 @@ impl Driver {
             Role::Standby | Role::Left => wire::Role::Joining,
         };
         let since = self.since.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+        // The kernel counts from the last time that it was asked.
+        let dropped = PacketStatistics.get(&self.socket).map_or(0, |statistics| statistics.tp_drops);
+        self.metrics.count_dropped(dropped.into());
         let counters = self.election.counters();
         self.metrics.count_election(&self.counted, &counters);
         self.counted = counters;
@@ -345,7 +384,7 @@ impl Driver {
         for arp in received {
             detector.receive_arp(now, &self.hosts, arp);
         }
-        while let Some(frame) = lan.receive() {
+        for frame in lan.receive() {
             detector.receive(now, &self.hosts, &frame);
         }
         // While the link is down, missing peers mean nothing more.
@@ -383,19 +422,14 @@ fn now() -> Time {
 }
 
 async fn run(driver: Arc<Mutex<Driver>>, frames: Receiver, mut lan: Lan, interval: Duration) {
-    let mut frame = [0; 2048];
     let mut guard = StartupGuard::new(Instant::now(), interval);
     let mut detector = IsolationDetector::new(Instant::now());
     loop {
+        // However many frames there are, this thread's other tasks have their turns.
+        tokio::task::yield_now().await;
         // First the received frames, then the passing of time: after a sleep,
         // frames sent meanwhile are processed before the member acts.
-        while let Ok(length) = frames.try_read(&mut frame) {
-            let payload = frame.get(14..length).unwrap_or_default();
-            let mut driver = lock(&driver);
-            if !driver.link_down {
-                driver.input(|election, now| election.receive(now, payload));
-            }
-        }
+        lock(&driver).receive(&frames);
         let deadline = {
             let mut driver = lock(&driver);
             lan.set_hosts(&driver.hosts);

@@ -62,12 +62,12 @@ impl Lan {
 
     /// The queued ARP frames.
     pub fn received_arp(&self) -> Vec<Frame> {
-        std::iter::from_fn(|| self.arp.receive()).filter_map(|frame| Frame::parse(&frame)).collect()
+        self.arp.receive().filter_map(|frame| Frame::parse(&frame)).collect()
     }
 
-    /// The next queued frame of those of every type.
-    pub fn receive(&self) -> Option<Vec<u8>> {
-        self.all.as_ref().and_then(PacketReceiver::receive)
+    /// The queued frames of every type.
+    pub fn receive(&self) -> impl Iterator<Item = Vec<u8>> {
+        self.all.iter().flat_map(PacketReceiver::receive)
     }
 
     /// Sends an ARP probe for an address, to the host with the hardware address
