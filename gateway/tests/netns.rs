@@ -4,7 +4,7 @@
 mod lab;
 
 use std::fs::{self, Permissions};
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
@@ -477,6 +477,62 @@ fn r44_nothing_is_forwarded_before_and_without_the_filter() {
     let gateway = lab.start();
     gateway.carried_out(&digest);
     ask(&mut stream).unwrap();
+}
+
+#[test]
+fn r08_idle_connections_do_not_keep_probes_waiting() {
+    let lab = Lab::new();
+    let gateway = lab.serving(&config(&[("TCP", 80)]));
+    let server: std::net::SocketAddr = format!("{POD_IP}:9410").parse().unwrap();
+    // Eight of each of twelve pods, and twenty of one that shares the kubelet's address.
+    let mut idle = Vec::new();
+    for last in 100..112 {
+        let pod: std::net::SocketAddr = format!("10.16.0.{last}:0").parse().unwrap();
+        lab.node.run(&format!("ip addr add {}/32 dev lo", pod.ip()));
+        for _ in 0..8 {
+            idle.push(lab.node.enter(|| {
+                let socket =
+                    socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+                socket.bind(&pod.into()).unwrap();
+                socket.connect_timeout(&server.into(), Duration::from_secs(2)).unwrap();
+                socket
+            }));
+        }
+    }
+    let from_node: Vec<_> = (0..20).map(|_| lab.node.connect(&server.to_string()).unwrap()).collect();
+    let start = Instant::now();
+    assert_eq!(gateway.get("/readyz").unwrap().0, 200);
+    assert!(start.elapsed() < Duration::from_millis(500), "{:?}", start.elapsed());
+    // They do not last either.
+    std::thread::sleep(Duration::from_millis(1500).saturating_sub(start.elapsed()));
+    for mut stream in from_node {
+        stream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        let ended = stream.read(&mut [0; 100]);
+        assert!(!ended.as_ref().is_err_and(|error| error.kind() == ErrorKind::WouldBlock), "{ended:?}");
+    }
+}
+
+#[test]
+fn b10_pod_is_probed_by_either_family() {
+    let lab = Lab::new();
+    lab.node.run("ip -6 addr add fd00:10:16::1/64 dev eth0 nodad");
+    lab.pod.run("ip -6 addr add fd00:10:16::5/64 dev eth0 nodad");
+    let gateway = lab.serving(&config(&[("TCP", 80)]));
+    let get = |address: &str| {
+        let mut stream = lab.node.connect(&format!("[{address}]:9410")).ok()?;
+        write!(stream, "GET /readyz HTTP/1.1\r\nHost: gateway\r\n\r\n").ok()?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).ok()?;
+        text.starts_with("HTTP/1.1 200 ").then_some(())
+    };
+    get("fd00:10:16::5").unwrap();
+    assert_eq!(gateway.get("/readyz").unwrap().0, 200);
+    // One that comes later.
+    lab.pod.run("ip -6 addr add fd00:10:16::6/64 dev eth0 nodad");
+    let (_, took) = wait("the other address", || get("fd00:10:16::6"));
+    assert!(took < Duration::from_secs(2), "{took:?}");
+    // On the LAN there is nothing, of either family.
+    assert!(lab.client.tcp(&format!("{VIP}:9410")).is_err());
 }
 
 #[test]

@@ -84,7 +84,7 @@ pub async fn run(cli: Cli) {
     tokio::spawn(background::maintain(tables, [ct_timeouts::TIMEOUTS, counters::COUNTERS]));
     tokio::spawn(source_ports::relieve());
     let published = Arc::new(Published::new(registry, vec![Box::new(counters), Box::new(source_ports)]));
-    let (pod_ip, listen_on) = watch::channel(None);
+    let (pod_ips, listen_on) = watch::channel(BTreeSet::new());
     tokio::spawn(http::serve(Arc::clone(&published), listen_on, cli.port));
     let missing = capabilities::missing();
     let has_net_raw = !missing.contains(&Fault::CapabilityMissing(NET_RAW));
@@ -99,7 +99,7 @@ pub async fn run(cli: Cli) {
         health: HealthChecks::default(),
         stale: StaleConnections::new(metrics.clone()),
         background,
-        reporter: Reporter::new(metrics, published, pod_ip),
+        reporter: Reporter::new(metrics, published, pod_ips),
         backoff: Backoff::default(),
         missing_capabilities: missing,
         links: Links::default(),
@@ -214,7 +214,7 @@ impl Agent {
         let config = configured.as_ref().map(|configured| &*configured.config);
         self.stale.own(config.into_iter().flat_map(|config| &config.addresses).map(|a| a.address));
         let observation = Observation::new(state, config, &self.inputs.networks, self.stale.owned());
-        self.reporter.set_pod_ip(observation.pod_ip());
+        self.reporter.set_pod_ips(observation.pod_ips());
         let Observation { state, lan, primary } = observation;
         let (Some(configured), Some(lan)) = (configured, lan) else { return Ok(None) };
         self.links = Links::default();

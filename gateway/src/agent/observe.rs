@@ -1,7 +1,7 @@
 //! The kernel's network state, with the interfaces' roles in it.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use crate::config::Config;
 use crate::fault::Fault;
@@ -35,11 +35,15 @@ impl Observation {
         Self { state, lan, primary }
     }
 
-    /// The pod's own address, for the HTTP server.
-    pub fn pod_ip(&self) -> Option<Ipv4Addr> {
-        let primary = self.primary.as_ref().ok()?;
-        let mut addresses = self.state.addresses.iter();
-        addresses.find(|a| a.interface == primary.index && a.global).map(|a| a.address)
+    /// The pod's own addresses, for the HTTP server: the kubelet and the controller may
+    /// use either family.
+    pub fn pod_ips(&self) -> BTreeSet<IpAddr> {
+        let Ok(primary) = &self.primary else { return BTreeSet::new() };
+        let NetworkState { addresses, ipv6, .. } = &self.state;
+        let ipv4 = addresses.iter().filter(|a| a.interface == primary.index && a.global);
+        let ipv6 = ipv6.addresses.iter().filter(|a| a.interface == primary.index);
+        let ipv6 = ipv6.map(|a| a.net.addr()).filter(|address| !address.is_unicast_link_local());
+        ipv4.map(|a| IpAddr::V4(a.address)).chain(ipv6.map(IpAddr::V6)).collect()
     }
 }
 
@@ -68,6 +72,7 @@ fn find_lan(
 mod tests {
     use super::*;
     use crate::route::desired::tests::{config, state};
+    use crate::route::ipv6;
     use crate::route::model::Address;
 
     fn network(name: &str, interface: &str) -> Network {
@@ -95,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn pod_ip_is_the_primarys_without_a_configuration_too() {
+    fn b10_pod_ips_are_the_primarys_of_both_families() {
         let mut state = state();
         let address = Ipv4Addr::new(10, 16, 0, 5);
         let plain = Address {
@@ -107,7 +112,13 @@ mod tests {
             plain: true,
         };
         state.addresses = vec![Address { interface: 3, ..plain.clone() }, plain];
+        let ipv6 =
+            |interface, net: &str| ipv6::Address { interface, net: net.parse().unwrap(), permanent: true };
+        state.ipv6.addresses =
+            vec![ipv6(2, "fe80::5/64"), ipv6(3, "2001:db8:99::5/64"), ipv6(2, "fd00:10:16::5/64")];
+        // Without a configuration too.
         let observation = Observation::new(state, None, &[], &BTreeSet::new());
-        assert_eq!((observation.lan.is_none(), observation.pod_ip()), (true, Some(address)));
+        let expected = [IpAddr::V4(address), "fd00:10:16::5".parse().unwrap()].into();
+        assert_eq!((observation.lan.is_none(), observation.pod_ips()), (true, expected));
     }
 }

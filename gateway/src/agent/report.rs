@@ -1,7 +1,7 @@
 //! What the agent reports: status, readiness, metrics and log lines.
 
-use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -62,25 +62,29 @@ pub fn is_ready(conditions: Conditions, faults: &[Fault]) -> bool {
 pub struct Reporter {
     metrics: Metrics,
     published: Arc<Published>,
-    pod_ip: watch::Sender<Option<Ipv4Addr>>,
+    pod_ips: watch::Sender<BTreeSet<IpAddr>>,
     /// The faults that were logged.
     faults: Faults,
 }
 
 impl Reporter {
-    /// A reporter that has not reported anything yet. `pod_ip` is where the HTTP server
-    /// listens.
-    pub fn new(metrics: Metrics, published: Arc<Published>, pod_ip: watch::Sender<Option<Ipv4Addr>>) -> Self {
-        Self { metrics, published, pod_ip, faults: Faults::new() }
+    /// A reporter that has not reported anything yet. `pod_ips` is where the HTTP
+    /// server listens.
+    pub fn new(
+        metrics: Metrics,
+        published: Arc<Published>,
+        pod_ips: watch::Sender<BTreeSet<IpAddr>>,
+    ) -> Self {
+        Self { metrics, published, pod_ips, faults: Faults::new() }
     }
 
-    /// Sets the address that the HTTP server listens on. Without one, it stays where it
-    /// was: the address may be gone only for a moment.
-    pub fn set_pod_ip(&self, address: Option<Ipv4Addr>) {
-        self.pod_ip.send_if_modified(|now| {
-            let moved = address.is_some() && *now != address;
+    /// Sets the addresses that the HTTP server listens on. Without any, they stay as they
+    /// were: they may be gone only for a moment.
+    pub fn set_pod_ips(&self, addresses: BTreeSet<IpAddr>) {
+        self.pod_ips.send_if_modified(|now| {
+            let moved = !addresses.is_empty() && *now != addresses;
             if moved {
-                *now = address;
+                *now = addresses;
             }
             moved
         });
@@ -194,21 +198,21 @@ mod tests {
     }
 
     #[test]
-    fn pod_ip_stays_while_there_is_none() {
+    fn pod_ips_stay_while_there_are_none() {
         let published = Arc::new(Published::new(Registry::default(), Vec::new()));
-        let (sender, receiver) = watch::channel(None);
+        let (sender, receiver) = watch::channel(BTreeSet::new());
         let reporter = Reporter::new(Metrics::default(), published, sender);
-        let address = Ipv4Addr::new(10, 16, 0, 5);
-        reporter.set_pod_ip(Some(address));
-        reporter.set_pod_ip(None);
-        assert_eq!(*receiver.borrow(), Some(address));
+        let addresses = BTreeSet::from([IpAddr::from([10, 16, 0, 5])]);
+        reporter.set_pod_ips(addresses.clone());
+        reporter.set_pod_ips(BTreeSet::new());
+        assert_eq!(*receiver.borrow(), addresses);
     }
 
     #[test]
     fn faults_in_metrics_follow_the_run() {
         let published = Arc::new(Published::new(Registry::default(), Vec::new()));
         let metrics = Metrics::default();
-        let mut reporter = Reporter::new(metrics.clone(), published, watch::channel(None).0);
+        let mut reporter = Reporter::new(metrics.clone(), published, watch::channel(BTreeSet::new()).0);
         let shown = reporter.show_faults(&[Fault::NoDefaultRoute]);
         assert_eq!(shown.keys().collect::<Vec<_>>(), ["NoDefaultRoute"]);
         let reason = Reason { reason: "NoDefaultRoute" };

@@ -48,6 +48,7 @@ impl WakeSources {
             MulticastGroup::Ipv4Route,
             MulticastGroup::Ipv4Rule,
             MulticastGroup::Ipv4Netconf,
+            MulticastGroup::Ipv6Ifaddr,
         ];
         let network: Vec<u32> = network.iter().map(|group| *group as u32).collect();
         let mut sources = Self {

@@ -1,12 +1,13 @@
-//! `/readyz`, `/livez`, `/status` and `/metrics`, on the pod's own address only.
+//! `/readyz`, `/livez`, `/status` and `/metrics`, on the pod's own addresses only.
 //!
 //! On hyper itself: it has what axum's server lacks, timeouts for slow clients and a
 //! limit on their number.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
-use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
@@ -17,18 +18,26 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use lb_svc_crds::gateway::GatewayStatus;
 use prometheus_client::registry::Registry;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
 
 use super::collectors::Collector;
+use super::connections::Connections;
 
-/// Most connections at a time: more than the kubelet, the controller and a monitoring
-/// system open.
-const CONNECTIONS: usize = 64;
+/// Timeout of the head of a request.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(1);
 /// Timeout of a request with its response.
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// Delay between attempts to listen.
 const RETRY: Duration = Duration::from_millis(500);
+
+/// How long collected metrics are served: collecting them walks the connections of the
+/// whole node.
+const COLLECTED_FOR: Duration = Duration::from_secs(1);
+/// A loop that has not come round for that long hangs: without any event it comes round
+/// every 10 s.
+const HANGS_AFTER: Duration = Duration::from_secs(30);
 
 const METRICS: &str = "/metrics";
 
@@ -37,27 +46,42 @@ pub struct Published {
     state: Mutex<State>,
     registry: Registry,
     collectors: Vec<Box<dyn Collector>>,
+    /// When metrics were last collected. Locked while they are.
+    collected: tokio::sync::Mutex<Option<Instant>>,
 }
 
-#[derive(Default)]
 struct State {
     status: GatewayStatus,
     ready: bool,
+    /// When the agent's loop last came round.
+    turned: Instant,
 }
 
 impl Published {
     /// An empty status, not ready. The collectors run before metrics of the registry
     /// are served.
     pub fn new(registry: Registry, collectors: Vec<Box<dyn Collector>>) -> Self {
-        Self { state: Mutex::default(), registry, collectors }
+        let state = State { status: GatewayStatus::default(), ready: false, turned: Instant::now() };
+        Self { state: Mutex::new(state), registry, collectors, collected: tokio::sync::Mutex::default() }
     }
 
-    /// Sets the status and readiness to serve from now on.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sets the status and readiness to serve from now on. The agent's loop does so each
+    /// time that it comes round.
     pub fn set(&self, status: GatewayStatus, ready: bool) {
-        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = State { status, ready };
+        *self.state() = State { status, ready, turned: Instant::now() };
     }
 
+    /// Collects metrics, unless that was done a moment ago.
     async fn collect(&self) {
+        let mut collected = self.collected.lock().await;
+        if collected.is_some_and(|at| at.elapsed() < COLLECTED_FOR) {
+            return;
+        }
+        *collected = Some(Instant::now());
         for collector in &self.collectors {
             if let Err(error) = collector.collect().await {
                 debug!(%error, "metrics not collected");
@@ -72,8 +96,11 @@ impl Published {
             response.headers_mut().insert(ALLOW, hyper::header::HeaderValue::from_static("GET, HEAD"));
             return response;
         }
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = self.state();
         match path {
+            "/livez" if state.turned.elapsed() > HANGS_AFTER => {
+                reply(StatusCode::SERVICE_UNAVAILABLE, text, "the agent's loop hangs\n".to_owned())
+            }
             "/livez" => reply(StatusCode::OK, text, "ok\n".to_owned()),
             "/readyz" if state.ready => reply(StatusCode::OK, text, "ok\n".to_owned()),
             "/readyz" => {
@@ -116,25 +143,33 @@ fn reply(status: StatusCode, kind: &'static str, body: String) -> Response<Full<
     response
 }
 
-/// Serves on the pod's address, once it is known, and on another if it changes.
-pub async fn serve(published: Arc<Published>, mut pod_ip: watch::Receiver<Option<Ipv4Addr>>, port: u16) {
+/// Serves on these addresses, for as long as each is among them.
+pub async fn serve(published: Arc<Published>, mut addresses: watch::Receiver<BTreeSet<IpAddr>>, port: u16) {
+    let connections = Arc::new(Connections::default());
+    let mut servers = JoinSet::new();
+    let mut serving = BTreeMap::new();
     loop {
-        let address = *pod_ip.borrow_and_update();
-        let moved = pod_ip.changed();
-        let Some(address) = address else {
-            if moved.await.is_err() {
-                return;
+        let wanted = addresses.borrow_and_update().clone();
+        serving.retain(|address, server: &mut tokio::task::AbortHandle| {
+            let stays = wanted.contains(address);
+            if !stays {
+                server.abort();
             }
-            continue;
-        };
-        tokio::select! {
-            gone = moved => if gone.is_err() { return },
-            () = serve_on(SocketAddr::from((address, port)), &published) => {}
+            stays
+        });
+        for address in wanted {
+            serving.entry(address).or_insert_with(|| {
+                let at = SocketAddr::from((address, port));
+                servers.spawn(serve_on(at, Arc::clone(&published), Arc::clone(&connections)))
+            });
+        }
+        if addresses.changed().await.is_err() {
+            return;
         }
     }
 }
 
-async fn serve_on(address: SocketAddr, published: &Arc<Published>) {
+async fn serve_on(address: SocketAddr, published: Arc<Published>, connections: Arc<Connections>) {
     let mut warned = false;
     let listener = loop {
         match TcpListener::bind(address).await {
@@ -149,18 +184,12 @@ async fn serve_on(address: SocketAddr, published: &Arc<Published>) {
         }
     };
     info!(%address, "HTTP server listening");
-    let slots = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
-        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else {
-            return;
-        };
         match listener.accept().await {
-            Ok((stream, _)) => {
-                let published = Arc::clone(published);
-                tokio::spawn(async move {
-                    connection(stream, &published).await;
-                    drop(slot);
-                });
+            Ok((stream, client)) => {
+                let Some(id) = connections.admit(client.ip()) else { continue };
+                let connection = connection(stream, id, Arc::clone(&published), Arc::clone(&connections));
+                connections.started(id, tokio::spawn(connection).abort_handle());
             }
             // Out of file descriptors, or the client is gone: transient.
             Err(_) => tokio::time::sleep(RETRY).await,
@@ -168,28 +197,44 @@ async fn serve_on(address: SocketAddr, published: &Arc<Published>) {
     }
 }
 
-async fn connection(stream: TcpStream, published: &Published) {
-    let service = service_fn(|request: Request<Incoming>| async move {
-        let path = request.uri().path();
-        if path == METRICS {
-            published.collect().await;
+async fn connection(stream: TcpStream, id: u64, published: Arc<Published>, connections: Arc<Connections>) {
+    let service = service_fn(|request: Request<Incoming>| {
+        connections.requested(id);
+        let published = &published;
+        async move {
+            let path = request.uri().path();
+            if path == METRICS {
+                published.collect().await;
+            }
+            Ok::<_, Infallible>(published.answer(request.method(), path))
         }
-        Ok::<_, Infallible>(published.answer(request.method(), path))
     });
     let serving = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(TIMEOUT)
+        .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(8 * 1024)
         // One request per connection: idle clients hold no slot.
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service);
     // Errors of the connection are the client's affair.
     let _ = tokio::time::timeout(TIMEOUT, serving).await;
+    connections.close(id);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn r19_livez_fails_when_the_loop_hangs() {
+        let published = Published::new(Registry::default(), Vec::new());
+        let livez = || published.answer(&Method::GET, "/livez").status();
+        assert_eq!(livez(), StatusCode::OK);
+        published.state().turned = Instant::now().checked_sub(HANGS_AFTER + Duration::from_secs(1)).unwrap();
+        assert_eq!(livez(), StatusCode::SERVICE_UNAVAILABLE);
+        published.set(GatewayStatus::default(), false);
+        assert_eq!(livez(), StatusCode::OK);
+    }
 
     #[test]
     fn paths_answer_and_readyz_follows_readiness() {

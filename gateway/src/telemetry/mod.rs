@@ -4,8 +4,10 @@
 //! |---|---|
 //! | [`metrics`] | every metric, and its labels |
 //! | [`collectors`] | the seam for metrics that are read when scraped |
+//! | `connections` | how many connections a client of the HTTP server may have |
 //! | [`http`] | `/readyz`, `/livez`, `/status` and `/metrics` |
 
 pub mod collectors;
+mod connections;
 pub mod http;
 pub mod metrics;
