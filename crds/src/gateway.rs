@@ -199,6 +199,11 @@ pub struct HealthCheck {
     /// accepts a TCP connection is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
+    /// The frontend's TCP port whose targets are asked, for all ports; absent, those
+    /// of each TCP port are, for that port. A gateway that does not know the field
+    /// asks those of each.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
     /// Between two questions, in milliseconds.
     pub interval_ms: u32,
     /// For how long an answer is waited for, in milliseconds.

@@ -42,6 +42,9 @@ pub const TKE_DIRECT_ACCESS_ANNOTATION: &str = "service.cloud.tencent.com/direct
 pub const HEALTH_CHECK_ANNOTATION: &str = "lb-svc.kubeovn.io/health-check";
 /// On a Service: what is asked for by HTTP.
 pub const HEALTH_CHECK_PATH_ANNOTATION: &str = "lb-svc.kubeovn.io/health-check-path";
+/// On a Service: the one TCP port whose check counts for an endpoint on all
+/// ports, by number or name.
+pub const HEALTH_CHECK_PORT_ANNOTATION: &str = "lb-svc.kubeovn.io/health-check-port";
 /// On a Service: the time between two questions, such as `5s`.
 pub const HEALTH_CHECK_INTERVAL_ANNOTATION: &str = "lb-svc.kubeovn.io/health-check-interval";
 /// On a Service: for how long an answer is waited for, such as `500ms`.

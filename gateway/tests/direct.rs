@@ -293,27 +293,55 @@ fn who_is_not_well_gets_nothing_new_while_another_is() {
     drop(again);
 }
 
+/// Answers HTTP requests for `/healthz` on port 8080 of a pod.
+fn http(lab: &Lab, answer: &'static str, number: usize) {
+    let at = format!("{}:8080", pod(number));
+    lab.node.attempt(&format!("ip addr add {}/32 dev lo", pod(number)));
+    let listener = lab.node.enter(|| TcpListener::bind(&at)).unwrap();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let mut request = [0; 1000];
+            let length = stream.read(&mut request).unwrap_or_default();
+            let request = String::from_utf8_lossy(&request[..length]).into_owned();
+            let answer = if request.starts_with("GET /healthz ") { answer } else { "404 Not Found" };
+            let _ = write!(stream, "HTTP/1.1 {answer}\r\nContent-Length: 0\r\n\r\n");
+        }
+    });
+}
+
+#[test]
+fn b15_port_that_speaks_no_http_is_judged_by_the_one_that_does() {
+    let lab = Lab::new();
+    http(&lab, "200 OK", 0);
+    http(&lab, "503 Service Unavailable", 1);
+    let _endpoints: Vec<_> = (0..2).map(|number| lab.endpoint(&pod(number), &[8443, 5353])).collect();
+    let ports = json!([
+        {"protocol": "TCP", "port": 80, "targetPort": 8080},
+        {"protocol": "TCP", "port": 443, "targetPort": 8443},
+        {"protocol": "UDP", "port": 53, "targetPort": 5353},
+    ]);
+    let subsets = json!([{"ports": ports, "addresses": pods([0, 1])}]);
+    let mut config = config_direct(&[("TCP", 80), ("TCP", 443), ("UDP", 53)], &subsets);
+    config["frontends"][0]["target"]["check"] =
+        json!({"path": "/healthz", "port": 80, "intervalMs": 100, "timeoutMs": 100, "rise": 1, "fall": 1});
+    let gateway = lab.serving(&config);
+    wait("the answer to be judged", || {
+        let unhealthy = gateway.status()?.unhealthy;
+        (unhealthy.iter().map(ToString::to_string).collect::<Vec<_>>() == [format!("{}:8080", pod(1))])
+            .then_some(())
+    });
+    for _ in 0..10 {
+        assert_eq!(who(&lab.client.tcp(&format!("{VIP}:443")).unwrap()), pod(0));
+        assert_eq!(who(&exchange(&lab.client.udp(), &format!("{VIP}:53")).unwrap()), pod(0));
+    }
+}
+
 #[test]
 fn an_answer_of_http_is_judged_by_its_code() {
     let lab = Lab::new();
-    let server = |answer: &'static str, number: usize| {
-        let at = format!("{}:8080", pod(number));
-        lab.node.attempt(&format!("ip addr add {}/32 dev lo", pod(number)));
-        let listener = lab.node.enter(|| std::net::TcpListener::bind(&at)).unwrap();
-        std::thread::spawn(move || {
-            use std::io::{Read, Write};
-            for mut stream in listener.incoming().map_while(Result::ok) {
-                let mut request = [0; 1000];
-                let length = stream.read(&mut request).unwrap_or_default();
-                let request = String::from_utf8_lossy(&request[..length]).into_owned();
-                let answer = if request.starts_with("GET /healthz ") { answer } else { "404 Not Found" };
-                let _ = write!(stream, "HTTP/1.1 {answer}\r\nContent-Length: 0\r\n\r\n");
-            }
-        });
-    };
-    server("200 OK", 0);
-    server("503 Service Unavailable", 1);
-    server("302 Found", 2);
+    http(&lab, "200 OK", 0);
+    http(&lab, "503 Service Unavailable", 1);
+    http(&lab, "302 Found", 2);
     let mut config = direct(&[0, 1, 2], &[]);
     config["frontends"][0]["target"]["check"] =
         json!({"path": "/healthz", "intervalMs": 100, "timeoutMs": 100, "rise": 1, "fall": 1});

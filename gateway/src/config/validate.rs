@@ -187,6 +187,7 @@ fn targets(entry: &wire::Frontend) -> Result<BTreeMap<wire::Port, Target>, Inval
             let is_valid = |check: &HealthCheck| {
                 let counts = [check.interval_ms, check.timeout_ms, check.rise, check.fall];
                 counts.iter().all(|count| *count > 0)
+                    && check.port != Some(0)
                     && check.path.as_ref().is_none_or(|path| path.starts_with('/'))
             };
             if !check.as_ref().is_none_or(is_valid) {

@@ -1,6 +1,9 @@
 //! Health checks of endpoints, by connecting or by an HTTP request. An endpoint that
 //! is not healthy gets no new connections while another is. If none is healthy, all
 //! of them do: then the check is more likely to be wrong than every endpoint.
+//!
+//! Every TCP port's endpoints are checked for that port; or, where the check names a
+//! port, that one's are, for all ports.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -20,7 +23,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use crate::config::{Forwards, Frontend, Target};
+use crate::config::{Endpoints, Forwards, Frontend, Target};
 
 /// Most checks that run at a time.
 const CONCURRENCY: usize = 256;
@@ -53,13 +56,9 @@ impl Health {
     fn set(&mut self, now: Instant, forwards: &Forwards) {
         let mut wanted = BTreeSet::new();
         for (frontend, forward) in forwards {
-            let target = &forward.target;
-            let (Some(settings), Some(endpoints)) = (settings(frontend, target), target.endpoints()) else {
-                continue;
-            };
-            let check =
-                |endpoint: &SocketAddrV4| Check { endpoint: *endpoint, settings: Arc::clone(settings) };
-            wanted.extend(endpoints.live.iter().map(check));
+            let Some(endpoints) = forward.target.endpoints() else { continue };
+            let Some(probe) = Probe::of(frontend, endpoints, forwards) else { continue };
+            wanted.extend(endpoints.live.iter().flat_map(|endpoint| probe.checks(endpoint)));
         }
         self.0.retain(|check, _| wanted.contains(check));
         for check in wanted {
@@ -110,14 +109,13 @@ impl Health {
 
     /// The forwarding table in which endpoints that are not healthy drain, if
     /// another one of their frontend is healthy.
-    fn apply(&self, mut forwards: Forwards) -> Forwards {
-        for (frontend, forward) in &mut forwards {
-            let Some(settings) = settings(frontend, &forward.target).cloned() else { continue };
+    fn apply(&self, forwards: &Forwards) -> Forwards {
+        let mut applied = forwards.clone();
+        for (frontend, forward) in &mut applied {
             let Target::Endpoints(endpoints) = &mut forward.target else { continue };
-            let is_healthy = |endpoint: &&SocketAddrV4| {
-                let check = Check { endpoint: **endpoint, settings: Arc::clone(&settings) };
-                self.0.get(&check).is_some_and(|state| state.healthy == Some(true))
-            };
+            let Some(probe) = Probe::of(frontend, endpoints, forwards) else { continue };
+            let passed = |check| self.0.get(&check).is_some_and(|state| state.healthy == Some(true));
+            let is_healthy = |endpoint: &&SocketAddrV4| probe.checks(endpoint).all(passed);
             let (healthy, unhealthy): (BTreeSet<SocketAddrV4>, _) =
                 endpoints.live.iter().partition(is_healthy);
             if !healthy.is_empty() && !unhealthy.is_empty() {
@@ -126,13 +124,43 @@ impl Health {
                 endpoints.draining.extend::<BTreeSet<SocketAddrV4>>(unhealthy);
             }
         }
-        forwards
+        applied
     }
 }
 
-/// How to check the endpoints of a frontend, if at all: UDP is not checked.
-fn settings<'a>(frontend: &Frontend, target: &'a Target) -> Option<&'a Arc<HealthCheck>> {
-    target.endpoints().filter(|_| frontend.transport == Transport::Tcp)?.check.as_ref()
+/// How the endpoints of a frontend are checked.
+struct Probe<'a> {
+    settings: Arc<HealthCheck>,
+    /// The endpoints of the port that is checked for all ports, if one is.
+    of_port: Option<&'a BTreeSet<SocketAddrV4>>,
+}
+
+impl<'a> Probe<'a> {
+    /// How these endpoints of a frontend are checked, if at all: UDP is not, unless a
+    /// TCP port is checked for it.
+    fn of(frontend: &Frontend, endpoints: &Endpoints, forwards: &'a Forwards) -> Option<Self> {
+        let settings = Arc::clone(endpoints.check.as_ref()?);
+        let of_port = match settings.port {
+            Some(port) => {
+                let checked = Frontend { transport: Transport::Tcp, port, ..*frontend };
+                Some(&forwards.get(&checked)?.target.endpoints()?.live)
+            }
+            None if frontend.transport == Transport::Tcp => None,
+            None => return None,
+        };
+        Some(Self { settings, of_port })
+    }
+
+    /// The checks that an endpoint has to pass. None, if the port that is checked does
+    /// not lead to it.
+    fn checks(&self, endpoint: &SocketAddrV4) -> impl Iterator<Item = Check> {
+        let ports =
+            |first, last| SocketAddrV4::new(*endpoint.ip(), first)..=SocketAddrV4::new(*endpoint.ip(), last);
+        let itself = self.of_port.is_none().then_some(*endpoint);
+        let of_port = self.of_port.into_iter().flat_map(move |all| all.range(ports(0, u16::MAX)).copied());
+        let check = |endpoint| Check { endpoint, settings: Arc::clone(&self.settings) };
+        itself.into_iter().chain(of_port).map(check)
+    }
 }
 
 /// The health checks with their running tasks.
@@ -148,7 +176,7 @@ impl HealthChecks {
     /// is healthy.
     pub fn set(&mut self, now: Instant, forwards: &Forwards) -> Forwards {
         self.health.set(now, forwards);
-        self.health.apply(forwards.clone())
+        self.health.apply(forwards)
     }
 
     /// When [`Self::start`] is to be called next; `None` while it could not start
@@ -225,10 +253,10 @@ async fn connect(Check { endpoint, settings }: &Check) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Endpoints, Forward};
+    use crate::config::Forward;
 
     fn settings() -> Arc<HealthCheck> {
-        Arc::new(HealthCheck { path: None, interval_ms: 1000, timeout_ms: 500, rise: 2, fall: 3 })
+        Arc::new(HealthCheck { path: None, port: None, interval_ms: 1000, timeout_ms: 500, rise: 2, fall: 3 })
     }
 
     fn pod(number: u8) -> SocketAddrV4 {
@@ -249,7 +277,7 @@ mod tests {
     }
 
     fn live(health: &Health, numbers: &[u8]) -> (Vec<u8>, Vec<u8>) {
-        let forwards = health.apply(forwards(numbers));
+        let forwards = health.apply(&forwards(numbers));
         let target = forwards.values().next().unwrap().target.endpoints().unwrap().clone();
         let last = |set: BTreeSet<SocketAddrV4>| set.into_iter().map(|at| at.ip().octets()[3]).collect();
         (last(target.live), last(target.draining))
@@ -267,7 +295,7 @@ mod tests {
         assert!(health.record(now, &check(1), true), "the first result counts");
         assert_eq!(live(&health, &[1, 2]), (vec![1], vec![2]));
         assert_eq!(health.unhealthy(), [pod(2).into()].into());
-        let udp = health.apply(forwards(&[1, 2]));
+        let udp = health.apply(&forwards(&[1, 2]));
         assert_eq!(
             udp.values().last().unwrap().target.endpoints().unwrap().live.len(),
             2,
@@ -290,6 +318,43 @@ mod tests {
         assert!(!health.record(now, &check(1), false), "the count restarts");
         assert!(!health.record(now, &check(1), true));
         assert!(health.record(now, &check(1), true));
+    }
+
+    #[test]
+    fn b15_named_port_is_checked_for_all_ports() {
+        let now = Instant::now();
+        let settings = Arc::new(HealthCheck { port: Some(80), ..(*settings()).clone() });
+        let frontend = |transport, port| Frontend { address: [172, 18, 0, 18].into(), transport, port };
+        let at = |number, port| SocketAddrV4::new([10, 16, 0, number].into(), port);
+        let forward = |numbers: &[u8], port| {
+            let live = numbers.iter().map(|number| at(*number, port)).collect();
+            let endpoints = Endpoints { live, check: Some(Arc::clone(&settings)), ..Endpoints::default() };
+            let target = Target::Endpoints(Arc::new(endpoints));
+            Forward { service: "default/web".into(), target, clients: None }
+        };
+        let ports = [(Transport::Tcp, 80, 8080), (Transport::Tcp, 443, 8443), (Transport::Udp, 443, 8443)];
+        let mut forwards: Forwards =
+            ports.map(|(transport, port, to)| (frontend(transport, port), forward(&[1, 2], to))).into();
+        // The other ports lead to one more, which the port does not.
+        forwards.insert(frontend(Transport::Tcp, 8000), forward(&[1, 2, 3], 8000));
+        let mut health = Health::default();
+        health.set(now, &forwards);
+        let checks = health.take(now, 9);
+        let asked: Vec<_> = checks.iter().map(|check| check.endpoint).collect();
+        assert_eq!(asked, [at(1, 8080), at(2, 8080)]);
+
+        health.record(now, &checks[0], true);
+        health.record(now, &checks[1], false);
+        assert_eq!(health.unhealthy(), [at(2, 8080).into()].into());
+        let live = |transport, port| -> Vec<u8> {
+            let applied = health.apply(&forwards);
+            let endpoints = applied[&frontend(transport, port)].target.endpoints().unwrap().clone();
+            endpoints.live.iter().map(|at| at.ip().octets()[3]).collect()
+        };
+        for (transport, port, _) in ports {
+            assert_eq!(live(transport, port), [1], "{transport:?} {port}");
+        }
+        assert_eq!(live(Transport::Tcp, 8000), [1, 3]);
     }
 
     #[test]

@@ -238,7 +238,8 @@ mod tests {
             draining: Vec::new(),
         };
         let port = |protocol, port| Port { protocol, port };
-        let check = HealthCheck { path: None, interval_ms: 5000, timeout_ms: 2000, rise: 2, fall: 3 };
+        let check =
+            HealthCheck { path: None, port: None, interval_ms: 5000, timeout_ms: 2000, rise: 2, fall: 3 };
         EndpointTargets {
             ports: vec![port(Transport::Tcp, 80), port(Transport::Udp, 53)],
             subsets: vec![subset],

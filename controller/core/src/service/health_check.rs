@@ -8,12 +8,13 @@ use lb_svc_crds::gateway::HealthCheck;
 use lb_svc_crds::names;
 use lb_svc_crds::reason::Reason;
 
-use crate::model::Problem;
+use crate::model::{Problem, ServicePort};
 
 /// The annotations of a health check; all but the first have defaults.
-pub const ANNOTATIONS: [&str; 6] = [
+pub const ANNOTATIONS: [&str; 7] = [
     names::HEALTH_CHECK_ANNOTATION,
     names::HEALTH_CHECK_PATH_ANNOTATION,
+    names::HEALTH_CHECK_PORT_ANNOTATION,
     names::HEALTH_CHECK_INTERVAL_ANNOTATION,
     names::HEALTH_CHECK_TIMEOUT_ANNOTATION,
     names::HEALTH_CHECK_RISE_ANNOTATION,
@@ -38,10 +39,15 @@ pub fn ignored(why: &str) -> Problem {
     )
 }
 
-/// Reads the health check that `annotations` ask for, if they do. An invalid
-/// value is replaced by its default and added to `warnings`.
-pub fn check(annotations: &BTreeMap<String, String>, warnings: &mut Vec<Problem>) -> Option<HealthCheck> {
-    let [kind, path, interval, timeout, rise, fall] = ANNOTATIONS;
+/// Reads the health check that the annotations of a Service with these ports ask
+/// for, if they do. An invalid value is replaced by its default and added to
+/// `warnings`.
+pub fn check(
+    annotations: &BTreeMap<String, String>,
+    ports: &[ServicePort],
+    warnings: &mut Vec<Problem>,
+) -> Option<HealthCheck> {
+    let [kind, path, port, interval, timeout, rise, fall] = ANNOTATIONS;
     let in_vain = |name: &str, why: &str| {
         let has = annotations.contains_key(name);
         has.then(|| {
@@ -90,7 +96,19 @@ pub fn check(annotations: &BTreeMap<String, String>, warnings: &mut Vec<Problem>
             None
         }
     };
-    Some(HealthCheck { path, interval_ms, timeout_ms, rise, fall })
+    let port = annotations.get(port).and_then(|text| {
+        let text = text.trim();
+        let number = text.parse().ok();
+        let is = |of: &&ServicePort| of.protocol == "TCP" && (number == Some(of.port) || text == of.name);
+        let found = ports.iter().find(is).map(|of| of.port).filter(|_| !text.is_empty());
+        if found.is_none() {
+            let message =
+                format!("annotation {port}: {text:?} is no TCP port of the Service, by number or name");
+            warnings.push(Problem::new(Reason::InvalidAnnotation, message));
+        }
+        found
+    });
+    Some(HealthCheck { path, port, interval_ms, timeout_ms, rise, fall })
 }
 
 /// Parses a duration as Go writes it, such as `1m30s`, into milliseconds.
@@ -116,7 +134,7 @@ mod tests {
         let name = |last: &str| format!("{}/health-check{last}", names::DOMAIN);
         let annotations = annotations.iter().map(|(last, value)| (name(last), (*value).to_owned())).collect();
         let mut warnings = Vec::new();
-        let check = check(&annotations, &mut warnings);
+        let check = check(&annotations, &ports(), &mut warnings);
         let wrong = warnings.into_iter().map(|limit| {
             let name = limit.message.split([' ', ':']).nth(1).unwrap_or_default();
             (limit.reason, name.rsplit('/').next().unwrap_or_default().replace("health-check", ""))
@@ -124,8 +142,17 @@ mod tests {
         (check, wrong.collect())
     }
 
+    fn ports() -> [ServicePort; 3] {
+        let port = |name: &str, protocol: &str, port| ServicePort {
+            name: name.into(),
+            protocol: protocol.into(),
+            port,
+        };
+        [port("http", "TCP", 80), port("https", "TCP", 443), port("dns", "UDP", 53)]
+    }
+
     fn plain() -> HealthCheck {
-        HealthCheck { path: None, interval_ms: 5000, timeout_ms: 2000, rise: 2, fall: 3 }
+        HealthCheck { path: None, port: None, interval_ms: 5000, timeout_ms: 2000, rise: 2, fall: 3 }
     }
 
     #[test]
@@ -137,7 +164,8 @@ mod tests {
         assert_eq!(read(&[("", "http"), ("-path", "/healthz?full=1")]), (path("/healthz?full=1"), vec![]));
         let all =
             [("", "tcp"), ("-interval", "1m30s"), ("-timeout", " 1.5s "), ("-rise", "1"), ("-fall", "10")];
-        let check = HealthCheck { path: None, interval_ms: 90_000, timeout_ms: 1500, rise: 1, fall: 10 };
+        let check =
+            HealthCheck { path: None, port: None, interval_ms: 90_000, timeout_ms: 1500, rise: 1, fall: 10 };
         assert_eq!(read(&all), (Some(check), vec![]));
         let quick = HealthCheck { interval_ms: 100, timeout_ms: 100, ..plain() };
         assert_eq!(read(&[("", "tcp"), ("-interval", "100ms")]), (Some(quick), vec![]));
@@ -162,6 +190,23 @@ mod tests {
             let read = read(&[("", "http"), ("-path", path)]);
             assert_eq!(read, (Some(root.clone()), invalid("-path")), "{path:?}");
         }
+    }
+
+    #[test]
+    fn b15_port_is_named_by_number_or_name() {
+        for (text, port) in [("80", 80), ("443", 443), (" https ", 443)] {
+            let check = HealthCheck { port: Some(port), ..plain() };
+            assert_eq!(read(&[("", "tcp"), ("-port", text)]), (Some(check), vec![]));
+        }
+        // Unknown ones, and one that cannot be asked.
+        for text in ["8443", "metrics", "53", "dns", "0", ""] {
+            let invalid = vec![("InvalidAnnotation".to_owned(), "-port".to_owned())];
+            assert_eq!(read(&[("", "tcp"), ("-port", text)]), (Some(plain()), invalid), "{text:?}");
+        }
+        assert_eq!(
+            read(&[("-port", "80")]),
+            (None, vec![("HealthCheckIgnored".to_owned(), "-port".to_owned())])
+        );
     }
 
     #[test]

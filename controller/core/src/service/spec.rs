@@ -239,7 +239,7 @@ fn read(service: &Service, provider: &str) -> Result<ServiceSpec, Problem> {
         .into_iter()
         .find_map(|name| switch(service, name, &["onlyLocal"], &mut warnings))
         .unwrap_or(service.local_policy);
-    let check = health::check(&service.annotations, &mut warnings);
+    let check = health::check(&service.annotations, &service.ports, &mut warnings);
     let direct =
         cause.map(|cause| DirectAccess { cause, affinity_seconds: service.affinity, check: check.clone() });
     let unchecked = match &direct {
