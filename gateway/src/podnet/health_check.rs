@@ -27,6 +27,11 @@ use crate::config::{Endpoints, Forwards, Frontend, Target};
 
 /// Most checks that run at a time.
 const CONCURRENCY: usize = 256;
+/// Most checks to start in a window: 500 a second. If more are wanted, each waits for
+/// its turn, which makes the intervals longer.
+const PER_WINDOW: usize = 50;
+/// The window.
+const WINDOW: Duration = Duration::from_millis(100);
 
 /// A check of one endpoint.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -47,9 +52,35 @@ struct State {
     next: Option<Instant>,
 }
 
+/// How many checks were started lately.
+#[derive(Debug, Default)]
+struct Pace {
+    /// When the present window began.
+    since: Option<Instant>,
+    started: usize,
+}
+
+impl Pace {
+    /// How many more may be started now.
+    fn left(&mut self, now: Instant) -> usize {
+        if self.ends().is_none_or(|end| end <= now) {
+            *self = Self { since: Some(now), started: 0 };
+        }
+        PER_WINDOW - self.started
+    }
+
+    /// When the present window ends.
+    fn ends(&self) -> Option<Instant> {
+        self.since.map(|since| since + WINDOW)
+    }
+}
+
 /// The health of all endpoints. Pure: time and results are inputs.
 #[derive(Debug, Default)]
-struct Health(BTreeMap<Check, State>);
+struct Health {
+    states: BTreeMap<Check, State>,
+    pace: Pace,
+}
 
 impl Health {
     /// Sets the endpoints to check. The first check of a new one is due at once.
@@ -60,31 +91,44 @@ impl Health {
             let Some(probe) = Probe::of(frontend, endpoints, forwards) else { continue };
             wanted.extend(endpoints.live.iter().flat_map(|endpoint| probe.checks(endpoint)));
         }
-        self.0.retain(|check, _| wanted.contains(check));
+        self.states.retain(|check, _| wanted.contains(check));
         for check in wanted {
-            self.0.entry(check).or_insert(State { next: Some(now), ..State::default() });
+            self.states.entry(check).or_insert(State { next: Some(now), ..State::default() });
         }
     }
 
     /// Returns up to `limit` checks that are due, and marks them as running until
-    /// their result is recorded.
+    /// their result is recorded. Those that have been due for longest come first.
     fn take(&mut self, now: Instant, limit: usize) -> Vec<Check> {
-        let due = self.0.iter_mut().filter(|(_, state)| state.next.is_some_and(|next| next <= now));
-        let take = |(check, state): (&Check, &mut State)| {
+        let limit = limit.min(self.pace.left(now));
+        let due = self.states.iter_mut().filter_map(|(check, state)| Some((state.next?, check, state)));
+        let mut due: Vec<_> = due.filter(|(next, ..)| *next <= now).collect();
+        due.sort_by_key(|(next, ..)| *next);
+        due.truncate(limit);
+        self.pace.started += due.len();
+        let take = |(_, check, state): (Instant, &Check, &mut State)| {
             state.next = None;
             check.clone()
         };
-        due.take(limit).map(take).collect()
+        due.into_iter().map(take).collect()
     }
 
-    /// When the next check is due.
+    /// When the next check is due and may be started.
     fn due(&self) -> Option<Instant> {
-        self.0.values().filter_map(|state| state.next).min()
+        let next = self.states.values().filter_map(|state| state.next).min()?;
+        let paused = (self.pace.started == PER_WINDOW).then(|| self.pace.ends()).flatten();
+        Some(paused.map_or(next, |end| end.max(next)))
+    }
+
+    /// How many checks a second the settings ask for.
+    fn wanted_per_second(&self) -> f64 {
+        let rate = |check: &Check| 1000.0 / f64::from(check.settings.interval_ms);
+        self.states.keys().map(rate).sum()
     }
 
     /// Records a result. Returns whether the endpoint's state changed.
     fn record(&mut self, now: Instant, check: &Check, healthy: bool) -> bool {
-        let Some(state) = self.0.get_mut(check) else { return false };
+        let Some(state) = self.states.get_mut(check) else { return false };
         let HealthCheck { interval_ms, rise, fall, .. } = *check.settings;
         state.next = Some(now + Duration::from_millis(interval_ms.into()));
         state.contrary = if state.healthy == Some(healthy) { 0 } else { state.contrary + 1 };
@@ -103,7 +147,7 @@ impl Health {
 
     /// The endpoints that are not known to be healthy.
     fn unhealthy(&self) -> BTreeSet<SocketAddr> {
-        let unhealthy = self.0.iter().filter(|(_, state)| state.healthy != Some(true));
+        let unhealthy = self.states.iter().filter(|(_, state)| state.healthy != Some(true));
         unhealthy.map(|(check, _)| check.endpoint.into()).collect()
     }
 
@@ -114,7 +158,7 @@ impl Health {
         for (frontend, forward) in &mut applied {
             let Target::Endpoints(endpoints) = &mut forward.target else { continue };
             let Some(probe) = Probe::of(frontend, endpoints, forwards) else { continue };
-            let passed = |check| self.0.get(&check).is_some_and(|state| state.healthy == Some(true));
+            let passed = |check| self.states.get(&check).is_some_and(|state| state.healthy == Some(true));
             let is_healthy = |endpoint: &&SocketAddrV4| probe.checks(endpoint).all(passed);
             let (healthy, unhealthy): (BTreeSet<SocketAddrV4>, _) =
                 endpoints.live.iter().partition(is_healthy);
@@ -168,6 +212,8 @@ impl<'a> Probe<'a> {
 pub struct HealthChecks {
     health: Health,
     running: JoinSet<(Check, io::Result<()>)>,
+    /// More checks are wanted than are run, which was logged.
+    stretched: bool,
 }
 
 impl HealthChecks {
@@ -176,6 +222,12 @@ impl HealthChecks {
     /// is healthy.
     pub fn set(&mut self, now: Instant, forwards: &Forwards) -> Forwards {
         self.health.set(now, forwards);
+        let wanted = self.health.wanted_per_second();
+        let most = PER_WINDOW as f64 / WINDOW.as_secs_f64();
+        let stretched = wanted > most;
+        if std::mem::replace(&mut self.stretched, stretched) != stretched && stretched {
+            warn!(wanted, most, "health checks a second limited: their intervals are longer than set");
+        }
         self.health.apply(forwards)
     }
 
@@ -318,6 +370,39 @@ mod tests {
         assert!(!health.record(now, &check(1), false), "the count restarts");
         assert!(!health.record(now, &check(1), true));
         assert!(health.record(now, &check(1), true));
+    }
+
+    #[test]
+    fn r31_checks_are_limited_to_500_a_second_and_none_is_left_out() {
+        let start = Instant::now();
+        let mut health = Health::default();
+        // At an interval of a second that would be 1,400 a second.
+        let pods = (0..200).map(|last| SocketAddrV4::new([10, 16, 0, last].into(), 80));
+        let live = pods.chain((0..1200).map(|port| SocketAddrV4::new([10, 16, 1, 1].into(), port + 1)));
+        let endpoints = Endpoints { live: live.collect(), check: Some(settings()), ..Endpoints::default() };
+        let frontend = Frontend { address: [172, 18, 0, 18].into(), transport: Transport::Tcp, port: 80 };
+        let target = Target::Endpoints(Arc::new(endpoints));
+        let forward = Forward { service: "default/web".into(), target, clients: None };
+        health.set(start, &[(frontend, forward)].into());
+        assert!(health.wanted_per_second() > 1399.0);
+        let mut counts = BTreeMap::new();
+        let (mut now, mut most_in_a_second) = (start, 0);
+        let mut taken = Vec::new();
+        while now < start + Duration::from_secs(9) {
+            for check in health.take(now, CONCURRENCY) {
+                health.record(now, &check, true);
+                *counts.entry(check.endpoint).or_insert(0) += 1;
+                taken.push(now);
+            }
+            taken.retain(|at| *at + Duration::from_secs(1) > now);
+            most_in_a_second = most_in_a_second.max(taken.len());
+            let due = health.due().unwrap();
+            assert!(due > now, "it would spin");
+            now = due;
+        }
+        assert!(most_in_a_second <= 500, "{most_in_a_second}");
+        assert_eq!(counts.len(), 1400);
+        assert!(counts.values().all(|count| (3..=4).contains(count)), "{:?}", counts.values().min());
     }
 
     #[test]
