@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Pod, Service};
@@ -103,7 +104,11 @@ async fn local_clients_inside_the_cluster_go_through_the_gateway_on_request() {
         // Whom the backend sees tells which way a client inside came.
         let pod = scene.gateway("web").await;
         let gateway = pod.status.as_ref().and_then(|status| status.pod_ip.clone()).unwrap();
-        let opened = async || scene.metric(&pod, "lb_svc_gateway_connections_total{").await.unwrap();
+        // A gateway collects its metrics once a second.
+        let opened = async || {
+            tokio::time::sleep(Duration::from_millis(1100)).await;
+            scene.metric(&pod, "lb_svc_gateway_connections_total{").await.unwrap()
+        };
         let pods = scene.api::<Pod>().list(&ListParams::default().labels("app=web")).await.unwrap();
         let pid = Lab::processes(&pods.items[0].uid().unwrap())[0];
         let namespace = format!("--net=/proc/{pid}/ns/net");
@@ -162,7 +167,11 @@ async fn local_source_ranges_hold_at_once() {
             Err(_) => Ok(()),
         };
         let gateway = scene.gateway("web").await;
-        let count = async |name: &str| scene.metric(&gateway, &format!("{name}{{")).await.unwrap();
+        // A gateway collects its metrics once a second.
+        let count = async |name: &str| {
+            tokio::time::sleep(Duration::from_millis(1100)).await;
+            scene.metric(&gateway, &format!("{name}{{")).await.unwrap()
+        };
         let mut opened = 0;
         for (direct, back_end) in [(false, "iptables"), (true, "iptables"), (true, "nftables")] {
             let annotations = json!({ "lb-svc.kubeovn.io/direct-access": direct.to_string() });

@@ -510,19 +510,16 @@ fn an_edited_configuration_moves_nothing() {
     assert_eq!((after.term, after.since_ms), (before.term, before.since_ms));
 }
 
-/// Sends this frame to the LAN for a second, as fast as it can.
+/// Sends this frame to the LAN for half a second, as fast as it can.
 fn flood(lab: &Lab, frame: &[u8]) {
-    let until = Instant::now() + Duration::from_secs(1);
-    let sent = lab.client.enter(|| {
+    let until = Instant::now() + Duration::from_millis(500);
+    lab.client.enter(|| {
         let mut sender = FrameSender::default();
-        let mut sent = 0u32;
         while Instant::now() < until {
             // What a full queue refuses is not sent again.
-            sent += u32::from(sender.send("eth0", frame).is_ok());
+            let _ = sender.send("eth0", frame);
         }
-        sent
     });
-    println!("{sent} frames in a second");
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! The real gateway on a real kernel: netlink, NAT and packets, with `ip` and
 //! `iptables` as witnesses. Needs root; `make netns` runs it.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod lab;
 
 use std::fs::{self, Permissions};
@@ -802,7 +804,7 @@ impl IcmpErrors {
     }
 
     /// Those about packets to the VIP, which also come from it.
-    fn from_vip(&self) -> Vec<(u8, u8, u16)> {
+    fn about_vip(&self) -> Vec<(u8, u8, u16)> {
         let vip = VIP.parse::<std::net::Ipv4Addr>().expect("an address").octets();
         let mut errors = Vec::new();
         let mut buffer = [0; 2048];
@@ -824,7 +826,7 @@ fn clients_learn_why_a_packet_is_not_forwarded(lab: &Lab) {
     for client in [&lab.client, &lab.far] {
         let errors = IcmpErrors::at(client);
         let learned = |what: &str, wanted| {
-            wait(what, || errors.from_vip().contains(&wanted).then_some(()));
+            wait(what, || errors.about_vip().contains(&wanted).then_some(()));
         };
         // Traceroute, before anything else of the flow has passed, and later.
         for warm in [false, true] {

@@ -1,12 +1,14 @@
 //! Reading and changing the kernel's network state over rtnetlink. A dump becomes
 //! a [`NetworkState`], an [`Op`] becomes one request; nothing is decided here.
 
+mod ipv6_messages;
+
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use futures::{Stream, TryStreamExt};
-use ipnet::{Ipv4Net, Ipv6Net};
+use ipnet::Ipv4Net;
 use nix::libc::{EADDRNOTAVAIL, EEXIST, ENOENT, EPERM, ESRCH};
 use rtnetlink::packet_core::{DefaultNla, NLA_F_NESTED};
 use rtnetlink::packet_route::AddressFamily;
@@ -19,8 +21,8 @@ use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMe
 use rtnetlink::{Handle, IpVersion, LinkUnspec, RouteMessageBuilder};
 use tokio::sync::oneshot;
 
-use super::ipv6::{self, Ipv6State};
-use super::model::{Address, Hop, Link, NetworkState, Route, Rule, Setting, UNICAST};
+use super::ipv6::Ipv6State;
+use super::model::{Address, Hop, Link, NetworkState, Route, Rule, Setting};
 use super::plan::Op;
 use super::policy::{GATEWAY, MAIN};
 use crate::capabilities;
@@ -28,11 +30,6 @@ use crate::fault::Fault;
 
 /// `IFLA_INET_CONF`.
 const IFLA_INET_CONF: u16 = 1;
-/// Routes to the pod's own addresses (`RT_TABLE_LOCAL`).
-const LOCAL: u32 = 255;
-/// The protocols (`RTPROT_*`) of routes that the kernel makes: from redirects, for
-/// addresses, from router advertisements.
-const MADE_BY_THE_KERNEL: [u8; 3] = [1, 2, 9];
 /// How long to wait for the kernel's answer.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -110,8 +107,8 @@ impl Netlink {
         message.header.address_family = AddressFamily::Inet6;
         let routes = collect("IPv6 routes", self.0.route().get(message).execute()).await?;
         Ok(Ipv6State {
-            addresses: addresses.iter().filter_map(ipv6_address).collect(),
-            routes: routes.iter().filter_map(ipv6_route).collect(),
+            addresses: addresses.iter().filter_map(ipv6_messages::address).collect(),
+            routes: routes.iter().filter_map(ipv6_messages::route).collect(),
         })
     }
 
@@ -122,7 +119,7 @@ impl Netlink {
                 (self.0.link().set(message).execute().await, &[])
             }
             Op::MakeNoIpv6Addresses(index) => {
-                let message = no_ipv6_addresses_message(*index);
+                let message = ipv6_messages::no_addresses(*index);
                 (self.0.link().set(message).execute().await, &[])
             }
             Op::Set(index, values) => {
@@ -158,11 +155,11 @@ impl Netlink {
                 (request.execute().await, &[EADDRNOTAVAIL, ENOENT])
             }
             Op::RemoveIpv6Address(address) => {
-                let request = self.0.address().del(ipv6_address_message(address));
+                let request = self.0.address().del(ipv6_messages::remove_address(address));
                 (request.execute().await, &[EADDRNOTAVAIL, ENOENT])
             }
             Op::RemoveIpv6Route(route) => {
-                let request = self.0.route().del(ipv6_route_message(route));
+                let request = self.0.route().del(ipv6_messages::remove_route(route));
                 (request.execute().await, &[ESRCH, ENOENT])
             }
         };
@@ -302,15 +299,6 @@ fn set_message(index: u32, values: &[(Setting, u32)]) -> LinkMessage {
     message
 }
 
-/// A request that sets `addrgenmode none`. Of IPv6, netlink can set this only.
-fn no_ipv6_addresses_message(index: u32) -> LinkMessage {
-    let mode = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
-    let mut message = LinkMessage::default();
-    message.header.index = index;
-    message.attributes = vec![LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![mode])])];
-    message
-}
-
 fn address(message: &AddressMessage) -> Option<Address> {
     let (mut local, mut peer, mut flags) = (None, None, AddressFlags::empty());
     for attribute in &message.attributes {
@@ -420,67 +408,6 @@ fn route_message(route: &Route) -> RouteMessage {
     builder.build()
 }
 
-/// `None` if it is not of IPv6: a kernel without IPv6 dumps other families instead.
-fn ipv6_address(message: &AddressMessage) -> Option<ipv6::Address> {
-    let (mut local, mut peer, mut permanent) = (None, None, false);
-    for attribute in &message.attributes {
-        match attribute {
-            AddressAttribute::Local(IpAddr::V6(ip)) => local = Some(*ip),
-            AddressAttribute::Address(IpAddr::V6(ip)) => peer = Some(*ip),
-            AddressAttribute::Flags(flags) => permanent = flags.contains(AddressFlags::Permanent),
-            _ => {}
-        }
-    }
-    let net = Ipv6Net::new(local.or(peer)?, message.header.prefix_len).ok()?;
-    Some(ipv6::Address { interface: message.header.index, net, permanent })
-}
-
-fn ipv6_address_message(address: &ipv6::Address) -> AddressMessage {
-    let mut message = AddressMessage::default();
-    message.header.family = AddressFamily::Inet6;
-    message.header.index = address.interface;
-    message.header.prefix_len = address.net.prefix_len();
-    message.attributes.push(AddressAttribute::Local(IpAddr::V6(address.net.addr())));
-    message
-}
-
-/// `None` if the kernel did not make it.
-fn ipv6_route(message: &RouteMessage) -> Option<ipv6::Route> {
-    let header = &message.header;
-    let (mut table, mut destination) = (u32::from(header.table), Ipv6Addr::UNSPECIFIED);
-    let (mut oif, mut gateway, mut metric) = (None, None, 0);
-    for attribute in &message.attributes {
-        match attribute {
-            RouteAttribute::Destination(RouteAddress::Inet6(ip)) => destination = *ip,
-            RouteAttribute::Table(id) => table = *id,
-            RouteAttribute::Priority(value) => metric = *value,
-            RouteAttribute::Oif(index) => oif = Some(*index),
-            RouteAttribute::Gateway(RouteAddress::Inet6(ip)) => gateway = Some(*ip),
-            _ => {}
-        }
-    }
-    let protocol = header.protocol.into();
-    let made = header.address_family == AddressFamily::Inet6
-        && u8::from(header.kind) == UNICAST
-        && table != LOCAL
-        && MADE_BY_THE_KERNEL.contains(&protocol);
-    let destination = Ipv6Net::new(destination, header.destination_prefix_length).ok()?;
-    made.then_some(ipv6::Route { table, destination, metric, gateway, oif: oif?, protocol })
-}
-
-fn ipv6_route_message(route: &ipv6::Route) -> RouteMessage {
-    let mut builder = RouteMessageBuilder::<Ipv6Addr>::new()
-        .table_id(route.table)
-        .destination_prefix(route.destination.addr(), route.destination.prefix_len())
-        .protocol(route.protocol.into())
-        .output_interface(route.oif)
-        .priority(route.metric);
-    if let Some(gateway) = route.gateway {
-        builder = builder.gateway(gateway);
-    }
-    builder.build()
-}
-
 fn rule(message: &RuleMessage) -> Rule {
     let header = &message.header;
     let mut table = u32::from(header.table);
@@ -554,10 +481,5 @@ mod tests {
             plain: true,
         };
         assert_eq!(address(&address_message(&value)), Some(value));
-        for gateway in [None, Some("fe80::1".parse().unwrap())] {
-            let destination = "2001:db8::/64".parse().unwrap();
-            let value = ipv6::Route { table: MAIN, destination, metric: 1024, gateway, oif: 3, protocol: 9 };
-            assert_eq!(ipv6_route(&ipv6_route_message(&value)), Some(value));
-        }
     }
 }
