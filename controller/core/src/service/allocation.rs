@@ -29,8 +29,10 @@ const FILL_PAUSE: Duration = Duration::from_millis(500);
 /// What is to be done about `spec.loadBalancerIP`.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Fill {
-    /// Nothing, or nothing now.
+    /// Nothing.
     Not,
+    /// Write the address, when the pause after the last fill is over.
+    Later,
     /// Write the address.
     Write(Action),
     /// Nothing more: another writer takes it back each time.
@@ -278,7 +280,7 @@ impl<'a> Allocation<'a> {
                 );
                 Fill::TakenBack(Problem::new(Reason::AddressNotFilled, message))
             }
-            Some(Filled { times, age, .. }) if age < FILL_PAUSE * 2u32.pow(times) => Fill::Not,
+            Some(Filled { times, age, .. }) if age < FILL_PAUSE * 2u32.pow(times) => Fill::Later,
             _ => Fill::Write(Action::FillAddress(claim.address)),
         }
     }
@@ -626,5 +628,19 @@ mod tests {
             .annotations
             .insert(names::FILL_ADDRESS_ANNOTATION.to_owned(), "false".to_owned());
         assert!(!plan(&asked).steps().any(|action| matches!(action, Action::FillAddress(_))));
+    }
+    #[test]
+    fn b01_fill_that_is_due_is_come_back_to() {
+        let mut served = carried_out(claimed(&[claim("172.18.0.11", Requested::Dynamic)]), "172.18.0.11");
+        assert!(is_converged(&plan(&served)));
+        served.service.as_mut().unwrap().load_balancer_ip.clear();
+        let filled = |times| Filled { address: "172.18.0.11".parse().unwrap(), times, age: Duration::ZERO };
+        served.remembered.filled = Some(filled(1));
+        let paused = plan(&served);
+        assert_eq!(steps(&paused), []);
+        assert!(!is_converged(&paused), "the pause ends");
+
+        served.remembered.filled = Some(filled(MAX_FILLS));
+        assert!(is_converged(&plan(&settle(served))), "nothing more is to be done");
     }
 }

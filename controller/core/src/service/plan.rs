@@ -309,12 +309,14 @@ fn serve(service: &Service, spec: &ServiceSpec, observed: &Observed) -> Plan {
     };
     let mut report = conditions.report(None);
     // Nothing waits for the spec: others may forbid it, or take it back.
+    let fill_is_due = fill == Fill::Later;
     if let Fill::Write(action) = fill {
         report.push(action);
     }
     let address_pending = conditions.allocated.is_err();
     let is_quiet = actions.iter().chain(&report).all(|action| matches!(action, Action::WriteDeployment(_)));
-    let converged = (programmed || address_pending) && is_quiet && !acknowledgement.is_changing();
+    let is_settled = is_quiet && !fill_is_due && !acknowledgement.is_changing();
+    let converged = (programmed || address_pending) && is_settled;
     Plan {
         next: requeue(observed, converged, &actions, &acknowledgement),
         index: IndexUpdate { rollout, address_pending, verdicts: acknowledgement.verdicts() },
