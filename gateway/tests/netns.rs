@@ -379,18 +379,18 @@ fn r35_pod_network_gets_no_arp_answer_for_the_address() {
 /// A router advertisement (RFC 4861) to all nodes: it is a default router, and hosts
 /// make themselves an address of 2001:db8:99::/64 (RFC 4862).
 fn router_advertisement() -> Vec<u8> {
-    let router: std::net::Ipv6Addr = "fe80::99".parse().unwrap();
-    let all_nodes: std::net::Ipv6Addr = "ff02::1".parse().unwrap();
-    let prefix: std::net::Ipv6Addr = "2001:db8:99::".parse().unwrap();
+    let router: std::net::Ipv6Addr = "fe80::99".parse().expect("an address");
+    let all_nodes: std::net::Ipv6Addr = "ff02::1".parse().expect("an address");
+    let prefix: std::net::Ipv6Addr = "2001:db8:99::".parse().expect("an address");
     // Hop limit 64; for 1800 s.
     let mut icmp = vec![134, 0, 0, 0, 64, 0, 0x07, 0x08, 0, 0, 0, 0, 0, 0, 0, 0];
     // Prefix information: on-link, autonomous, for an hour.
     icmp.extend([3, 4, 64, 0xc0, 0, 0, 0x0e, 0x10, 0, 0, 0x0e, 0x10, 0, 0, 0, 0]);
     icmp.extend(prefix.octets());
-    let length = u8::try_from(icmp.len()).unwrap();
+    let length = u8::try_from(icmp.len()).expect("48 bytes");
     let pseudo = [&router.octets()[..], &all_nodes.octets(), &[0, 0, 0, length, 0, 0, 0, 58], &icmp].concat();
     let sum: u32 = pseudo.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
-    let checksum = !u16::try_from((sum & 0xffff) + (sum >> 16)).unwrap();
+    let checksum = !u16::try_from((sum & 0xffff) + (sum >> 16)).expect("a folded sum");
     icmp[2..4].copy_from_slice(&checksum.to_be_bytes());
     let ethernet = [0x33, 0x33, 0, 0, 0, 1, 2, 0, 0, 0, 0, 0x99, 0x86, 0xdd];
     let ip = [0x60, 0, 0, 0, 0, length, 58, 255];
