@@ -46,7 +46,7 @@ fn pod_labels(owner: &ServiceId) -> BTreeMap<String, String> {
 }
 
 /// The selector of the Deployment whose pods have the labels of
-/// [`labels`], as releases before 0.2 made it: it cannot be changed.
+/// `labels`, as releases before 0.2 made it: it cannot be changed.
 pub fn legacy_selector(owner: &ServiceId) -> BTreeMap<String, String> {
     let mut labels = labels(owner);
     labels.remove(names::MANAGED_BY_LABEL);
