@@ -1,4 +1,4 @@
-//! Faults that were found once, each by its id: see docs/faults.md for what
+//! Faults that were found once, each by its id: see docs/dev/regressions.md for what
 //! each of them is.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]

@@ -1,4 +1,4 @@
-//! What docs/faults.md promises and only a cluster can show.
+//! What docs/dev/regressions.md promises and only a cluster can show.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
