@@ -56,9 +56,13 @@ mod tests {
     use super::*;
     use crate::ipam::AllocationError;
     use crate::model::Pod;
+    use crate::service::conditions::{ADDRESS_ALLOCATED, ips};
     use crate::service::plan::plan;
-    use crate::testing::gateway::{carried_out, claim, claimed, config_of, of_earlier, status, steps};
+    use crate::testing::gateway::{
+        carried_out, claim, claimed, config_of, of_earlier, reason, status, steps,
+    };
     use lb_svc_crds::Requested;
+    use lb_svc_crds::names::Provider;
 
     #[test]
     fn withdrawn_service_leaves_nothing() {
@@ -128,5 +132,40 @@ mod tests {
         assert!(planned.actions.contains(&Action::DeleteDeployment("dep".into(), "3".into())));
         assert!(planned.actions.contains(&Action::DeleteConfig("cm".into(), "3".into())));
         assert!(status(&planned).unwrap().0.is_empty());
+    }
+
+    #[test]
+    fn r32_claim_that_vanishes_with_its_subnet_takes_nothing_out_of_service() {
+        let served = carried_out(claimed(&[claim("172.18.0.11", Requested::Dynamic)]), "172.18.0.11");
+        let name = || "lan".to_owned();
+        let provider: Provider = "lan.kube-system".parse().unwrap();
+        for error in [
+            AllocationError::NoSubnet(provider.clone()),
+            AllocationError::UnknownSubnet(name(), name()),
+            AllocationError::OtherProvider(name(), provider),
+            AllocationError::Deleting(name()),
+            AllocationError::NotAdmitted(name(), name()),
+            AllocationError::Outside("172.18.0.11".parse().unwrap(), name()),
+        ] {
+            let mut observed = served.clone();
+            observed.addresses.claims.clear();
+            observed.addresses.allocation_error = Some(error.clone());
+            let planned = plan(&observed);
+            let deletes = |action: &Action| {
+                matches!(
+                    action,
+                    Action::DeleteDeployment(..) | Action::DeleteConfig(..) | Action::WriteConfig(_)
+                )
+            };
+            assert!(!planned.steps().any(deletes), "{error}");
+            let (ingress, conditions) = status(&planned).unwrap();
+            assert_eq!(ips(ingress), ["172.18.0.11"], "{error}");
+            assert_eq!(reason(conditions, ADDRESS_ALLOCATED), error.reason().to_string());
+
+            // What another load balancer wrote is not taken for its own.
+            observed.gateway.config = None;
+            let planned = plan(&observed);
+            assert!(status(&planned).unwrap().0.is_empty(), "{error}");
+        }
     }
 }

@@ -124,6 +124,20 @@ pub enum AllocationError {
 }
 
 impl AllocationError {
+    /// Whether an address that the Service had until now may be another's.
+    pub fn leaves_to_another(&self) -> bool {
+        match self {
+            Self::Taken(..) | Self::BeingFreed(_) | Self::Full(_) | Self::NotAssignable(..) => true,
+            Self::NoSubnet(_)
+            | Self::UnknownSubnet(..)
+            | Self::OtherProvider(..)
+            | Self::InvalidSubnet(..)
+            | Self::Deleting(_)
+            | Self::NotAdmitted(..)
+            | Self::Outside(..) => false,
+        }
+    }
+
     /// The reason that conditions have for it.
     pub fn reason(&self) -> Reason {
         match self {

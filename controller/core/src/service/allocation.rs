@@ -12,7 +12,7 @@ use super::spec::ServiceSpec;
 use crate::action::Action;
 use crate::gateway::cleanup::is_held;
 use crate::gateway::config::Digests;
-use crate::ipam::{AddressRequest, Claim};
+use crate::ipam::{AddressRequest, AllocationError, Claim};
 use crate::model::{Pod, Problem, Service};
 use crate::observed::{Filled, Observed, ObservedAddresses};
 
@@ -55,6 +55,9 @@ pub struct Allocation<'a> {
     pub own: Vec<&'a Claim>,
     /// The claim that fulfils the request, or why there is none.
     pub target: Result<&'a Claim, Problem>,
+    /// Whether the Service has no claim any more, and an address that it had may
+    /// be another's.
+    pub is_lost: bool,
     /// The claims that the gateway is to serve: the target, and until the
     /// Service's status names that one, the one that it does name.
     pub serving: Vec<&'a Claim>,
@@ -81,7 +84,9 @@ pub fn allocate<'a>(
     let request = request(service, spec, &own);
     let target = target(service, spec, &request, &own);
     let serving = serving(service, spec, &own, target);
-    let target = match (target, &observed.addresses.allocation_error) {
+    let error = observed.addresses.allocation_error.as_ref();
+    let is_lost = own.is_empty() && error.is_some_and(AllocationError::leaves_to_another);
+    let target = match (target, error) {
         (Some(claim), _) => Ok(claim),
         (None, Some(error)) => Err(Problem::new(error.reason(), error.to_string())),
         (None, None) => {
@@ -91,7 +96,7 @@ pub fn allocate<'a>(
             }]);
         }
     };
-    Claims::Allocated(Allocation { own, target, serving, is_static: request.address.is_some() })
+    Claims::Allocated(Allocation { own, target, is_lost, serving, is_static: request.address.is_some() })
 }
 
 /// The claims of this very Service.
@@ -214,9 +219,9 @@ fn fulfils(claim: &Claim, request: &AddressRequest) -> bool {
 }
 
 impl Claims<'_> {
-    /// Whether the Service has lost all its claims, and cannot have another.
+    /// Whether the gateway may answer for an address that is another's now.
     pub fn are_lost(&self) -> bool {
-        matches!(self, Self::Allocated(allocation) if allocation.own.is_empty())
+        matches!(self, Self::Allocated(allocation) if allocation.is_lost)
     }
 }
 
@@ -305,7 +310,6 @@ impl<'a> Allocation<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ipam::AllocationError;
     use crate::model::{DeploymentState, Ingress, StatusReport};
     use crate::service::conditions::{ADDRESS_ALLOCATED, GATEWAY_READY, ips};
     use crate::service::plan::plan;

@@ -35,7 +35,7 @@ use crate::gateway::workload::{self, Workload};
 use crate::gateway::{cleanup, config_sync, election, election_report, repair};
 use crate::ipam::Claim;
 use crate::model::{Ingress, Pod, PodId, Problem, Service};
-use crate::observed::Observed;
+use crate::observed::{Observed, ObservedGateway};
 
 /// What is to be done.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -202,7 +202,8 @@ fn serve(service: &Service, spec: &ServiceSpec, observed: &Observed) -> Plan {
     let claims = allocation::allocate(service, spec, observed, &pods);
 
     // Objects of a Service whose claims were taken away may answer for what is
-    // another's now.
+    // another's now. Where no Subnet gives addresses out nobody else has it, and
+    // they serve on.
     let stays = !placement.moves && !claims.are_lost();
     let mut actions = cleanup::delete_objects(gateway, stays.then_some(uid));
     actions.extend(cleanup::release_orphaned(observed, Some(uid)));
@@ -289,6 +290,10 @@ fn serve(service: &Service, spec: &ServiceSpec, observed: &Observed) -> Plan {
     let conditions = Conditions {
         ingress: match shown {
             Some(claim) if served => vec![ingress(claim, spec)],
+            // Claims that vanish with the CRDs take nothing out of service.
+            _ if allocation.own.is_empty() && !allocation.is_lost && serves(gateway, uid) => {
+                service.ingress.clone()
+            }
             _ => conditions::kept_ingress(service, &allocation.own),
         },
         ready: match workload {
@@ -325,6 +330,11 @@ fn serve(service: &Service, spec: &ServiceSpec, observed: &Observed) -> Plan {
         report,
         conditions: Some(conditions),
     }
+}
+
+/// Whether the gateway has a configuration for the Service with this uid.
+fn serves(gateway: &ObservedGateway, uid: &str) -> bool {
+    gateway.config.as_ref().is_some_and(|config| config.owner_uid.as_deref() == Some(uid))
 }
 
 fn annotate(
