@@ -162,11 +162,12 @@ impl Conditions {
                 _ => !self.known.conditions.contains(condition),
             };
             let warning = !condition.status || condition.kind == LIMITED;
+            // Nobody has to act on a limit of a Service that is served.
+            let remind = !condition.status && self.known.remind;
             // What passes by itself is no news; what two conditions say is
             // reported once.
             let passing = PASSING.iter().any(|passing| condition.reason == *passing);
-            if passing || reported.contains(&&condition.reason) || !(is_news || warning && self.known.remind)
-            {
+            if passing || reported.contains(&&condition.reason) || !(is_news || remind) {
                 continue;
             }
             reported.push(&condition.reason);
@@ -314,7 +315,8 @@ mod tests {
     use crate::service::plan::plan;
     use crate::testing::gateway::{
         annotate, carried_out, claim, claimed, config_of, deployment_of, direct_access, gateway_pod,
-        is_converged, message, observed_again, owned, reason, refused, settle, status, two_pods, with_pods,
+        is_converged, message, observed_again, owned, reason, refused, settle, status, steps, two_pods,
+        with_pods,
     };
     use crate::testing::port;
     use jiff::SignedDuration;
@@ -427,6 +429,19 @@ mod tests {
         assert_eq!(warns(&observed), 0);
         observed.remembered.warned = Some(REMIND);
         assert_eq!(warns(&observed), 1);
+    }
+
+    #[test]
+    fn r18_limit_of_a_service_that_is_served_is_not_repeated() {
+        let mut observed = claimed(&[claim("172.18.0.11", Requested::Dynamic)]);
+        observed.service.as_mut().unwrap().local_policy = true;
+        let mut observed = settle(carried_out(observed, "172.18.0.11"));
+        let known = &observed.service.as_ref().unwrap().conditions;
+        assert!(known.iter().any(|condition| condition.kind == LIMITED));
+        for warned in [None, Some(REMIND)] {
+            observed.remembered.warned = warned;
+            assert_eq!(steps(&plan(&observed)), []);
+        }
     }
 
     #[test]
