@@ -619,6 +619,20 @@ async fn master_key_is_created_if_missing_and_kept() {
 }
 
 #[tokio::test]
+async fn r15_adopted_claim_is_to_be_probed_again() {
+    let (api_server, mut handle) = api_server();
+    let claim = ClaimId { name: "kept".into(), uid: "ip-1".into(), resource_version: "7".into() };
+    let owner = owner();
+    let (_, asked) = tokio::join!(
+        api_server.adopt_claim(&claim, &owner),
+        answer(&mut handle, StatusCode::CONFLICT, refusal(409, "Conflict"))
+    );
+    assert!(asked.line.starts_with("PATCH /apis/kubeovn.io/v1/ips/kept?"), "{}", asked.line);
+    assert_eq!(asked.body["spec"], json!({ "serviceUid": "uid-1", "probed": false }));
+    assert_eq!(asked.body["metadata"], json!({ "uid": "ip-1", "resourceVersion": "7" }));
+}
+
+#[tokio::test]
 async fn budget_is_posted_applied_and_deleted() {
     let (api_server, mut handle) = api_server();
     let (gateway, wanted) = (gateway(), manifests::budget(&owner(), &gateway()));

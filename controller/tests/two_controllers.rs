@@ -647,7 +647,7 @@ impl Controller {
             Action::SetRetain(claim, keep) => change(api, &claim, |claim| claim.keep = keep)?,
             Action::Adopt(claim) => {
                 let uid = uid.clone().unwrap();
-                change(api, &claim, |claim| claim.owner.uid = uid)?;
+                change(api, &claim, |claim| (claim.owner.uid, claim.probed) = (uid, false))?;
             }
             Action::Release(id) => {
                 if let Some(live) = api.claims.get(&id.name) {

@@ -54,11 +54,12 @@ impl ApiServer {
     }
 
     /// Makes the claim that of another Service, if it is still as it was seen.
+    /// A foreign host may have taken the address meanwhile: it is to be probed.
     ///
     /// # Errors
     /// The claim is unchanged then.
     pub async fn adopt_claim(&self, claim: &ClaimId, owner: &ServiceId) -> Result<Option<IP>, Error> {
-        self.patch_claim(claim, json!({ "spec": { "serviceUid": owner.uid } })).await
+        self.patch_claim(claim, json!({ "spec": { "serviceUid": owner.uid, "probed": false } })).await
     }
 
     /// Records in a claim that the foreign host with the hardware address `mac`
