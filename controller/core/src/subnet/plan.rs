@@ -1,5 +1,7 @@
 //! The status of a Subnet, and when it may be deleted.
 
+use lb_svc_crds::bounded::cut;
+use lb_svc_crds::range::IpRange;
 use lb_svc_crds::reason::Reason;
 
 use crate::ipam::Usage;
@@ -17,6 +19,15 @@ pub struct SubnetPlan {
 /// The number of holders of claims that a message names.
 const NAMED: usize = 5;
 
+/// The bytes of a list of ranges. Scattered claims of a large Subnet would make a
+/// status that the API server refuses (1.5 MiB); the counters count them all.
+const RANGES_MAX: usize = 32 << 10;
+
+/// Ranges as `a-b,c`; of many the first.
+fn text(ranges: &[IpRange]) -> String {
+    cut(&ranges.iter().map(ToString::to_string).collect::<Vec<_>>().join(","), RANGES_MAX)
+}
+
 /// The holders of claims, for people.
 fn holders(usage: &Usage) -> String {
     let named: Vec<String> = usage.holders.iter().take(NAMED).map(ToString::to_string).collect();
@@ -28,9 +39,6 @@ fn holders(usage: &Usage) -> String {
 /// Plans for a Subnet: its status by its claims, and the finalizer while there are
 /// any.
 pub fn plan(subnet: &Subnet, usage: &Usage) -> SubnetPlan {
-    let text = |ranges: &[lb_svc_crds::range::IpRange]| {
-        ranges.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
-    };
     let condition = |kind: &str, status, reason: Reason, message: String| Condition {
         kind: kind.to_owned(),
         status,
@@ -85,6 +93,9 @@ pub fn plan(subnet: &Subnet, usage: &Usage) -> SubnetPlan {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+    use std::net::{IpAddr, Ipv4Addr};
+
     use lb_svc_crds::SubnetSpec;
 
     use super::*;
@@ -134,6 +145,30 @@ mod tests {
         let status = planned(&subnet).status.unwrap();
         let validated = status.conditions.iter().find(|condition| condition.kind == "Validated").unwrap();
         assert!(validated.status && validated.message.ends_with("natOutgoing, vpc"), "{}", validated.message);
+    }
+
+    #[test]
+    fn r42_many_ranges_fit_into_a_status() {
+        let scattered = |last: u32| {
+            let address = IpAddr::from(Ipv4Addr::from(0x0a00_0000 + 2 * last));
+            IpRange::between(address, address)
+        };
+        let using_ranges: Vec<IpRange> = (0..40_000).map(scattered).collect();
+        let usage = Usage {
+            using: 40_000,
+            holders: BTreeSet::new(),
+            using_ranges,
+            available: 0,
+            available_ranges: Vec::new(),
+            invalid: None,
+        };
+        let mut subnet = subnet("10.0.0.0/8");
+        let status = plan(&subnet, &usage).status.unwrap();
+        assert!(status.using_range.starts_with("10.0.0.0,10.0.0.2,") && status.using_range.ends_with('…'));
+        assert!(status.using_range.len() <= RANGES_MAX + '…'.len_utf8());
+        assert_eq!(status.using, 40_000);
+        subnet.status = status;
+        assert_eq!(plan(&subnet, &usage).status, None, "it reads back as itself");
     }
 
     #[test]
