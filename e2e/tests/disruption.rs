@@ -10,7 +10,9 @@ use kube::ResourceExt;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
 use lb_svc_crds::{IP, Subnet};
 use lb_svc_e2e::objects::{SUBNET, web};
-use lb_svc_e2e::{Lab, SLOW, Scene, client, expect, scale_controller, scene, serves, throughout, until};
+use lb_svc_e2e::{
+    Lab, SLOW, Scene, client, expect, repository, scale_controller, scene, serves, throughout, until,
+};
 use serde_json::json;
 
 const SYSTEM: &str = "lb-svc-system";
@@ -202,6 +204,53 @@ async fn with_the_flag_off_nothing_is_written() {
         until("the other is served", SLOW, async || expect(!scene.ingress("ignored").await.is_empty(), ""))
             .await;
         client::get(ip, 80).await.unwrap();
+    })
+    .await;
+}
+
+const DEFINITIONS: [&str; 2] = ["ips.kubeovn.io", "subnets.kubeovn.io"];
+
+/// What deletes the definitions deletes all claims. Nothing is taken out of
+/// service, and with the definitions the claims come back.
+#[tokio::test]
+async fn r32_deleting_the_definitions_takes_nothing_out_of_service() {
+    scene("definitions", async |scene| {
+        let ip = scene.served("web", 2).await;
+        let pod = scene.gateway("web").await;
+        let subnets: Api<Subnet> = Api::all(scene.client());
+        let spec = subnets.get(SUBNET).await.unwrap().spec;
+
+        // Judged only when all is there again: other tests come after.
+        let serves_on = async || -> anyhow::Result<()> {
+            Lab::kubectl(&[&["delete", "crd", "--timeout=30s"][..], &DEFINITIONS].concat()).await?;
+            for _ in 0..50 {
+                client::get(ip, 80).await?;
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            let (address, gateway) = (scene.ingress("web").await, scene.gateway("web").await);
+            anyhow::ensure!(address == [ip], "the status has {address:?}");
+            anyhow::ensure!(gateway.uid() == pod.uid(), "the pod is another");
+            Ok(())
+        };
+        let served_on = serves_on().await;
+        for file in ["crds/yaml/ips.yaml", "crds/yaml/subnets.yaml"] {
+            Lab::apply(&std::fs::read_to_string(repository().join(file)).unwrap()).await.unwrap();
+        }
+        let subnet = json!({
+            "apiVersion": "kubeovn.io/v1", "kind": "Subnet", "metadata": { "name": SUBNET }, "spec": spec,
+        });
+        until("the Subnet is made again", SLOW, async || Lab::apply(&subnet.to_string()).await).await;
+        served_on.unwrap();
+
+        until("the claim is back", SLOW, async || {
+            let claims = scene.claims().await;
+            let own = claims.iter().any(|claim| claim.spec.v4_ip_address == ip.to_string());
+            expect(own, claims.len())
+        })
+        .await;
+        serves(ip).await;
+        assert_eq!(scene.address("web").await, ip);
+        assert_eq!(scene.gateway("web").await.uid(), pod.uid());
     })
     .await;
 }
