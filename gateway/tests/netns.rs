@@ -359,6 +359,20 @@ fn neighbours_learn_the_address_at_once() {
 }
 
 #[test]
+fn b11_routes_that_the_lans_ipam_made_do_not_lead_to_cluster_ips() {
+    let lab = Lab::new();
+    lab.pod.run("ip addr add 172.18.0.60/16 dev net1");
+    lab.pod.run("ip link set net1 up");
+    lab.pod.run("ip route add 10.96.0.0/12 via 172.18.0.1 dev net1");
+    lab.pod.run("ip route prepend default via 172.18.0.1 dev net1");
+    let gateway = lab.serving(&config(&[("TCP", 80)]));
+    let route = lab.pod.run(&format!("ip route show {CLUSTER_IP} table 100"));
+    assert!(route.contains("dev eth0"), "{route}");
+    assert!(lab.client.tcp(&format!("{VIP}:80")).is_ok());
+    assert!(gateway.status().is_some_and(|status| status.faults.is_empty()));
+}
+
+#[test]
 fn r35_pod_network_gets_no_arp_answer_for_the_address() {
     let lab = Lab::new();
     let _gateway = lab.serving(&config(&[("TCP", 80)]));

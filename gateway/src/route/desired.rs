@@ -57,7 +57,7 @@ pub fn desired(
         routes.push(Route::unicast(GATEWAY, network, Hop::Direct { oif: lan.index }));
     }
     for cluster_ip in unique(cluster_ips(targets).map(|(_, cluster_ip)| cluster_ip)) {
-        match state.route_to(cluster_ip).map(|route| route.hop) {
+        match state.route_to(cluster_ip, lan.index).map(|route| route.hop) {
             Some(hop @ (Hop::Direct { .. } | Hop::Via { .. })) => {
                 routes.push(Route::unicast(GATEWAY, Ipv4Net::from(cluster_ip), hop));
             }

@@ -45,12 +45,14 @@ impl NetworkState {
         self.links.iter().find(|link| link.name == name)
     }
 
-    /// The unicast route to `address` in the pod's own table: the longest prefix,
-    /// of those the lowest metric.
-    pub fn route_to(&self, address: Ipv4Addr) -> Option<&Route> {
+    /// The unicast route to `address` on the pod network, in the pod's own table:
+    /// the longest prefix, of those the lowest metric. Routes by the interface `lan`
+    /// do not count: its network's IPAM may have made a default route there.
+    pub fn route_to(&self, address: Ipv4Addr, lan: u32) -> Option<&Route> {
         self.routes
             .iter()
             .filter(|route| route.table == MAIN && route.tos == 0 && route.destination.contains(&address))
+            .filter(|route| route.hop.interface() != Some(lan))
             .min_by_key(|route| (std::cmp::Reverse(route.destination.prefix_len()), route.metric))
             .filter(|route| route.kind == UNICAST)
     }
@@ -211,19 +213,23 @@ mod tests {
     }
 
     #[test]
-    fn route_to_prefers_the_longest_prefix_of_the_main_table() {
+    fn b11_route_to_prefers_the_longest_prefix_of_the_main_table_off_the_lan() {
+        const LAN: u32 = 9;
         let mut state = NetworkState {
             routes: vec![
                 route("0.0.0.0/0", 0, 1),
                 route("10.0.0.0/8", 0, 2),
                 route("10.96.0.0/12", 100, 3),
                 route("10.96.0.0/12", 10, 4),
+                route("10.96.0.0/12", 1, LAN),
+                route("10.96.0.1/32", 0, LAN),
+                route("0.0.0.0/0", 0, LAN),
                 Route { table: GATEWAY, ..route("10.96.0.1/32", 0, 5) },
             ],
             ..NetworkState::default()
         };
         let via = |state: &NetworkState, ip: [u8; 4]| {
-            state.route_to(Ipv4Addr::from(ip)).and_then(|r| r.hop.interface())
+            state.route_to(Ipv4Addr::from(ip), LAN).and_then(|r| r.hop.interface())
         };
         assert_eq!(via(&state, [10, 96, 0, 1]), Some(4));
         assert_eq!(via(&state, [10, 1, 0, 1]), Some(2));
