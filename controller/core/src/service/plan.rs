@@ -20,6 +20,7 @@
 use std::collections::BTreeMap;
 
 use lb_svc_crds::names::Provider;
+use lb_svc_crds::reason::Reason;
 
 use super::allocation::{self, Claims, Fill};
 use super::conditions::{self, Conditions, Degraded, Ready};
@@ -276,8 +277,14 @@ fn serve(service: &Service, spec: &ServiceSpec, observed: &Observed) -> Plan {
     let shown = allocation.shown(service);
     let in_service = shown.is_none_or(|claim| acknowledgement::is_in_service(service, claim, &pods));
     let programmed = acknowledgement.whole && in_service;
+    // A gateway may have carried out that it forwards nothing.
+    let nothing = spec.ports.is_empty().then(|| {
+        Problem::new(Reason::UnsupportedProtocol, "no port of the Service is TCP or UDP: nothing is served")
+    });
     // Of endpoints that come and go it may be behind a little.
-    let served = programmed || acknowledgement.keeps_up() && in_service && pods.iter().any(|pod| pod.ready);
+    let carried_out =
+        programmed || acknowledgement.keeps_up() && in_service && pods.iter().any(|pod| pod.ready);
+    let served = carried_out && nothing.is_none();
     let fill = allocation.fill(service, remembered.filled);
     let fill = if spec.fill.unwrap_or(observed.configuration.fill_address) { fill } else { Fill::Not };
     if let Fill::TakenBack(warning) = &fill {
@@ -291,13 +298,14 @@ fn serve(service: &Service, spec: &ServiceSpec, observed: &Observed) -> Plan {
         ingress: match shown {
             Some(claim) if served => vec![ingress(claim, spec)],
             // Claims that vanish with the CRDs take nothing out of service.
-            _ if allocation.own.is_empty() && !allocation.is_lost && serves(gateway, uid) => {
+            _ if allocation.own.is_empty() && !allocation.is_lost && is_configured(gateway, uid) => {
                 service.ingress.clone()
             }
             _ => conditions::kept_ingress(service, &allocation.own),
         },
         ready: match workload {
             Err(problem) => Ready::Impossible(problem),
+            Ok(_) if let Some(nothing) = nothing => Ready::Impossible(nothing),
             Ok(_) if served => Ready::Yes(how),
             Ok(_) => {
                 let obstacle = conditions::obstacle(observed, &pods, &allocation.serving);
@@ -333,7 +341,7 @@ fn serve(service: &Service, spec: &ServiceSpec, observed: &Observed) -> Plan {
 }
 
 /// Whether the gateway has a configuration for the Service with this uid.
-fn serves(gateway: &ObservedGateway, uid: &str) -> bool {
+fn is_configured(gateway: &ObservedGateway, uid: &str) -> bool {
     gateway.config.as_ref().is_some_and(|config| config.owner_uid.as_deref() == Some(uid))
 }
 
@@ -441,6 +449,19 @@ mod tests {
         assert_eq!(next(waiting), Requeue::Unconverged { restart: false, holds_gates: false });
         let gone = Observed { service: None, ..Observed::default() };
         assert_eq!(next(gone), Requeue::Never);
+    }
+
+    #[test]
+    fn b22_service_without_a_port_that_is_served_is_not_ready() {
+        let mut observed = claimed(&[claim("172.18.0.11", Requested::Dynamic)]);
+        for port in &mut observed.service.as_mut().unwrap().ports {
+            port.protocol = "SCTP".into();
+        }
+        let observed = carried_out(observed, "172.18.0.11");
+        let service = observed.service.as_ref().unwrap();
+        assert_eq!(service.ingress, []);
+        assert_eq!(reason(&service.conditions, GATEWAY_READY), "UnsupportedProtocol");
+        assert!(is_converged(&plan(&observed)), "nothing is waited for");
     }
 
     #[test]
