@@ -49,6 +49,9 @@ pub struct ObservedAddresses {
     pub claims: Vec<Claim>,
     /// The networks of those claims' Subnets, by Subnet.
     pub networks: BTreeMap<String, Network>,
+    /// Whether an address that the gateway serves is another's claim, while the
+    /// Service has none.
+    pub is_given_away: bool,
     /// Why no address could be had a moment ago, if that was tried.
     pub allocation_error: Option<AllocationError>,
     /// Of the hardware addresses that gateways name in conflicts, those that

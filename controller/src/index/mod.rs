@@ -6,10 +6,11 @@ use std::time::Instant;
 use jiff::Timestamp;
 use lb_svc_core::backend::readiness_gate::Verdict;
 use lb_svc_core::gateway::assignment::service_of;
-use lb_svc_core::ipam::Allocator;
+use lb_svc_core::gateway::config;
+use lb_svc_core::ipam::{Allocator, Claim};
 use lb_svc_core::model::{
-    Attachment, Backend, GatewayLocation, GatewayRef, ObjectKind, ObjectName, PodId, Service, ServiceRef,
-    Subnet,
+    Attachment, Backend, GatewayLocation, GatewayRef, ObjectKind, ObjectName, OwnedObject, PodId, Service,
+    ServiceRef, Subnet,
 };
 use lb_svc_core::observed::{Observed, ObservedAddresses, ObservedEndpoints, ObservedGateway};
 use lb_svc_core::service::spec::is_direct;
@@ -106,11 +107,13 @@ impl Index {
         let location = self.location(gateway, &claims);
         let desired_namespace = self.desired_namespace(gateway).to_owned();
         let objects = self.gateways.get(&location);
+        let config = objects.and_then(|objects| objects.config.as_ref());
+        let is_given_away = seen.is_some_and(|service| self.is_given_away(service, &claims, config));
         let is_in_place = location.namespace == desired_namespace;
         let foreign = || is_in_place.then_some(gateway);
         Observed {
             service: seen.cloned(),
-            addresses: ObservedAddresses { claims, networks, ..ObservedAddresses::default() },
+            addresses: ObservedAddresses { claims, networks, is_given_away, ..ObservedAddresses::default() },
             attachment: attachment.cloned(),
             endpoints: ObservedEndpoints {
                 slices: self.slices.of(service).cloned().collect(),
@@ -171,6 +174,22 @@ impl Index {
         gateways.chain(subnets).chain(backends).collect()
     }
 
+    /// Whether another than `service`, which has none of `claims`, claims an
+    /// address that the gateway with this ConfigMap serves.
+    fn is_given_away(
+        &self,
+        service: &Service,
+        claims: &[Claim],
+        config: Option<&OwnedObject<String>>,
+    ) -> bool {
+        // All claims are looked through, which is seldom: they vanish with the CRDs.
+        if claims.iter().any(|claim| claim.owner.uid == service.id.uid) {
+            return false;
+        }
+        let served = config::addresses(config);
+        !served.is_empty() && self.allocator.claims().any(|claim| served.contains(&claim.address))
+    }
+
     fn waiting_keys(&self) -> impl Iterator<Item = Key> + '_ {
         self.address_pending.iter().map(Key::gateway_of)
     }
@@ -214,8 +233,10 @@ mod tests {
     use lb_svc_core::gateway::assignment::gateway_of;
     use lb_svc_core::gateway::manifests::PROGRESS_DEADLINE;
     use lb_svc_core::gateway::rollout::{MAX_CONCURRENT_ROLLOUTS, Rollout};
-    use lb_svc_core::ipam::claim;
-    use lb_svc_core::model::{DeploymentState, OwnedObject, Pod};
+    use lb_svc_core::ipam::{AddressRequest, Reservation, claim};
+    use lb_svc_core::model::{DeploymentState, Ingress, Pod, ServiceId};
+
+    use serde_json::json;
 
     use super::backends::PASSES_WITHIN;
     use super::*;
@@ -258,6 +279,20 @@ mod tests {
         index.observe(&gateway(n), Instant::now()).rollouts.others < MAX_CONCURRENT_ROLLOUTS
     }
 
+    fn claim_of(owner: &ServiceId, address: &str, namespace: &str) -> Claim {
+        let request = AddressRequest {
+            owner: owner.clone(),
+            provider: "lan.kube-system".parse().unwrap(),
+            subnet: None,
+            address: None,
+            keep: false,
+        };
+        let address = address.parse().unwrap();
+        let name = request.provider.claim_name(address);
+        let reservation = Reservation { name, subnet: "lan".into(), address };
+        read::claim(&typed(claim::manifest(&request, &reservation, namespace)).unwrap()).unwrap()
+    }
+
     #[test]
     fn gateway_is_where_its_claim_says_until_it_is_gone() {
         let beside = location(0);
@@ -271,22 +306,8 @@ mod tests {
                 content: String::new(),
             })
         };
-        let claim = |namespace: &str| {
-            let request = lb_svc_core::ipam::AddressRequest {
-                owner: lb_svc_core::model::ServiceId {
-                    service: gateway(0).service().clone(),
-                    uid: "u0".into(),
-                },
-                provider: "lan.kube-system".parse().unwrap(),
-                subnet: None,
-                address: None,
-                keep: false,
-            };
-            let address = "172.18.0.11".parse().unwrap();
-            let name = request.provider.claim_name(address);
-            let reservation = lb_svc_core::ipam::Reservation { name, subnet: "lan".into(), address };
-            read::claim(&typed(claim::manifest(&request, &reservation, namespace)).unwrap()).unwrap()
-        };
+        let owner = ServiceId { service: gateway(0).service().clone(), uid: "u0".into() };
+        let claim = |namespace: &str| claim_of(&owner, "172.18.0.11", namespace);
         let at = |index: &Index| {
             let observed = index.observe(&gateway(0), Instant::now());
             (observed.gateway.namespace, observed.gateway.is_visible)
@@ -306,6 +327,33 @@ mod tests {
         assert_eq!(at(&index), ("default".into(), false), "whether it is there cannot be seen");
         index.set_claim(claim("gateways"));
         assert_eq!(at(&index), ("gateways".into(), true));
+    }
+
+    #[test]
+    fn r32_address_served_without_a_claim_is_given_away_once_another_claims_it() {
+        let mut index = Index::new(None);
+        let mut service = lb_svc_core::testing::service();
+        service.ingress = vec![Ingress { ip: "172.18.0.11".into(), ..Ingress::default() }];
+        let (id, name) = (service.id.clone(), service.id.service.clone());
+        index.set_service(name.clone(), Some(service));
+        let gateway = gateway_of(&name);
+        let network = json!({ "address": "172.18.0.11", "cidr": "172.18.0.0/16", "subnet": "lan" });
+        let content = json!({ "version": 1, "attachment": "lan", "addresses": [network], "frontends": [] });
+        let content = content.to_string();
+        let (uid, owner_uid) = ("cm".to_owned(), Some(id.uid.clone()));
+        let config = OwnedObject { uid, resource_version: "1".into(), deleting: false, owner_uid, content };
+        index.set_config(index.location(&gateway, &[]), Some(config));
+        index.set_address_pending(&name, true);
+        let given_away = |index: &Index| index.observe(&gateway, Instant::now()).addresses.is_given_away;
+        assert!(!given_away(&index));
+
+        let other = ServiceId { service: ServiceRef::new("default", "other"), uid: "uid-9".into() };
+        index.set_claim(claim_of(&other, "172.18.0.12", "default"));
+        assert!(!given_away(&index));
+        let keys = index.set_claim(claim_of(&other, "172.18.0.11", "default"));
+        assert!(given_away(&index) && keys.contains(&Key::gateway_of(&name)), "{keys:?}");
+        index.set_claim(claim_of(&id, "172.18.0.13", "default"));
+        assert!(!given_away(&index), "it has one of its own");
     }
 
     /// A Service that is served directly and selects `app=<name>`, if anything.

@@ -2,7 +2,7 @@
 //! them.
 
 use lb_svc_core::ipam::Claim;
-use lb_svc_core::model::{Attachment, Node, ObjectName, Subnet};
+use lb_svc_core::model::{Attachment, Node, ObjectName, ServiceRef, Subnet};
 use lb_svc_crds::names::{self, Provider};
 
 use super::gateways::GatewayObjects;
@@ -46,7 +46,12 @@ impl Index {
 
     /// The watch shows this claim.
     pub fn set_claim(&mut self, claim: Claim) -> Vec<Key> {
-        let keys = vec![Key::gateway_of(&claim.owner.service), Key::Subnet(claim.subnet.clone())];
+        let mut keys = vec![Key::gateway_of(&claim.owner.service), Key::Subnet(claim.subnet.clone())];
+        // One that serves the address without a claim gives way.
+        let serves = |name: &&ServiceRef| {
+            self.services.get(name).is_some_and(|service| service.has_ingress(claim.address))
+        };
+        keys.extend(self.address_pending.iter().filter(serves).map(Key::gateway_of));
         if self.allocator.apply(claim, true) { keys } else { Vec::new() }
     }
 

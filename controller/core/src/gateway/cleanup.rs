@@ -59,7 +59,8 @@ mod tests {
     use crate::service::conditions::{ADDRESS_ALLOCATED, ips};
     use crate::service::plan::plan;
     use crate::testing::gateway::{
-        carried_out, claim, claimed, config_of, of_earlier, reason, status, steps,
+        carried_out, claim, claimed, config_of, config_written, direct_access, of_earlier, reason, status,
+        steps, target_addresses, tcp_slice,
     };
     use lb_svc_crds::Requested;
     use lb_svc_crds::names::Provider;
@@ -135,6 +136,20 @@ mod tests {
     }
 
     #[test]
+    fn r32_endpoints_are_kept_up_without_a_claim() {
+        let mut observed = direct_access();
+        observed.addresses.claims.clear();
+        observed.addresses.allocation_error = Some(AllocationError::Deleting("lan".to_owned()));
+        observed.endpoints.slices = vec![tcp_slice(&[(9, "ready")])];
+        let written = config_written(&plan(&observed));
+        assert_eq!(written.addresses.len(), 1);
+        assert!(
+            target_addresses(&written).iter().all(|target| target.starts_with("10.0.0.9")),
+            "{written:?}"
+        );
+    }
+
+    #[test]
     fn r32_claim_that_vanishes_with_its_subnet_takes_nothing_out_of_service() {
         let served = carried_out(claimed(&[claim("172.18.0.11", Requested::Dynamic)]), "172.18.0.11");
         let name = || "lan".to_owned();
@@ -161,6 +176,18 @@ mod tests {
             let (ingress, conditions) = status(&planned).unwrap();
             assert_eq!(ips(ingress), ["172.18.0.11"], "{error}");
             assert_eq!(reason(conditions, ADDRESS_ALLOCATED), error.reason().to_string());
+            assert!(planned.index.address_pending, "a change of the Subnets wakes it");
+
+            // Another claims the address: it gives way, whatever is said of its own.
+            let mut given_away = observed.clone();
+            given_away.addresses.is_given_away = true;
+            for address in ["", "172.18.0"] {
+                given_away.service.as_mut().unwrap().load_balancer_ip = address.to_owned();
+                let planned = plan(&given_away);
+                assert!(planned.actions.contains(&Action::DeleteDeployment("dep".into(), "3".into())));
+                assert!(planned.actions.contains(&Action::DeleteConfig("cm".into(), "3".into())));
+                assert!(status(&planned).unwrap().0.is_empty(), "{error}");
+            }
 
             // What another load balancer wrote is not taken for its own.
             observed.gateway.config = None;

@@ -1,6 +1,7 @@
 //! The configuration that a gateway is given, in its ConfigMap.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use lb_svc_crds::gateway::{
     ADVERTISEMENT_INTERVAL_MS, Address, CONFIG_VERSION, DIRECT_VERSION, Election, Frontend, GatewayConfig,
@@ -123,15 +124,21 @@ fn is_proven_here(listed: Option<&Address>, pods: &[&Pod]) -> bool {
     listed.is_some_and(|listed| !listed.probe || has(listed))
 }
 
+/// The addresses that a ConfigMap of ours has a gateway serve.
+pub fn addresses(known: Option<&OwnedObject<String>>) -> Vec<IpAddr> {
+    let config = parse(known.filter(|config| config.owner_uid.is_some()));
+    config.map_or(Vec::new(), |config| config.addresses.iter().map(|listed| listed.address).collect())
+}
+
 /// The configuration as it is with the endpoints as they are now, and the first
-/// of the claims `own` that it serves. `None` if it has no endpoint targets,
-/// serves none of the claims, or cannot be read or held.
+/// of the claims `own` that it serves, if there are any. `None` if it has no
+/// endpoint targets, serves none of the claims, or cannot be read or held.
 pub fn with_endpoints<'a>(
     known: Option<&OwnedObject<String>>,
     service: &Service,
     own: &[&'a Claim],
     endpoints: &ObservedEndpoints,
-) -> Option<(Rendered, &'a Claim)> {
+) -> Option<(Rendered, Option<&'a Claim>)> {
     let mut config = parse(known)?;
     let mut has_targets = false;
     for Frontend { ports, target, .. } in &mut config.frontends {
@@ -140,7 +147,10 @@ pub fn with_endpoints<'a>(
         }
     }
     let is_served = |claim: &&&Claim| config.addresses.iter().any(|known| known.address == claim.address);
-    let claim = own.iter().find(is_served).filter(|_| has_targets)?;
+    let claim = own.iter().find(is_served).copied();
+    if !has_targets || claim.is_none() && !own.is_empty() {
+        return None;
+    }
     Some((Rendered::of(config).ok()?, claim))
 }
 

@@ -85,7 +85,8 @@ pub fn allocate<'a>(
     let target = target(service, spec, &request, &own);
     let serving = serving(service, spec, &own, target);
     let error = observed.addresses.allocation_error.as_ref();
-    let is_lost = own.is_empty() && error.is_some_and(AllocationError::leaves_to_another);
+    let is_lost = own.is_empty()
+        && (observed.addresses.is_given_away || error.is_some_and(AllocationError::leaves_to_another));
     let target = match (target, error) {
         (Some(claim), _) => Ok(claim),
         (None, Some(error)) => Err(Problem::new(error.reason(), error.to_string())),

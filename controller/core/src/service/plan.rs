@@ -22,7 +22,7 @@ use std::collections::BTreeMap;
 use lb_svc_crds::names::Provider;
 use lb_svc_crds::reason::Reason;
 
-use super::allocation::{self, Claims, Fill};
+use super::allocation::{self, Allocation, Claims, Fill};
 use super::conditions::{self, Conditions, Degraded, Ready};
 use super::spec::{self, ServiceSpec};
 use crate::action::Action;
@@ -148,23 +148,34 @@ fn withdraw(observed: &Observed) -> Plan {
 }
 
 /// Has the gateway serve on as it does, though its Service's spec cannot be
-/// read: nothing but endpoints and the status changes.
+/// read, or all its claims have vanished with the Subnet: nothing but endpoints
+/// and the status changes. It ends if its address is another's by now.
 fn keep_serving(service: &Service, problem: &Problem, observed: &Observed) -> Plan {
     let uid = service.id.uid.as_str();
     let pods = observed.gateway.living_pods(uid);
     let own = allocation::own_claims(service, &observed.addresses);
-    let mut actions = cleanup::delete_objects(&observed.gateway, Some(uid));
+    let is_given_away = observed.addresses.is_given_away;
+    let mut actions = cleanup::delete_objects(&observed.gateway, (!is_given_away).then_some(uid));
     actions.extend(cleanup::release_orphaned(observed, Some(uid)));
-    let acknowledgement = last_config(service, &own, observed).map(|(config, claim)| {
+    let last = last_config(service, &own, observed).filter(|_| !is_given_away);
+    let acknowledgement = last.map(|(config, claim)| {
         actions.extend(config.write(observed.gateway.config.as_ref()));
-        actions.extend(annotate(&config, &claim.provider, claim, &pods, observed));
+        if let Some(claim) = claim {
+            actions.extend(annotate(&config, &claim.provider, claim, &pods, observed));
+        }
         acknowledge(&config, &pods, observed)
     });
+    // Claims that vanish with the CRDs take nothing out of service.
+    let serves_without = own.is_empty() && !is_given_away && is_configured(&observed.gateway, uid);
+    let ingress = match serves_without {
+        true => service.ingress.clone(),
+        false => conditions::kept_ingress(service, &own),
+    };
     // Without a configuration to follow there is nothing to wait for.
     let acknowledged = acknowledgement.as_ref().is_none_or(|acknowledgement| acknowledgement.whole);
     let acknowledgement = acknowledgement.unwrap_or_default();
     let conditions = Conditions {
-        ingress: conditions::kept_ingress(service, &own),
+        ingress,
         allocated: Err(problem.clone()),
         ready: Ready::Impossible(problem.clone()),
         warnings: Vec::new(),
@@ -175,7 +186,11 @@ fn keep_serving(service: &Service, problem: &Problem, observed: &Observed) -> Pl
     let converged = acknowledged && actions.is_empty() && report.is_empty() && !acknowledgement.is_changing();
     Plan {
         next: requeue(observed, converged, &actions, &acknowledgement),
-        index: IndexUpdate { verdicts: acknowledgement.verdicts(), ..IndexUpdate::default() },
+        index: IndexUpdate {
+            verdicts: acknowledgement.verdicts(),
+            address_pending: serves_without,
+            ..IndexUpdate::default()
+        },
         remember: acknowledgement.convergence.map(|convergence| convergence.state),
         actions,
         report,
@@ -184,12 +199,12 @@ fn keep_serving(service: &Service, problem: &Problem, observed: &Observed) -> Pl
 }
 
 /// The gateway's configuration with the endpoints as they are now, and a claim
-/// that it serves; `None` if it has no endpoint targets to keep up with.
+/// that it serves, if there are any; `None` if it has no endpoint targets to keep up with.
 fn last_config<'a>(
     service: &Service,
     own: &[&'a Claim],
     observed: &Observed,
-) -> Option<(Rendered, &'a Claim)> {
+) -> Option<(Rendered, Option<&'a Claim>)> {
     placement::writable(&service.id, &observed.gateway, &Placement::STAYS).ok()?;
     config::with_endpoints(observed.gateway.config.as_ref(), service, own, &observed.endpoints)
 }
@@ -202,9 +217,15 @@ fn serve(service: &Service, spec: &ServiceSpec, observed: &Observed) -> Plan {
     let placement = placement::place(uid, gateway, &pods, observed.rollouts.others);
     let claims = allocation::allocate(service, spec, observed, &pods);
 
+    if let Claims::Allocated(Allocation { target: Err(problem), own, is_lost: false, .. }) = &claims
+        && own.is_empty()
+        && !placement.moves
+        && is_configured(gateway, uid)
+    {
+        return keep_serving(service, problem, observed);
+    }
     // Objects of a Service whose claims were taken away may answer for what is
-    // another's now. Where no Subnet gives addresses out nobody else has it, and
-    // they serve on.
+    // another's now.
     let stays = !placement.moves && !claims.are_lost();
     let mut actions = cleanup::delete_objects(gateway, stays.then_some(uid));
     actions.extend(cleanup::release_orphaned(observed, Some(uid)));
@@ -285,6 +306,8 @@ fn serve(service: &Service, spec: &ServiceSpec, observed: &Observed) -> Plan {
     let carried_out =
         programmed || acknowledgement.keeps_up() && in_service && pods.iter().any(|pod| pod.ready);
     let served = carried_out && nothing.is_none();
+    // What the status names follows the gateway all the same.
+    let is_shown = carried_out && (nothing.is_none() || !service.ingress.is_empty());
     let fill = allocation.fill(service, remembered.filled);
     let fill = if spec.fill.unwrap_or(observed.configuration.fill_address) { fill } else { Fill::Not };
     if let Fill::TakenBack(warning) = &fill {
@@ -296,11 +319,7 @@ fn serve(service: &Service, spec: &ServiceSpec, observed: &Observed) -> Plan {
 
     let conditions = Conditions {
         ingress: match shown {
-            Some(claim) if served => vec![ingress(claim, spec)],
-            // Claims that vanish with the CRDs take nothing out of service.
-            _ if allocation.own.is_empty() && !allocation.is_lost && is_configured(gateway, uid) => {
-                service.ingress.clone()
-            }
+            Some(claim) if is_shown => vec![ingress(claim, spec)],
             _ => conditions::kept_ingress(service, &allocation.own),
         },
         ready: match workload {
