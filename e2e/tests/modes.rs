@@ -355,7 +355,7 @@ async fn gateways_move_and_no_address_is_ever_in_two_places() {
         until("it notices", SLOW, async || {
             let log = ["logs", "-n", SYSTEM, "-l", "app=lb-svc-controller", "--tail=-1"];
             let log = Lab::kubectl(&log).await.map_err(|error| error.to_string())?;
-            expect(log.matches("seen in the gateway namespace only").count() >= 3, log)
+            expect(log.matches("watching the gateway namespace only").count() >= 3, log)
         })
         .await;
         let backend = json!([port("TCP", 80, 80), port("TCP", 81, 80)]);
