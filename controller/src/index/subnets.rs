@@ -46,13 +46,16 @@ impl Index {
 
     /// The watch shows this claim.
     pub fn set_claim(&mut self, claim: Claim) -> Vec<Key> {
+        let address = claim.address;
         let mut keys = vec![Key::gateway_of(&claim.owner.service), Key::Subnet(claim.subnet.clone())];
+        if !self.allocator.apply(claim, true) {
+            return Vec::new();
+        }
         // One that serves the address without a claim gives way.
-        let serves = |name: &&ServiceRef| {
-            self.services.get(name).is_some_and(|service| service.has_ingress(claim.address))
-        };
+        let serves =
+            |name: &&ServiceRef| self.services.get(name).is_some_and(|service| service.has_ingress(address));
         keys.extend(self.address_pending.iter().filter(serves).map(Key::gateway_of));
-        if self.allocator.apply(claim, true) { keys } else { Vec::new() }
+        keys
     }
 
     /// The watch shows that these claims are gone.
