@@ -18,11 +18,12 @@ use lb_svc_core::gateway::assignment::gateway_of;
 use lb_svc_core::ipam::{self, AddressRequest, AllocationError, Allocator, Pool, Reservation};
 use lb_svc_core::model::{
     Attachment, Condition, DeploymentState, GatewayLocation, GatewayRef, OwnedObject, Pod, ServiceId,
-    ServiceRef, StatusReport, Subnet, SubnetStatus,
+    ServiceRef, StatusReport, Subnet,
 };
 use lb_svc_core::observed::Observed;
 use lb_svc_core::service::conditions::{GATEWAY_READY, LIMITED};
 use lb_svc_core::service::plan::plan;
+use lb_svc_core::testing;
 use lb_svc_crds::gateway::{GatewayConfig, GatewayStatus};
 use lb_svc_crds::names::{self, Provider};
 use lb_svc_crds::{IP, SubnetSpec};
@@ -44,16 +45,9 @@ fn provider(name: &str) -> Provider {
 }
 
 fn subnet(provider: &Provider, cidr: &str) -> Subnet {
-    Subnet {
-        uid: "u".into(),
-        created: None,
-        generation: Some(1),
-        deleting: false,
-        held: false,
-        spec: SubnetSpec { provider: provider.to_string(), cidr_block: cidr.into(), ..SubnetSpec::default() },
-        status: SubnetStatus::default(),
-        since: Default::default(),
-    }
+    let mut subnet = testing::subnet(cidr);
+    subnet.spec.provider = provider.to_string();
+    subnet
 }
 
 fn child<T>(uid: &str, content: T) -> OwnedObject<T> {

@@ -25,8 +25,8 @@ use lb_svc_core::action::Action;
 use lb_svc_core::gateway::assignment::gateway_of;
 use lb_svc_core::ipam::{self, AddressRequest, AllocationError, Claim, ClaimId, Reservation};
 use lb_svc_core::model::{
-    Attachment, DeploymentState, GatewayLocation, OwnedObject, Pod, Service, ServiceId, ServicePort,
-    ServiceRef, StatusReport, Subnet, SubnetStatus,
+    Attachment, DeploymentState, GatewayLocation, OwnedObject, Pod, Service, ServiceId, ServiceRef,
+    StatusReport, Subnet, SubnetStatus,
 };
 use lb_svc_core::observed::Observed;
 use lb_svc_core::service::plan::{Requeue, plan};
@@ -188,24 +188,10 @@ impl ApiServer {
             id: ServiceId { service: service_ref(name), uid: format!("uid-{version}") },
             resource_version: version,
             generation: Some(1),
-            deleting: false,
-            load_balancer: true,
-            class: None,
             annotations: [(PROVIDER_ANNOTATION.to_owned(), PROVIDER.to_owned())].into(),
             load_balancer_ip: address.map(|address| address.to_string()).unwrap_or_default(),
             cluster_ips: vec!["10.96.0.7".to_owned()],
-            ports: vec![ServicePort { protocol: "TCP".to_owned(), port: 80, ..ServicePort::default() }],
-            settings: BTreeMap::new(),
-            selector: BTreeMap::new(),
-            affinity: None,
-            local_policy: false,
-            internal_local: false,
-            source_ranges: Vec::new(),
-            traffic_distribution: false,
-            unheeded: Vec::new(),
-            ingress: Vec::new(),
-            conditions: Vec::new(),
-            since: BTreeMap::new(),
+            ..lb_svc_core::testing::service()
         };
         self.services.insert(name.to_owned(), service);
         self.show_service(name);

@@ -96,28 +96,10 @@ mod tests {
     use std::collections::BTreeSet;
     use std::net::{IpAddr, Ipv4Addr};
 
-    use lb_svc_crds::SubnetSpec;
-
     use super::*;
     use crate::ipam::Allocator;
     use crate::model::ServiceRef;
-
-    fn subnet(cidr: &str) -> Subnet {
-        Subnet {
-            uid: "u".into(),
-            created: None,
-            generation: Some(1),
-            deleting: false,
-            held: false,
-            spec: SubnetSpec {
-                provider: "lan.kube-system".into(),
-                cidr_block: cidr.into(),
-                ..SubnetSpec::default()
-            },
-            status: SubnetStatus::default(),
-            since: Default::default(),
-        }
-    }
+    use crate::testing::subnet;
 
     fn planned(subnet: &Subnet) -> SubnetPlan {
         let mut allocator = Allocator::default();

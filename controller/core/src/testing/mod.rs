@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+pub mod deployment;
 pub mod gateway;
 
 use std::net::Ipv4Addr;
@@ -10,7 +11,8 @@ use lb_svc_crds::gateway::{ElectionStatus, Role, Transport};
 use lb_svc_crds::{SubnetSpec, names};
 
 use crate::model::{
-    Endpoint, EndpointPort, EndpointSlice, PodId, Service, ServiceId, ServicePort, ServiceRef,
+    Endpoint, EndpointPort, EndpointSlice, PodId, Service, ServiceId, ServicePort, ServiceRef, Subnet,
+    SubnetStatus,
 };
 
 /// A spec of the document's provider.
@@ -21,6 +23,20 @@ pub fn subnet_spec(cidr: &str, gateway: &str, excludes: &[&str]) -> SubnetSpec {
         gateway: (!gateway.is_empty()).then(|| gateway.into()),
         exclude_ips: excludes.iter().map(ToString::to_string).collect(),
         ..SubnetSpec::default()
+    }
+}
+
+/// A Subnet of the document's provider, of which nothing was said yet.
+pub fn subnet(cidr: &str) -> Subnet {
+    Subnet {
+        uid: "u".into(),
+        created: None,
+        generation: Some(1),
+        deleting: false,
+        held: false,
+        spec: subnet_spec(cidr, "", &[]),
+        status: SubnetStatus::default(),
+        since: Default::default(),
     }
 }
 

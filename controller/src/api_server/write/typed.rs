@@ -16,44 +16,13 @@ mod tests {
     use k8s_openapi::api::apps::v1::Deployment;
     use k8s_openapi::api::core::v1::Secret;
     use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-    use lb_svc_core::gateway::manifests::{self, DeploymentTemplate, deployment, is_as_wanted};
-    use lb_svc_core::gateway::pod_settings::{Configuration, Settings};
-    use lb_svc_core::model::{Attachment, GatewayLocation, GatewayRef, ServiceId, ServiceRef, Setting};
+    use lb_svc_core::gateway::manifests::{self, is_as_wanted};
+    use lb_svc_core::model::{Attachment, ServiceId, Setting};
+    use lb_svc_core::testing::deployment::{self, gateway, owner, rendered, with};
     use serde_json::json;
 
     use super::*;
     use crate::api_server::read;
-
-    fn owner(name: &str) -> ServiceId {
-        ServiceId { service: ServiceRef::new("default", name), uid: "uid-1".into() }
-    }
-
-    fn gateway(name: &str) -> GatewayLocation {
-        GatewayLocation {
-            gateway: GatewayRef::dedicated_to(owner(name).service),
-            namespace: "default".into(),
-        }
-    }
-
-    fn rendered(name: &str) -> Value {
-        with(name, &Attachment::default(), &[], &[])
-    }
-
-    fn with(
-        name: &str,
-        attachment: &Attachment,
-        all: &[(Setting, Value)],
-        own: &[(Setting, Value)],
-    ) -> Value {
-        let all = Settings::from_iter(all.iter().cloned()).or(&Configuration::new("gateway:1").gateway);
-        let own = Settings::from_iter(own.iter().cloned());
-        let provider = "lan.kube-system".parse().unwrap();
-        deployment(
-            &owner(name),
-            &gateway(name),
-            &DeploymentTemplate { provider: &provider, attachment, all: &all, own: &own },
-        )
-    }
 
     fn key_secret(owner: &ServiceId) -> Value {
         manifests::key(owner, &gateway("web"), "cm-1", &json!(ByteString(vec![7; 32])))
@@ -134,7 +103,7 @@ mod tests {
     #[test]
     fn single_replica_has_no_election() {
         let rendered = with("web", &Attachment::default(), &[], &[(Setting::Replicas, json!(1))]);
-        assert_eq!(rendered["spec"], super::tests::rendered("web")["spec"]);
+        assert_eq!(rendered["spec"], deployment::rendered("web")["spec"]);
         let pod = &rendered["spec"]["template"]["spec"];
         assert_eq!(rendered["spec"]["strategy"], json!({ "type": "Recreate" }));
         assert_eq!(pod["affinity"]["podAntiAffinity"], Value::Null);

@@ -223,38 +223,7 @@ fn make_several(spec: &mut Value, owner: &ServiceId, gateway: &GatewayLocation) 
 mod tests {
     use super::*;
     use crate::gateway::manifests::is_as_wanted;
-    use crate::gateway::pod_settings::Configuration;
-
-    fn owner(name: &str) -> ServiceId {
-        ServiceId { service: ServiceRef::new("default", name), uid: "uid-1".into() }
-    }
-
-    fn gateway(name: &str) -> GatewayLocation {
-        GatewayLocation {
-            gateway: GatewayRef::dedicated_to(owner(name).service),
-            namespace: "default".into(),
-        }
-    }
-
-    fn rendered(name: &str) -> Value {
-        with(name, &Attachment::default(), &[], &[])
-    }
-
-    fn with(
-        name: &str,
-        attachment: &Attachment,
-        all: &[(Setting, Value)],
-        own: &[(Setting, Value)],
-    ) -> Value {
-        let all = Settings::from_iter(all.iter().cloned()).or(&Configuration::new("gateway:1").gateway);
-        let own = Settings::from_iter(own.iter().cloned());
-        let provider = "lan.kube-system".parse().unwrap();
-        deployment(
-            &owner(name),
-            &gateway(name),
-            &DeploymentTemplate { provider: &provider, attachment, all: &all, own: &own },
-        )
-    }
+    use crate::testing::deployment::{rendered, with};
 
     #[test]
     fn deployment_has_two_capabilities_and_no_credentials() {
