@@ -20,7 +20,7 @@ use crate::cli::Args;
 use crate::config_file;
 use crate::gateway_client::GatewayClient;
 use crate::index::Index;
-use crate::reconcile::{Reconciler, queue};
+use crate::reconcile::{Keys, Reconciler, queue};
 use crate::telemetry::health;
 use crate::telemetry::metrics::Metrics;
 
@@ -92,6 +92,12 @@ async fn lead(
     let client = Client::try_from(config)?;
     check_cluster(&client).await?;
 
+    let api_server = ApiServer::new(client.clone(), args.name.clone());
+    let signing = api_server.signing_keys(&args.namespace).await.context(
+        "the keys that gateways' configurations are signed with: see that manifests/controller is applied as a whole",
+    )?;
+    index.lock().unwrap_or_else(PoisonError::into_inner).trust(&signing.trusted());
+
     let (queue, mut requests) = queue::queue();
     let synced = watch::start(&client, index, &queue, args.gateway_namespace.as_deref());
     for mut synced in synced {
@@ -100,7 +106,7 @@ async fn lead(
     // A standby is ready too: it has seen the cluster.
     ready.store(true, Ordering::Relaxed);
 
-    let mut election = Election::stand(client.clone(), args.namespace.clone(), args.name.clone()).await?;
+    let mut election = Election::stand(client, args.namespace.clone(), args.name.clone()).await?;
     let mut stopped = std::pin::pin!(stopped);
     let led = tokio::select! {
         () = &mut stopped => false,
@@ -111,7 +117,6 @@ async fn lead(
     let mut lost = false;
     if led {
         tracing::info!(name = args.name, "leading");
-        let api_server = ApiServer::new(client, args.name);
         let reconciler = Reconciler::new(
             Arc::clone(index),
             configuration,
@@ -119,7 +124,7 @@ async fn lead(
             GatewayClient::default(),
             metrics,
             queue.clone(),
-            args.namespace,
+            Keys::new(args.namespace, signing),
         );
         queue.extend(index.lock().unwrap_or_else(PoisonError::into_inner).keys());
         let stop = async {

@@ -22,6 +22,7 @@ mod gateway_client;
 pub mod index;
 pub mod panics;
 mod reconcile;
+mod signing;
 mod strict_yaml;
 pub mod telemetry;
 

@@ -254,7 +254,7 @@ async fn config_map_is_posted_first_and_applied_later() {
     let (api_server, mut handle) = api_server();
     let owner = owner();
     let (created, asked) = tokio::join!(
-        api_server.write_config(&owner, &gateway, "{}", None),
+        api_server.write_config(&owner, &gateway, "{}", Some("seal"), None),
         answer(&mut handle, StatusCode::CREATED, json!({ "metadata": { "name": "lb-svc-web" } }))
     );
     assert!(matches!(created.unwrap(), Written::Ours(_)));
@@ -263,7 +263,7 @@ async fn config_map_is_posted_first_and_applied_later() {
 
     let known = child("cm-1", String::new());
     let (created, asked) = tokio::join!(
-        api_server.write_config(&owner, &gateway, "{\"version\":1}", Some(&known)),
+        api_server.write_config(&owner, &gateway, "{\"version\":1}", Some("seal"), Some(&known)),
         answer(&mut handle, StatusCode::OK, json!({ "metadata": { "name": "lb-svc-web" } }))
     );
     assert!(matches!(created.unwrap(), Written::Ours(_)));
@@ -291,13 +291,17 @@ async fn foreign_object_is_detected_not_overwritten() {
         answer(handle, StatusCode::OK, json!({ "metadata": metadata })).await.line
     };
     let owner = owner();
-    let (created, asked) =
-        tokio::join!(api_server.write_config(&owner, &gateway, "{}", None), talk(&mut handle, json!({})));
+    let (created, asked) = tokio::join!(
+        api_server.write_config(&owner, &gateway, "{}", Some("seal"), None),
+        talk(&mut handle, json!({}))
+    );
     assert!(matches!(created.unwrap(), Written::Foreign));
     assert_eq!(asked, "GET /api/v1/namespaces/default/configmaps/lb-svc-web");
     let ours = json!({ "lb-svc.kubeovn.io/service": "default/web" });
-    let (created, _) =
-        tokio::join!(api_server.write_config(&owner, &gateway, "{}", None), talk(&mut handle, ours));
+    let (created, _) = tokio::join!(
+        api_server.write_config(&owner, &gateway, "{}", Some("seal"), None),
+        talk(&mut handle, ours)
+    );
     assert!(matches!(created.unwrap(), Written::Already), "our own, which the cache has not shown yet");
 }
 
@@ -313,7 +317,7 @@ fn deployment(own: &Settings) -> Value {
     manifests::deployment(
         &owner(),
         &beside(),
-        &DeploymentTemplate { provider: &provider, attachment: &attachment, all, own },
+        &DeploymentTemplate { provider: &provider, attachment: &attachment, all, own, trusted: &[] },
     )
 }
 
@@ -407,7 +411,7 @@ async fn gateway_in_other_namespace_has_no_owner_reference() {
     assert_eq!(asked.body["metadata"]["labels"]["lb-svc.kubeovn.io/gateway-namespace"], "gateways");
 
     let (_, asked) = tokio::join!(
-        api_server.write_config(&owner, &apart, "{}", None),
+        api_server.write_config(&owner, &apart, "{}", Some("seal"), None),
         answer(&mut handle, StatusCode::CREATED, json!({ "metadata": { "name": name } }))
     );
     assert_eq!(asked.line, "POST /api/v1/namespaces/gateways/configmaps?&fieldManager=lb-svc-controller");
@@ -508,7 +512,7 @@ async fn changed_endpoints_are_written_and_pods_nudged() {
         ..Pod::default()
     };
     index.set_pod(gateway.clone(), "gw", Some(pod));
-    index.set_config(gateway.clone(), Some(child("cm-1", String::new())));
+    index.set_config(gateway.clone(), Some(child("cm-1", String::new())), None);
 
     for addresses in [&["10.0.0.1"][..], &["10.0.0.1", "10.0.0.2"]] {
         let keys = index.set_slice(&slice, read::slice(&endpoint_slice(addresses)));
@@ -518,7 +522,7 @@ async fn changed_endpoints_are_written_and_pods_nudged() {
         let written = planned.iter().position(|action| matches!(action, Action::WriteConfig(_))).unwrap();
         let Action::WriteConfig(content) = &planned[written] else { unreachable!() };
         let (done, asked) = tokio::join!(
-            api_server.write_config(&owner, &gateway, content, observed.gateway.config.as_ref()),
+            api_server.write_config(&owner, &gateway, content, None, observed.gateway.config.as_ref()),
             answer(&mut handle, StatusCode::OK, json!({ "metadata": { "name": "lb-svc-web" } }))
         );
         assert!(matches!(done.unwrap(), Written::Ours(_)));
@@ -545,7 +549,7 @@ async fn changed_endpoints_are_written_and_pods_nudged() {
         assert!(asked.line.starts_with("PATCH /api/v1/namespaces/default/pods/gw?"), "{}", asked.line);
         let digest = names::digest(text.as_bytes());
         assert_eq!(asked.body["metadata"]["annotations"][names::CONFIG_ANNOTATION], format!("{digest}.0"));
-        index.set_config(gateway.clone(), Some(child("cm-1", text.to_owned())));
+        index.set_config(gateway.clone(), Some(child("cm-1", text.to_owned())), None);
     }
 }
 

@@ -210,7 +210,7 @@ impl World {
             }
             Action::ClearAddress => self.edit("/spec/loadBalancerIP", Value::Null),
             Action::WriteConfig(content) => {
-                self.index.set_config(gateway(), Some(child("cm", content)));
+                self.index.set_config(gateway(), Some(child("cm", content)), None);
             }
             Action::WriteDeployment(live) => {
                 let template = &live["spec"]["template"]["metadata"]["annotations"];
@@ -227,7 +227,7 @@ impl World {
                 };
                 self.index.set_pod(gateway(), "gw", Some(pod));
             }
-            Action::DeleteConfig(..) => drop(self.index.set_config(gateway(), None)),
+            Action::DeleteConfig(..) => drop(self.index.set_config(gateway(), None, None)),
             Action::DeleteDeployment(..) => {
                 self.attached = None;
                 self.index.set_deployment(gateway(), None);

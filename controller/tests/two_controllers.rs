@@ -422,7 +422,7 @@ impl Controller {
             Event::Service(name, service) => {
                 self.index.set_service(service_ref(&name), service.map(|service| *service))
             }
-            Event::Config(name, config) => self.index.set_config(location(&name), config),
+            Event::Config(name, config) => self.index.set_config(location(&name), config, None),
             Event::Deployment(name, deployment) => self.index.set_deployment(location(&name), deployment),
             Event::Pod(name, pod) => {
                 let pod = pod.map(|pod| Pod { report: StatusReport::NotQueried, ..*pod });

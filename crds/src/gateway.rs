@@ -266,9 +266,12 @@ pub struct GatewayStatus {
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "bounded::optional_text::<_, 128>")]
     pub digest: Option<String>,
     /// SHA-256 (hex) of the configuration file as last read, carried out or
-    /// not.
+    /// not. Absent where it is refused for its signature.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "bounded::optional_text::<_, 128>")]
     pub seen: Option<String>,
+    /// The generation of the configuration in force, if it is a signed one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub generation: Option<u64>,
     /// The addresses programmed.
     #[serde(deserialize_with = "bounded::list::<_, _, 4096>")]
     pub addresses: Vec<IpAddr>,

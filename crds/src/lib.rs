@@ -6,9 +6,11 @@
 //! - [`bounded`]: reading no more than a bound of what others write;
 //! - [`range`]: the grammar of addresses and ranges in `spec.excludeIps`;
 //! - [`reason`]: every reason of a condition, an Event or a fault;
+//! - [`seal`]: the controller's signature on a gateway's configuration;
 //! - [`names`]: every annotation, label, port and object name, in one place.
 //!
-//! The crate holds types and their grammar, no client and no logic. The specs of
+//! The crate holds types and their grammar, no client and no logic beyond checking
+//! them. The specs of
 //! the custom resources are plain types; as Kubernetes objects they need the
 //! feature `kube`, which the gateway and the controller's core do without.
 
@@ -17,6 +19,7 @@ pub mod gateway;
 pub mod names;
 pub mod range;
 pub mod reason;
+pub mod seal;
 
 #[cfg(feature = "kube")]
 mod definition;

@@ -126,6 +126,14 @@ pub const NETWORK_STATUS_ANNOTATION: &str = "k8s.v1.cni.cncf.io/network-status";
 
 /// Key of the gateway's configuration in its ConfigMap, and its file name.
 pub const CONFIG_KEY: &str = "config.json";
+/// Key of the seal beside it, see [`crate::seal`].
+pub const SEAL_KEY: &str = "seal.json";
+/// Variable of a gateway's container: the public keys, separated by commas, one of
+/// which has to have signed its configuration.
+pub const TRUSTED_KEYS_VARIABLE: &str = "LB_SVC_TRUSTED_KEYS";
+/// Variable of a gateway's container: its id, for which its configuration has to
+/// be signed.
+pub const GATEWAY_ID_VARIABLE: &str = "LB_SVC_GATEWAY_ID";
 /// Directory the ConfigMap is mounted at.
 pub const CONFIG_DIR: &str = "/etc/lb-svc/config";
 /// Directory of the Secret with the election's key, where there is an election.
@@ -137,6 +145,14 @@ pub const KEY_FILE: &str = "key";
 pub const MASTER_SECRET: &str = "lb-svc-gateway-keys";
 /// Key in [`MASTER_SECRET`]: 32 bytes.
 pub const MASTER_KEY: &str = "master";
+/// The Secret, in the controller's own namespace, with the seeds of the keys that
+/// configurations are signed with.
+pub const SIGNING_SECRET: &str = "lb-svc-signing-keys";
+/// Key in [`SIGNING_SECRET`]: the seed, 32 bytes, of the key that signs.
+pub const SIGNING_KEY: &str = "current";
+/// Key in [`SIGNING_SECRET`]: the seed of the key that is to sign next. Gateways
+/// trust it already.
+pub const NEXT_SIGNING_KEY: &str = "next";
 /// Directory of the downward-API volume.
 pub const POD_INFO_DIR: &str = "/etc/lb-svc/pod";
 /// File in [`POD_INFO_DIR`] that holds [`NETWORK_STATUS_ANNOTATION`].

@@ -135,6 +135,10 @@ reasons! {
     ClusterIpUnreachable,
     /// The mounted configuration is not valid.
     ConfigInvalid,
+    /// The mounted configuration is older than the one in force.
+    ConfigOutdated,
+    /// The mounted configuration is not signed by the controller for this gateway.
+    ConfigUnsigned,
     /// No configuration is mounted.
     ConfigMissing,
     /// The pod cannot take part in the election.

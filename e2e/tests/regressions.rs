@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::apps::v1::Deployment;
@@ -11,7 +12,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt;
 use kube::api::{Api, ListParams, Patch, PatchParams};
 use lb_svc_e2e::objects::{backends, port, service, web};
-use lb_svc_e2e::{QUICK, SLOW, Scene, client, expect, scene, serves, until};
+use lb_svc_e2e::{QUICK, SLOW, Scene, client, expect, scene, serves, throughout, until};
 use serde_json::{Value, json};
 
 /// What mends itself is mended within this.
@@ -185,6 +186,55 @@ async fn b01_an_owner_who_takes_the_address_out_of_the_spec_wins() {
         let ip = scene.address("asked").await;
         serves(ip).await;
         assert_eq!(scene.service("asked").await.spec.unwrap().load_balancer_ip, None);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn r10_an_edited_config_map_moves_no_address() {
+    scene("edited", async |scene| {
+        let ip = scene.served("web", 2).await;
+        let stranger: IpAddr = [172, 18, 77, 77].into();
+        let configs = scene.api::<ConfigMap>();
+        let merge = async |patch: Value| {
+            configs.patch("lb-svc-web", &PatchParams::default(), &Patch::Merge(patch)).await.unwrap()
+        };
+        let first = configs.get("lb-svc-web").await.unwrap().data.unwrap();
+        scene
+            .patch_service("web", json!({ "spec": { "ports": [port("TCP", 80, 80), port("TCP", 81, 80)] } }))
+            .await;
+        until("port 81", QUICK, async || client::get(ip, 81).await).await;
+        let evil = first["config.json"].replace(&ip.to_string(), &stranger.to_string());
+        let edits = [
+            // The configuration of another address, with and without its seal.
+            json!({ "data": { "config.json": evil } }),
+            json!({ "data": { "config.json": evil, "seal.json": null } }),
+            // What the controller signed earlier, before port 81.
+            json!({ "data": first }),
+            // No longer the controller's to write, as it seems.
+            json!({ "metadata": { "labels": { "app.kubernetes.io/managed-by": null } }, "data": { "config.json": evil } }),
+        ];
+        for edit in edits {
+            merge(edit).await;
+            throughout("the address", Duration::from_secs(3), async || {
+                for pod in scene.gateways("web").await {
+                    let status = scene.status(&pod).await.map_err(|error| error.to_string())?;
+                    expect(!status.addresses.contains(&stranger), status)?;
+                }
+                client::get(ip, 81).await.map_err(|error| error.to_string())
+            })
+            .await;
+        }
+        assert!(client::get(stranger, 80).await.is_err());
+        // The ConfigMap is given back.
+        merge(json!({ "metadata": { "labels": { "app.kubernetes.io/managed-by": "lb-svc" } } })).await;
+        until("the controller's own again", SLOW, async || {
+            let data = configs.get("lb-svc-web").await.unwrap().data.unwrap();
+            expect(data["config.json"].contains(&ip.to_string()) && data.contains_key("seal.json"), data)
+        })
+        .await;
+        scene.patch_service("web", json!({ "spec": { "ports": [port("TCP", 82, 80)] } })).await;
+        until("port 82", SLOW, async || client::get(ip, 82).await).await;
     })
     .await;
 }

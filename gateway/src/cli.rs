@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use lb_svc_crds::names;
+use lb_svc_crds::seal::PublicKey;
 
 /// The flags, as `--help` shows them.
 #[derive(Clone, Debug, clap::Parser)]
@@ -21,6 +22,13 @@ pub struct Cli {
     /// Directory of the election's key, a mounted Secret; a pod without it has no election.
     #[arg(long, env = "LB_SVC_KEY_DIR", default_value = names::KEY_DIR)]
     pub key_dir: PathBuf,
+    /// The gateway's id, for which its configuration has to be signed.
+    #[arg(long, env = names::GATEWAY_ID_VARIABLE, default_value = "")]
+    pub gateway_id: String,
+    /// The public keys, separated by commas, one of which has to have signed the
+    /// configuration; without any, it need not be signed.
+    #[arg(long, env = names::TRUSTED_KEYS_VARIABLE, value_delimiter = ',')]
+    pub trusted_keys: Vec<PublicKey>,
     /// TCP port of /readyz, /status and /metrics on the pod's address.
     #[arg(long, env = "LB_SVC_PORT", default_value_t = names::GATEWAY_PORT)]
     pub port: u16,

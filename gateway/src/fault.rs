@@ -5,6 +5,8 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use lb_svc_crds::seal::Unsealed;
+
 use crate::config::Invalid;
 
 /// A fault.
@@ -21,6 +23,21 @@ pub enum Fault {
     /// The mounted file is invalid.
     #[error("the configuration cannot be carried out, {0}; what was programmed before goes on serving")]
     ConfigInvalid(#[from] Invalid),
+    /// The mounted file is not signed by the controller for this gateway.
+    #[error(
+        "the configuration is not the controller's for this gateway, {0}; what was programmed before goes on serving: look for whoever edits the gateway's ConfigMap"
+    )]
+    ConfigUnsigned(#[from] Unsealed),
+    /// The mounted file is signed, but an earlier one.
+    #[error(
+        "the configuration is of generation {mounted}, and one of generation {in_force} is in force and goes on serving: look for whoever puts back older copies of the gateway's ConfigMap"
+    )]
+    ConfigOutdated {
+        /// The mounted generation.
+        mounted: u64,
+        /// The one in force.
+        in_force: u64,
+    },
     /// Multus's report cannot be parsed.
     #[error(
         "Multus's network-status does not parse ({0}): look at the pod's annotation k8s.v1.cni.cncf.io/network-status"
@@ -141,6 +158,8 @@ impl Fault {
         match self {
             Self::ConfigMissing { .. } => "ConfigMissing",
             Self::ConfigInvalid(_) => "ConfigInvalid",
+            Self::ConfigUnsigned(_) => "ConfigUnsigned",
+            Self::ConfigOutdated { .. } => "ConfigOutdated",
             Self::NetworkStatusInvalid(_) => "NetworkStatusInvalid",
             Self::AttachmentPending { .. } => "AttachmentPending",
             Self::InterfaceMissing(_) => "InterfaceMissing",
@@ -178,6 +197,8 @@ impl Fault {
             self,
             Self::ConfigMissing { .. }
                 | Self::ConfigInvalid(_)
+                | Self::ConfigUnsigned(_)
+                | Self::ConfigOutdated { .. }
                 | Self::NetworkStatusInvalid(_)
                 | Self::CapabilityMissing(crate::capabilities::NET_RAW)
         )

@@ -7,11 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use lb_svc_crds::seal::PublicKey;
 use serde_json::Value;
 
 use crate::backend::convergence::ConvergenceState;
 use crate::gateway::assignment::gateway_of;
 use crate::gateway::election::ElectionView;
+use crate::gateway::manifests;
 use crate::gateway::pod_settings::Configuration;
 use crate::gateway::rollout::Rollouts;
 use crate::ipam::{AllocationError, Claim, Network};
@@ -71,6 +73,8 @@ pub struct ObservedGateway {
     /// The ConfigMap; its content is that of
     /// [`CONFIG_KEY`](lb_svc_crds::names::CONFIG_KEY).
     pub config: Option<OwnedObject<String>>,
+    /// The seal on the ConfigMap's content; `None` where nothing is signed.
+    pub seal: Option<SealState>,
     /// The Deployment.
     pub deployment: Option<OwnedObject<DeploymentState>>,
     /// The PodDisruptionBudget, with metadata and spec as the API server has
@@ -78,6 +82,15 @@ pub struct ObservedGateway {
     pub budget: Option<OwnedObject<Value>>,
     /// The gateway's pods, of whichever Service of the name.
     pub pods: Vec<Pod>,
+}
+
+/// The seal on a gateway's configuration.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SealState {
+    /// The generation of the ConfigMap's content, if its seal is valid.
+    pub generation: Option<u64>,
+    /// The public keys that gateways are to trust.
+    pub trusted: Arc<[PublicKey]>,
 }
 
 /// The Service's endpoints.
@@ -123,6 +136,37 @@ impl ObservedGateway {
     /// Where the gateway that serves `service` is.
     pub fn location(&self, service: &ServiceRef) -> GatewayLocation {
         GatewayLocation { gateway: gateway_of(service), namespace: self.namespace.clone() }
+    }
+
+    /// Whether nothing has to be signed anew: the ConfigMap's content is signed, and
+    /// no pod has a later generation in force.
+    pub fn is_sealed(&self) -> bool {
+        self.seal.as_ref().is_none_or(|seal| seal.generation.is_some() && seal.generation >= self.in_force())
+    }
+
+    /// The generation after every one that is known of.
+    pub fn next_generation(&self) -> u64 {
+        let written = self.seal.as_ref().and_then(|seal| seal.generation);
+        written.max(self.in_force()).map_or(1, |known| known.saturating_add(1))
+    }
+
+    /// The latest generation that a pod reports.
+    fn in_force(&self) -> Option<u64> {
+        self.pods.iter().filter_map(|pod| pod.reported()?.generation).max()
+    }
+
+    /// The ConfigMap, if its content is the controller's own: signed, or of a gateway
+    /// from before configurations were signed.
+    pub fn own_config(&self) -> Option<&OwnedObject<String>> {
+        let is_signed = self.seal.as_ref().is_none_or(|seal| seal.generation.is_some());
+        let is_legacy =
+            || self.deployment.as_ref().is_some_and(|it| !manifests::trusts_keys(&it.content.live));
+        self.config.as_ref().filter(|_| is_signed || is_legacy())
+    }
+
+    /// The public keys that the gateway is to trust.
+    pub fn trusted_keys(&self) -> &[PublicKey] {
+        self.seal.as_ref().map_or(&[], |seal| &seal.trusted)
     }
 
     /// Whether the gateway is in another namespace than it is to be.

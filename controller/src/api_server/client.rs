@@ -45,6 +45,16 @@ pub enum Error {
         /// Its namespace.
         namespace: String,
     },
+    /// The Secret with the keys that configurations are signed with has no keys.
+    #[error(
+        "Secret {namespace}/{} holds no seed of 32 bytes under {:?}, or another one of another length: correct it, or delete it to have a new key made and every gateway replaced",
+        names::SIGNING_SECRET,
+        names::SIGNING_KEY
+    )]
+    SigningKeys {
+        /// Its namespace.
+        namespace: String,
+    },
     /// The system gives no randomness.
     #[error("no randomness for a key: {0}")]
     Random(#[from] std::io::Error),
@@ -75,7 +85,7 @@ impl Error {
             Self::Timeout => "timeout",
             Self::Contended => "contended",
             Self::Render(_) => "render",
-            Self::Master { .. } | Self::Random(_) => "key",
+            Self::Master { .. } | Self::SigningKeys { .. } | Self::Random(_) => "key",
             Self::Internal(_) => "internal",
         }
     }

@@ -5,5 +5,6 @@ pub mod client;
 pub mod leader;
 mod master_key;
 pub mod read;
+mod signing_keys;
 pub mod watch;
 pub mod write;

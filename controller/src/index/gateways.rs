@@ -8,6 +8,7 @@ use lb_svc_core::gateway::manifests::TemplateHash;
 use lb_svc_core::ipam::Claim;
 use lb_svc_core::model::{DeploymentState, GatewayLocation, GatewayRef, ObjectKind, OwnedObject, Pod};
 use lb_svc_crds::names;
+use lb_svc_crds::seal::Seal;
 use serde_json::Value;
 
 use super::{Index, Key, concerns};
@@ -60,6 +61,8 @@ fn spec_digest(live: &Value) -> String {
 #[derive(Debug, Default)]
 pub(super) struct GatewayObjects {
     pub config: Option<OwnedObject<String>>,
+    /// The generation of its content, if that has a valid seal.
+    pub generation: Option<u64>,
     pub deployment: Option<OwnedObject<CompactDeployment>>,
     pub budget: Option<OwnedObject<Value>>,
     pub pods: BTreeMap<String, Pod>,
@@ -154,13 +157,30 @@ impl Index {
         self.services.contains_key(service) || self.allocator.has_claims(service)
     }
 
-    /// A gateway's ConfigMap is so; `None` if it is gone.
-    pub fn set_config(&mut self, location: GatewayLocation, config: Option<OwnedObject<String>>) -> Vec<Key> {
+    /// The generation of a ConfigMap's content, if `seal` is a valid one on it, for
+    /// the gateway that the ConfigMap is labelled with.
+    fn generation(&self, config: &OwnedObject<String>, seal: &str) -> Option<u64> {
+        let seal = Seal::open(seal.as_bytes(), self.trusted.as_ref()?).ok()?;
+        let read = |part: &str| (part == names::CONFIG_KEY).then(|| config.content.clone().into_bytes());
+        seal.verify(config.owner_uid.as_deref()?, read).ok()?;
+        Some(seal.generation)
+    }
+
+    /// A gateway's ConfigMap is so, with this seal on its content; `None` if it is
+    /// gone.
+    pub fn set_config(
+        &mut self,
+        location: GatewayLocation,
+        config: Option<OwnedObject<String>>,
+        seal: Option<&str>,
+    ) -> Vec<Key> {
         let known = self.has_gateway(&location.gateway);
+        let sealed = config.as_ref().zip(seal).filter(|_| known);
+        let generation = sealed.and_then(|(config, seal)| self.generation(config, seal));
         let config = config.map(|config| if known { config } else { config.map(|_| String::new()) });
         let objects = self.gateways.entry(location.clone()).or_default();
-        let changed = objects.config != config;
-        objects.config = config;
+        let changed = objects.config != config || objects.generation != generation;
+        (objects.config, objects.generation) = (config, generation);
         self.tidy(&location);
         concerns(changed, Key::Gateway(location.gateway))
     }

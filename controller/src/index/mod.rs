@@ -1,6 +1,7 @@
 //! All that the watches have shown, and which keys a change concerns.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 use std::time::Instant;
 
 use jiff::Timestamp;
@@ -12,9 +13,10 @@ use lb_svc_core::model::{
     Attachment, Backend, GatewayLocation, GatewayRef, ObjectKind, ObjectName, OwnedObject, PodId, Service,
     ServiceRef, Subnet,
 };
-use lb_svc_core::observed::{Observed, ObservedAddresses, ObservedEndpoints, ObservedGateway};
+use lb_svc_core::observed::{Observed, ObservedAddresses, ObservedEndpoints, ObservedGateway, SealState};
 use lb_svc_core::service::spec::is_direct;
 use lb_svc_crds::names::{self, Provider};
+use lb_svc_crds::seal::PublicKey;
 
 use endpoint_slices::EndpointSlices;
 use gateways::{CompactDeployment, GatewayObjects};
@@ -38,6 +40,8 @@ pub use key::Key;
 pub struct Index {
     /// The namespace of all gateways; that of their Services if `None`.
     gateway_namespace: Option<String>,
+    /// The keys that gateways' configurations are signed by; with `None` none is.
+    trusted: Option<Arc<[PublicKey]>>,
     /// Whether only that namespace can be looked into.
     narrow: bool,
     services: HashMap<ServiceRef, Service>,
@@ -80,6 +84,11 @@ impl Index {
         Self { gateway_namespace, ..Self::default() }
     }
 
+    /// From now on gateways' configurations are signed, by one of these keys.
+    pub fn trust(&mut self, keys: &[PublicKey]) {
+        self.trusted = Some(keys.into());
+    }
+
     /// From now on gateways are seen in the gateway namespace only.
     pub fn set_narrow(&mut self) {
         self.narrow = true;
@@ -107,10 +116,34 @@ impl Index {
         let location = self.location(gateway, &claims);
         let desired_namespace = self.desired_namespace(gateway).to_owned();
         let objects = self.gateways.get(&location);
-        let config = objects.and_then(|objects| objects.config.as_ref());
-        let is_given_away = seen.is_some_and(|service| self.is_given_away(service, &claims, config));
         let is_in_place = location.namespace == desired_namespace;
         let foreign = || is_in_place.then_some(gateway);
+        let generation = objects.and_then(|objects| objects.generation);
+        let seal = self.trusted.clone().map(|trusted| SealState { generation, trusted });
+        let rollouts = self.rollouts(gateway, now);
+        let gateway = ObservedGateway {
+            config: objects
+                .and_then(|objects| objects.config.clone())
+                .or_else(|| self.foreign(ObjectKind::Config, foreign()?, now)),
+            seal,
+            deployment: objects
+                .and_then(|objects| objects.deployment.clone())
+                .map(|object| object.map(CompactDeployment::expand))
+                .or_else(|| self.foreign(ObjectKind::Deployment, foreign()?, now)),
+            budget: objects
+                .and_then(|objects| objects.budget.clone())
+                .or_else(|| self.foreign(ObjectKind::Budget, foreign()?, now)),
+            pods: objects
+                .into_iter()
+                .flat_map(|objects| objects.pods.values())
+                .map(|pod| self.on_node(pod))
+                .collect(),
+            is_visible: self.sees(&location.namespace),
+            namespace: location.namespace,
+            desired_namespace,
+        };
+        let is_given_away =
+            seen.is_some_and(|service| self.is_given_away(service, &claims, gateway.own_config()));
         Observed {
             service: seen.cloned(),
             addresses: ObservedAddresses { claims, networks, is_given_away, ..ObservedAddresses::default() },
@@ -119,27 +152,8 @@ impl Index {
                 slices: self.slices.of(service).cloned().collect(),
                 gated_pods: self.gated_pods(&service.namespace, wall),
             },
-            gateway: ObservedGateway {
-                config: objects
-                    .and_then(|objects| objects.config.clone())
-                    .or_else(|| self.foreign(ObjectKind::Config, foreign()?, now)),
-                deployment: objects
-                    .and_then(|objects| objects.deployment.clone())
-                    .map(|object| object.map(CompactDeployment::expand))
-                    .or_else(|| self.foreign(ObjectKind::Deployment, foreign()?, now)),
-                budget: objects
-                    .and_then(|objects| objects.budget.clone())
-                    .or_else(|| self.foreign(ObjectKind::Budget, foreign()?, now)),
-                pods: objects
-                    .into_iter()
-                    .flat_map(|objects| objects.pods.values())
-                    .map(|pod| self.on_node(pod))
-                    .collect(),
-                is_visible: self.sees(&location.namespace),
-                namespace: location.namespace,
-                desired_namespace,
-            },
-            rollouts: self.rollouts(gateway, now),
+            gateway,
+            rollouts,
             now: wall,
             ..Observed::default()
         }
@@ -238,6 +252,8 @@ mod tests {
 
     use serde_json::json;
 
+    use crate::signing::{Seed, SigningKeys};
+
     use super::backends::PASSES_WITHIN;
     use super::*;
     use crate::api_server::read;
@@ -313,11 +329,11 @@ mod tests {
             (observed.gateway.namespace, observed.gateway.is_visible)
         };
         let mut index = Index::new(Some("gateways".into()));
-        index.set_config(beside.clone(), config("theirs"));
+        index.set_config(beside.clone(), config("theirs"), None);
         assert_eq!(at(&index), ("gateways".into(), true), "who says so is not believed");
         index.set_claim(claim("default"));
         assert_eq!(at(&index), ("default".into(), true));
-        index.set_config(beside.clone(), None);
+        index.set_config(beside.clone(), None, None);
         let pod = |finished| Pod { finished, ..Pod::default() };
         index.set_pod(beside.clone(), "gw", Some(pod(false)));
         assert_eq!(at(&index), ("default".into(), true), "the pod answers still");
@@ -342,7 +358,7 @@ mod tests {
         let content = content.to_string();
         let (uid, owner_uid) = ("cm".to_owned(), Some(id.uid.clone()));
         let config = OwnedObject { uid, resource_version: "1".into(), deleting: false, owner_uid, content };
-        index.set_config(index.location(&gateway, &[]), Some(config));
+        index.set_config(index.location(&gateway, &[]), Some(config), None);
         index.set_address_pending(&name, true);
         let given_away = |index: &Index| index.observe(&gateway, Instant::now()).addresses.is_given_away;
         assert!(!given_away(&index));
@@ -472,6 +488,28 @@ mod tests {
     }
 
     #[test]
+    fn r10_seal_is_valid_for_the_gateways_own_service_and_content() {
+        let keys = SigningKeys::of(&Seed::random().unwrap());
+        let mut index = Index::default();
+        index.trust(&keys.trusted());
+        index.set_service(gateway(0).service().clone(), Some(lb_svc_core::testing::service()));
+        let mut generation = |seal: Option<&str>, content: &str| {
+            let (uid, owner_uid) = ("cm".to_owned(), Some("u".to_owned()));
+            let (resource_version, content) = ("1".to_owned(), content.to_owned());
+            let config = OwnedObject { uid, resource_version, deleting: false, owner_uid, content };
+            index.set_config(location(0), Some(config), seal);
+            index.observe(&gateway(0), Instant::now()).gateway.seal.unwrap().generation
+        };
+        let seal = keys.seal("u", 7, b"{}");
+        assert_eq!(generation(Some(&seal), "{}"), Some(7));
+        assert_eq!(generation(None, "{}"), None);
+        assert_eq!(generation(Some(&seal), "{ }"), None);
+        assert_eq!(generation(Some(&keys.seal("v", 7, b"{}")), "{}"), None, "another gateway's");
+        let others = SigningKeys::of(&Seed::random().unwrap());
+        assert_eq!(generation(Some(&others.seal("u", 7, b"{}")), "{}"), None);
+    }
+
+    #[test]
     fn r3_content_is_kept_only_of_objects_of_a_gateway_that_there_is() {
         let mut index = Index::default();
         let config = || {
@@ -487,12 +525,12 @@ mod tests {
         };
         let kept =
             |index: &Index| index.observe(&gateway(0), Instant::now()).gateway.config.unwrap().content.len();
-        index.set_config(location(0), config());
+        index.set_config(location(0), config(), None);
         show_rolling_without_service(&mut index);
         assert_eq!(kept(&index), 0);
         assert!(is_free(&index, 9), "a Deployment that is nobody's takes no turn of a roll-out");
         index.set_service(gateway(0).service().clone(), Some(lb_svc_core::testing::service()));
-        index.set_config(location(0), config());
+        index.set_config(location(0), config(), None);
         assert_eq!(kept(&index), 1 << 20);
     }
 

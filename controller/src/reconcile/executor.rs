@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use lb_svc_core::action::Action;
-use lb_svc_core::gateway::assignment::service_of;
+use lb_svc_core::gateway::assignment::{self, service_of};
 use lb_svc_core::ipam::AllocationError;
 use lb_svc_core::model::{GatewayRef, ObjectKind, Service, ServiceRef};
 use lb_svc_core::observed::Observed;
@@ -86,12 +86,15 @@ impl Reconciler {
             }
 
             Action::WriteConfig(content) => {
-                let written =
-                    api_server.write_config(owner()?, location, content, objects.config.as_ref()).await?;
+                let (owner, known) = (owner()?, objects.config.as_ref());
+                let id = assignment::id_of(owner).to_string();
+                let seal = self.keys.signing.seal(&id, objects.next_generation(), content.as_bytes());
+                let written = api_server.write_config(owner, location, content, Some(&seal), known).await?;
                 self.learn_written(ObjectKind::Config, gateway, written)?;
             }
             Action::WriteKey(config) => {
-                let master = self.master.get_or_try_init(|| api_server.master(&self.namespace)).await?;
+                let master =
+                    self.keys.master.get_or_try_init(|| api_server.master(&self.keys.namespace)).await?;
                 api_server.write_key(owner()?, location, config, master).await?;
                 self.remember(key, |memory| memory.key_written = Some(Instant::now()));
             }

@@ -12,6 +12,7 @@ use crate::election_key::Master;
 use crate::gateway_client::GatewayClient;
 use crate::index::{Index, Key};
 use crate::panics::contain_future;
+use crate::signing::SigningKeys;
 use crate::telemetry::metrics::Metrics;
 use backoff::{FAILED, pause};
 use memory::Memory;
@@ -35,10 +36,24 @@ pub struct Reconciler {
     metrics: Arc<Metrics>,
     queue: Queue,
     memory: Mutex<HashMap<Key, Memory>>,
+    keys: Keys,
+}
+
+/// The controller's keys.
+pub struct Keys {
     /// The controller's own namespace.
     namespace: String,
-    /// What gateways' keys are derived from, once one is needed.
+    /// What keys of elections are derived from, once one is needed.
     master: OnceCell<Master>,
+    /// What configurations are signed with.
+    signing: SigningKeys,
+}
+
+impl Keys {
+    /// The keys in `namespace`, the controller's own.
+    pub fn new(namespace: String, signing: SigningKeys) -> Self {
+        Self { namespace, master: OnceCell::new(), signing }
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -46,8 +61,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Reconciler {
-    /// A reconciler over `index`, which lets others have their turn by `queue`;
-    /// `namespace` is the controller's own.
+    /// A reconciler over `index`, which lets others have their turn by `queue`.
     pub fn new(
         index: Arc<Mutex<Index>>,
         configuration: Configuration,
@@ -55,11 +69,10 @@ impl Reconciler {
         gateway_client: GatewayClient,
         metrics: Arc<Metrics>,
         queue: Queue,
-        namespace: String,
+        keys: Keys,
     ) -> Self {
-        let (memory, master) = (Mutex::default(), OnceCell::new());
-        let configuration = Arc::new(configuration);
-        Self { index, configuration, api_server, gateway_client, metrics, queue, memory, namespace, master }
+        let (memory, configuration) = (Mutex::default(), Arc::new(configuration));
+        Self { index, configuration, api_server, gateway_client, metrics, queue, memory, keys }
     }
 
     /// Brings `key` nearer to what is wanted; returns after which time to look
@@ -165,7 +178,7 @@ mod tests {
                 GatewayClient::default(),
                 Arc::default(),
                 queue::queue().0,
-                "lb-svc-system".into(),
+                Keys::new("lb-svc-system".into(), SigningKeys::of(&crate::signing::Seed::random().unwrap())),
             );
             Self { reconciler, handle, service, key: Key::Backend(pod) }
         }

@@ -51,7 +51,7 @@ use tracing::{debug, info};
 use self::backoff::{Backoff, RETRY_MAX};
 use self::converge::{Changes, converge};
 use self::desired::Desired;
-use self::inputs::{Configured, Inputs};
+use self::inputs::{Authority, Configured, Inputs};
 use self::network::{Kernel, Network};
 use self::observe::Observation;
 use self::report::{Conditions, Links, Reporter};
@@ -90,7 +90,7 @@ pub async fn run(cli: Cli) {
     let has_net_raw = !missing.contains(&Fault::CapabilityMissing(NET_RAW));
     let agent = Agent {
         wake: WakeSources::open(&[&cli.config_dir, &cli.pod_info_dir]),
-        inputs: Inputs::default(),
+        inputs: Inputs::new(Authority { gateway: cli.gateway_id.clone(), trusted: cli.trusted_keys.clone() }),
         kernel: Kernel::default(),
         datapath: Datapath::default(),
         announcer: Layer2::new(cli.key_dir.clone(), has_net_raw, metrics.clone()),
@@ -271,7 +271,7 @@ impl Agent {
     async fn program(
         &mut self,
         started: Instant,
-        Pod { configured: Configured { config, digest }, state, lan, primary }: Pod,
+        Pod { configured: Configured { config, digest, .. }, state, lan, primary }: Pod,
         Assignment { absent, tentative, mut faults }: Assignment,
     ) -> Result<Vec<Fault>, Fault> {
         let forwards = self.health.set(started, &config.forwards);
@@ -353,6 +353,7 @@ impl Agent {
             build: env!("CARGO_PKG_VERSION").to_owned(),
             digest: self.verified.as_ref().and_then(|verified| verified.digest.clone()),
             seen: self.inputs.seen.clone(),
+            generation: self.inputs.configured.as_ref().and_then(|configured| configured.generation),
             addresses: self.links.addresses.iter().copied().map(IpAddr::V4).collect(),
             conflicts: conflicts.map(|(a, mac)| (IpAddr::V4(a), format_mac(mac))).collect(),
             unhealthy: self.health.unhealthy(),

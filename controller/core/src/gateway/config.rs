@@ -16,7 +16,7 @@ use crate::backend::convergence::EndpointTargets;
 use crate::backend::endpoints;
 use crate::ipam::{Claim, Network};
 use crate::model::{OwnedObject, Pod, Problem, Service, ServicePort};
-use crate::observed::ObservedEndpoints;
+use crate::observed::{ObservedEndpoints, ObservedGateway};
 use crate::service::spec::{ServiceSpec, transport};
 
 /// The most bytes that a ConfigMap holds (Kubernetes API: 1 MiB of data).
@@ -33,7 +33,7 @@ pub struct Inputs<'a> {
     pub networks: &'a BTreeMap<String, Network>,
     /// The Service's endpoints.
     pub endpoints: &'a ObservedEndpoints,
-    /// The ConfigMap as it is.
+    /// The ConfigMap as it is, if its content is to be relied upon.
     pub known: Option<&'a OwnedObject<String>>,
     /// The gateway's living pods.
     pub pods: &'a [&'a Pod],
@@ -57,7 +57,7 @@ pub fn desired(spec: &ServiceSpec, inputs: &Inputs<'_>) -> Result<Option<Rendere
         let listed = known
             .as_ref()
             .and_then(|known| known.addresses.iter().find(|address| address.address == claim.address));
-        let probe = claim.is_unproven(service) || !is_proven_here(listed, pods);
+        let probe = claim.is_unproven(service) || !is_proven_here(claim.address, listed, pods);
         let network = networks.get(&claim.subnet).filter(|network| network.holds(claim.address));
         let network = network.map(|network| Address {
             address: claim.address,
@@ -112,16 +112,12 @@ pub fn desired(spec: &ServiceSpec, inputs: &Inputs<'_>) -> Result<Option<Rendere
 }
 
 /// Whether an address that the ConfigMap has as `listed` is known to be free
-/// for this gateway. One that it does not list is not, whatever served it
-/// before: the claim was retained while no gateway held it, or what is seen of
-/// the claim is out of date.
-fn is_proven_here(listed: Option<&Address>, pods: &[&Pod]) -> bool {
-    let has = |listed: &Address| {
-        let serves =
-            |pod: &&Pod| pod.reported().is_some_and(|status| status.addresses.contains(&listed.address));
-        pods.iter().any(serves)
-    };
-    listed.is_some_and(|listed| !listed.probe || has(listed))
+/// for this gateway: the ConfigMap says so, or a pod has it. Another is not,
+/// whatever served it before: the claim was retained while no gateway held it, or
+/// what is seen of the claim is out of date.
+fn is_proven_here(address: IpAddr, listed: Option<&Address>, pods: &[&Pod]) -> bool {
+    let has = |pod: &&Pod| pod.reported().is_some_and(|status| status.addresses.contains(&address));
+    listed.is_some_and(|listed| !listed.probe) || pods.iter().any(has)
 }
 
 /// The addresses that a ConfigMap of ours has a gateway serve.
@@ -206,9 +202,10 @@ impl Rendered {
         Ok(Self { text, unproven, digests, targets })
     }
 
-    /// Writes the ConfigMap, unless it is so.
-    pub fn write(&self, known: Option<&OwnedObject<String>>) -> Option<Action> {
-        let is_so = known.is_some_and(|known| known.content == self.text);
+    /// Writes the ConfigMap, unless it is so, and signed.
+    pub fn write(&self, gateway: &ObservedGateway) -> Option<Action> {
+        let is_so =
+            gateway.is_sealed() && gateway.config.as_ref().is_some_and(|known| known.content == self.text);
         (!is_so).then(|| Action::WriteConfig(self.text.clone()))
     }
 
@@ -255,8 +252,10 @@ impl Digests {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gateway::manifests;
+    use crate::model::StatusReport;
     use crate::model::{DeploymentState, Endpoint, EndpointSlice};
-    use crate::observed::Observed;
+    use crate::observed::{Observed, SealState};
     use crate::service::conditions::{GATEWAY_READY, LIMITED, ips};
     use crate::service::plan::plan;
     use crate::testing::gateway::{
@@ -265,6 +264,7 @@ mod tests {
     };
     use crate::testing::port;
     use lb_svc_crds::Requested;
+    use lb_svc_crds::seal::PrivateKey;
     use std::sync::Arc;
 
     #[test]
@@ -378,6 +378,65 @@ mod tests {
         let planned = plan(&observed);
         assert_eq!(config_of(&planned), None);
         assert_eq!(reason(status(&planned).unwrap().1, GATEWAY_READY), "ConfigTooLarge");
+    }
+
+    /// The gateway as it is once its configuration is signed, with the generation
+    /// that the ConfigMap's content has and the one that its pod has in force.
+    fn signed(mut observed: Observed, written: Option<u64>, in_force: Option<u64>) -> Observed {
+        let trusted = [PrivateKey::from_seed(&[1; 32]).unwrap().public()].into();
+        observed.gateway.seal = Some(SealState { generation: written, trusted });
+        for pod in &mut observed.gateway.pods {
+            let StatusReport::Reported(status) = &mut pod.report else { continue };
+            status.generation = in_force;
+        }
+        observed
+    }
+
+    fn served() -> Observed {
+        carried_out(claimed(&[claim("172.18.0.11", Requested::Dynamic)]), "172.18.0.11")
+    }
+
+    #[test]
+    fn r10_content_without_a_valid_seal_is_written_anew() {
+        let good = served().gateway.config.unwrap().content;
+        let kept = signed(served(), Some(3), Some(3));
+        assert_eq!(config_of(&plan(&kept)), None);
+        assert_eq!(kept.gateway.next_generation(), 4);
+
+        // Whatever the content is, the seal is not on it.
+        let mut edited = signed(settle(kept), None, Some(3));
+        assert_eq!(config_of(&plan(&edited)), Some(&good), "the same, of which the seal was taken");
+        edited.gateway.config.as_mut().unwrap().content = good.replace("172.18.0.11", "172.18.0.99");
+        assert_eq!(config_of(&plan(&edited)), Some(&good));
+        assert_eq!(edited.gateway.next_generation(), 4, "after the one in force");
+        // Nothing that it says is relied upon: that an address needs no probe.
+        edited.gateway.config.as_mut().unwrap().content = good.clone();
+        edited.gateway.pods.clear();
+        assert!(config_of(&plan(&edited)).unwrap().contains("\"probe\": true"));
+        edited.service.as_mut().unwrap().load_balancer_ip = "x".into();
+        edited.gateway.config.as_mut().unwrap().content = good.replace("172.18.0.11", "172.18.0.99");
+        assert_eq!(config_of(&plan(&edited)), None, "nor is it kept up");
+    }
+
+    #[test]
+    fn r10_older_signed_content_is_written_anew() {
+        let older = signed(served(), Some(3), Some(5));
+        assert!(config_of(&plan(&older)).is_some(), "though it means the same");
+        assert_eq!(older.gateway.next_generation(), 6);
+    }
+
+    #[test]
+    fn r10_gateway_of_an_earlier_release_is_signed_and_replaced() {
+        let mut upgraded = signed(served(), None, None);
+        let good = upgraded.gateway.config.as_ref().unwrap().content.clone();
+        upgraded.gateway.pods.clear();
+        let planned = plan(&upgraded);
+        assert_eq!(config_of(&planned), Some(&good), "what it says is relied upon");
+        assert!(planned.steps().any(|action| match action {
+            Action::WriteDeployment(wanted) => manifests::trusts_keys(wanted),
+            _ => false,
+        }));
+        assert_eq!(upgraded.gateway.next_generation(), 1);
     }
 
     #[test]

@@ -74,7 +74,13 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<Workload, Problem> {
         }
         Err(problem) => return Err(problem),
     };
-    let template = DeploymentTemplate { provider, attachment, all: &configuration.gateway, own: &own };
+    let template = DeploymentTemplate {
+        provider,
+        attachment,
+        all: &configuration.gateway,
+        own: &own,
+        trusted: gateway.trusted_keys(),
+    };
     let location = gateway.location(&service.id.service);
     let mut wanted = manifests::deployment(&service.id, &location, &template);
     let several = own.or(&configuration.gateway).replicas() > 1;

@@ -159,7 +159,7 @@ fn keep_serving(service: &Service, problem: &Problem, observed: &Observed) -> Pl
     actions.extend(cleanup::release_orphaned(observed, Some(uid)));
     let last = last_config(service, &own, observed).filter(|_| !is_given_away);
     let acknowledgement = last.map(|(config, claim)| {
-        actions.extend(config.write(observed.gateway.config.as_ref()));
+        actions.extend(config.write(&observed.gateway));
         if let Some(claim) = claim {
             actions.extend(annotate(&config, &claim.provider, claim, &pods, observed));
         }
@@ -206,7 +206,7 @@ fn last_config<'a>(
     observed: &Observed,
 ) -> Option<(Rendered, Option<&'a Claim>)> {
     placement::writable(&service.id, &observed.gateway, &Placement::STAYS).ok()?;
-    config::with_endpoints(observed.gateway.config.as_ref(), service, own, &observed.endpoints)
+    config::with_endpoints(observed.gateway.own_config(), service, own, &observed.endpoints)
 }
 
 /// Brings the gateway nearer to what the Service asks.
@@ -248,7 +248,7 @@ fn serve(service: &Service, spec: &ServiceSpec, observed: &Observed) -> Plan {
             serving: &allocation.serving,
             networks: &addresses.networks,
             endpoints: &observed.endpoints,
-            known: gateway.config.as_ref(),
+            known: gateway.own_config(),
             pods: &pods,
             nat_backend: observed.configuration.nat_backend,
         };
@@ -274,7 +274,7 @@ fn serve(service: &Service, spec: &ServiceSpec, observed: &Observed) -> Plan {
     let mut acknowledgement = Acknowledgement::default();
     let mut how = String::new();
     if let Ok(Some(config)) = &config {
-        actions.extend(config.write(gateway.config.as_ref()));
+        actions.extend(config.write(gateway));
         if let Ok(workload) = &workload {
             actions.extend(workload.actions.iter().cloned());
             actions.extend(repair::replace(&pods, observed.now));

@@ -34,6 +34,6 @@ pub fn with(
     deployment(
         &owner(name),
         &gateway(name),
-        &DeploymentTemplate { provider: &provider, attachment, all: &all, own: &own },
+        &DeploymentTemplate { provider: &provider, attachment, all: &all, own: &own, trusted: &[] },
     )
 }

@@ -41,6 +41,11 @@ pub fn config(object: &ConfigMap) -> OwnedObject<String> {
     child(object, content.unwrap_or_default())
 }
 
+/// The seal on a gateway's ConfigMap, if there is one.
+pub fn seal(object: &ConfigMap) -> Option<&str> {
+    object.data.as_ref()?.get(names::SEAL_KEY).map(String::as_str)
+}
+
 /// A gateway's Deployment.
 pub fn deployment(object: &Deployment) -> OwnedObject<DeploymentState> {
     let conditions =

@@ -12,6 +12,7 @@ mod master_key;
 mod node;
 mod pod_settings;
 mod service;
+mod signing_keys;
 mod subnet;
 
 pub use attachment::{NetworkAttachmentDefinition, NetworkAttachmentDefinitionSpec, attachment};
@@ -19,7 +20,7 @@ pub use backend::{GatedPod, backend};
 pub use claim::{NoClaim, claim};
 pub use endpoint_slice::{SERVICE_NAME_LABEL, slice};
 pub use events::START_FAILURES;
-pub use gateway_objects::{budget, config, deployment, gateway_of, live};
+pub use gateway_objects::{budget, config, deployment, gateway_of, live, seal};
 pub use gateway_pod::{gateway_of_pod, pod};
 pub use node::node;
 pub use pod_settings::pod_settings;

@@ -47,18 +47,18 @@ fn parts_gone(index: &Index, part: ObjectKind, names: &BTreeSet<ObjectName>) -> 
 impl Watched for ConfigMap {
     fn set(index: &mut Index, object: Self) -> Vec<Key> {
         match read::gateway_of(&object) {
-            Some(gateway) => index.set_config(gateway, Some(read::config(&object))),
+            Some(gateway) => index.set_config(gateway, Some(read::config(&object)), read::seal(&object)),
             None => Vec::new(),
         }
     }
 
     fn gone(index: &mut Index, object: &Self) -> Vec<Key> {
-        read::gateway_of(object).map_or_else(Vec::new, |gateway| index.set_config(gateway, None))
+        read::gateway_of(object).map_or_else(Vec::new, |gateway| index.set_config(gateway, None, None))
     }
 
     fn listed(index: &mut Index, names: &BTreeSet<ObjectName>) -> Vec<Key> {
         let gone = parts_gone(index, ObjectKind::Config, names);
-        gone.into_iter().flat_map(|gateway| index.set_config(gateway, None)).collect()
+        gone.into_iter().flat_map(|gateway| index.set_config(gateway, None, None)).collect()
     }
 }
 

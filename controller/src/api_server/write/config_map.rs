@@ -9,7 +9,8 @@ use super::owned_object::Written;
 use crate::api_server::client::{ApiServer, Error, exactly, timed_opt};
 
 impl ApiServer {
-    /// Writes a gateway's ConfigMap; `known` is the one seen.
+    /// Writes a gateway's ConfigMap, with the seal on its content; `known` is the one
+    /// seen.
     ///
     /// # Errors
     /// It was not written.
@@ -18,9 +19,10 @@ impl ApiServer {
         owner: &ServiceId,
         gateway: &GatewayLocation,
         content: &str,
+        seal: Option<&str>,
         known: Option<&OwnedObject<String>>,
     ) -> Result<Written<ConfigMap>, Error> {
-        self.make_or_apply(gateway, manifests::config(owner, gateway, content), known).await
+        self.make_or_apply(gateway, manifests::config(owner, gateway, content, seal), known).await
     }
 
     /// Deletes a gateway's ConfigMap, exactly the one seen.

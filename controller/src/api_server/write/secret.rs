@@ -11,6 +11,7 @@ use serde_json::json;
 use super::typed;
 use crate::api_server::client::{ApiServer, Error, post, timed};
 use crate::election_key::Master;
+use crate::signing::Seed;
 
 impl ApiServer {
     /// Makes the Secret with a gateway's key, unless it is there; it goes with
@@ -33,6 +34,21 @@ impl ApiServer {
             Err(error) if error.is_conflict() => Ok(()),
             other => other.map(drop),
         }
+    }
+
+    /// Makes the Secret in `namespace` with the seed of the key that signs
+    /// configurations.
+    ///
+    /// # Errors
+    /// There may be none then; a conflict says that there is one already.
+    pub(in crate::api_server) async fn write_signing_key(
+        &self,
+        namespace: &str,
+        seed: &Seed,
+    ) -> Result<(), Error> {
+        let secrets: Api<Secret> = self.namespaced(namespace);
+        let seed = json!(ByteString(seed.bytes().to_vec()));
+        timed(secrets.create(&post(), &typed(manifests::signing(namespace, &seed))?)).await.map(drop)
     }
 
     /// Makes the Secret in `namespace` with the key that all keys are derived

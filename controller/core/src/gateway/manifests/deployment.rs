@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use lb_svc_crds::names::{self, Provider};
+use lb_svc_crds::seal::PublicKey;
 use serde_json::{Value, json};
 
 use super::{TemplateHash, metadata, pod_labels, selector};
+use crate::gateway::assignment::id_of;
 use crate::gateway::pod_settings::Settings;
 use crate::model::{Attachment, GatewayLocation, GatewayRef, ServiceId, ServiceRef, Setting};
 
@@ -36,6 +38,9 @@ pub struct DeploymentTemplate<'a> {
     pub all: &'a Settings,
     /// Those of this gateway's own.
     pub own: &'a Settings,
+    /// The keys of which one has to have signed the gateway's configuration; without
+    /// any, it need not be signed.
+    pub trusted: &'a [PublicKey],
 }
 
 /// A gateway's Deployment.
@@ -52,11 +57,11 @@ pub fn deployment(owner: &ServiceId, gateway: &GatewayLocation, template: &Deplo
     let nowhere = Provider { name: String::new(), namespace: String::new() };
     let short = |text: String| names::digest(text.as_bytes())[..16].to_owned();
     // What is the same for all gateways, and what is only this one's.
-    let all = plain(&nobody, &anywhere, &nowhere, template.attachment, template.all);
+    let all = plain(&nobody, &anywhere, &nowhere, template, template.all);
     let own = json!([template.provider.to_string(), template.own.to_value()]);
     let origin = TemplateHash { all: short(all.to_string()), own: short(own.to_string()) };
     let settings = template.own.or(template.all);
-    let mut object = plain(owner, gateway, template.provider, template.attachment, &settings);
+    let mut object = plain(owner, gateway, template.provider, template, &settings);
     object["metadata"]["annotations"][names::TEMPLATE_ANNOTATION] = json!(origin.to_string());
     object
 }
@@ -95,7 +100,7 @@ fn plain(
     owner: &ServiceId,
     gateway: &GatewayLocation,
     provider: &Provider,
-    attachment: &Attachment,
+    &DeploymentTemplate { attachment, trusted, .. }: &DeploymentTemplate<'_>,
     settings: &Settings,
 ) -> Value {
     let probe = |path: &str, period: u32, failures: u32| {
@@ -178,6 +183,13 @@ fn plain(
             pod[setting.field()] = value.clone();
         }
     }
+    if !trusted.is_empty() {
+        let keys: Vec<String> = trusted.iter().map(ToString::to_string).collect();
+        pod["containers"][0]["env"] = json!([
+            { "name": names::GATEWAY_ID_VARIABLE, "value": id_of(owner).to_string() },
+            { "name": names::TRUSTED_KEYS_VARIABLE, "value": keys.join(",") },
+        ]);
+    }
     // The image is one for Linux, whatever else is selected.
     pod["nodeSelector"]["kubernetes.io/os"] = json!("linux");
     push(
@@ -190,6 +202,14 @@ fn plain(
         make_several(&mut object["spec"], owner, gateway);
     }
     object
+}
+
+/// Whether the pods of a Deployment trust signed configurations only, as every
+/// release does from 0.2 on.
+pub fn trusts_keys(live: &Value) -> bool {
+    let env = &live["spec"]["template"]["spec"]["containers"][0]["env"];
+    let is_set = |variable: &Value| variable["name"] == names::TRUSTED_KEYS_VARIABLE;
+    env.as_array().is_some_and(|variables| variables.iter().any(is_set))
 }
 
 /// Appends to a list that may not be there yet.

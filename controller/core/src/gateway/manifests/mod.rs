@@ -13,7 +13,7 @@ mod diff;
 pub mod quantity;
 mod template_hash;
 
-pub use deployment::{DeploymentTemplate, KEY_VOLUME, PROGRESS_DEADLINE, deployment};
+pub use deployment::{DeploymentTemplate, KEY_VOLUME, PROGRESS_DEADLINE, deployment, trusts_keys};
 pub use diff::{contains, is_as_wanted};
 pub use template_hash::TemplateHash;
 
@@ -75,13 +75,17 @@ fn metadata(owner: &ServiceId, gateway: &GatewayLocation) -> Value {
     metadata
 }
 
-/// A gateway's ConfigMap.
-pub fn config(owner: &ServiceId, gateway: &GatewayLocation, content: &str) -> Value {
+/// A gateway's ConfigMap, with the seal on its content, if that is signed.
+pub fn config(owner: &ServiceId, gateway: &GatewayLocation, content: &str, seal: Option<&str>) -> Value {
+    let mut data = json!({ names::CONFIG_KEY: content });
+    if let Some(seal) = seal {
+        data[names::SEAL_KEY] = seal.into();
+    }
     json!({
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": metadata(owner, gateway),
-        "data": { names::CONFIG_KEY: content },
+        "data": data,
     })
 }
 
@@ -120,16 +124,28 @@ pub fn key(owner: &ServiceId, gateway: &GatewayLocation, config: &str, key: &Val
 
 /// The Secret that all gateways' keys are derived from; `master` is in base64.
 pub fn master(namespace: &str, master: &Value) -> Value {
+    let mut secret = own_secret(namespace, names::MASTER_SECRET, names::MASTER_KEY, master);
+    secret["immutable"] = true.into();
+    secret
+}
+
+/// The Secret with the seed, in base64, of the key that signs configurations. It can
+/// be changed: another key takes its place in steps.
+pub fn signing(namespace: &str, seed: &Value) -> Value {
+    own_secret(namespace, names::SIGNING_SECRET, names::SIGNING_KEY, seed)
+}
+
+/// A Secret of the controller's own.
+fn own_secret(namespace: &str, name: &str, key: &str, value: &Value) -> Value {
     json!({
         "apiVersion": "v1",
         "kind": "Secret",
         "metadata": {
-            "name": names::MASTER_SECRET,
+            "name": name,
             "namespace": namespace,
             "labels": { names::MANAGED_BY_LABEL: names::MANAGED_BY },
         },
         "type": "Opaque",
-        "immutable": true,
-        "data": { names::MASTER_KEY: master },
+        "data": { key: value },
     })
 }
