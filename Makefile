@@ -77,7 +77,7 @@ unit:
 	cargo test $(locked) --workspace --all-features --lib --bins $(TEST)
 	cargo test $(locked) -p lb-svc-crds --all-features --test golden --test wire $(TEST)
 	cargo test $(locked) -p lb-svc-controller --test conversation --test documented \
-	  --test faults --test regressions --test two_controllers $(TEST)
+	  --test faults --test hostile --test regressions --test two_controllers $(TEST)
 	cargo test $(locked) -p lb-svc-election --test sim $(TEST)
 
 # All suites of this ring, and of them those in which the NAT back end matters:
