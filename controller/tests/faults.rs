@@ -21,7 +21,7 @@ use lb_svc_core::model::{
     ServiceRef, StatusReport, Subnet,
 };
 use lb_svc_core::observed::Observed;
-use lb_svc_core::service::conditions::{GATEWAY_READY, LIMITED};
+use lb_svc_core::service::conditions::{FailedWrite, GATEWAY_READY, LIMITED};
 use lb_svc_core::service::plan::plan;
 use lb_svc_core::testing;
 use lb_svc_crds::gateway::{GatewayConfig, GatewayStatus};
@@ -355,8 +355,9 @@ fn fault_27_unsupported_request_is_reported() {
 fn fault_28_refused_write_is_reported() {
     let mut world = World::new();
     world.settle_for(1);
-    let refused = "deployments.apps \"lb-svc-web\" is forbidden: exceeded quota (403)";
-    let report = plan(&world.observe(None)).after_refusal(0, refused);
+    let why = "deployments.apps \"lb-svc-web\" is forbidden: exceeded quota (403)".to_owned();
+    let refused = FailedWrite { what: "the gateway's Deployment", refused: true, why };
+    let report = plan(&world.observe(None)).after_failure(0, &refused);
     let told = report.iter().find_map(|action| match action {
         Action::Event { warning: true, reason, message } => Some((reason.as_str(), message)),
         _ => None,

@@ -99,3 +99,31 @@ pub enum Action {
     /// Remember what is seen of the election: all changes were reported.
     RememberElection(Option<ElectionView>),
 }
+
+impl Action {
+    /// What it writes, for people.
+    pub fn what(&self) -> &'static str {
+        match self {
+            Self::Claim(_)
+            | Self::RecordMac { .. }
+            | Self::MarkConflict(..)
+            | Self::SetRetain(..)
+            | Self::Adopt(_)
+            | Self::SetGatewayNamespace(_)
+            | Self::Release(_) => "the claim on an address (IP)",
+            Self::FillAddress(_) | Self::ClearAddress => "spec.loadBalancerIP",
+            Self::WriteConfig(_) | Self::DeleteConfig(..) => "the gateway's ConfigMap",
+            Self::WriteKey(_) => "the Secret with the gateway's key",
+            Self::WriteDeployment(_) | Self::DeleteDeployment(..) | Self::OrphanDeployment(..) => {
+                "the gateway's Deployment"
+            }
+            Self::DeleteLegacyReplicaSets => "the gateway's earlier ReplicaSets",
+            Self::WriteBudget(_) | Self::DeleteBudget(..) => "the gateway's PodDisruptionBudget",
+            Self::AnnotatePod { .. } => "the annotations of a gateway pod",
+            Self::DeletePod { .. } => "the deletion of a gateway pod",
+            Self::SetStatus { .. } => "the Service's status",
+            Self::Event { .. } => "an Event",
+            Self::RememberElection(_) => "nothing",
+        }
+    }
+}

@@ -20,6 +20,7 @@ use crate::ipam::{AllocationError, Claim, Network};
 use crate::model::{
     Attachment, DeploymentState, EndpointSlice, GatewayLocation, OwnedObject, Pod, PodId, Service, ServiceRef,
 };
+use crate::service::conditions::FailedWrite;
 
 /// Everything seen that concerns one gateway.
 #[derive(Clone, Debug, Default)]
@@ -119,6 +120,10 @@ pub struct Remembered {
     pub filled: Option<Filled>,
     /// How long ago a Warning of this Service was written.
     pub warned: Option<Duration>,
+    /// For how long the Service has waited for what passes by itself.
+    pub passing: Option<Duration>,
+    /// Why the address is not filled into the Service's spec.
+    pub fill_failure: Option<FailedWrite>,
 }
 
 /// The fills of an address into a Service's spec.

@@ -6,8 +6,9 @@ use std::time::Instant;
 use lb_svc_core::action::Action;
 use lb_svc_core::gateway::assignment::{self, service_of};
 use lb_svc_core::ipam::AllocationError;
-use lb_svc_core::model::{GatewayRef, ObjectKind, Service, ServiceRef};
+use lb_svc_core::model::{GatewayRef, ObjectKind, Problem, Service, ServiceRef};
 use lb_svc_core::observed::Observed;
+use lb_svc_core::service::conditions::{FailedWrite, REMIND};
 use lb_svc_core::service::plan::Plan;
 
 use super::memory::Memory;
@@ -35,17 +36,15 @@ pub(super) enum Outcome {
 }
 
 impl Reconciler {
-    /// Carries a plan out. If the API server refuses a write, that is reported
-    /// on the Service.
+    /// Carries a plan out. If the API server refuses a write, or one has failed
+    /// for long, that is reported on the Service.
     pub(super) async fn carry_out(&self, target: &Target<'_>, plan: &Plan) -> Result<Outcome, Error> {
         let mut outcome = Outcome::Done;
         for (place, action) in plan.steps().enumerate() {
             match self.execute(target, action).await {
                 Ok(done) => outcome = done,
                 Err(error) => {
-                    if error.is_refusal() {
-                        self.report(target, &plan.after_refusal(place, &error.to_string())).await;
-                    }
+                    self.report_failure(target, plan, place, action, &error).await;
                     return Err(error);
                 }
             }
@@ -53,10 +52,40 @@ impl Reconciler {
         Ok(outcome)
     }
 
+    async fn report_failure(
+        &self,
+        target: &Target<'_>,
+        plan: &Plan,
+        place: usize,
+        action: &Action,
+        error: &Error,
+    ) {
+        let refused = error.is_refusal();
+        if !self.remember(target.key, |memory| memory.fail(refused, Instant::now())) {
+            return;
+        }
+        let failed = FailedWrite { what: action.what(), refused, why: error.to_string() };
+        match action {
+            // The status was written before: the next one says it.
+            Action::FillAddress(_) => {
+                self.remember(target.key, |memory| memory.fill_failure = Some(failed));
+            }
+            // It cannot say so itself.
+            Action::SetStatus { .. } => {
+                let last = lock(&self.memory).get(target.key).and_then(|memory| memory.warned);
+                if last.is_none_or(|at| at.elapsed() >= REMIND) {
+                    let Problem { reason, message } = failed.problem(&[]);
+                    self.report(target, &[Action::Event { warning: true, reason, message }]).await;
+                }
+            }
+            _ => self.report(target, &plan.after_failure(place, &failed)).await,
+        }
+    }
+
     async fn report(&self, target: &Target<'_>, actions: &[Action]) {
         for action in actions {
             if let Err(error) = self.execute(target, action).await {
-                tracing::warn!(service = %service_of(target.gateway), %error, "refusal not reported");
+                tracing::warn!(service = %service_of(target.gateway), %error, "failure not reported");
             }
         }
     }
@@ -143,9 +172,10 @@ impl Reconciler {
             }
 
             Action::FillAddress(address) => {
-                self.remember(key, |memory| memory.fill(*address, Instant::now()));
                 let seen = self.last_seen(service, seen()?);
-                self.learn(api_server.set_address(&seen, Some(&address.to_string())).await?);
+                let written = api_server.set_address(&seen, Some(&address.to_string())).await?;
+                self.remember(key, |memory| memory.fill(*address, Instant::now()));
+                self.learn(written);
             }
             Action::ClearAddress => {
                 let seen = self.last_seen(service, seen()?);

@@ -50,7 +50,10 @@ impl Reconciler {
         if plan.remember.is_some() {
             self.remember(key, |memory| memory.convergence = plan.remember);
         }
-        Ok(self.remember(key, |memory| memory.next(plan.next)))
+        Ok(self.remember(key, |memory| {
+            memory.passing_since = plan.waits.then(|| memory.passing_since.unwrap_or_else(Instant::now));
+            memory.next(plan.next)
+        }))
     }
 
     /// Queries the status of the gateway's pods, all at once; by uid.

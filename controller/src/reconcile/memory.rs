@@ -8,9 +8,10 @@ use lb_svc_core::backend::convergence::ConvergenceState;
 use lb_svc_core::backend::readiness_gate::Wait;
 use lb_svc_core::gateway::election::ElectionView;
 use lb_svc_core::observed::{Filled, Remembered};
+use lb_svc_core::service::conditions::{FAILS_FOR, FailedWrite};
 use lb_svc_core::service::plan::Requeue;
 
-use super::backoff::{CONVERGED, CONVERGED_POLL, HOLDS_GATES, UNCONVERGED, about, pause};
+use super::backoff::{CONVERGED, CONVERGED_POLL, FAILED, HOLDS_GATES, UNCONVERGED, about, pause};
 
 /// What this process remembers of a key between two runs. All of it may be
 /// lost: it only paces, and keeps from reporting twice.
@@ -20,6 +21,12 @@ pub(super) struct Memory {
     pub unconverged_runs: u32,
     /// Failures in a row.
     pub failures: u32,
+    /// Since when a write of it has failed in each run.
+    pub failing_since: Option<Instant>,
+    /// Since when the Service has waited for what passes by itself.
+    pub passing_since: Option<Instant>,
+    /// Why the address is not filled into the Service's spec.
+    pub fill_failure: Option<FailedWrite>,
     /// When a Warning was last written.
     pub warned: Option<Instant>,
     /// When each pod was last nudged, by uid.
@@ -51,13 +58,38 @@ impl Memory {
             nudges: self.nudges.iter().map(|(uid, at)| (uid.clone(), ago(at))).collect(),
             filled: self.filled.map(|(address, times, at)| Filled { address, times, age: ago(&at) }),
             warned: self.warned.as_ref().map(ago),
+            passing: self.passing_since.as_ref().map(ago),
+            fill_failure: self.fill_failure.clone(),
         }
+    }
+
+    /// A write failed. Returns whether that is to be said: the API server
+    /// refused it, or it has failed for long.
+    pub fn fail(&mut self, refused: bool, now: Instant) -> bool {
+        let since = *self.failing_since.get_or_insert(now);
+        refused || now.duration_since(since) >= FAILS_FOR
+    }
+
+    /// A run failed. Returns the pause until the next one, which is made when
+    /// the failure has lasted for long, at the latest.
+    pub fn pause_after_failure(&mut self, now: Instant) -> Duration {
+        let wait = pause(FAILED, self.failures);
+        self.failures += 1;
+        let lasted = self.failing_since.map(|since| now.duration_since(since));
+        let rest = lasted.and_then(|lasted| FAILS_FOR.checked_sub(lasted)).filter(|rest| !rest.is_zero());
+        rest.map_or(wait, |rest| wait.min(rest))
+    }
+
+    /// A run was carried out.
+    pub fn succeed(&mut self) {
+        (self.failures, self.failing_since) = (0, None);
     }
 
     /// An address was filled into the Service's spec.
     pub fn fill(&mut self, address: IpAddr, now: Instant) {
         let times = self.filled.filter(|(before, ..)| *before == address).map_or(0, |(_, times, _)| times);
         self.filled = Some((address, times.saturating_add(1), now));
+        self.fill_failure = None;
     }
 
     /// After which time a gateway is to be planned for again, if at all.
@@ -79,6 +111,21 @@ impl Memory {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn r22_failure_that_lasts_is_to_be_said_within_half_a_minute() {
+        let (start, mut memory) = (Instant::now(), Memory::default());
+        let mut now = start;
+        assert!(memory.fail(true, now), "what is refused is said at once");
+        while !memory.fail(false, now) {
+            now += memory.pause_after_failure(now);
+            assert!(now - start <= FAILS_FOR, "{:?}", now - start);
+        }
+        assert_eq!(now - start, FAILS_FOR);
+        assert!(memory.pause_after_failure(now) > Duration::from_secs(10));
+        memory.succeed();
+        assert!(!memory.fail(false, now));
+    }
 
     #[test]
     fn gateway_that_others_wait_for_is_planned_more_often() {

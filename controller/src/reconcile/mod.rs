@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lb_svc_core::gateway::pod_settings::Configuration;
 use tokio::sync::OnceCell;
@@ -14,7 +14,6 @@ use crate::index::{Index, Key};
 use crate::panics::contain_future;
 use crate::signing::SigningKeys;
 use crate::telemetry::metrics::Metrics;
-use backoff::{FAILED, pause};
 use memory::Memory;
 use queue::Queue;
 
@@ -94,15 +93,14 @@ impl Reconciler {
                 if again.is_none() {
                     memory.remove(&key);
                 } else if let Some(memory) = memory.get_mut(&key) {
-                    memory.failures = 0;
+                    memory.succeed();
                 }
                 again
             }
             Err(error) => {
                 self.metrics.run(Some(error.category()));
                 let memory = memory.entry(key.clone()).or_default();
-                let wait = pause(FAILED, memory.failures);
-                memory.failures += 1;
+                let wait = memory.pause_after_failure(Instant::now());
                 // A conflict means that the cache is behind; what it lacks is
                 // on its way.
                 if error.is_conflict() {
@@ -134,8 +132,7 @@ mod tests {
     use serde_json::{Value, json};
     use tower_test::mock;
 
-    use std::time::Instant;
-
+    use super::backoff::FAILED;
     use super::*;
     use crate::api_server::read;
     use crate::api_server::write::Written;
@@ -245,31 +242,81 @@ mod tests {
         assert_eq!(scene.write().await.0["status"], "True");
     }
 
+    /// There is all that the Service's gateway needs, and maybe its claim.
+    fn request_address(reconciler: &Reconciler, service: &ServiceRef, claimed: bool) {
+        let mut index = lock(&reconciler.index);
+        let spec = SubnetSpec {
+            provider: "lan.kube-system".into(),
+            cidr_block: "172.18.0.0/16".into(),
+            ..SubnetSpec::default()
+        };
+        index.set_subnet("lan", Some(read::subnet(&lb_svc_crds::Subnet::new("lan", spec))));
+        index.set_attachment(("kube-system".into(), "lan".into()), Some(Attachment::default()));
+        let mut web = index.observe(&gateway_of(service), Instant::now()).service.unwrap();
+        web.load_balancer_ip = "172.18.0.11".into();
+        let claim = json!({
+            "metadata": { "name": "lan.kube-system.172.18.0.11", "uid": "c-1", "resourceVersion": "5" },
+            "spec": {
+                "subnet": "lan", "provider": "lan.kube-system", "ipAddress": "172.18.0.11",
+                "namespace": service.namespace, "serviceName": service.name,
+                "serviceUid": web.id.uid, "requested": "static",
+            },
+        });
+        if claimed {
+            index.set_claim(read::claim(&serde_json::from_value(claim).unwrap()).unwrap());
+        }
+        index.set_service(service.clone(), Some(web));
+    }
+
+    #[tokio::test]
+    async fn r22_write_that_fails_for_long_is_reported_on_the_service() {
+        for (claimed, first, what) in [
+            (true, "POST /api/v1/namespaces/default/configmaps", "the gateway's ConfigMap"),
+            (false, "PATCH /apis/kubeovn.io/v1/subnets/lan", "the claim on an address"),
+        ] {
+            let Scene { reconciler, mut handle, service, .. } = Scene::new();
+            request_address(&reconciler, &service, claimed);
+            let key = Key::gateway_of(&service);
+            let mut asked = Vec::new();
+            let answers = async {
+                while let Some((request, send)) = handle.next_request().await {
+                    let line = format!("{} {}", request.method(), request.uri().path());
+                    let bytes = request.into_body().collect().await.unwrap().to_bytes();
+                    asked.push((line, String::from_utf8(bytes.to_vec()).unwrap()));
+                    let body =
+                        json!({ "status": "Failure", "code": 500, "message": "failed calling webhook" });
+                    let body = Body::from(body.to_string().into_bytes());
+                    send.send_response(Response::builder().status(500).body(body).unwrap());
+                }
+            };
+            let runs = async {
+                reconciler.run(key.clone()).await;
+                let long_ago = Instant::now().checked_sub(Duration::from_secs(30)).unwrap();
+                reconciler.remember(&key, |memory| memory.failing_since = Some(long_ago));
+                reconciler.run(key.clone()).await
+            };
+            let again = tokio::select! {
+                again = runs => again,
+                () = answers => None,
+            };
+            assert!(again.is_some());
+            let lines: Vec<&str> = asked.iter().map(|(line, _)| line.as_str()).collect();
+            let status = "PATCH /api/v1/namespaces/default/services/test-service/status";
+            assert_eq!((&lines[..2], lines.last()), (&[first; 2][..], Some(&status)));
+            let events =
+                asked.iter().filter(|(line, said)| line.ends_with("/events") && said.contains("WriteFailed"));
+            assert_eq!(events.count(), 1);
+            let (_, said) = asked.last().unwrap();
+            for word in ["WriteFailed", what, "failed calling webhook"] {
+                assert!(said.contains(word), "{word}: {said}");
+            }
+        }
+    }
+
     #[tokio::test]
     async fn foreign_config_map_stops_the_deployment() {
         let Scene { reconciler, mut handle, service, .. } = Scene::new();
-        {
-            let mut index = lock(&reconciler.index);
-            let spec = SubnetSpec {
-                provider: "lan.kube-system".into(),
-                cidr_block: "172.18.0.0/16".into(),
-                ..SubnetSpec::default()
-            };
-            index.set_subnet("lan", Some(read::subnet(&lb_svc_crds::Subnet::new("lan", spec))));
-            index.set_attachment(("kube-system".into(), "lan".into()), Some(Attachment::default()));
-            let mut web = index.observe(&gateway_of(&service), Instant::now()).service.unwrap();
-            web.load_balancer_ip = "172.18.0.11".into();
-            let claim = json!({
-                "metadata": { "name": "lan.kube-system.172.18.0.11", "uid": "c-1", "resourceVersion": "5" },
-                "spec": {
-                    "subnet": "lan", "provider": "lan.kube-system", "ipAddress": "172.18.0.11",
-                    "namespace": service.namespace, "serviceName": service.name,
-                    "serviceUid": web.id.uid, "requested": "static",
-                },
-            });
-            index.set_claim(read::claim(&serde_json::from_value(claim).unwrap()).unwrap());
-            index.set_service(service.clone(), Some(web));
-        }
+        request_address(&reconciler, &service, true);
         let mut asked = Vec::new();
         let answers = async {
             while let Some((request, send)) = handle.next_request().await {

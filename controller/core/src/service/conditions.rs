@@ -10,6 +10,7 @@ use lb_svc_crds::gateway::Port;
 use lb_svc_crds::reason::Reason;
 
 use super::allocation::{conflict, is_gateways};
+use super::passing;
 use super::spec::DirectAccessCause;
 use crate::action::Action;
 use crate::backend::convergence::Convergence;
@@ -29,10 +30,10 @@ const LIMITED_MAX: usize = 8 * 1024;
 /// Part of what the Service asks is not served; absent where all is.
 pub const LIMITED: &str = "lb-svc.kubeovn.io/Limited";
 
-/// The reasons that pass by themselves.
-const PASSING: [Reason; 3] = [Reason::GatewayStarting, Reason::Replacing, Reason::AddressBeingFreed];
+/// How long a write fails before that is said on the Service.
+pub const FAILS_FOR: Duration = Duration::from_secs(30);
 /// How often a Warning is repeated while it lasts.
-const REMIND: Duration = Duration::from_secs(25 * 60);
+pub const REMIND: Duration = Duration::from_secs(25 * 60);
 
 /// What a Service's status is made from.
 #[derive(Clone, Debug, PartialEq)]
@@ -60,6 +61,8 @@ pub enum Ready {
     NotYet(Problem),
     /// It is; how it serves.
     Yes(String),
+    /// What was said of it stays: claims have to change first.
+    AsBefore,
 }
 
 /// What a gateway that serves lacks.
@@ -83,6 +86,8 @@ pub struct Known {
     settings: Vec<&'static str>,
     /// Whether a Warning that was written before is to be repeated.
     remind: bool,
+    /// Whether what passes by itself has not.
+    lasts: bool,
 }
 
 /// What is known of `service`.
@@ -93,15 +98,16 @@ pub fn known(service: &Service, observed: &Observed) -> Known {
         conditions: service.conditions.clone(),
         settings: settings.filter(|name| service.annotations.contains_key(*name)).collect(),
         remind: observed.remembered.warned.is_none_or(|age| age >= REMIND),
+        lasts: passing::lasts(observed),
     }
 }
 
 impl Conditions {
     /// Writes the status if it differs, and Events that say what changed.
-    /// `refused`: the API server's words, if it refused a write just now.
-    pub fn report(&self, refused: Option<&str>) -> Vec<Action> {
-        let refusal = refused.map(|refused| self.refusal(refused));
-        let conditions = self.conditions(refusal.as_ref());
+    /// `failed`: the write that failed just now, if one did.
+    pub fn report(&self, failed: Option<&FailedWrite>) -> Vec<Action> {
+        let failure = failed.map(|failed| failed.problem(&self.known.settings));
+        let conditions = self.conditions(failure.as_ref());
         let mut actions = self.events(&conditions);
         let same = |a: &[Condition], b: &[Condition]| a.len() == b.len() && a.iter().all(|c| b.contains(c));
         if self.ingress != self.known.ingress || !same(&conditions, &self.known.conditions) {
@@ -110,7 +116,13 @@ impl Conditions {
         actions
     }
 
-    fn conditions(&self, refusal: Option<&Problem>) -> Vec<Condition> {
+    /// Whether the Service waits for what passes by itself.
+    pub fn is_passing(&self) -> bool {
+        let conditions = self.conditions(None);
+        conditions.iter().any(|condition| !condition.status && passing::passes(&condition.reason))
+    }
+
+    fn conditions(&self, failure: Option<&Problem>) -> Vec<Condition> {
         let condition = |kind: &str, status: bool, reason: &str, message: String| Condition {
             kind: kind.to_owned(),
             status,
@@ -122,21 +134,32 @@ impl Conditions {
                 let message = format!("{address} from Subnet {subnet}");
                 condition(ADDRESS_ALLOCATED, true, Reason::AddressAllocated.as_str(), message)
             }
-            Err(problem) => condition(ADDRESS_ALLOCATED, false, &problem.reason, problem.message.clone()),
+            Err(problem) => {
+                let problem = failure.filter(|_| self.ready == Ready::AsBefore).unwrap_or(problem);
+                condition(ADDRESS_ALLOCATED, false, &problem.reason, problem.message.clone())
+            }
         };
         let not_ready =
             |problem: &Problem| condition(GATEWAY_READY, false, &problem.reason, problem.message.clone());
         let ready = match &self.ready {
             Ready::Impossible(problem) => not_ready(problem),
-            Ready::NotYet(problem) => not_ready(refusal.unwrap_or(problem)),
+            Ready::NotYet(problem) => not_ready(failure.unwrap_or(problem)),
             Ready::Yes(how) => {
                 let message = format!("{} is served{how}", ips(&self.ingress).join(", "));
                 condition(GATEWAY_READY, true, Reason::GatewayReady.as_str(), message)
             }
+            Ready::AsBefore => {
+                let known = self.known.conditions.iter().find(|known| known.kind == GATEWAY_READY);
+                let known = known.filter(|known| known.status).cloned();
+                known.unwrap_or_else(|| Condition { kind: GATEWAY_READY.to_owned(), ..allocated.clone() })
+            }
         };
         let mut warnings: Vec<&Problem> = self.warnings.iter().collect();
+        if matches!(self.ready, Ready::Yes(_) | Ready::Impossible(_)) {
+            warnings.extend(failure);
+        }
         if let Some(Degraded { all_unhealthy, standby_shortage }) = &self.degraded {
-            warnings.extend(refusal.into_iter().chain(standby_shortage));
+            warnings.extend(standby_shortage);
             warnings.splice(..0, all_unhealthy);
         }
         let limited = warnings.first().map(|first| {
@@ -166,7 +189,7 @@ impl Conditions {
             let remind = !condition.status && self.known.remind;
             // What passes by itself is no news; what two conditions say is
             // reported once.
-            let passing = PASSING.iter().any(|passing| condition.reason == *passing);
+            let passing = passing::passes(&condition.reason) && !self.known.lasts;
             if passing || reported.contains(&&condition.reason) || !(is_news || remind) {
                 continue;
             }
@@ -176,12 +199,32 @@ impl Conditions {
         }
         actions
     }
+}
 
-    /// What the API server refuses.
-    fn refusal(&self, refused: &str) -> Problem {
-        let set = self.known.settings.join(", ");
+/// A write that failed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FailedWrite {
+    /// What was written.
+    pub what: &'static str,
+    /// Whether the API server refused it; else it has failed for
+    /// [`FAILS_FOR`].
+    pub refused: bool,
+    /// Why, in the API server's words.
+    pub why: String,
+}
+
+impl FailedWrite {
+    /// What is said of it; `settings`: the annotations that may be what the API
+    /// server refuses.
+    pub fn problem(&self, settings: &[&str]) -> Problem {
+        let Self { what, refused, why } = self;
+        if !refused {
+            let message = format!("writing {what} has failed for {} s: {why}", FAILS_FOR.as_secs());
+            return Problem::new(Reason::WriteFailed, message);
+        }
+        let set = settings.join(", ");
         let hint = if set.is_empty() { String::new() } else { format!("; this Service sets {set}") };
-        Problem::new(Reason::WriteRefused, format!("the API server refuses it: {refused}{hint}"))
+        Problem::new(Reason::WriteRefused, format!("the API server refuses to write {what}: {why}{hint}"))
     }
 }
 

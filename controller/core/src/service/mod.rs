@@ -3,6 +3,7 @@
 pub mod allocation;
 pub mod conditions;
 pub mod health_check;
+pub mod passing;
 pub mod plan;
 pub mod spec;
 pub mod unheeded;

@@ -23,7 +23,8 @@ use lb_svc_crds::names::Provider;
 use lb_svc_crds::reason::Reason;
 
 use super::allocation::{self, Allocation, Claims, Fill};
-use super::conditions::{self, Conditions, Degraded, Ready};
+use super::conditions::{self, Conditions, Degraded, FailedWrite, Ready};
+use super::passing;
 use super::spec::{self, ServiceSpec};
 use crate::action::Action;
 use crate::backend::convergence::ConvergenceState;
@@ -52,6 +53,8 @@ pub struct Plan {
     pub next: Requeue,
     /// What others are to see of it.
     pub index: IndexUpdate,
+    /// Whether the Service waits for what passes by itself.
+    pub waits: bool,
     /// What is to be remembered for the next plan, if that is anything new.
     pub remember: Option<ConvergenceState>,
 }
@@ -62,13 +65,15 @@ impl Plan {
         self.actions.iter().chain(&self.report)
     }
 
-    /// The report if the API server refused one of the writes with these
-    /// words, `failed` being its place among the actions: what is still to be
-    /// said of those after it, and conditions that say why.
-    pub fn after_refusal(&self, failed: usize, refused: &str) -> Vec<Action> {
+    /// The report if one of the writes failed, `place` being its place among
+    /// the actions: what is still to be said of those after it, and conditions
+    /// that say why. Of claims that have to change first nothing else is true
+    /// then.
+    pub fn after_failure(&self, place: usize, failed: &FailedWrite) -> Vec<Action> {
         let says = |action: &&Action| matches!(action, Action::Event { .. } | Action::RememberElection(_));
-        let rest = self.actions.iter().skip(failed + 1).filter(says).cloned();
-        rest.chain(self.conditions.iter().flat_map(|conditions| conditions.report(Some(refused)))).collect()
+        let depends = self.conditions.as_ref().is_some_and(|conditions| conditions.ready == Ready::AsBefore);
+        let rest = self.actions.iter().skip(place + 1).filter(|_| !depends).filter(says).cloned();
+        rest.chain(self.conditions.iter().flat_map(|conditions| conditions.report(Some(failed)))).collect()
     }
 }
 
@@ -192,6 +197,7 @@ fn keep_serving(service: &Service, problem: &Problem, observed: &Observed) -> Pl
             ..IndexUpdate::default()
         },
         remember: acknowledgement.convergence.map(|convergence| convergence.state),
+        waits: false,
         actions,
         report,
         conditions: Some(conditions),
@@ -235,7 +241,8 @@ fn serve(service: &Service, spec: &ServiceSpec, observed: &Observed) -> Plan {
             actions.extend(changes);
             let next = requeue(observed, false, &actions, &Acknowledgement::default());
             let index = IndexUpdate { rollout: placement.rollout, ..IndexUpdate::default() };
-            return Plan { actions, next, index, ..Plan::default() };
+            let conditions = Some(claiming(service, observed));
+            return Plan { actions, next, index, conditions, ..Plan::default() };
         }
     };
     if !gateway.is_misplaced() {
@@ -310,8 +317,10 @@ fn serve(service: &Service, spec: &ServiceSpec, observed: &Observed) -> Plan {
     let is_shown = carried_out && (nothing.is_none() || !service.ingress.is_empty());
     let fill = allocation.fill(service, remembered.filled);
     let fill = if spec.fill.unwrap_or(observed.configuration.fill_address) { fill } else { Fill::Not };
-    if let Fill::TakenBack(warning) = &fill {
-        warnings.push(warning.clone());
+    match &fill {
+        Fill::TakenBack(warning) => warnings.push(warning.clone()),
+        Fill::Write(_) => warnings.extend(remembered.fill_failure.as_ref().map(|failed| failed.problem(&[]))),
+        Fill::Not | Fill::Later => {}
     }
     if let (Ok(Some(config)), true) = (&config, programmed) {
         actions.extend(allocation.release_surplus(&gateway.pods, &config.digests, uid));
@@ -323,11 +332,12 @@ fn serve(service: &Service, spec: &ServiceSpec, observed: &Observed) -> Plan {
             _ => conditions::kept_ingress(service, &allocation.own),
         },
         ready: match workload {
-            Err(problem) => Ready::Impossible(problem),
+            Err(problem) => Ready::Impossible(passing::with_remedy(problem, observed)),
             Ok(_) if let Some(nothing) = nothing => Ready::Impossible(nothing),
             Ok(_) if served => Ready::Yes(how),
             Ok(_) => {
                 let obstacle = conditions::obstacle(observed, &pods, &allocation.serving);
+                let obstacle = passing::with_remedy(obstacle, observed);
                 Ready::NotYet(conditions::halting(obstacle, &observed.rollouts))
             }
         },
@@ -337,7 +347,10 @@ fn serve(service: &Service, spec: &ServiceSpec, observed: &Observed) -> Plan {
         }),
         warnings,
         known: conditions::known(service, observed),
-        allocated: allocation.target.map(|claim| (claim.address, claim.subnet.clone())),
+        allocated: match allocation.target {
+            Ok(claim) => Ok((claim.address, claim.subnet.clone())),
+            Err(problem) => Err(passing::with_remedy(problem, observed)),
+        },
     };
     let mut report = conditions.report(None);
     // Nothing waits for the spec: others may forbid it, or take it back.
@@ -348,14 +361,29 @@ fn serve(service: &Service, spec: &ServiceSpec, observed: &Observed) -> Plan {
     let address_pending = conditions.allocated.is_err();
     let is_quiet = actions.iter().chain(&report).all(|action| matches!(action, Action::WriteDeployment(_)));
     let is_settled = is_quiet && !fill_is_due && !acknowledgement.is_changing();
-    let converged = (programmed || address_pending) && is_settled;
+    let waits = conditions.is_passing();
+    let converged = (programmed || address_pending) && is_settled && (!waits || passing::lasts(observed));
     Plan {
         next: requeue(observed, converged, &actions, &acknowledgement),
         index: IndexUpdate { rollout, address_pending, verdicts: acknowledgement.verdicts() },
         remember: acknowledgement.convergence.map(|convergence| convergence.state),
+        waits,
         actions,
         report,
         conditions: Some(conditions),
+    }
+}
+
+/// What is said while claims have to change first, if that fails.
+fn claiming(service: &Service, observed: &Observed) -> Conditions {
+    let own = allocation::own_claims(service, &observed.addresses);
+    Conditions {
+        ingress: conditions::kept_ingress(service, &own),
+        allocated: Err(Problem::new(Reason::WriteFailed, "an address is being claimed")),
+        ready: Ready::AsBefore,
+        warnings: Vec::new(),
+        degraded: None,
+        known: conditions::known(service, observed),
     }
 }
 
@@ -414,11 +442,11 @@ mod tests {
 
     use super::*;
     use crate::ipam::AllocationError;
-    use crate::service::conditions::{ADDRESS_ALLOCATED, GATEWAY_READY, ips};
+    use crate::service::conditions::{ADDRESS_ALLOCATED, GATEWAY_READY, LIMITED, ips};
     use crate::testing::gateway::{
-        annotate, carried_out, claim, claimed, config_of, config_written, direct_access, is_converged,
-        observed_again, reason, served, settle, status, steps, target_addresses, tcp_slice, two_pods,
-        with_pods,
+        FOREIGN_MAC, annotate, carried_out, claim, claimed, config_of, config_written, direct_access, events,
+        is_converged, observed_again, reason, served, settle, status, steps, target_addresses, tcp_slice,
+        two_pods, with_pods, withholds,
     };
     use crate::testing::port;
     use lb_svc_crds::Requested;
@@ -481,6 +509,60 @@ mod tests {
         assert_eq!(service.ingress, []);
         assert_eq!(reason(&service.conditions, GATEWAY_READY), "UnsupportedProtocol");
         assert!(is_converged(&plan(&observed)), "nothing is waited for");
+    }
+
+    #[test]
+    fn r22_claim_that_cannot_be_written_is_reported() {
+        let failed = |refused| FailedWrite { what: "the claim", refused, why: "webhook down (500)".into() };
+        let after = |observed: &Observed, refused| {
+            let planned = plan(observed);
+            Plan { report: planned.after_failure(0, &failed(refused)), actions: Vec::new(), ..planned }
+        };
+        for (refused, expected) in [(true, "WriteRefused"), (false, "WriteFailed")] {
+            let planned = after(&claimed(&[]), refused);
+            let (_, conditions) = status(&planned).unwrap();
+            assert_eq!(reason(conditions, ADDRESS_ALLOCATED), expected);
+            assert_eq!(reason(conditions, GATEWAY_READY), expected);
+            assert!(conditions[0].message.contains("webhook down (500)"), "{conditions:?}");
+        }
+        // What is served is said to be, and keeps its ingress.
+        let mut moved = served();
+        moved.service.as_mut().unwrap().load_balancer_ip = "172.18.0.99".into();
+        let planned = after(&moved, false);
+        let (ingress, conditions) = status(&planned).unwrap();
+        assert_eq!(ips(ingress), ["172.18.0.11"]);
+        assert_eq!(reason(conditions, ADDRESS_ALLOCATED), "WriteFailed");
+        assert_eq!(reason(conditions, GATEWAY_READY), "GatewayReady");
+    }
+
+    #[test]
+    fn r22_conflict_that_cannot_be_recorded_is_no_event_of_another_address() {
+        let observed =
+            withholds(claimed(&[claim("172.18.0.11", Requested::Dynamic)]), "172.18.0.11", FOREIGN_MAC);
+        let planned = plan(&observed);
+        let place = planned.actions.iter().position(|action| matches!(action, Action::MarkConflict(..)));
+        let failed = FailedWrite { what: "the claim", refused: true, why: "forbidden (403)".into() };
+        let report = planned.after_failure(place.unwrap(), &failed);
+        let planned = Plan { report, actions: Vec::new(), ..planned };
+        assert_eq!(events(&planned).iter().map(|(reason, _)| *reason).collect::<Vec<_>>(), ["WriteRefused"]);
+    }
+
+    #[test]
+    fn r22_fill_that_fails_is_reported_while_it_is_due() {
+        let mut observed = carried_out(claimed(&[claim("172.18.0.11", Requested::Dynamic)]), "172.18.0.11");
+        observed.service.as_mut().unwrap().load_balancer_ip.clear();
+        let why = "failed calling webhook (500)".to_owned();
+        observed.remembered.fill_failure =
+            Some(FailedWrite { what: "spec.loadBalancerIP", refused: false, why });
+        let limited = |observed: &Observed| {
+            let planned = plan(observed);
+            let conditions = status(&planned).map(|(_, conditions)| conditions.clone());
+            conditions
+                .and_then(|all| all.iter().find(|one| one.kind == LIMITED).map(|one| one.reason.clone()))
+        };
+        assert_eq!(limited(&observed).as_deref(), Some("WriteFailed"));
+        observed.service.as_mut().unwrap().load_balancer_ip = "172.18.0.11".into();
+        assert_eq!(limited(&observed), None);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use crate::model::{
     StatusReport,
 };
 use crate::observed::{Observed, ObservedAddresses, ObservedGateway};
+use crate::service::conditions::FailedWrite;
 use crate::service::plan::{Plan, Requeue};
 use lb_svc_crds::gateway::{GatewayConfig, GatewayStatus, Role, Target, Transport};
 use lb_svc_crds::names::Provider;
@@ -376,7 +377,8 @@ pub fn is_converged(plan: &Plan) -> bool {
 /// What becomes of a plan if the API server refuses its last action with these
 /// words.
 pub fn refused(plan: Plan, words: &str) -> Plan {
-    Plan { report: plan.after_refusal(plan.actions.len(), words), ..plan }
+    let failed = FailedWrite { what: "the gateway's Deployment", refused: true, why: words.to_owned() };
+    Plan { report: plan.after_failure(plan.actions.len(), &failed), ..plan }
 }
 
 /// The gateway has these pods.
