@@ -170,17 +170,11 @@ fn keep_serving(service: &Service, problem: &Problem, observed: &Observed) -> Pl
         }
         acknowledge(&config, &pods, observed)
     });
-    // Claims that vanish with the CRDs take nothing out of service.
-    let serves_without = own.is_empty() && !is_given_away && is_configured(&observed.gateway, uid);
-    let ingress = match serves_without {
-        true => service.ingress.clone(),
-        false => conditions::kept_ingress(service, &own),
-    };
     // Without a configuration to follow there is nothing to wait for.
     let acknowledged = acknowledgement.as_ref().is_none_or(|acknowledgement| acknowledgement.whole);
     let acknowledgement = acknowledgement.unwrap_or_default();
     let conditions = Conditions {
-        ingress,
+        ingress: ingress_as_before(service, &own, observed),
         allocated: Err(problem.clone()),
         ready: Ready::Impossible(problem.clone()),
         warnings: Vec::new(),
@@ -193,7 +187,7 @@ fn keep_serving(service: &Service, problem: &Problem, observed: &Observed) -> Pl
         next: requeue(observed, converged, &actions, &acknowledgement),
         index: IndexUpdate {
             verdicts: acknowledgement.verdicts(),
-            address_pending: serves_without,
+            address_pending: serves_without_claim(service, &own, observed),
             ..IndexUpdate::default()
         },
         remember: acknowledgement.convergence.map(|convergence| convergence.state),
@@ -378,13 +372,29 @@ fn serve(service: &Service, spec: &ServiceSpec, observed: &Observed) -> Plan {
 fn claiming(service: &Service, observed: &Observed) -> Conditions {
     let own = allocation::own_claims(service, &observed.addresses);
     Conditions {
-        ingress: conditions::kept_ingress(service, &own),
+        ingress: ingress_as_before(service, &own, observed),
         allocated: Err(Problem::new(Reason::WriteFailed, "an address is being claimed")),
         ready: Ready::AsBefore,
         warnings: Vec::new(),
         degraded: None,
         known: conditions::known(service, observed),
     }
+}
+
+/// The ingress of a Service whose gateway serves on as it does.
+fn ingress_as_before(service: &Service, own: &[&Claim], observed: &Observed) -> Vec<Ingress> {
+    match serves_without_claim(service, own, observed) {
+        true => service.ingress.clone(),
+        false => conditions::kept_ingress(service, own),
+    }
+}
+
+/// Whether the gateway serves though the Service has no claim: claims that
+/// vanish with the CRDs or the Subnet take nothing out of service.
+fn serves_without_claim(service: &Service, own: &[&Claim], observed: &Observed) -> bool {
+    own.is_empty()
+        && !observed.addresses.is_given_away
+        && is_configured(&observed.gateway, service.id.uid.as_str())
 }
 
 /// Whether the gateway has a configuration for the Service with this uid.
@@ -533,6 +543,25 @@ mod tests {
         assert_eq!(ips(ingress), ["172.18.0.11"]);
         assert_eq!(reason(conditions, ADDRESS_ALLOCATED), "WriteFailed");
         assert_eq!(reason(conditions, GATEWAY_READY), "GatewayReady");
+    }
+
+    #[test]
+    fn r32_claim_that_cannot_be_made_again_leaves_the_status() {
+        let failed = FailedWrite { what: "the claim", refused: true, why: "not found (404)".into() };
+        let mut observed = served();
+        observed.addresses.claims.clear();
+        let planned = plan(&observed);
+        let report = planned.after_failure(0, &failed);
+        let planned = Plan { report, actions: Vec::new(), ..planned };
+        let (ingress, conditions) = status(&planned).unwrap();
+        assert_eq!(ips(ingress), ["172.18.0.11"]);
+        assert_eq!(reason(conditions, ADDRESS_ALLOCATED), "WriteRefused");
+
+        observed.addresses.is_given_away = true;
+        let planned = plan(&observed);
+        let report = planned.after_failure(0, &failed);
+        let planned = Plan { report, actions: Vec::new(), ..planned };
+        assert_eq!(status(&planned).map(|(ingress, _)| ips(ingress)), Some(Vec::new()));
     }
 
     #[test]
