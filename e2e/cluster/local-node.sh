@@ -140,6 +140,8 @@ version = 2
 END
 }
 
+# No eviction: what fills the disk and the page cache is the rest of the machine, builds above all. It would taint every
+# node for five minutes and end what is tested; `up` looks at the space that is left.
 write_kubelet_config() { # NODE
   cat >"$STATE/n$1/kubelet.yaml" <<END
 apiVersion: kubelet.config.k8s.io/v1beta1
@@ -158,7 +160,7 @@ failSwapOn: false
 resolvConf: ""
 nodeStatusUpdateFrequency: 5s
 imageGCHighThresholdPercent: 100
-evictionHard: {memory.available: 100Mi, nodefs.available: 1%, imagefs.available: 1%}
+evictionHard: {memory.available: 0%, nodefs.available: 0%, nodefs.inodesFree: 0%, imagefs.available: 0%, imagefs.inodesFree: 0%}
 volumePluginDir: /var/lib/kubelet/volume-plugins
 END
 }

@@ -39,6 +39,7 @@ bring_up() { # NODES
   local nodes i containerds kubelets
   nodes=$(seq "$1")
   mkdir -p "$STATE"/{log,pki}
+  need_space
   echo "$1" >"$STATE/nodes"
   make_network
   for i in $nodes; do join_pod_networks "$i"; done
@@ -133,6 +134,9 @@ verb_dump() {
   [ -d "$STATE" ] || die "there is no cluster"
   local log
   dump_section nodes 20 kubectl_admin get nodes -o wide
+  dump_section "taints of nodes" 20 kubectl_admin get nodes \
+    -o 'jsonpath={range .items[*]}{.metadata.name} {.spec.taints}{"\n"}{end}'
+  dump_section "memory and disk of this machine" 20 eval 'free -m; df -m "$STATE"'
   dump_section pods 60 kubectl_admin get pods -A -o wide
   dump_section "services and what this product makes of them" 60 \
     kubectl_admin get services,deployments,network-attachment-definitions -A -o wide
@@ -152,6 +156,12 @@ dump_section() { # TITLE LINES CMD...: the end of what CMD prints
 
 need_root() { [ "$(id -u)" = 0 ] || die "the local cluster takes root"; }
 need_cluster() { need_root; [ -f "$STATE/kubeconfig" ] || die "there is no cluster: run '$0 up' first"; }
+# The images of the nodes, etcd and the logs of all suites take about 2 GiB.
+need_space() {
+  local free
+  free=$(df --output=avail --block-size=1M "$STATE" | tail -n 1)
+  ((free >= 3072)) || die "$STATE has $((free)) MiB left, a cluster takes 3072: free some space, or set LB_SVC_STATE"
+}
 need_node() { # N
   need_cluster
   [[ ${1:-} =~ ^[1-4]$ && ${1:-} -le $(node_count) ]] || die "name a node by its number, 1 to $(node_count)"
