@@ -81,9 +81,10 @@ async fn lead(
     ready: &health::Ready,
     stopped: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
+    let apart = args.gateway_namespace.is_some();
     let configuration = match &args.config {
-        Some(file) => config_file::load(file, &args.gateway_image)?,
-        None => Configuration::new(&args.gateway_image),
+        Some(file) => config_file::load(file, &args.gateway_image, apart)?,
+        None => Configuration::new(&args.gateway_image, apart),
     };
     let configuration = Configuration { nat_backend: args.nat_backend, ..configuration };
     let mut config = Config::infer().await.context("no way to reach an API server")?;

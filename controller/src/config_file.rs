@@ -5,7 +5,8 @@ use std::path::Path;
 
 use anyhow::Context;
 use k8s_openapi::api::core::v1::{Affinity, LocalObjectReference, ResourceRequirements, Toleration};
-use lb_svc_core::gateway::pod_settings::Configuration;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use lb_svc_core::gateway::pod_settings::{Configuration, check_quantity};
 use lb_svc_core::model::Setting;
 use serde::{Deserialize, Serialize};
 
@@ -17,7 +18,17 @@ use crate::strict_yaml;
 struct File {
     gateway: Fields,
     service_may_set: Option<BTreeSet<Setting>>,
+    service_limits: Limits,
     fill_address: Option<bool>,
+}
+
+/// The most that a Service may set for its own gateway.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct Limits {
+    replicas: Option<u64>,
+    cpu: Option<Quantity>,
+    memory: Option<Quantity>,
 }
 
 /// One field for each [`Setting`].
@@ -34,21 +45,22 @@ struct Fields {
     replicas: Option<u64>,
 }
 
-/// Reads the file; where it names no image, gateways run `image`.
+/// Reads the file, for gateways `apart` from their Services or beside them;
+/// where it names no image, they run `image`.
 ///
 /// # Errors
 /// What is wrong with it, and where.
-pub fn load(file: &Path, image: &str) -> anyhow::Result<Configuration> {
+pub fn load(file: &Path, image: &str, apart: bool) -> anyhow::Result<Configuration> {
     let of_file = || format!("the configuration {}", file.display());
     let text = std::fs::read_to_string(file).with_context(of_file)?;
-    parse(&text, image).map_err(anyhow::Error::msg).with_context(of_file)
+    parse(&text, image, apart).map_err(anyhow::Error::msg).with_context(of_file)
 }
 
-fn parse(text: &str, image: &str) -> Result<Configuration, String> {
+fn parse(text: &str, image: &str, apart: bool) -> Result<Configuration, String> {
     let read: Option<File> = strict_yaml::read(text)?;
-    let File { gateway, service_may_set, fill_address } = read.unwrap_or_default();
+    let File { gateway, service_may_set, service_limits, fill_address } = read.unwrap_or_default();
     let fields = serde_json::to_value(gateway).map_err(|error| error.to_string())?;
-    let mut configuration = Configuration::new(image);
+    let mut configuration = Configuration::new(image, apart);
     for setting in Setting::ALL {
         let value = &fields[setting.field()];
         if !value.is_null() {
@@ -56,7 +68,24 @@ fn parse(text: &str, image: &str) -> Result<Configuration, String> {
             configuration.gateway.set(setting, value.clone());
         }
     }
-    configuration.service_may_set = service_may_set.unwrap_or(configuration.service_may_set);
+    let services = &mut configuration.services;
+    if let Some(settings) = service_may_set {
+        services.settings = settings;
+    }
+    if let Some(replicas) = service_limits.replicas {
+        let fault = |fault| format!("serviceLimits.replicas: {fault}");
+        Setting::Replicas.check(&replicas.into()).map_err(fault)?;
+        services.replicas = replicas;
+    }
+    for (resource, most, amount) in [
+        ("cpu", &mut services.cpu, service_limits.cpu),
+        ("memory", &mut services.memory, service_limits.memory),
+    ] {
+        if let Some(Quantity(amount)) = amount {
+            check_quantity(&amount).map_err(|fault| format!("serviceLimits.{resource}: {fault}"))?;
+            *most = amount;
+        }
+    }
     configuration.fill_address = fill_address.unwrap_or(configuration.fill_address);
     Ok(configuration)
 }
@@ -73,24 +102,25 @@ mod tests {
     #[test]
     fn image_needs_permission_of_the_configuration() {
         let annotations = [(names::IMAGE_ANNOTATION.to_owned(), "mine:1".to_owned())].into();
-        let problem =
-            Settings::of_service(&pod_settings(&annotations), &Configuration::default().service_may_set)
-                .unwrap_err();
+        let problem = Settings::of_service(&pod_settings(&annotations), &Configuration::default().services)
+            .unwrap_err();
         assert_eq!(problem.reason, "SettingNotAllowed");
         assert!(problem.message.contains(names::IMAGE_ANNOTATION), "{}", problem.message);
-        let open = parse("serviceMaySet: [image]", "gateway:1").unwrap().service_may_set;
+        let open = parse("serviceMaySet: [image]", "gateway:1", false).unwrap().services;
         assert!(Settings::of_service(&pod_settings(&annotations), &open).is_ok());
     }
 
     #[test]
     fn configuration_with_unknown_field_is_refused() {
-        let parse = |text: &str| super::parse(text, "gateway:1");
-        for empty in ["", "# nothing yet\n", "gateway: {}"] {
-            assert_eq!(parse(empty).unwrap(), Configuration::new("gateway:1"), "{empty}");
+        let parse = |text: &str| super::parse(text, "gateway:1", false);
+        for empty in ["", "# nothing yet\n", "gateway: {}", "serviceLimits: {}"] {
+            assert_eq!(parse(empty).unwrap(), Configuration::new("gateway:1", false), "{empty}");
         }
         let some = parse("gateway: {image: other:2, nodeSelector: {a: b}}\nserviceMaySet: []").unwrap();
         assert_eq!(some.gateway.to_value(), json!({ "image": "other:2", "nodeSelector": { "a": "b" } }));
-        assert!(some.service_may_set.is_empty());
+        assert!(some.services.settings.is_empty());
+        let limits = parse("serviceLimits: {replicas: 2, cpu: 0.5, memory: 64Mi}").unwrap().services;
+        assert_eq!((limits.replicas, &*limits.cpu, &*limits.memory), (2, "0.5", "64Mi"));
         assert_eq!(
             (some.gateway.replicas(), parse("gateway: {replicas: 3}").unwrap().gateway.replicas()),
             (1, 3)
@@ -103,6 +133,9 @@ mod tests {
             ("gateway: {image: ''}", "gateway.image"),
             ("gateway: {replicas: 9}", "gateway.replicas"),
             ("serviceMaySet: [everything]", "everything"),
+            ("serviceLimits: {replicas: 0}", "serviceLimits.replicas"),
+            ("serviceLimits: {cpu: much}", "serviceLimits.cpu"),
+            ("serviceLimits: {disk: 1Gi}", "disk"),
             ("gateway:\n  nodeSelector: [a]", "line 2"),
         ] {
             let error = parse(text).unwrap_err();
@@ -112,7 +145,7 @@ mod tests {
 
     #[test]
     fn setting_of_service_replaces_that_for_all() {
-        let all = parse("gateway: {nodeSelector: {a: b}}", "gateway:1").unwrap().gateway;
+        let all = parse("gateway: {nodeSelector: {a: b}}", "gateway:1", false).unwrap().gateway;
         let own = Settings::from_iter([(Setting::NodeSelector, json!({ "c": "d" }))]);
         assert_eq!(own.or(&all).to_value(), json!({ "image": "gateway:1", "nodeSelector": { "c": "d" } }));
     }

@@ -311,7 +311,7 @@ fn child<T>(uid: &str, content: T) -> OwnedObject<T> {
 }
 
 fn deployment(own: &Settings) -> Value {
-    let (attachment, configuration) = (Attachment::default(), Configuration::new("gateway:1"));
+    let (attachment, configuration) = (Attachment::default(), Configuration::new("gateway:1", false));
     let provider = "lan.kube-system".parse().unwrap();
     let all = &configuration.gateway;
     manifests::deployment(

@@ -40,9 +40,8 @@ async fn a_setting_is_on_the_gateways_pod_and_goes_with_its_annotation() {
         let set = annotate(&json!({
             "lb-svc.kubeovn.io/resources": "{requests: {cpu: 0.02, memory: 20480Ki}, limits: {memory: 0.0625Gi}}",
             "lb-svc.kubeovn.io/node-selector": r#"{"kubernetes.io/os": "linux"}"#,
-            "lb-svc.kubeovn.io/tolerations": "[{key: example.com/edge, operator: Exists}]",
             "lb-svc.kubeovn.io/affinity":
-                "podAntiAffinity:\n  preferredDuringSchedulingIgnoredDuringExecution:\n  - weight: 1\n    podAffinityTerm: {topologyKey: kubernetes.io/hostname, labelSelector: {matchLabels: {app: web}}}",
+                "nodeAffinity:\n  requiredDuringSchedulingIgnoredDuringExecution:\n    nodeSelectorTerms:\n    - matchExpressions: [{key: kubernetes.io/arch, operator: Exists}]",
         }));
         scene.patch_service("web", set).await;
         let pod = scene.replaced("web", &plain).await;
@@ -51,9 +50,8 @@ async fn a_setting_is_on_the_gateways_pod_and_goes_with_its_annotation() {
         let resources = &seen["containers"][0]["resources"];
         assert_eq!(resources["requests"], json!({ "cpu": "20m", "memory": "20Mi" }));
         assert_eq!(resources["limits"], json!({ "memory": "64Mi" }));
-        let tolerations = seen["tolerations"].as_array().unwrap();
-        assert!(tolerations.iter().any(|toleration| toleration["key"] == "example.com/edge"));
-        assert!(seen["affinity"]["podAntiAffinity"].is_object());
+        let asked = &seen["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"];
+        assert_eq!(asked["nodeSelectorTerms"][0]["matchExpressions"][0]["key"], "kubernetes.io/arch");
         serves(ip).await;
 
         // Ports do not roll it, nor is anything written again and again.
@@ -66,7 +64,7 @@ async fn a_setting_is_on_the_gateways_pod_and_goes_with_its_annotation() {
 
         let unset = json!({
             "lb-svc.kubeovn.io/resources": null, "lb-svc.kubeovn.io/node-selector": null,
-            "lb-svc.kubeovn.io/tolerations": null, "lb-svc.kubeovn.io/affinity": null,
+            "lb-svc.kubeovn.io/affinity": null,
         });
         scene.patch_service("web", annotate(&unset)).await;
         let seen = spec(&scene.replaced("web", &pod).await);
@@ -86,12 +84,14 @@ async fn a_bad_setting_is_said_and_nothing_is_rolled() {
         let ip = scene.served("web", 1).await;
         let (pod, written) = (scene.gateway("web").await.uid(), generation(&scene, "web").await);
         for (annotation, value, reason, place) in [
-            ("tolerations", "[{key: a}, {operatr: Exists}]", "InvalidSetting", "1.operatr"),
+            ("affinity", "{nodeAffinity: {requird: {}}}", "InvalidSetting", "nodeAffinity.requird"),
             ("resources", "{limits: {memory: 64Miz}}", "InvalidSetting", "limits.memory"),
             ("image", "docker.io/mine:1", "SettingNotAllowed", "serviceMaySet"),
+            ("tolerations", "[{operator: Exists}]", "SettingNotAllowed", "serviceMaySet"),
+            ("affinity", "{podAntiAffinity: {}}", "SettingNotAllowed", "podAntiAffinity"),
+            ("resources", "{requests: {cpu: 60}}", "SettingNotAllowed", "serviceLimits.cpu"),
             // What only the API server knows.
             ("node-selector", "{'no label': x}", "WriteRefused", "spec.template.spec.nodeSelector"),
-            ("tolerations", "[{key: a, operator: Like}]", "WriteRefused", "tolerations[2].operator"),
         ] {
             let annotation = format!("lb-svc.kubeovn.io/{annotation}");
             scene.patch_service("web", annotate(&json!({ &annotation: value }))).await;

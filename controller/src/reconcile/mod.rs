@@ -170,7 +170,7 @@ mod tests {
             index.set_backend(pod.clone(), Some(backend));
             let reconciler = Reconciler::new(
                 Arc::new(Mutex::new(index)),
-                Configuration::new("gateway:1"),
+                Configuration::new("gateway:1", false),
                 api_server,
                 GatewayClient::default(),
                 Arc::default(),

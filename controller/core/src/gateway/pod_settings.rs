@@ -30,12 +30,8 @@ impl Setting {
             Self::Resources => {
                 for kind in ["limits", "requests"] {
                     for (resource, amount) in value[kind].as_object().into_iter().flatten() {
-                        let amount = amount.as_str().unwrap_or_default();
-                        if quantity::nanos(amount).is_none() {
-                            return Err(format!(
-                                "{kind}.{resource}: {amount:?} is no quantity such as 100m or 64Mi"
-                            ));
-                        }
+                        check_quantity(amount.as_str().unwrap_or_default())
+                            .map_err(|fault| format!("{kind}.{resource}: {fault}"))?;
                     }
                 }
             }
@@ -48,6 +44,15 @@ impl Setting {
         }
         Ok(())
     }
+}
+
+/// What is wrong with a quantity of a resource.
+///
+/// # Errors
+/// That it is none.
+pub fn check_quantity(text: &str) -> Result<(), String> {
+    let is_none = || format!("{text:?} is no quantity such as 100m or 64Mi");
+    quantity::nanos(text).map(drop).ok_or_else(is_none)
 }
 
 /// Values of some settings, as the API writes them.
@@ -90,18 +95,18 @@ impl Settings {
     }
 
     /// What a Service sets for its own gateway, of what is read from its
-    /// annotations; `allowed` is what it may.
+    /// annotations.
     ///
     /// # Errors
     /// The first annotation that is wrong, and what is wrong with it.
     pub fn of_service(
         read: &BTreeMap<Setting, Result<Value, String>>,
-        allowed: &BTreeSet<Setting>,
+        permissions: &ServicePermissions,
     ) -> Result<Self, Problem> {
         let mut settings = Self::default();
         for (&setting, value) in read {
             let name = setting.annotation();
-            if !allowed.contains(&setting) {
+            if !permissions.settings.contains(&setting) {
                 let message = format!(
                     "annotation {name}: the controller's configuration does not let Services set it (serviceMaySet): remove it"
                 );
@@ -113,9 +118,91 @@ impl Settings {
                     format!("annotation {name}: {fault}: correct or remove it"),
                 )
             })?;
+            permissions.check(setting, value).map_err(|fault| {
+                Problem::new(Reason::SettingNotAllowed, format!("annotation {name}: {fault}"))
+            })?;
             settings.set(setting, value.clone());
         }
         Ok(settings)
+    }
+}
+
+/// What Services may set for their own gateways, and how much of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ServicePermissions {
+    /// The settings.
+    pub settings: BTreeSet<Setting>,
+    /// How many pods a gateway may have.
+    pub replicas: u64,
+    /// How much CPU each of its pods may request or be limited to, as a
+    /// quantity.
+    pub cpu: String,
+    /// The same of memory.
+    pub memory: String,
+}
+
+impl ServicePermissions {
+    /// What holds where the configuration does not say. Quotas, limits and
+    /// scheduling restrictions of a Service's namespace do not cover a gateway
+    /// `apart` from it: nothing may be set there.
+    pub fn new(apart: bool) -> Self {
+        let settings = if apart { BTreeSet::new() } else { Setting::FOR_SERVICES.into() };
+        Self { settings, replicas: REPLICAS_MAX, cpu: "1".to_owned(), memory: "512Mi".to_owned() }
+    }
+
+    /// Whether a Service may set this value.
+    ///
+    /// # Errors
+    /// What it may not, and what to do.
+    fn check(&self, setting: Setting, value: &Value) -> Result<(), String> {
+        match setting {
+            Setting::Replicas if value.as_u64().is_none_or(|replicas| replicas > self.replicas) => {
+                Err(format!(
+                    "the controller's configuration allows Services {} pods (serviceLimits.replicas): ask for fewer",
+                    self.replicas
+                ))
+            }
+            Setting::Resources => self.check_resources(value),
+            // Pods that are kept from a gateway's nodes may be anybody's: the
+            // scheduler takes anti-affinity both ways.
+            Setting::Affinity => {
+                match value.as_object().into_iter().flatten().find(|(kind, _)| *kind != "nodeAffinity") {
+                    Some((kind, _)) => Err(format!(
+                        "Services may set nodeAffinity only, {kind} concerns the pods of others: remove it"
+                    )),
+                    None => Ok(()),
+                }
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn check_resources(&self, value: &Value) -> Result<(), String> {
+        for (kind, amounts) in value.as_object().into_iter().flatten() {
+            let Some(amounts) =
+                amounts.as_object().filter(|_| ["limits", "requests"].contains(&kind.as_str()))
+            else {
+                return Err(format!("Services may set limits and requests, not {kind}: remove it"));
+            };
+            for (resource, amount) in amounts {
+                let most = match resource.as_str() {
+                    "cpu" => &self.cpu,
+                    "memory" => &self.memory,
+                    _ => {
+                        return Err(format!(
+                            "{kind}.{resource}: Services may set cpu and memory only: remove it"
+                        ));
+                    }
+                };
+                let nanos = |text: &str| quantity::nanos(text).unwrap_or(i128::MAX);
+                if nanos(amount.as_str().unwrap_or_default()) > quantity::nanos(most).unwrap_or_default() {
+                    return Err(format!(
+                        "{kind}.{resource}: the controller's configuration allows Services {most} (serviceLimits.{resource}): ask for less"
+                    ));
+                }
+            }
+        }
+        Ok(())
     }
 }
 
@@ -125,7 +212,7 @@ pub struct Configuration {
     /// For all gateways. The image is always among them.
     pub gateway: Settings,
     /// What a Service may set for its own gateway instead.
-    pub service_may_set: BTreeSet<Setting>,
+    pub services: ServicePermissions,
     /// Whether addresses are filled into `spec.loadBalancerIP` where a Service
     /// does not say.
     pub fill_address: bool,
@@ -134,11 +221,12 @@ pub struct Configuration {
 }
 
 impl Configuration {
-    /// Without a file: gateways run `image`.
-    pub fn new(image: &str) -> Self {
+    /// Without a file: gateways run `image`, `apart` from their Services or
+    /// beside them.
+    pub fn new(image: &str, apart: bool) -> Self {
         Self {
             gateway: Settings::from_iter([(Setting::Image, Value::from(image))]),
-            service_may_set: Setting::FOR_SERVICES.into(),
+            services: ServicePermissions::new(apart),
             fill_address: true,
             nat_backend: NatBackend::default(),
         }
@@ -147,6 +235,65 @@ impl Configuration {
 
 impl Default for Configuration {
     fn default() -> Self {
-        Self::new("localhost/lb-svc-gateway:dev")
+        Self::new("localhost/lb-svc-gateway:dev", false)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// What a Service is answered that sets this, where all may be set.
+    fn set(setting: Setting, value: Value, most: &ServicePermissions) -> Result<Settings, Problem> {
+        Settings::of_service(&[(setting, Ok(value))].into(), most)
+    }
+
+    #[test]
+    fn r4_by_default_a_service_reaches_no_node_and_no_pod_of_others() {
+        let most = ServicePermissions::new(false);
+        let tolerations = set(Setting::Tolerations, json!([{ "operator": "Exists" }]), &most).unwrap_err();
+        assert_eq!(tolerations.reason, "SettingNotAllowed");
+        assert!(set(Setting::NodeSelector, json!({ "a": "b" }), &most).is_ok());
+        assert!(set(Setting::Replicas, json!(8), &most).is_ok());
+        for setting in Setting::ALL {
+            assert!(set(setting, json!("x"), &ServicePermissions::new(true)).is_err(), "{setting:?} apart");
+        }
+    }
+
+    #[test]
+    fn r4_settings_of_a_service_have_a_limit_even_where_all_are_allowed() {
+        let most = ServicePermissions {
+            settings: Setting::ALL.into(),
+            replicas: 2,
+            cpu: "500m".into(),
+            memory: "64Mi".into(),
+        };
+        let anti = json!({ "podAntiAffinity": {
+            "requiredDuringSchedulingIgnoredDuringExecution": [{ "namespaceSelector": {}, "topologyKey": "zone" }],
+        } });
+        for (setting, value, part) in [
+            (Setting::Affinity, anti, "podAntiAffinity"),
+            (Setting::Affinity, json!({ "podAffinity": {} }), "podAffinity"),
+            (Setting::Replicas, json!(3), "serviceLimits.replicas"),
+            (Setting::Resources, json!({ "requests": { "cpu": "60" } }), "requests.cpu"),
+            (Setting::Resources, json!({ "requests": { "cpu": "501m" } }), "serviceLimits.cpu"),
+            (Setting::Resources, json!({ "limits": { "memory": "65Mi" } }), "serviceLimits.memory"),
+            (Setting::Resources, json!({ "requests": { "nvidia.com/gpu": "1" } }), "nvidia.com/gpu"),
+            (Setting::Resources, json!({ "requests": { "ephemeral-storage": "1Gi" } }), "ephemeral-storage"),
+            (Setting::Resources, json!({ "claims": [{ "name": "gpu" }] }), "claims"),
+        ] {
+            let problem = set(setting, value, &most).unwrap_err();
+            assert_eq!(problem.reason, "SettingNotAllowed");
+            assert!(problem.message.contains(part), "{part}: {}", problem.message);
+        }
+        for (setting, value) in [
+            (Setting::Affinity, json!({ "nodeAffinity": {} })),
+            (Setting::Replicas, json!(2)),
+            (Setting::Resources, json!({ "requests": { "cpu": "0.5" }, "limits": { "memory": "65536Ki" } })),
+        ] {
+            assert!(set(setting, value.clone(), &most).is_ok(), "{value}");
+        }
     }
 }

@@ -67,7 +67,7 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<Workload, Problem> {
     // A gateway that runs needs the attachment no more and stays as it is; a
     // new one would hang half made.
     let attachment = attachment(provider, inputs.attachment)?;
-    let own = match Settings::of_service(&service.settings, &configuration.service_may_set) {
+    let own = match Settings::of_service(&service.settings, &configuration.services) {
         Ok(own) => own,
         Err(problem) if gateway.deployment.is_some() => {
             return Ok(Workload { warning: Some(problem), ..Workload::default() });
@@ -309,10 +309,10 @@ mod tests {
             limit_of(&planned)
         };
         let mut observed = served();
-        set_wrongly(&mut observed, Setting::Tolerations);
+        set_wrongly(&mut observed, Setting::Affinity);
         let said = limit(&observed);
         assert_eq!(said.reason, "InvalidSetting");
-        assert!(said.message.contains(names::TOLERATIONS_ANNOTATION), "{}", said.message);
+        assert!(said.message.contains(names::AFFINITY_ANNOTATION), "{}", said.message);
         // Nor is it rolled for what changes for all.
         assert_eq!(limit(&configured(observed, "gateway:2")), said);
 
@@ -332,7 +332,7 @@ mod tests {
 
         // There is no last good state: it is not guessed.
         let mut fresh = claimed(&[claim("172.18.0.11", Requested::Dynamic)]);
-        set_wrongly(&mut fresh, Setting::Tolerations);
+        set_wrongly(&mut fresh, Setting::Affinity);
         let planned = plan(&fresh);
         assert_eq!(deployment_of(&planned), None);
         assert_eq!(reason(status(&planned).unwrap().1, GATEWAY_READY), "InvalidSetting");

@@ -38,11 +38,11 @@ impl Setting {
         Self::Replicas,
     ];
 
-    /// What the author of a Service may set if the configuration does not say:
-    /// nothing that would let who may create Services run code of their own
-    /// with a gateway's rights, or have other pods evicted.
-    pub const FOR_SERVICES: [Self; 5] =
-        [Self::Resources, Self::NodeSelector, Self::Tolerations, Self::Affinity, Self::Replicas];
+    /// What the author of a Service may set for a gateway beside it, if the
+    /// configuration does not say: nothing that runs code of theirs with a
+    /// gateway's rights, has other pods evicted, or reaches nodes whose taints
+    /// keep others off.
+    pub const FOR_SERVICES: [Self; 4] = [Self::Resources, Self::NodeSelector, Self::Affinity, Self::Replicas];
 
     /// Its field in the spec of a pod, a container or a Deployment; also its
     /// name in the configuration.

@@ -28,7 +28,7 @@ pub fn with(
     all: &[(Setting, Value)],
     own: &[(Setting, Value)],
 ) -> Value {
-    let all = Settings::from_iter(all.iter().cloned()).or(&Configuration::new("gateway:1").gateway);
+    let all = Settings::from_iter(all.iter().cloned()).or(&Configuration::new("gateway:1", false).gateway);
     let own = Settings::from_iter(own.iter().cloned());
     let provider = "lan.kube-system".parse().unwrap();
     deployment(

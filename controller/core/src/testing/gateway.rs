@@ -267,7 +267,7 @@ pub fn set_wrongly(observed: &mut Observed, setting: Setting) {
 
 /// The controller's configuration names this image.
 pub fn configured(mut observed: Observed, image: &str) -> Observed {
-    observed.configuration = Arc::new(Configuration::new(image));
+    observed.configuration = Arc::new(Configuration::new(image, false));
     observed
 }
 

@@ -46,7 +46,7 @@ fn parse(setting: Setting, text: &str) -> Result<Value, String> {
 
 #[cfg(test)]
 mod tests {
-    use lb_svc_core::gateway::pod_settings::Settings;
+    use lb_svc_core::gateway::pod_settings::{ServicePermissions, Settings};
     use lb_svc_core::model::Problem;
     use serde_json::json;
 
@@ -54,7 +54,8 @@ mod tests {
 
     fn of_service(setting: Setting, text: &str) -> Result<Settings, Problem> {
         let annotations = [(setting.annotation().to_owned(), text.to_owned())].into();
-        Settings::of_service(&pod_settings(&annotations), &Setting::ALL.into())
+        let all = ServicePermissions { settings: Setting::ALL.into(), ..ServicePermissions::new(false) };
+        Settings::of_service(&pod_settings(&annotations), &all)
     }
 
     #[test]
