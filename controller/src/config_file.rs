@@ -20,6 +20,8 @@ struct File {
     service_may_set: Option<BTreeSet<Setting>>,
     service_limits: Limits,
     fill_address: Option<bool>,
+    addresses_per_namespace: Option<usize>,
+    kept_addresses_per_namespace: Option<usize>,
 }
 
 /// The most that a Service may set for its own gateway.
@@ -58,8 +60,8 @@ pub fn load(file: &Path, image: &str, apart: bool) -> anyhow::Result<Configurati
 
 fn parse(text: &str, image: &str, apart: bool) -> Result<Configuration, String> {
     let read: Option<File> = strict_yaml::read(text)?;
-    let File { gateway, service_may_set, service_limits, fill_address } = read.unwrap_or_default();
-    let fields = serde_json::to_value(gateway).map_err(|error| error.to_string())?;
+    let file = read.unwrap_or_default();
+    let fields = serde_json::to_value(file.gateway).map_err(|error| error.to_string())?;
     let mut configuration = Configuration::new(image, apart);
     for setting in Setting::ALL {
         let value = &fields[setting.field()];
@@ -69,24 +71,27 @@ fn parse(text: &str, image: &str, apart: bool) -> Result<Configuration, String> 
         }
     }
     let services = &mut configuration.services;
-    if let Some(settings) = service_may_set {
+    if let Some(settings) = file.service_may_set {
         services.settings = settings;
     }
-    if let Some(replicas) = service_limits.replicas {
+    if let Some(replicas) = file.service_limits.replicas {
         let fault = |fault| format!("serviceLimits.replicas: {fault}");
         Setting::Replicas.check(&replicas.into()).map_err(fault)?;
         services.replicas = replicas;
     }
     for (resource, most, amount) in [
-        ("cpu", &mut services.cpu, service_limits.cpu),
-        ("memory", &mut services.memory, service_limits.memory),
+        ("cpu", &mut services.cpu, file.service_limits.cpu),
+        ("memory", &mut services.memory, file.service_limits.memory),
     ] {
         if let Some(Quantity(amount)) = amount {
             check_quantity(&amount).map_err(|fault| format!("serviceLimits.{resource}: {fault}"))?;
             *most = amount;
         }
     }
-    configuration.fill_address = fill_address.unwrap_or(configuration.fill_address);
+    configuration.fill_address = file.fill_address.unwrap_or(configuration.fill_address);
+    configuration.addresses_per_namespace = file.addresses_per_namespace;
+    configuration.kept_addresses_per_namespace =
+        file.kept_addresses_per_namespace.unwrap_or(configuration.kept_addresses_per_namespace);
     Ok(configuration)
 }
 
@@ -119,6 +124,8 @@ mod tests {
         let some = parse("gateway: {image: other:2, nodeSelector: {a: b}}\nserviceMaySet: []").unwrap();
         assert_eq!(some.gateway.to_value(), json!({ "image": "other:2", "nodeSelector": { "a": "b" } }));
         assert!(some.services.settings.is_empty());
+        let bounds = parse("{addressesPerNamespace: 20, keptAddressesPerNamespace: 0}").unwrap();
+        assert_eq!((bounds.addresses_per_namespace, bounds.kept_addresses_per_namespace), (Some(20), 0));
         let limits = parse("serviceLimits: {replicas: 2, cpu: 0.5, memory: 64Mi}").unwrap().services;
         assert_eq!((limits.replicas, &*limits.cpu, &*limits.memory), (2, "0.5", "64Mi"));
         assert_eq!(

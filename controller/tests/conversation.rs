@@ -87,6 +87,7 @@ fn request() -> (AddressRequest, Reservation) {
         subnet: None,
         address: None,
         keep: false,
+        limit: None,
     };
     (request, Reservation { name: "lan.kube-system.172.18.0.11".into(), subnet: "lan".into(), address })
 }

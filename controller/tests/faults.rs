@@ -402,6 +402,7 @@ fn fault_37_longest_names_fit() {
         subnet: None,
         address: None,
         keep: false,
+        limit: None,
     };
     let address: IpAddr = "172.18.0.11".parse().unwrap();
     let reservation =
@@ -433,7 +434,9 @@ fn fault_38_requestable_address_can_be_allocated() {
             allocator.set_subnet("lan", &spec, None, false);
             let owner = ServiceId { service: key(), uid: "uid-1".into() };
             let (provider, address) = (provider("lan"), Some(address));
-            allocator.reserve(&AddressRequest { owner, provider, subnet: None, address, keep: false }).is_ok()
+            allocator
+                .reserve(&AddressRequest { owner, provider, subnet: None, address, keep: false, limit: None })
+                .is_ok()
         };
         let all = u32::from(network.cidr.network())..=u32::from(network.cidr.broadcast());
         let all = all.map(|address| IpAddr::V4(address.into()));

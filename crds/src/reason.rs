@@ -43,6 +43,10 @@ reasons! {
     AddressNotFilled,
     /// The address is no longer among those of its Subnet.
     AddressNotInSubnet,
+    /// The address does not outlive its Service: the namespace keeps enough.
+    AddressNotKept,
+    /// The namespace has as many addresses as it may.
+    NamespaceFull,
     /// The Subnet is not open to the Service's namespace.
     NamespaceNotAllowed,
     /// The Subnet is being deleted.

@@ -359,3 +359,34 @@ async fn a_subnet_in_use_outlives_its_deletion() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn r5_a_kept_address_goes_with_its_namespace() {
+    scene("kept", async |scene| {
+        let mut kept = web("web");
+        kept["metadata"]["annotations"]["lb-svc.kubeovn.io/keep-address"] = "true".into();
+        scene.create::<Service>(kept.clone()).await;
+        let ip = scene.address("web").await;
+        scene.api::<Service>().delete("web", &DeleteParams::default()).await.unwrap();
+        until("the gateway is gone", SLOW, async || {
+            let left = scene.gateways("web").await;
+            expect(left.is_empty(), left.len())
+        })
+        .await;
+        let addresses = async || -> Vec<String> {
+            scene.claims().await.into_iter().map(|claim| claim.spec.v4_ip_address).collect()
+        };
+        assert_eq!(addresses().await, [ip.to_string()]);
+        scene.create::<Service>(kept).await;
+        assert_eq!(scene.address("web").await, ip);
+        scene.api::<Service>().delete("web", &DeleteParams::default()).await.unwrap();
+        until("the gateway is gone", SLOW, async || {
+            let left = scene.gateways("web").await;
+            expect(left.is_empty(), left.len())
+        })
+        .await;
+        assert_eq!(addresses().await, [ip.to_string()]);
+        // The scene deletes the namespace, and waits until no claim of it is left.
+    })
+    .await;
+}

@@ -55,6 +55,11 @@ pub struct ObservedAddresses {
     /// Whether an address that the gateway serves is another's claim, while the
     /// Service has none.
     pub is_given_away: bool,
+    /// How many addresses other Services of the namespace have kept, or are to
+    /// keep, before this one's.
+    pub kept_before: usize,
+    /// Whether the namespace of the Service is gone.
+    pub is_namespace_gone: bool,
     /// Why no address could be had a moment ago, if that was tried.
     pub allocation_error: Option<AllocationError>,
     /// Of the hardware addresses that gateways name in conflicts, those that

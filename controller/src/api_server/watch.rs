@@ -8,7 +8,7 @@ use std::time::Instant;
 use futures::StreamExt;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::Api;
@@ -89,6 +89,7 @@ pub fn start(
         start.one::<EndpointSlice>(all().labels(&of_services)),
         start.one::<GatedPod>(all()),
         start.one::<Node>(all()),
+        start.one::<Namespace>(all()),
         start.one::<NetworkAttachmentDefinition>(all()),
         start.one::<Subnet>(all()),
     ]

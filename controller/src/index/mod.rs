@@ -49,6 +49,8 @@ pub struct Index {
     subnets: BTreeMap<String, Subnet>,
     attachments: HashMap<ObjectName, Attachment>,
     nodes: HashMap<String, bool>,
+    /// All namespaces, once the first whole list was seen.
+    namespaces: Option<BTreeSet<String>>,
     foreign: HashMap<(ObjectKind, GatewayRef), Instant>,
     /// The Services that wait for an address.
     address_pending: BTreeSet<ServiceRef>,
@@ -142,11 +144,19 @@ impl Index {
             namespace: location.namespace,
             desired_namespace,
         };
+        let kept_before = self.kept_before(service, &claims);
         let is_given_away =
             seen.is_some_and(|service| self.is_given_away(service, &claims, gateway.own_config()));
         Observed {
             service: seen.cloned(),
-            addresses: ObservedAddresses { claims, networks, is_given_away, ..ObservedAddresses::default() },
+            addresses: ObservedAddresses {
+                claims,
+                networks,
+                is_given_away,
+                kept_before,
+                is_namespace_gone: self.is_namespace_gone(&service.namespace),
+                ..ObservedAddresses::default()
+            },
             attachment: attachment.cloned(),
             endpoints: ObservedEndpoints {
                 slices: self.slices.of(service).cloned().collect(),
@@ -302,11 +312,41 @@ mod tests {
             subnet: None,
             address: None,
             keep: false,
+            limit: None,
         };
         let address = address.parse().unwrap();
         let name = request.provider.claim_name(address);
         let reservation = Reservation { name, subnet: "lan".into(), address };
         read::claim(&typed(claim::manifest(&request, &reservation, namespace)).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn r5_kept_addresses_are_counted_and_go_with_their_namespace() {
+        let mut index = Index::new(None);
+        let kept = |n: usize| {
+            let owner = ServiceId { service: gateway(n).service().clone(), uid: format!("u{n}") };
+            Claim { keep: true, ..claim_of(&owner, &format!("172.18.0.{}", 10 + n), "default") }
+        };
+        for n in 0..4 {
+            index.set_claim(kept(n));
+        }
+        // Two Services are there, two are gone; those come first.
+        for n in [0, 2] {
+            index.set_service(gateway(n).service().clone(), Some(lb_svc_core::testing::service()));
+        }
+        let before = |n| index.observe(&gateway(n), Instant::now()).addresses.kept_before;
+        assert_eq!([0, 1, 2, 3].map(before), [2, 0, 3, 1]);
+
+        let gone = |index: &Index| index.observe(&gateway(1), Instant::now()).addresses.is_namespace_gone;
+        assert!(!gone(&index), "no namespace was seen yet");
+        assert_eq!(index.set_namespaces(["default".to_owned()].into()), []);
+        assert!(!gone(&index));
+        assert_eq!(index.set_namespace("other", false), []);
+        let keys = index.set_namespace("default", false);
+        assert!(gone(&index) && keys.contains(&Key::gateway_of(gateway(1).service())));
+        index.set_namespace("default", true);
+        assert!(!gone(&index));
+        assert_eq!(index.set_namespaces(BTreeSet::new()).len(), 4, "it went between two lists");
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! Subnets with their claims, and the attachments and nodes that matter to
 //! them.
 
+use std::collections::BTreeSet;
+
 use lb_svc_core::ipam::Claim;
 use lb_svc_core::model::{Attachment, Node, ObjectName, ServiceRef, Subnet};
 use lb_svc_crds::names::{self, Provider};
@@ -56,6 +58,56 @@ impl Index {
             |name: &&ServiceRef| self.services.get(name).is_some_and(|service| service.has_ingress(address));
         keys.extend(self.address_pending.iter().filter(serves).map(Key::gateway_of));
         keys
+    }
+
+    /// How many addresses Services of other names in the namespace of `service` have
+    /// kept, or are to keep, before those of `claims`: first those of Services that
+    /// are gone, then by name, so that all look at it alike.
+    pub(super) fn kept_before(&self, service: &ServiceRef, claims: &[Claim]) -> usize {
+        let asks = self
+            .services
+            .get(service)
+            .is_some_and(|service| service.annotations.contains_key(names::KEEP_ADDRESS_ANNOTATION));
+        // All claims are looked through: only for those that it is about.
+        if !asks && !claims.iter().any(|claim| claim.keep) {
+            return 0;
+        }
+        let rank = |service: &ServiceRef| (self.services.contains_key(service), service.clone());
+        let own = rank(service);
+        let kept = self.allocator.claims().filter(|claim| claim.keep);
+        let others =
+            kept.map(|claim| &claim.owner.service).filter(|other| other.namespace == service.namespace);
+        others.filter(|other| *other != service && rank(other) < own).count()
+    }
+
+    /// Whether a namespace is gone, as far as that is seen.
+    pub(super) fn is_namespace_gone(&self, namespace: &str) -> bool {
+        self.namespaces.as_ref().is_some_and(|namespaces| !namespaces.contains(namespace))
+    }
+
+    /// There is such a namespace, or it is gone.
+    pub fn set_namespace(&mut self, name: &str, exists: bool) -> Vec<Key> {
+        if let Some(namespaces) = &mut self.namespaces {
+            let is_news = if exists { namespaces.insert(name.to_owned()) } else { namespaces.remove(name) };
+            if is_news && !exists {
+                return self.kept_in(|namespace| namespace == name);
+            }
+        }
+        Vec::new()
+    }
+
+    /// These are all namespaces.
+    pub fn set_namespaces(&mut self, names: BTreeSet<String>) -> Vec<Key> {
+        let gone = self.kept_in(|namespace| !names.contains(namespace));
+        self.namespaces = Some(names);
+        gone
+    }
+
+    /// The keys of the kept claims in some namespaces.
+    fn kept_in(&self, is_among: impl Fn(&str) -> bool) -> Vec<Key> {
+        let kept = self.allocator.claims().filter(|claim| claim.keep);
+        let kept = kept.map(|claim| &claim.owner.service).filter(|service| is_among(&service.namespace));
+        kept.map(Key::gateway_of).collect()
     }
 
     /// The watch shows that these claims are gone.

@@ -4,6 +4,7 @@ use crate::action::Action;
 use crate::ipam::Claim;
 use crate::model::OwnedObject;
 use crate::observed::{Observed, ObservedGateway};
+use crate::service::allocation;
 
 /// Deletes the gateway's objects unless they are for the Service with the uid
 /// `keep`, or not made by the controller.
@@ -40,14 +41,18 @@ pub fn is_held(gateway: &ObservedGateway, claim: &Claim) -> bool {
 
 /// Releases the claims of every Service but the one with the uid `current` for
 /// whose address nothing can answer any more. A claim that is to be retained
-/// outlives its Service, but not the Service's request for a gateway.
+/// outlives its Service, but not the Service's request for a gateway, nor the
+/// namespace, nor the number that the namespace may keep.
 pub fn release_orphaned(observed: &Observed, current: Option<&str>) -> Vec<Action> {
+    let addresses = &observed.addresses;
+    let may_keep = !addresses.is_namespace_gone && allocation::may_keep(observed);
     let existing = observed.service.as_ref().map(|service| &service.id.uid);
     let is_orphaned = |claim: &&Claim| {
-        let retained = claim.keep && claim.conflict.is_empty() && Some(&claim.owner.uid) != existing;
+        let retained =
+            claim.keep && may_keep && claim.conflict.is_empty() && Some(&claim.owner.uid) != existing;
         Some(claim.owner.uid.as_str()) != current && !retained && !is_held(&observed.gateway, claim)
     };
-    let orphaned = observed.addresses.claims.iter().filter(is_orphaned);
+    let orphaned = addresses.claims.iter().filter(is_orphaned);
     orphaned.map(|claim| Action::Release(claim.id.clone())).collect()
 }
 

@@ -10,6 +10,10 @@ use serde_json::{Map, Value};
 use super::manifests::quantity;
 use crate::model::{Problem, Setting};
 
+/// How many addresses of a namespace may outlive their Services, where the
+/// configuration does not say.
+const KEPT_ADDRESSES: usize = 8;
+
 /// The most pods a gateway has: that many hear one another in the election.
 const REPLICAS_MAX: u64 = 8;
 
@@ -216,6 +220,11 @@ pub struct Configuration {
     /// Whether addresses are filled into `spec.loadBalancerIP` where a Service
     /// does not say.
     pub fill_address: bool,
+    /// How many addresses the Services of a namespace may have, kept ones among
+    /// them; any number if `None`.
+    pub addresses_per_namespace: Option<usize>,
+    /// How many of them may outlive their Services.
+    pub kept_addresses_per_namespace: usize,
     /// What programs the NAT where a Service does not say; not of the file.
     pub nat_backend: NatBackend,
 }
@@ -228,6 +237,8 @@ impl Configuration {
             gateway: Settings::from_iter([(Setting::Image, Value::from(image))]),
             services: ServicePermissions::new(apart),
             fill_address: true,
+            addresses_per_namespace: None,
+            kept_addresses_per_namespace: KEPT_ADDRESSES,
             nat_backend: NatBackend::default(),
         }
     }

@@ -50,8 +50,9 @@ pub struct Allocator {
     subnets: BTreeMap<String, Subnet>,
     claims: HashMap<String, Entry>,
     by_service: HashMap<ServiceRef, BTreeSet<String>>,
-    /// Reservations by the names of their claims.
-    reserved: HashMap<String, (Provider, IpAddr)>,
+    /// Reservations by the names of their claims, and the namespace that each is
+    /// for.
+    reserved: HashMap<String, (Provider, IpAddr, String)>,
     nodes: BTreeMap<String, Vec<Ipv4Addr>>,
     /// What attachments are on, where that is known: two on one L2 segment share
     /// their addresses.
@@ -146,7 +147,7 @@ impl Allocator {
     fn pool(&self, network: &Network) -> Pool {
         let mut pool = Pool::new(network);
         let claimed = self.claims.values().map(|entry| (&entry.claim.provider, entry.claim.address));
-        let reserved = self.reserved.values().map(|(provider, address)| (provider, *address));
+        let reserved = self.reserved.values().map(|(provider, address, _)| (provider, *address));
         for (provider, address) in claimed.chain(reserved) {
             if let (true, IpAddr::V4(address)) = (*provider == network.provider, address) {
                 pool.take(address);
@@ -212,21 +213,35 @@ impl Allocator {
     /// # Errors
     /// Why none can be had.
     pub fn reserve(&mut self, request: &AddressRequest) -> Result<Reservation, AllocationError> {
+        let namespace = &request.owner.service.namespace;
+        if let Some(limit) = request.limit.filter(|limit| self.others_of_namespace(request) >= *limit) {
+            return Err(AllocationError::NamespaceFull(namespace.clone(), limit));
+        }
         let (subnet, address) = match request.address {
             Some(address) => (self.containing(request, address)?, address),
             None => self.any(request)?,
         };
         let name = request.provider.claim_name(address);
-        self.reserved.insert(name.clone(), (request.provider.clone(), address));
+        self.reserved.insert(name.clone(), (request.provider.clone(), address, namespace.clone()));
         self.each_pool(&request.provider, address, Pool::take);
         Ok(Reservation { name, subnet, address })
     }
 
     /// Drops a reservation whose claim was not made.
     pub fn unreserve(&mut self, reservation: &Reservation) {
-        if let Some((provider, address)) = self.reserved.remove(&reservation.name) {
+        if let Some((provider, address, _)) = self.reserved.remove(&reservation.name) {
             self.give_back(&provider, address);
         }
+    }
+
+    /// How many addresses other Services of the namespace have claimed or
+    /// reserved, or left kept.
+    fn others_of_namespace(&self, request: &AddressRequest) -> usize {
+        let service = &request.owner.service;
+        let others = self.by_service.iter();
+        let claimed = others.filter(|(other, _)| other.namespace == service.namespace && *other != service);
+        let reserved = self.reserved.values().filter(|(.., namespace)| *namespace == service.namespace);
+        claimed.map(|(_, names)| names.len()).sum::<usize>() + reserved.count()
     }
 
     fn give_back(&mut self, provider: &Provider, address: IpAddr) {
@@ -418,6 +433,7 @@ mod tests {
             subnet: None,
             address: address.map(|address| address.parse().unwrap()),
             keep: false,
+            limit: None,
         }
     }
 
@@ -450,6 +466,22 @@ mod tests {
             false,
         );
         allocator
+    }
+
+    #[test]
+    fn r5_namespace_has_no_more_addresses_than_it_may() {
+        let mut allocator = allocator();
+        let asks = |name: &str| AddressRequest { limit: Some(2), ..request(name, None) };
+        let first = allocator.reserve(&asks("a")).unwrap();
+        allocator.apply(claim(&asks("a"), &first), true);
+        let second = allocator.reserve(&asks("b")).unwrap();
+        let full = AllocationError::NamespaceFull("default".into(), 2);
+        assert_eq!(allocator.reserve(&asks("c")), Err(full), "one is claimed, one reserved");
+        assert!(allocator.reserve(&asks("a")).is_ok(), "who has one may change it");
+        allocator.unreserve(&second);
+        let mut elsewhere = asks("c");
+        elsewhere.owner.service.namespace = "other".into();
+        assert!(allocator.reserve(&elsewhere).is_ok());
     }
 
     #[test]

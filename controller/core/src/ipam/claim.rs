@@ -71,6 +71,9 @@ pub struct AddressRequest {
     pub address: Option<IpAddr>,
     /// Whether the claim is to outlive the Service.
     pub keep: bool,
+    /// How many addresses the Service's namespace may have, this one among them;
+    /// any number if `None`.
+    pub limit: Option<usize>,
 }
 
 /// An address chosen for an [`AddressRequest`], reserved until its claim is
@@ -121,6 +124,11 @@ pub enum AllocationError {
     /// Nothing is free.
     #[error("no free address in {0}")]
     Full(String),
+    /// The namespace has as many as it may.
+    #[error(
+        "namespace {0} has {1} addresses, as many as it may (addressesPerNamespace of the controller's configuration): delete a Service or a kept address there"
+    )]
+    NamespaceFull(String, usize),
 }
 
 impl AllocationError {
@@ -134,6 +142,7 @@ impl AllocationError {
             | Self::InvalidSubnet(..)
             | Self::Deleting(_)
             | Self::NotAdmitted(..)
+            | Self::NamespaceFull(..)
             | Self::Outside(..) => false,
         }
     }
@@ -149,6 +158,7 @@ impl AllocationError {
             Self::Taken(..) => Reason::AddressInUse,
             Self::BeingFreed(_) => Reason::AddressBeingFreed,
             Self::Full(_) => Reason::SubnetFull,
+            Self::NamespaceFull(..) => Reason::NamespaceFull,
         }
     }
 }

@@ -81,7 +81,7 @@ pub fn allocate<'a>(
             Action::Event { warning: true, reason: Reason::AddressConflict.to_string(), message },
         ]);
     }
-    let request = request(service, spec, &own);
+    let request = request(service, spec, &own, observed);
     let target = target(service, spec, &request, &own);
     let serving = serving(service, spec, &own, target);
     let error = observed.addresses.allocation_error.as_ref();
@@ -98,6 +98,11 @@ pub fn allocate<'a>(
         }
     };
     Claims::Allocated(Allocation { own, target, is_lost, serving, is_static: request.address.is_some() })
+}
+
+/// Whether the namespace of the Service may keep one more address for it.
+pub fn may_keep(observed: &Observed) -> bool {
+    observed.addresses.kept_before < observed.configuration.kept_addresses_per_namespace
 }
 
 /// The claims of this very Service.
@@ -148,13 +153,14 @@ fn new_conflict<'a>(
 
 /// The request to the allocator. An address that the controller filled in is
 /// not the user's request.
-fn request(service: &Service, spec: &ServiceSpec, own: &[&Claim]) -> AddressRequest {
+fn request(service: &Service, spec: &ServiceSpec, own: &[&Claim], observed: &Observed) -> AddressRequest {
     AddressRequest {
         owner: service.id.clone(),
         provider: spec.provider.clone(),
         subnet: spec.subnet.clone(),
         address: spec.address.filter(|_| !is_filled(service, own)),
-        keep: spec.keep,
+        keep: spec.keep && may_keep(observed),
+        limit: observed.configuration.addresses_per_namespace,
     }
 }
 
@@ -311,13 +317,14 @@ impl<'a> Allocation<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gateway::pod_settings::Configuration;
     use crate::model::{DeploymentState, Ingress, StatusReport};
-    use crate::service::conditions::{ADDRESS_ALLOCATED, GATEWAY_READY, ips};
+    use crate::service::conditions::{ADDRESS_ALLOCATED, GATEWAY_READY, LIMITED, ips};
     use crate::service::plan::plan;
     use crate::testing::gateway::{
-        FOREIGN_MAC, MAC_A, MAC_B, carried_out, claim, claimed, config_of, gateway_pod, is_converged,
-        members, of_earlier, owned, reason, reported_mut, settle, status, steps, two_pods, with_pods,
-        withholds,
+        FOREIGN_MAC, MAC_A, MAC_B, annotate, carried_out, claim, claimed, config_of, gateway_pod,
+        is_converged, members, observed_again, of_earlier, owned, reason, reported_mut, settle, status,
+        steps, two_pods, with_pods, withholds,
     };
     use crate::testing::service;
     use lb_svc_crds::gateway::GatewayConfig;
@@ -331,6 +338,7 @@ mod tests {
             subnet: None,
             address: None,
             keep: false,
+            limit: None,
         };
         assert_eq!(steps(&plan), [Action::Claim(address_request)]);
     }
@@ -578,6 +586,32 @@ mod tests {
         assert_eq!(ips(ingress), ["172.18.0.11"]);
         assert_eq!(reason(conditions, ADDRESS_ALLOCATED), "AddressInUse");
         assert_eq!(reason(conditions, GATEWAY_READY), "GatewayReady");
+    }
+
+    #[test]
+    fn r5_no_more_addresses_are_kept_than_a_namespace_may_keep() {
+        let most = Configuration::default().kept_addresses_per_namespace;
+        let kept = Claim { keep: true, ..claim("172.18.0.11", Requested::Dynamic) };
+        let mut observed = carried_out(claimed(std::slice::from_ref(&kept)), "172.18.0.11");
+        annotate(&mut observed, names::KEEP_ADDRESS_ANNOTATION, "true");
+        let observed = observed_again(observed);
+        assert!(is_converged(&plan(&observed)));
+        let mut many = observed.clone();
+        many.addresses.kept_before = most;
+        let planned = plan(&many);
+        assert!(planned.actions.contains(&Action::SetRetain(kept.id.clone(), false)));
+        let (_, conditions) = status(&planned).unwrap();
+        assert_eq!(reason(conditions, LIMITED), "AddressNotKept");
+
+        // Of Services that are gone.
+        let gone = Observed { service: None, ..claimed(&[of_earlier(kept.clone())]) };
+        assert_eq!(steps(&plan(&gone)), []);
+        let mut many = gone.clone();
+        many.addresses.kept_before = most;
+        assert_eq!(steps(&plan(&many)), [Action::Release(kept.id.clone())]);
+        let mut without_namespace = gone;
+        without_namespace.addresses.is_namespace_gone = true;
+        assert_eq!(steps(&plan(&without_namespace)), [Action::Release(kept.id)]);
     }
 
     #[test]

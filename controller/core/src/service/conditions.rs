@@ -7,6 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use lb_svc_crds::bounded::cut;
 use lb_svc_crds::gateway::Port;
+use lb_svc_crds::names;
 use lb_svc_crds::reason::Reason;
 
 use super::allocation::{conflict, is_gateways};
@@ -232,6 +233,16 @@ impl FailedWrite {
 pub fn kept_ingress(service: &Service, own: &[&Claim]) -> Vec<Ingress> {
     let is_own = |entry: &&Ingress| own.iter().any(|claim| claim.address.to_string() == entry.ip);
     service.ingress.iter().filter(is_own).cloned().collect()
+}
+
+/// That the address goes with its Service, though it is to be kept.
+pub fn not_kept(observed: &Observed) -> Problem {
+    let message = format!(
+        "annotation {}: the namespace keeps {} addresses, as many as it may (keptAddressesPerNamespace of the controller's configuration): this one goes with the Service",
+        names::KEEP_ADDRESS_ANNOTATION,
+        observed.addresses.kept_before,
+    );
+    Problem::new(Reason::AddressNotKept, message)
 }
 
 /// That the Subnet of an address in service would not give it out now.

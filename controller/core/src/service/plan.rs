@@ -294,7 +294,11 @@ fn serve(service: &Service, spec: &ServiceSpec, observed: &Observed) -> Plan {
         acknowledgement = acknowledge(config, &pods, observed);
     }
     how += &conditions::directly(spec.direct.as_ref().map(|direct| direct.cause));
-    actions.extend(allocation.retain(spec.keep));
+    let keeps = spec.keep && allocation::may_keep(observed);
+    actions.extend(allocation.retain(keeps));
+    if spec.keep && !keeps {
+        warnings.push(conditions::not_kept(observed));
+    }
 
     let shown = allocation.shown(service);
     let in_service = shown.is_none_or(|claim| acknowledgement::is_in_service(service, claim, &pods));

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::ResourceExt;
@@ -175,6 +175,20 @@ impl Watched for Node {
         let gone =
             index.known_nodes().into_iter().filter(|node| !names.contains(&(String::new(), node.clone())));
         gone.flat_map(|node| index.set_node(&node, None)).collect()
+    }
+}
+
+impl Watched for Namespace {
+    fn set(index: &mut Index, object: Self) -> Vec<Key> {
+        index.set_namespace(&object.name_any(), true)
+    }
+
+    fn gone(index: &mut Index, object: &Self) -> Vec<Key> {
+        index.set_namespace(&object.name_any(), false)
+    }
+
+    fn listed(index: &mut Index, names: &BTreeSet<ObjectName>) -> Vec<Key> {
+        index.set_namespaces(names.iter().map(|(_, name)| name.clone()).collect())
     }
 }
 
