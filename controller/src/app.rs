@@ -13,6 +13,7 @@ use lb_svc_crds::{IP, Subnet};
 use prometheus_client::registry::Registry;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::api_server::bounded;
 use crate::api_server::client::ApiServer;
 use crate::api_server::leader::Election;
 use crate::api_server::watch;
@@ -90,7 +91,7 @@ async fn lead(
     let mut config = Config::infer().await.context("no way to reach an API server")?;
     config.connect_timeout = Some(CONNECT_TIMEOUT);
     config.read_timeout = Some(Duration::from_secs(u64::from(watch::WATCH_SECONDS)) + CONNECT_TIMEOUT);
-    let client = Client::try_from(config)?;
+    let client = bounded::client(config)?;
     check_cluster(&client).await?;
 
     let api_server = ApiServer::new(client.clone(), args.name.clone());

@@ -28,3 +28,4 @@ pub mod telemetry;
 
 pub use app::run;
 pub use cli::Args;
+pub use reconcile::queue;

@@ -4,7 +4,8 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::pin::pin;
-use std::time::Instant;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
@@ -13,11 +14,13 @@ use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Client;
 use kube::client::Body;
+use lb_svc_controller::api_server::bounded::Bounds;
 use lb_svc_controller::api_server::client::ApiServer;
-use lb_svc_controller::api_server::read;
 use lb_svc_controller::api_server::write::{Claimed, Written};
+use lb_svc_controller::api_server::{read, watch};
 use lb_svc_controller::election_key::Master;
 use lb_svc_controller::index::{Index, Key};
+use lb_svc_controller::queue;
 use lb_svc_core::action::Action;
 use lb_svc_core::gateway::assignment::gateway_of;
 use lb_svc_core::gateway::manifests::{self, DeploymentTemplate};
@@ -33,6 +36,7 @@ use lb_svc_crds::gateway::DIRECT_VERSION;
 use lb_svc_crds::names;
 use lb_svc_crds::reason::Reason;
 use serde_json::{Value, json};
+use tower::Layer;
 use tower_test::mock;
 
 type Handle = mock::Handle<Request<Body>, Response<Body>>;
@@ -667,4 +671,75 @@ async fn budget_is_posted_applied_and_deleted() {
     done.expect("gone is as good as deleted");
     assert_eq!(asked.line, format!("DELETE {path}/lb-svc-web?"));
     assert_eq!(asked.body["preconditions"], json!({ "uid": "b-1", "resourceVersion": "6" }));
+}
+
+/// Answers the watches: with an object's text for each list that `objects` has by
+/// path, page by page; with an empty list for the others; with nothing for a
+/// watch. Returns the requests for lists, once there is none for a moment.
+async fn serve_lists(handle: &mut Handle, objects: &[(&str, Vec<Value>)]) -> Vec<String> {
+    let mut handle = pin!(handle);
+    let (mut asked, mut open) = (Vec::new(), Vec::new());
+    while let Ok(Some((request, send))) =
+        tokio::time::timeout(Duration::from_millis(500), handle.next_request()).await
+    {
+        let (path, query) = (request.uri().path(), request.uri().query().unwrap_or_default());
+        let value = |name: &str| {
+            let part = query.split('&').find_map(|part| part.strip_prefix(name)?.strip_prefix('='));
+            part.and_then(|part| part.parse::<usize>().ok())
+        };
+        if query.contains("watch=true") {
+            open.push(send);
+            continue;
+        }
+        asked.push(format!("{path} {}", value("limit").unwrap()));
+        let found = objects.iter().find(|(of, _)| *of == path);
+        let items = found.map(|(_, items)| items.as_slice()).unwrap_or_default();
+        let begin = value("continue").unwrap_or(0);
+        let end = items.len().min(begin + value("limit").unwrap());
+        let next = if end < items.len() { end.to_string() } else { String::new() };
+        let list = json!({
+            "metadata": { "resourceVersion": "1", "continue": next }, "items": items[begin..end],
+        });
+        send.send_response(Response::new(Body::from(list.to_string().into_bytes())));
+    }
+    asked
+}
+
+fn watched() -> (Client, Handle, Arc<Mutex<Index>>) {
+    let (service, handle) = mock::pair::<Request<Body>, Response<Body>>();
+    (Client::new(Bounds.layer(service), "default"), handle, Arc::new(Mutex::new(Index::default())))
+}
+
+#[tokio::test]
+async fn r3_the_largest_objects_are_listed_a_few_at_a_time() {
+    let (client, mut handle, index) = watched();
+    let named = |n: usize| {
+        let mut service = serde_json::to_value(direct_service()).unwrap();
+        service["metadata"]["name"] = format!("s{n}").into();
+        // As JSON six bytes each, of which etcd holds one.
+        service["metadata"]["annotations"]["any"] = "\u{1}".repeat(256 * 1024).into();
+        service
+    };
+    let (queue, _requests) = queue::queue();
+    let synced = watch::start(&client, &index, &queue, None);
+    let services: Vec<Value> = (0..12).map(named).collect();
+    let asked = serve_lists(&mut handle, &[("/api/v1/services", services)]).await;
+    assert!(synced.iter().all(|synced| *synced.borrow()));
+    assert_eq!(index.lock().unwrap().known_services().len(), 12);
+    let pages: Vec<&str> = asked.iter().filter_map(|asked| asked.strip_prefix("/api/v1/services ")).collect();
+    assert_eq!(pages[..5], ["100", "50", "25", "12", "6"]);
+    assert!(pages[5..].iter().all(|page| *page == "6") && pages.len() == 4 + 2, "{pages:?}");
+}
+
+#[tokio::test]
+async fn r3_an_answer_that_is_too_large_says_what_was_asked() {
+    let (client, mut handle, _) = watched();
+    let api_server = ApiServer::new(client, "controller-1".into());
+    let mut huge = claim_of("uid-1");
+    huge["metadata"]["annotations"] = json!({ "any": "x".repeat(11 << 20) });
+    let claim = ClaimId { name: "c".into(), uid: "c-1".into(), resource_version: "5".into() };
+    let (written, _) =
+        tokio::join!(api_server.set_retain(&claim, true), answer(&mut handle, StatusCode::OK, huge));
+    let error = written.unwrap_err().to_string();
+    assert!(error.contains("PATCH /apis/kubeovn.io/v1/ips/c is longer than 10 MiB"), "{error}");
 }

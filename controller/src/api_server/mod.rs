@@ -1,6 +1,7 @@
 //! The API server: what is watched, read and written, and which controller
 //! leads.
 
+pub mod bounded;
 pub mod client;
 pub mod leader;
 mod master_key;

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use futures::StreamExt;
+use futures::stream::BoxStream;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Service};
@@ -21,6 +22,7 @@ use lb_svc_crds::{IP, Subnet, names};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
+use super::bounded::TooLarge;
 use super::read::{GatedPod, NetworkAttachmentDefinition, SERVICE_NAME_LABEL};
 use crate::index::{Index, Key};
 use crate::panics::contain;
@@ -34,7 +36,8 @@ pub(crate) const WATCH_SECONDS: u32 = 30;
 /// (Kubernetes API).
 const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
 /// Objects of an answer to a list: what a whole one takes while it is read
-/// would stay with the process.
+/// would stay with the process. Where they are too large for an answer, there
+/// are half as many.
 const PAGE: u32 = 100;
 
 /// How one kind of object gets into the index.
@@ -131,14 +134,14 @@ impl Start<'_> {
         after: Vec<watch::Receiver<bool>>,
     ) -> watch::Receiver<bool> {
         let (synced, receiver) = watch::channel(false);
-        let api: Api<DeserializeGuard<K>> = Api::all(self.client.clone());
-        let (index, queue) = (Arc::clone(self.index), self.queue.clone());
+        let (client, index, queue) = (self.client.clone(), Arc::clone(self.index), self.queue.clone());
         tokio::spawn(async move {
             for mut synced in after {
                 // One that has ended is noticed by the caller.
                 let _ = synced.wait_for(|synced| *synced).await;
             }
-            let mut events = Box::pin(watcher(api, config.clone()).default_backoff());
+            let mut scope = Scope { api: Api::all(client), config };
+            let mut events = scope.events();
             let mut listed = BTreeSet::new();
             while let Some(event) = events.next().await {
                 match event {
@@ -157,7 +160,13 @@ impl Start<'_> {
                         let Some(api) = narrow.take() else { continue };
                         tracing::info!(kind = %K::kind(&()), %error, "watching the gateway namespace only");
                         index.lock().unwrap_or_else(PoisonError::into_inner).set_narrow();
-                        events = Box::pin(watcher(api, config.clone()).default_backoff());
+                        scope.api = api;
+                        events = scope.events();
+                    }
+                    Err(error) if is_too_large(&error) && scope.halve_page() => {
+                        let page = scope.config.page_size;
+                        tracing::warn!(kind = %K::kind(&()), page, %error, "listing fewer objects at once");
+                        events = scope.events();
                     }
                     Err(error) => tracing::warn!(kind = %K::kind(&()), %error, "watch failed, retrying"),
                 }
@@ -165,6 +174,31 @@ impl Start<'_> {
         });
         receiver
     }
+}
+
+/// Where one kind of object is watched, and how.
+struct Scope<K> {
+    api: Api<DeserializeGuard<K>>,
+    config: watcher::Config,
+}
+
+type Events<K> = BoxStream<'static, watcher::Result<Event<DeserializeGuard<K>>>>;
+
+impl<K: Watched> Scope<K> {
+    fn events(&self) -> Events<K> {
+        watcher(self.api.clone(), self.config.clone()).default_backoff().boxed()
+    }
+
+    /// Lists half as many objects at once. Returns whether that is fewer.
+    fn halve_page(&mut self) -> bool {
+        let page = self.config.page_size.unwrap_or(PAGE);
+        self.config.page_size = Some((page / 2).max(1));
+        page > 1
+    }
+}
+
+fn is_too_large(error: &watcher::Error) -> bool {
+    matches!(error, watcher::Error::InitialListFailed(error) if TooLarge::is(error))
 }
 
 fn is_forbidden(error: &watcher::Error) -> bool {
