@@ -174,6 +174,13 @@ impl ObservedGateway {
         self.config.as_ref().filter(|_| is_signed || is_legacy())
     }
 
+    /// The ConfigMap, if its content is the last that the controller wrote: its own,
+    /// and not older than what a pod has in force.
+    pub fn last_config(&self) -> Option<&OwnedObject<String>> {
+        let is_last = self.seal.as_ref().is_none_or(|seal| seal.generation >= self.in_force());
+        self.own_config().filter(|_| is_last)
+    }
+
     /// The public keys that the gateway is to trust.
     pub fn trusted_keys(&self) -> &[PublicKey] {
         self.seal.as_ref().map_or(&[], |seal| &seal.trusted)

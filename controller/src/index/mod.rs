@@ -14,8 +14,8 @@ use lb_svc_core::model::{
     ServiceRef, Subnet,
 };
 use lb_svc_core::observed::{Observed, ObservedAddresses, ObservedEndpoints, ObservedGateway, SealState};
+use lb_svc_core::service::allocation;
 use lb_svc_core::service::spec::is_direct;
-use lb_svc_crds::names::{self, Provider};
 use lb_svc_crds::seal::PublicKey;
 
 use endpoint_slices::EndpointSlices;
@@ -112,8 +112,7 @@ impl Index {
             .collect();
         let seen = self.services.get(service);
         let attachment = seen
-            .and_then(|service| service.annotations.get(names::PROVIDER_ANNOTATION))
-            .and_then(|provider| provider.parse::<Provider>().ok())
+            .and_then(|service| allocation::provider(service, &claims))
             .and_then(|provider| self.attachments.get(&(provider.namespace, provider.name)));
         let location = self.location(gateway, &claims);
         let desired_namespace = self.desired_namespace(gateway).to_owned();
@@ -259,6 +258,7 @@ mod tests {
     use lb_svc_core::gateway::rollout::{MAX_CONCURRENT_ROLLOUTS, Rollout};
     use lb_svc_core::ipam::{AddressRequest, Reservation, claim};
     use lb_svc_core::model::{DeploymentState, Ingress, Pod, ServiceId};
+    use lb_svc_crds::names;
 
     use serde_json::json;
 
@@ -383,6 +383,20 @@ mod tests {
         assert_eq!(at(&index), ("default".into(), false), "whether it is there cannot be seen");
         index.set_claim(claim("gateways"));
         assert_eq!(at(&index), ("gateways".into(), true));
+    }
+
+    #[test]
+    fn r23_attachment_is_that_of_the_claim_where_the_annotation_cannot_be_read() {
+        let mut index = Index::new(None);
+        let mut service = lb_svc_core::testing::service();
+        let id = service.id.clone();
+        service.annotations.insert(names::PROVIDER_ANNOTATION.into(), "nowhere".into());
+        index.set_service(id.service.clone(), Some(service));
+        index.set_attachment(("kube-system".into(), "lan".into()), Some(Attachment::default()));
+        let found = |index: &Index| index.observe(&gateway_of(&id.service), Instant::now()).attachment;
+        assert_eq!(found(&index), None);
+        index.set_claim(claim_of(&id, "172.18.0.11", "default"));
+        assert!(found(&index).is_some());
     }
 
     #[test]

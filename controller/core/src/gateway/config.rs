@@ -127,24 +127,23 @@ pub fn addresses(known: Option<&OwnedObject<String>>) -> Vec<IpAddr> {
 }
 
 /// The configuration as it is with the endpoints as they are now, and the first
-/// of the claims `own` that it serves, if there are any. `None` if it has no
-/// endpoint targets, serves none of the claims, or cannot be read or held.
-pub fn with_endpoints<'a>(
+/// of the claims `own` that it serves, if there are any. `None` if it serves none
+/// of the claims, or cannot be read or held.
+pub fn as_before<'a>(
     known: Option<&OwnedObject<String>>,
     service: &Service,
     own: &[&'a Claim],
     endpoints: &ObservedEndpoints,
 ) -> Option<(Rendered, Option<&'a Claim>)> {
     let mut config = parse(known)?;
-    let mut has_targets = false;
     for Frontend { ports, target, .. } in &mut config.frontends {
         if let Target::Endpoints { subsets, .. } = target {
-            (*subsets, has_targets) = (self::subsets(service, ports, endpoints), true);
+            *subsets = self::subsets(service, ports, endpoints);
         }
     }
     let is_served = |claim: &&&Claim| config.addresses.iter().any(|known| known.address == claim.address);
     let claim = own.iter().find(is_served).copied();
-    if !has_targets || claim.is_none() && !own.is_empty() {
+    if claim.is_none() && !own.is_empty() {
         return None;
     }
     Some((Rendered::of(config).ok()?, claim))
@@ -413,9 +412,32 @@ mod tests {
         edited.gateway.config.as_mut().unwrap().content = good.clone();
         edited.gateway.pods.clear();
         assert!(config_of(&plan(&edited)).unwrap().contains("\"probe\": true"));
-        edited.service.as_mut().unwrap().load_balancer_ip = "x".into();
+        edited.service.as_mut().unwrap().source_ranges = vec!["x".into()];
         edited.gateway.config.as_mut().unwrap().content = good.replace("172.18.0.11", "172.18.0.99");
         assert_eq!(config_of(&plan(&edited)), None, "nor is it kept up");
+    }
+
+    #[test]
+    fn r23_configuration_is_restored_from_the_claim_alone_or_as_last_signed() {
+        let good = served().gateway.config.unwrap().content;
+        let mut edited = signed(served(), None, Some(3));
+        edited.gateway.config.as_mut().unwrap().content = good.replace("172.18.0.11", "172.18.0.99");
+        edited.service.as_mut().unwrap().load_balancer_ip = "x".into();
+        assert_eq!(config_of(&plan(&edited)), Some(&good), "not by what the ConfigMap says");
+
+        // One that was signed once and is put back is not signed anew.
+        let mut older = signed(served(), Some(3), Some(5));
+        older.service.as_mut().unwrap().source_ranges = vec!["x".into()];
+        assert_eq!(config_of(&plan(&older)), None);
+        let StatusReport::Reported(status) = &mut older.gateway.pods[0].report else { panic!("it answers") };
+        status.generation = Some(3);
+        older.gateway.deployment = None;
+        let deploys = |observed: &Observed| {
+            plan(observed).steps().any(|action| matches!(action, Action::WriteDeployment(_)))
+        };
+        assert!(deploys(&older), "what is the last is deployed");
+        older.gateway.seal.as_mut().unwrap().generation = None;
+        assert!(!deploys(&older));
     }
 
     #[test]

@@ -141,9 +141,9 @@ mod tests {
         assert!(config_of(&planned).unwrap().contains("443"));
         assert!(planned.index.rollout == Rollout::Pending);
         assert!(!planned.steps().any(|action| matches!(action, Action::DeleteDeployment(..))));
-        // Nor does it move for a spec that makes no sense.
+        // Nor does it move for a spec from which it could not be made again.
         observed.rollouts.others = 0;
-        observed.service.as_mut().unwrap().load_balancer_ip = "nonsense".into();
+        observed.service.as_mut().unwrap().source_ranges = vec!["nonsense".into()];
         let planned = plan(&observed);
         assert!(!planned.steps().any(|action| matches!(action, Action::DeleteDeployment(..))));
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use lb_svc_crds::Requested;
 use lb_svc_crds::gateway::GatewayStatus;
-use lb_svc_crds::names;
+use lb_svc_crds::names::{self, Provider};
 use lb_svc_crds::reason::Reason;
 
 use super::spec::ServiceSpec;
@@ -74,7 +74,10 @@ pub fn allocate<'a>(
     pods: &[&Pod],
 ) -> Claims<'a> {
     let own = own_claims(service, &observed.addresses);
-    if let Some((claim, mac)) = new_conflict(service, &own, &observed.addresses, pods) {
+    // One that keeps what it has takes no other address either.
+    let refused = spec.refused.as_ref();
+    let conflict = || new_conflict(service, &own, &observed.addresses, pods);
+    if let (None, Some((claim, mac))) = (refused, conflict()) {
         let message = format!("{} is in use by {mac}, another address is taken", claim.address);
         return Claims::Change(vec![
             Action::MarkConflict(claim.id.clone(), mac),
@@ -82,12 +85,13 @@ pub fn allocate<'a>(
         ]);
     }
     let request = request(service, spec, &own, observed);
-    let target = target(service, spec, &request, &own);
+    let target = target(service, spec, &request, &own).filter(|_| refused.is_none());
     let serving = serving(service, spec, &own, target);
     let error = observed.addresses.allocation_error.as_ref();
     let is_lost = own.is_empty()
         && (observed.addresses.is_given_away || error.is_some_and(AllocationError::leaves_to_another));
     let target = match (target, error) {
+        _ if let Some(problem) = refused => Err(problem.clone()),
         (Some(claim), _) => Ok(claim),
         (None, Some(error)) => Err(Problem::new(error.reason(), error.to_string())),
         (None, None) => {
@@ -108,6 +112,17 @@ pub fn may_keep(observed: &Observed) -> bool {
 /// The claims of this very Service.
 pub fn own_claims<'a>(service: &Service, addresses: &'a ObservedAddresses) -> Vec<&'a Claim> {
     addresses.claims.iter().filter(|claim| claim.owner.uid == service.id.uid).collect()
+}
+
+/// The attachment of a Service's gateway: the one that the Service names, or
+/// where that cannot be read the one of its claims, first of the claim on the
+/// address that its status names.
+pub fn provider(service: &Service, claims: &[Claim]) -> Option<Provider> {
+    let named = service.annotations.get(names::PROVIDER_ANNOTATION)?;
+    let own = || claims.iter().filter(|claim| claim.owner.uid == service.id.uid);
+    let shown = || own().find(|claim| service.has_ingress(claim.address));
+    let held = || shown().or_else(|| own().min_by_key(|claim| claim.address));
+    named.parse().ok().or_else(|| held().map(|claim| claim.provider.clone()))
 }
 
 /// Whether `spec.loadBalancerIP` is what the controller filled in, not what a

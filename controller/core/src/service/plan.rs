@@ -116,8 +116,20 @@ pub fn plan(observed: &Observed) -> Plan {
     match observed.service.as_ref().and_then(|service| Some((service, spec::parse(service)?))) {
         None => withdraw(observed),
         Some((service, Ok(spec))) => serve(service, &spec, observed),
-        Some((service, Err(problem))) => keep_serving(service, &problem, observed),
+        Some((service, Err(problem))) => match readable(service, &problem, observed) {
+            Some(spec) => serve(service, &spec, observed),
+            None => keep_serving(service, &problem, observed),
+        },
     }
+}
+
+/// The spec of a Service that holds an address and of which only the attachment or
+/// the address cannot be read: the rest of it is served as ever.
+fn readable(service: &Service, problem: &Problem, observed: &Observed) -> Option<ServiceSpec> {
+    let provider = allocation::provider(service, &observed.addresses.claims)?;
+    let own = allocation::own_claims(service, &observed.addresses);
+    own.iter().find(|claim| claim.provider == provider)?;
+    spec::parse_rest(service, &provider, problem)
 }
 
 /// Takes everything of a gateway away that nobody asks for.
@@ -153,31 +165,55 @@ fn withdraw(observed: &Observed) -> Plan {
 }
 
 /// Has the gateway serve on as it does, though its Service's spec cannot be
-/// read, or all its claims have vanished with the Subnet: nothing but endpoints
-/// and the status changes. It ends if its address is another's by now.
+/// read, or all its claims have vanished with the Subnet: from the configuration
+/// that was last written its objects are restored and rolled out as ever, and
+/// endpoints followed. It ends if its address is another's by now.
 fn keep_serving(service: &Service, problem: &Problem, observed: &Observed) -> Plan {
+    let Observed { addresses, gateway, .. } = observed;
     let uid = service.id.uid.as_str();
-    let pods = observed.gateway.living_pods(uid);
-    let own = allocation::own_claims(service, &observed.addresses);
-    let is_given_away = observed.addresses.is_given_away;
-    let mut actions = cleanup::delete_objects(&observed.gateway, (!is_given_away).then_some(uid));
+    let pods = gateway.living_pods(uid);
+    let own = allocation::own_claims(service, addresses);
+    let is_given_away = addresses.is_given_away;
+    let mut actions = cleanup::delete_objects(gateway, (!is_given_away).then_some(uid));
     actions.extend(cleanup::release_orphaned(observed, Some(uid)));
     let last = last_config(service, &own, observed).filter(|_| !is_given_away);
-    let acknowledgement = last.map(|(config, claim)| {
-        actions.extend(config.write(&observed.gateway));
-        if let Some(claim) = claim {
-            actions.extend(annotate(&config, &claim.provider, claim, &pods, observed));
+    let mut workload = Workload::default();
+    let acknowledgement = last.as_ref().map(|(config, claim)| {
+        actions.extend(config.write(gateway));
+        let provider = allocation::provider(service, &addresses.claims);
+        let is_served = |provider: &Provider| claim.is_none_or(|claim| claim.provider == *provider);
+        if let Some(provider) = provider.filter(is_served) {
+            // What keeps it from being rolled out is said once the Service can be read.
+            workload =
+                workload::plan(&workload_inputs(service, &provider, &pods, observed)).unwrap_or_default();
+            actions.append(&mut workload.actions);
+            actions.extend(repair::replace(&pods, observed.now));
         }
-        acknowledge(&config, &pods, observed)
+        if let Some(claim) = claim {
+            actions.extend(annotate(config, &claim.provider, claim, &pods, observed));
+        }
+        acknowledge(config, &pods, observed)
     });
+    let ingress = ingress_as_before(service, &own, observed);
+    let is_lost = !ingress.is_empty() && gateway.last_config().is_none();
+    let ready = match is_lost {
+        true => Problem {
+            message: format!(
+                "{}; the gateway's ConfigMap is lost or was edited, and is made again once that is corrected",
+                problem.message
+            ),
+            ..problem.clone()
+        },
+        false => problem.clone(),
+    };
     // Without a configuration to follow there is nothing to wait for.
     let acknowledged = acknowledgement.as_ref().is_none_or(|acknowledgement| acknowledgement.whole);
     let acknowledgement = acknowledgement.unwrap_or_default();
     let conditions = Conditions {
-        ingress: ingress_as_before(service, &own, observed),
+        ingress,
         allocated: Err(problem.clone()),
-        ready: Ready::Impossible(problem.clone()),
-        warnings: Vec::new(),
+        ready: Ready::Impossible(ready),
+        warnings: workload.warning.into_iter().collect(),
         degraded: None,
         known: conditions::known(service, observed),
     };
@@ -188,7 +224,7 @@ fn keep_serving(service: &Service, problem: &Problem, observed: &Observed) -> Pl
         index: IndexUpdate {
             verdicts: acknowledgement.verdicts(),
             address_pending: serves_without_claim(service, &own, observed),
-            ..IndexUpdate::default()
+            rollout: workload.rollout,
         },
         remember: acknowledgement.convergence.map(|convergence| convergence.state),
         waits: false,
@@ -198,15 +234,34 @@ fn keep_serving(service: &Service, problem: &Problem, observed: &Observed) -> Pl
     }
 }
 
-/// The gateway's configuration with the endpoints as they are now, and a claim
-/// that it serves, if there are any; `None` if it has no endpoint targets to keep up with.
+/// The gateway's configuration as it was last written, with the endpoints as they
+/// are now, and a claim that it serves, if there are any.
 fn last_config<'a>(
     service: &Service,
     own: &[&'a Claim],
     observed: &Observed,
 ) -> Option<(Rendered, Option<&'a Claim>)> {
     placement::writable(&service.id, &observed.gateway, &Placement::STAYS).ok()?;
-    config::with_endpoints(observed.gateway.own_config(), service, own, &observed.endpoints)
+    config::as_before(observed.gateway.last_config(), service, own, &observed.endpoints)
+}
+
+fn workload_inputs<'a>(
+    service: &'a Service,
+    provider: &'a Provider,
+    pods: &'a [&'a Pod],
+    observed: &'a Observed,
+) -> workload::Inputs<'a> {
+    workload::Inputs {
+        service,
+        provider,
+        attachment: observed.attachment.as_ref(),
+        configuration: &observed.configuration,
+        gateway: &observed.gateway,
+        pods,
+        key_written: observed.remembered.key_written,
+        rollouts: &observed.rollouts,
+        now: observed.now,
+    }
 }
 
 /// Brings the gateway nearer to what the Service asks.
@@ -256,17 +311,7 @@ fn serve(service: &Service, spec: &ServiceSpec, observed: &Observed) -> Plan {
         config::desired(spec, &inputs)
     });
     let workload = match &config {
-        Ok(Some(_)) => workload::plan(&workload::Inputs {
-            service,
-            provider: &spec.provider,
-            attachment: observed.attachment.as_ref(),
-            configuration: &observed.configuration,
-            gateway,
-            pods: &pods,
-            key_written: remembered.key_written,
-            rollouts: &observed.rollouts,
-            now: observed.now,
-        }),
+        Ok(Some(_)) => workload::plan(&workload_inputs(service, &spec.provider, &pods, observed)),
         Ok(None) => Ok(Workload::default()),
         Err(problem) => Err(problem.clone()),
     };
@@ -456,11 +501,12 @@ mod tests {
 
     use super::*;
     use crate::ipam::AllocationError;
+    use crate::observed::SealState;
     use crate::service::conditions::{ADDRESS_ALLOCATED, GATEWAY_READY, LIMITED, ips};
     use crate::testing::gateway::{
-        FOREIGN_MAC, annotate, carried_out, claim, claimed, config_of, config_written, direct_access, events,
-        is_converged, observed_again, reason, served, settle, status, steps, target_addresses, tcp_slice,
-        two_pods, with_pods, withholds,
+        FOREIGN_MAC, annotate, carried_out, claim, claimed, config_of, config_written, configured,
+        deployment_of, direct_access, events, is_converged, observed_again, reason, served, settle, status,
+        steps, target_addresses, tcp_slice, two_pods, with_pods, withholds,
     };
     use crate::testing::port;
     use lb_svc_crds::Requested;
@@ -628,6 +674,88 @@ mod tests {
         assert_eq!(ips(ingress), ["172.18.0.11"]);
         assert_eq!(reason(conditions, ADDRESS_ALLOCATED), "AddressInUse");
         assert!(planned.index.address_pending);
+    }
+
+    #[test]
+    fn r23_gateway_is_mended_while_its_address_or_attachment_cannot_be_read() {
+        for (address, attachment, cause) in
+            [("nonsense", "lan.kube-system", "InvalidAddress"), ("", "lan", "InvalidProvider")]
+        {
+            let mut observed = served();
+            annotate(&mut observed, names::PROVIDER_ANNOTATION, attachment);
+            observed.service.as_mut().unwrap().load_balancer_ip = address.to_owned();
+            let observed = settle(observed);
+            let conditions = &observed.service.as_ref().unwrap().conditions;
+            assert_eq!(reason(conditions, ADDRESS_ALLOCATED), cause);
+            assert_eq!(reason(conditions, GATEWAY_READY), "GatewayReady");
+            assert_eq!(ips(&observed.service.as_ref().unwrap().ingress), ["172.18.0.11"]);
+            assert!(is_converged(&plan(&observed)));
+
+            let mut lost = observed.clone();
+            (lost.gateway.deployment, lost.gateway.config) = (None, None);
+            let planned = plan(&lost);
+            let config = config_written(&planned);
+            assert_eq!(config.addresses.len(), 1);
+            assert_eq!(config.addresses[0].address.to_string(), "172.18.0.11");
+            assert!(deployment_of(&planned).is_some());
+            let written = |action: &Action| matches!(action, Action::Claim(_) | Action::FillAddress(_));
+            assert!(!planned.steps().any(written), "no address is taken or written for it");
+
+            let mut edited = observed.clone();
+            edited.gateway.deployment.as_mut().unwrap().content.live["spec"]["replicas"] = 0.into();
+            assert!(deployment_of(&plan(&edited)).is_some());
+            assert!(deployment_of(&plan(&configured(observed.clone(), "gateway:2"))).is_some());
+
+            let mut followed = observed;
+            followed.service.as_mut().unwrap().ports.push(port("TCP", 443));
+            assert_eq!(config_written(&plan(&followed)).frontends[0].ports.len(), 2, "the rest can be read");
+        }
+    }
+
+    #[test]
+    fn r23_gateway_is_mended_from_its_last_configuration() {
+        let mut observed = served();
+        let service = observed.service.as_mut().unwrap();
+        service.source_ranges = vec!["nonsense".into()];
+        service.ports.push(port("TCP", 443));
+        let observed = settle(observed);
+        assert!(is_converged(&plan(&observed)));
+        let mut lost = observed.clone();
+        lost.gateway.deployment = None;
+        let planned = plan(&lost);
+        assert!(deployment_of(&planned).is_some() && config_of(&planned).is_none());
+        let planned = plan(&configured(observed.clone(), "gateway:2"));
+        assert!(
+            deployment_of(&planned).is_some() && planned.index.rollout != Rollout::None,
+            "as one of many"
+        );
+
+        // Who may connect cannot be read: nobody is let in by guess.
+        lost.gateway.config = None;
+        let planned = plan(&lost);
+        assert!(deployment_of(&planned).is_none() && config_of(&planned).is_none());
+        let (_, conditions) = status(&planned).unwrap();
+        let ready = conditions.iter().find(|condition| condition.kind == GATEWAY_READY).unwrap();
+        assert!(ready.reason == "InvalidSourceRange" && ready.message.contains("is lost"), "{ready:?}");
+
+        // Nor is a pod made while the address has no configuration of its own.
+        lost.gateway.config = observed.gateway.config.clone();
+        lost.gateway.seal = Some(SealState::default());
+        lost.gateway.deployment = observed.gateway.deployment.clone();
+        let live = &mut lost.gateway.deployment.as_mut().unwrap().content.live;
+        live["metadata"]["annotations"] = serde_json::json!({});
+        assert_eq!(config_of(&plan(&lost)), lost.gateway.config.as_ref().map(|config| &config.content));
+    }
+
+    #[test]
+    fn r23_gateway_without_a_claim_is_restored() {
+        let mut observed = served();
+        observed.addresses.claims.clear();
+        observed.addresses.allocation_error = Some(AllocationError::Deleting("lan".to_owned()));
+        observed.gateway.deployment = None;
+        assert!(deployment_of(&plan(&observed)).is_some());
+        observed.addresses.is_given_away = true;
+        assert!(deployment_of(&plan(&observed)).is_none());
     }
 
     #[test]

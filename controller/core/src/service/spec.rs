@@ -57,6 +57,8 @@ pub struct ServiceSpec {
     pub keep: bool,
     /// Whether its address is filled into its `spec.loadBalancerIP`, if it says.
     pub fill: Option<bool>,
+    /// Why its attachment or address cannot be read: it keeps those of its claims.
+    pub refused: Option<Problem>,
     /// What of it cannot be served, while the rest can.
     pub warnings: Vec<Problem>,
 }
@@ -99,6 +101,15 @@ impl std::fmt::Display for DirectAccessCause {
 /// What makes it unreadable.
 pub fn parse(service: &Service) -> Option<Result<ServiceSpec, Problem>> {
     Some(read(service, provider(service)?))
+}
+
+/// Reads the rest of what `service` asks, where its attachment or address cannot
+/// be read for this `problem` and it holds an address of `provider`. `None` if the
+/// rest cannot be read either.
+pub fn parse_rest(service: &Service, provider: &Provider, problem: &Problem) -> Option<ServiceSpec> {
+    let rest = Service { load_balancer_ip: String::new(), ..service.clone() };
+    let spec = read(&rest, &provider.to_string()).ok()?;
+    Some(ServiceSpec { refused: Some(problem.clone()), ..spec })
 }
 
 /// Whether `service` has direct access to its endpoints. The rest of its spec may
@@ -286,6 +297,7 @@ fn read(service: &Service, provider: &str) -> Result<ServiceSpec, Problem> {
         nat_backend,
         keep,
         fill,
+        refused: None,
         warnings,
     })
 }
