@@ -26,8 +26,21 @@
 //! | [`telemetry`] | metrics and the HTTP server |
 //!
 //! Beside them: [`cli`] (flags), [`fault`] (every cause that keeps a gateway from
-//! serving) and [`capabilities`]. The election's rules are a crate of their own,
-//! [`lb_svc_election`].
+//! serving), [`capabilities`], [`scheduling`] and [`off_loop`]. The election's rules are
+//! a crate of their own, [`lb_svc_election`].
+//!
+//! # Threads
+//!
+//! ```text
+//!   main       agent, programs, HTTP, checks        ◀── watch ──▶  election   one member
+//!   netlink    requests of the network state                       (its sockets and timers)
+//!   blocking   scrapes, walks of the connection table
+//!   log        writes to stderr
+//! ```
+//!
+//! The election has a thread of its own, on which nothing else runs: whatever holds the
+//! others up costs no lease. If the agent's loop stands still for long, the member
+//! resigns ([`announce::layer2::watchdog`]).
 
 pub mod agent;
 pub mod announce;
@@ -38,6 +51,8 @@ pub mod datapath;
 pub mod fault;
 pub mod l2;
 pub mod link;
+pub mod off_loop;
 pub mod podnet;
 pub mod route;
+pub mod scheduling;
 pub mod telemetry;

@@ -1,26 +1,33 @@
 //! The gateway's binary: see [`lb_svc_gateway`].
 
 use clap::Parser;
-use lb_svc_gateway::agent::{self, scheduling};
 use lb_svc_gateway::cli::Cli;
+use lb_svc_gateway::{agent, scheduling};
 use tokio::signal::unix::{SignalKind, signal};
+use tracing_appender::non_blocking::NonBlockingBuilder;
 use tracing_subscriber::EnvFilter;
+
+/// Most log lines that wait to be written.
+const LOG_LINES: usize = 4096;
 
 fn main() -> std::io::Result<()> {
     let cli = Cli::parse();
+    // Lines that nobody takes are dropped: no thread waits for whoever reads the log.
+    let (log, _flushed_at_the_end) =
+        NonBlockingBuilder::default().lossy(true).buffered_lines_limit(LOG_LINES).finish(std::io::stderr());
     tracing_subscriber::fmt()
         .compact()
-        .with_writer(std::io::stderr)
+        .with_writer(log)
         .with_ansi(false)
         .with_target(false)
         .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into()))
         .init();
-    // Everything with deadlines runs on this thread.
+    // Checks and probes have deadlines; the election has a thread of its own.
     if let Err(error) = scheduling::request_short_slice() {
         tracing::warn!(%error, "no short scheduling slice: the process may be late on a busy node");
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         // Process 1 of a container ends only by signals that it handles.
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
@@ -33,5 +40,8 @@ fn main() -> std::io::Result<()> {
         // over, or it goes with the pod's network namespace.
         tracing::info!("terminating: the kernel's state stays");
         Ok(())
-    })
+    });
+    // What other threads wait for, the kernel or a program, is not waited for.
+    runtime.shutdown_background();
+    ended
 }

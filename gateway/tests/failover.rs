@@ -5,6 +5,7 @@
 
 mod lab;
 
+use std::io::Write;
 use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
@@ -558,4 +559,105 @@ fn r17_flooded_pod_keeps_its_lease() {
         assert!(gateway.metric(&name) > 0, "{reason}");
     }
     assert_eq!(gateway.metric("lb_svc_gateway_election_rejected_total{reason=\"foreign\"}"), 0);
+}
+
+/// Two pods at an interval that a busy machine keeps to.
+fn two_at_leisure(lab: &Lab) -> (Gateway<'_>, Site, Value) {
+    let mut config = config(&[("TCP", 80), ("UDP", 53)]);
+    config["election"]["intervalMs"] = json!(200);
+    lab.key(7);
+    let gateway = lab.serving(&config);
+    is(&gateway, Role::Active);
+    let other = lab.another(1);
+    other.key(7);
+    (gateway, other, config)
+}
+
+fn term(gateway: &Gateway) -> Option<(u64, u64)> {
+    let election = gateway.status()?.election?;
+    Some((election.term, election.since_ms))
+}
+
+#[test]
+fn r09_flooded_scrapes_move_no_address() {
+    let lab = Lab::new();
+    let (first, other, config) = two_at_leisure(&lab);
+    let second = other.serving(&config);
+    is(&second, Role::Standby);
+    wait("the standby to be heard", || (first.status()?.election?.peers.len() == 1).then_some(()));
+    // What a scrape has the kernel walk through.
+    for port in 0..200 {
+        let _ = lab.client.udp().send_to(b"x", format!("{VIP}:{}", 2000 + port));
+    }
+    let before = term(&first).unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..16 {
+            scope.spawn(|| {
+                let until = Instant::now() + Duration::from_secs(3);
+                while Instant::now() < until {
+                    // One that gets no connection tries again.
+                    let _ = first.get("/metrics");
+                }
+            });
+        }
+    });
+    let (after, _) = wait("its status", || term(&first));
+    assert_eq!(after, before);
+    is(&second, Role::Standby);
+}
+
+#[test]
+fn r16_wedged_loop_keeps_the_lease_for_a_while_and_then_hands_over() {
+    let lab = Lab::new();
+    let (first, other, config) = two_at_leisure(&lab);
+    let second = other.serving(&config);
+    is(&second, Role::Standby);
+    wait("the standby to be heard", || (first.status()?.election?.peers.len() == 1).then_some(()));
+    let before = term(&second).unwrap();
+    // A file that blocks whoever opens it, as that of a disk that does not answer.
+    let volume = lab.dir().join("config");
+    let file = volume.join("..data").join("config.json");
+    let (kept, pipe) = (lab.dir().join("kept"), lab.dir().join("pipe"));
+    std::fs::copy(&file, &kept).unwrap();
+    lab.pod.run(&format!("mkfifo {}", pipe.display()));
+    std::fs::rename(&pipe, &file).unwrap();
+    std::fs::write(volume.join("woken"), "").unwrap();
+    wait("the loop to be wedged", || first.get("/livez").is_none().then_some(()));
+    let wedged = Instant::now();
+    let socket = lab.client.udp();
+    while wedged.elapsed() < Duration::from_secs(3) {
+        wait("an answer", || exchange(&socket, &format!("{VIP}:53")));
+        assert_eq!((role(&second), term(&second)), (Some(Role::Standby), Some(before)));
+    }
+    // What does not come back gives the address away.
+    wait("the other to take over", || (role(&second)? == Role::Active).then_some(()));
+    assert!(second.status().unwrap().election.unwrap().why.contains("handed over"));
+    wait("an answer", || exchange(&lab.client.udp(), &format!("{VIP}:53")));
+    // And takes part again when it does.
+    let mut pipe = std::fs::File::options().write(true).open(&file).unwrap();
+    std::fs::rename(&kept, &file).unwrap();
+    pipe.write_all(config.to_string().as_bytes()).unwrap();
+    drop(pipe);
+    is(&first, Role::Standby);
+    is(&second, Role::Active);
+}
+
+#[test]
+fn r16_log_that_nobody_reads_stops_nothing() {
+    let lab = Lab::new();
+    let digest = lab.configure(&config(&[("TCP", 80)]));
+    // A pipe that is full, and that nobody reads.
+    let pipe = lab.dir().join("pipe");
+    let full = format!(
+        "mkfifo {pipe}; exec 3<>{pipe}; head -c 65536 /dev/zero >&3; exec \"$@\" 2>&3",
+        pipe = pipe.display()
+    );
+    let gateway = lab.start_with(&full);
+    gateway.carried_out(&digest);
+    for port in [81, 80, 81] {
+        gateway.carried_out(&lab.configure(&config(&[("TCP", port)])));
+    }
+    lab.client.tcp(&format!("{VIP}:81")).unwrap();
+    let (well, took) = gateway.terminate();
+    assert!(well && took < Duration::from_secs(3), "{took:?}");
 }

@@ -46,6 +46,8 @@ pub enum Reason {
     SendFailed,
     /// Standby: nothing on the LAN is reachable.
     Isolated,
+    /// Standby: the gateway does not do its other work.
+    Stalled,
     /// Left: the driver called `leave`.
     Leaving,
 }
@@ -64,6 +66,7 @@ impl fmt::Display for Reason {
             Self::LeaseExpired(slept) => write!(f, "lapsed: slept {} ms", slept.as_millis()),
             Self::SendFailed => write!(f, "lapsed: refused by the kernel"),
             Self::Isolated => write!(f, "isolated: neither another pod nor the router is heard"),
+            Self::Stalled => write!(f, "stalled: the gateway's loop stands still"),
             Self::Leaving => write!(f, "leaving"),
         }
     }

@@ -122,7 +122,7 @@
 //!    ended already. `SplitBrain` in which this member stays: announce them again.
 //! 4. When the LAN's link goes down, call `send_failed`; until it is up, call neither
 //!    `tick` nor `receive`; when it is, call `isolated`, so that the member starts
-//!    with a hold.
+//!    with a hold. The same with `stalled` while the gateway around the member hangs.
 //! 5. When nothing on the LAN is reachable, call `isolated`, and again at least once
 //!    in each *A* until something is.
 //! 6. The kernel's lease has a timeout of [`lease_time`]`(A)`, and after an

@@ -97,8 +97,13 @@ impl Election {
     /// before an address is added or announced: the process may have slept
     /// since it became active.
     pub fn holds_lease(&self, now: Time) -> bool {
-        let sent = self.last_sent.unwrap_or_default();
-        self.role == Role::Active && now.saturating_sub(sent) <= lease_time(self.send_interval)
+        self.lease_until().is_some_and(|until| now <= until)
+    }
+
+    /// Until when the lease is held if it is not renewed; `None` on a standby.
+    pub fn lease_until(&self) -> Option<Time> {
+        let active = self.role == Role::Active;
+        active.then(|| self.last_sent.unwrap_or_default() + lease_time(self.send_interval))
     }
 
     /// Time has passed, and every frame received before has been processed.
@@ -154,10 +159,21 @@ impl Election {
     /// expired, or the LAN's link is down.
     #[must_use]
     pub fn send_failed(&mut self, now: Time) -> Vec<Output> {
+        self.resign(now, Reason::SendFailed)
+    }
+
+    /// The gateway does not do its other work: it could neither add an address nor
+    /// follow its configuration.
+    #[must_use]
+    pub fn stalled(&mut self, now: Time) -> Vec<Output> {
+        self.resign(now, Reason::Stalled)
+    }
+
+    fn resign(&mut self, now: Time, reason: Reason) -> Vec<Output> {
         self.advance(now);
         if self.role == Role::Active {
             let successor = self.peers.best_standby(self.now).map(|(instance, _)| instance);
-            self.become_standby(successor, Reason::SendFailed);
+            self.become_standby(successor, reason);
         }
         std::mem::take(&mut self.outputs)
     }

@@ -24,8 +24,6 @@
 //! | `stale_connections` | deleting connections that contradict it |
 //! | `priority`, `report` | what others learn: the election, status, metrics |
 //! | `backoff` | how long to wait until the next run |
-//!
-//! [`scheduling`] sets the process's scheduling slice.
 
 mod backoff;
 mod converge;
@@ -35,7 +33,6 @@ mod network;
 mod observe;
 mod priority;
 mod report;
-pub mod scheduling;
 mod stale_connections;
 mod wake;
 
@@ -58,6 +55,7 @@ use self::report::{Conditions, Links, Reporter};
 use self::stale_connections::StaleConnections;
 use self::wake::{Changed, WakeSources};
 use crate::announce::layer2::Layer2;
+use crate::announce::layer2::watchdog::BEAT;
 use crate::capabilities::{self, NET_ADMIN, NET_RAW};
 use crate::cli::Cli;
 use crate::config;
@@ -158,6 +156,7 @@ impl Agent {
     async fn run(mut self) {
         let mut changed = Changed::ALL;
         loop {
+            self.announcer.beat();
             if changed.nftables {
                 self.datapath.distrust();
             }
@@ -199,7 +198,9 @@ impl Agent {
     async fn steps(&mut self) -> Result<Vec<Fault>, Fault> {
         let started = Instant::now();
         let Some(pod) = self.observe(started).await? else { return Ok(Vec::new()) };
+        self.announcer.beat();
         let assignment = self.assign(&pod).await?;
+        self.announcer.beat();
         self.program(started, pod, assignment).await
     }
 
@@ -371,12 +372,15 @@ impl Agent {
         let pause = self.backoff.after_run(failed);
         let until = Instant::now() + pause;
         loop {
+            self.announcer.beat();
             if self.announcer.poll() {
                 return Changed::OWN;
             }
             self.forwarding.start(Instant::now());
             self.health.start(Instant::now());
-            let due = [self.announcer.due(), self.forwarding.due(), self.health.due(), self.stale.due()];
+            let beat = self.announcer.has_member().then(|| Instant::now() + BEAT);
+            let due =
+                [self.announcer.due(), self.forwarding.due(), self.health.due(), self.stale.due(), beat];
             let due = due.into_iter().flatten().fold(until, Instant::min);
             let own = tokio::select! {
                 changed = self.wake.wait() => {

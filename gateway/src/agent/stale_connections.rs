@@ -81,7 +81,7 @@ impl StaleConnections {
     }
 
     async fn delete(&self) {
-        match conntrack::delete_stale(&self.forwards, &self.owned).await {
+        match conntrack::delete_stale(self.forwards.clone(), self.owned.clone()).await {
             Ok(0) => {}
             Ok(count) => {
                 self.metrics.cut.inc_by(count);

@@ -16,6 +16,7 @@ use rtnetlink::packet_core::NLA_F_NESTED;
 
 use super::nfnetlink::{IPV4, Request, Socket, attributes, push};
 use crate::config::{Forwards, Frontend, Target};
+use crate::off_loop::off_loop;
 
 /// The used part of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,11 +71,15 @@ fn is_stale(entry: &Entry<'_>, forwards: &Forwards, owned: &BTreeSet<Ipv4Addr>) 
     owned.contains(&to.address) && !(is_forwarded_so && is_allowed)
 }
 
-/// Deletes every stale entry, and returns their number.
+/// Deletes every stale entry, and returns their number. Off the agent's loop.
 ///
 /// # Errors
 /// If the kernel refuses to list or delete entries.
-pub async fn delete_stale(forwards: &Forwards, owned: &BTreeSet<Ipv4Addr>) -> io::Result<u64> {
+pub async fn delete_stale(forwards: Forwards, owned: BTreeSet<Ipv4Addr>) -> io::Result<u64> {
+    off_loop(async move || delete_if_stale(&forwards, &owned).await).await
+}
+
+async fn delete_if_stale(forwards: &Forwards, owned: &BTreeSet<Ipv4Addr>) -> io::Result<u64> {
     let mut stale = Vec::new();
     list(|entry| {
         if is_stale(&entry, forwards, owned) {
@@ -95,7 +100,8 @@ pub async fn delete_stale(forwards: &Forwards, owned: &BTreeSet<Ipv4Addr>) -> io
     Ok(deleted)
 }
 
-/// Passes each TCP and UDP entry to `each`.
+/// Passes each TCP and UDP entry to `each`. The kernel walks the entries of the whole
+/// node for it, on the calling thread.
 ///
 /// # Errors
 /// If the kernel does not answer.

@@ -34,6 +34,7 @@ use super::conntrack::{self, Entry};
 use super::nft::log_once::LogOnce;
 use super::nft::table::{Before, Table};
 use crate::config::Frontend;
+use crate::off_loop::off_loop;
 use crate::telemetry::collectors::Collector;
 use crate::telemetry::metrics::{Metrics, ServedPort};
 
@@ -191,7 +192,7 @@ async fn check(before: Option<&Exhausted>) -> io::Result<Exhausted> {
     if before.is_empty() && conntrack::size().await?.entries <= NEAR_EXHAUSTION {
         return Ok(none);
     }
-    Ok(Usage::read().await?.near_exhaustion(before))
+    Ok(off_loop(Usage::read).await?.near_exhaustion(before))
 }
 
 fn script(exhausted: &Exhausted, before: &Before<'_, Exhausted>) -> String {

@@ -84,21 +84,22 @@ impl ArpFilter {
 }
 
 /// Opens a non-blocking packet socket that receives frames of `protocol`, an
-/// EtherType, on the named interface. Needs NET_RAW.
+/// EtherType, on an interface. Needs NET_RAW.
 ///
 /// # Errors
 /// If there is no such interface, or the kernel refuses the socket.
-pub(crate) fn packet_socket(interface: &str, protocol: u16) -> io::Result<Socket> {
+pub(crate) fn packet_socket(interface: &LinkAddr, protocol: u16) -> io::Result<Socket> {
     let protocol = Protocol::from(i32::from(protocol.to_be()));
     let socket = Socket::new(Domain::PACKET, Type::RAW, Some(protocol))?;
     socket.set_nonblocking(true)?;
     socket.set_recv_buffer_size(QUEUE)?;
     // An address with protocol 0 leaves the socket's protocol as it is.
-    bind(socket.as_raw_fd(), &link_address(interface)?)?;
+    bind(socket.as_raw_fd(), interface)?;
     Ok(socket)
 }
 
-/// The address of an interface for packet sockets.
+/// The address of an interface for packet sockets. To look it up may take as long as
+/// anything on the node changes interfaces.
 ///
 /// # Errors
 /// ENODEV if there is no interface of that name.
@@ -128,21 +129,29 @@ impl PacketReceiver {
     /// # Errors
     /// If there is no such interface, or the kernel refuses the socket.
     pub fn arp(interface: &str, filter: &ArpFilter) -> io::Result<Self> {
+        Self::arp_on(&link_address(interface)?, filter)
+    }
+
+    /// The same, of an interface that is known.
+    ///
+    /// # Errors
+    /// If the kernel refuses the socket.
+    pub(crate) fn arp_on(interface: &LinkAddr, filter: &ArpFilter) -> io::Result<Self> {
         let receiver = Self::of(interface, ETH_P_ARP)?;
         receiver.set_filter(filter)?;
         Ok(receiver)
     }
 
-    /// Receives every frame of the named interface, including those that
-    /// netfilter drops and those that leave by it. Needs NET_RAW.
+    /// Receives every frame of an interface, including those that netfilter drops
+    /// and those that leave by it. Needs NET_RAW.
     ///
     /// # Errors
-    /// If there is no such interface, or the kernel refuses the socket.
-    pub fn all(interface: &str) -> io::Result<Self> {
+    /// If the kernel refuses the socket.
+    pub(crate) fn all(interface: &LinkAddr) -> io::Result<Self> {
         Self::of(interface, ETH_P_ALL)
     }
 
-    fn of(interface: &str, protocol: u16) -> io::Result<Self> {
+    fn of(interface: &LinkAddr, protocol: u16) -> io::Result<Self> {
         Ok(Self(Receiver::from_owned_fd_unchecked(packet_socket(interface, protocol)?.into())?))
     }
 
@@ -182,7 +191,7 @@ impl PolledReceiver {
     /// # Errors
     /// If there is no such interface, or the kernel refuses the socket.
     pub fn arp(interface: &str, filter: &ArpFilter) -> io::Result<Self> {
-        let socket = packet_socket(interface, ETH_P_ARP)?;
+        let socket = packet_socket(&link_address(interface)?, ETH_P_ARP)?;
         socket.attach_filter(&filter.program())?;
         Ok(Self(socket))
     }
@@ -207,6 +216,24 @@ impl FrameSender {
     /// # Errors
     /// If there is no such interface, it is down, or the kernel refuses.
     pub fn send(&mut self, interface: &str, frame: &[u8]) -> io::Result<()> {
+        let known = self.known.take().filter(|(name, _)| name == interface);
+        self.known = match known.filter(|(_, link)| self.send_on(link, frame).is_ok()) {
+            Some(sent) => Some(sent),
+            // Another interface, perhaps a new one of the same name.
+            None => {
+                let link = link_address(interface)?;
+                self.send_on(&link, frame)?;
+                Some((interface.to_owned(), link))
+            }
+        };
+        Ok(())
+    }
+
+    /// Sends a frame by an interface that is known. Needs NET_RAW.
+    ///
+    /// # Errors
+    /// If the interface is gone or down, or the kernel refuses.
+    pub(crate) fn send_on(&mut self, interface: &LinkAddr, frame: &[u8]) -> io::Result<()> {
         let socket = match &self.socket {
             Some(socket) => socket,
             // Protocol 0: the socket receives nothing.
@@ -217,17 +244,7 @@ impl FrameSender {
                 None,
             )?),
         };
-        let send = |link: &LinkAddr| sendto(socket.as_raw_fd(), frame, link, MsgFlags::empty());
-        let known = self.known.take().filter(|(name, link)| name == interface && send(link).is_ok());
-        self.known = match known {
-            Some(sent) => Some(sent),
-            // Another interface, perhaps a new one of the same name.
-            None => {
-                let link = link_address(interface)?;
-                send(&link)?;
-                Some((interface.to_owned(), link))
-            }
-        };
+        sendto(socket.as_raw_fd(), frame, interface, MsgFlags::empty())?;
         Ok(())
     }
 }

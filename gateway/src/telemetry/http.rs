@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -16,6 +17,7 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use lb_svc_crds::gateway::GatewayStatus;
+use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -24,6 +26,7 @@ use tracing::{debug, info, warn};
 
 use super::collectors::Collector;
 use super::connections::Connections;
+use crate::off_loop::off_loop;
 
 /// Timeout of the head of a request.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(1);
@@ -39,15 +42,15 @@ const COLLECTED_FOR: Duration = Duration::from_secs(1);
 /// every 10 s.
 const HANGS_AFTER: Duration = Duration::from_secs(30);
 
-const METRICS: &str = "/metrics";
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// What the server serves. Written by the agent, read by the server.
 pub struct Published {
     state: Mutex<State>,
     registry: Registry,
     collectors: Vec<Box<dyn Collector>>,
-    /// When metrics were last collected. Locked while they are.
-    collected: tokio::sync::Mutex<Option<Instant>>,
+    /// When metrics were last collected. Locked while they are, or are written.
+    collected: Arc<tokio::sync::Mutex<Option<Instant>>>,
 }
 
 struct State {
@@ -62,7 +65,7 @@ impl Published {
     /// are served.
     pub fn new(registry: Registry, collectors: Vec<Box<dyn Collector>>) -> Self {
         let state = State { status: GatewayStatus::default(), ready: false, turned: Instant::now() };
-        Self { state: Mutex::new(state), registry, collectors, collected: tokio::sync::Mutex::default() }
+        Self { state: Mutex::new(state), registry, collectors, collected: Arc::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -75,26 +78,39 @@ impl Published {
         *self.state() = State { status, ready, turned: Instant::now() };
     }
 
-    /// Collects metrics, unless that was done a moment ago.
-    async fn collect(&self) {
-        let mut collected = self.collected.lock().await;
-        if collected.is_some_and(|at| at.elapsed() < COLLECTED_FOR) {
-            return;
-        }
-        *collected = Some(Instant::now());
-        for collector in &self.collectors {
-            if let Err(error) = collector.collect().await {
-                debug!(%error, "metrics not collected");
+    /// Collects metrics, unless that was done a moment ago, and writes them: for one
+    /// scrape at a time, and off the agent's loop.
+    async fn metrics(self: &Arc<Self>) -> io::Result<String> {
+        let mut collected = Arc::clone(&self.collected).lock_owned().await;
+        let published = Arc::clone(self);
+        off_loop(async move || {
+            if collected.is_none_or(|at| at.elapsed() >= COLLECTED_FOR) {
+                for collector in &published.collectors {
+                    if let Err(error) = collector.collect().await {
+                        debug!(%error, "metrics not collected");
+                    }
+                }
+                *collected = Some(Instant::now());
             }
-        }
+            let mut text = String::new();
+            encode(&mut text, &published.registry).map_err(io::Error::other)?;
+            Ok(text)
+        })
+        .await
     }
 
-    fn answer(&self, method: &Method, path: &str) -> Response<Full<Bytes>> {
+    async fn answer(self: &Arc<Self>, method: &Method, path: &str) -> Response<Full<Bytes>> {
         let text = "text/plain; charset=utf-8";
         if method != Method::GET && method != Method::HEAD {
             let mut response = reply(StatusCode::METHOD_NOT_ALLOWED, text, "GET only\n".to_owned());
             response.headers_mut().insert(ALLOW, hyper::header::HeaderValue::from_static("GET, HEAD"));
             return response;
+        }
+        if path == "/metrics" {
+            return match self.metrics().await {
+                Ok(text) => reply(StatusCode::OK, OPEN_METRICS, text),
+                Err(error) => reply(StatusCode::INTERNAL_SERVER_ERROR, text, error.to_string()),
+            };
         }
         let state = self.state();
         match path {
@@ -115,17 +131,6 @@ impl Published {
                 Ok(json) => reply(StatusCode::OK, "application/json", json),
                 Err(error) => reply(StatusCode::INTERNAL_SERVER_ERROR, text, error.to_string()),
             },
-            METRICS => {
-                let mut body = String::new();
-                match prometheus_client::encoding::text::encode(&mut body, &self.registry) {
-                    Ok(()) => reply(
-                        StatusCode::OK,
-                        "application/openmetrics-text; version=1.0.0; charset=utf-8",
-                        body,
-                    ),
-                    Err(error) => reply(StatusCode::INTERNAL_SERVER_ERROR, text, error.to_string()),
-                }
-            }
             _ => reply(
                 StatusCode::NOT_FOUND,
                 text,
@@ -201,13 +206,7 @@ async fn connection(stream: TcpStream, id: u64, published: Arc<Published>, conne
     let service = service_fn(|request: Request<Incoming>| {
         connections.requested(id);
         let published = &published;
-        async move {
-            let path = request.uri().path();
-            if path == METRICS {
-                published.collect().await;
-            }
-            Ok::<_, Infallible>(published.answer(request.method(), path))
-        }
+        async move { Ok::<_, Infallible>(published.answer(request.method(), request.uri().path()).await) }
     });
     let serving = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -223,31 +222,75 @@ async fn connection(stream: TcpStream, id: u64, published: Arc<Published>, conne
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use futures::future::{BoxFuture, FutureExt};
+
     use super::*;
 
-    #[test]
-    fn r19_livez_fails_when_the_loop_hangs() {
-        let published = Published::new(Registry::default(), Vec::new());
-        let livez = || published.answer(&Method::GET, "/livez").status();
-        assert_eq!(livez(), StatusCode::OK);
-        published.state().turned = Instant::now().checked_sub(HANGS_AFTER + Duration::from_secs(1)).unwrap();
-        assert_eq!(livez(), StatusCode::SERVICE_UNAVAILABLE);
-        published.set(GatewayStatus::default(), false);
-        assert_eq!(livez(), StatusCode::OK);
+    fn published(collectors: Vec<Box<dyn Collector>>) -> Arc<Published> {
+        Arc::new(Published::new(Registry::default(), collectors))
     }
 
-    #[test]
-    fn paths_answer_and_readyz_follows_readiness() {
-        let published = Published::new(Registry::default(), Vec::new());
-        let get = |path| published.answer(&Method::GET, path).status();
-        assert_eq!(get("/readyz"), StatusCode::SERVICE_UNAVAILABLE);
+    #[tokio::test]
+    async fn r19_livez_fails_when_the_loop_hangs() {
+        let published = published(Vec::new());
+        let livez = async || published.answer(&Method::GET, "/livez").await.status();
+        assert_eq!(livez().await, StatusCode::OK);
+        published.state().turned = Instant::now().checked_sub(HANGS_AFTER + Duration::from_secs(1)).unwrap();
+        assert_eq!(livez().await, StatusCode::SERVICE_UNAVAILABLE);
+        published.set(GatewayStatus::default(), false);
+        assert_eq!(livez().await, StatusCode::OK);
+    }
+
+    /// Blocks its thread while it collects, and counts.
+    #[derive(Clone, Default)]
+    struct Walk(Arc<[AtomicUsize; 2]>);
+
+    impl Collector for Walk {
+        fn collect(&self) -> BoxFuture<'_, io::Result<()>> {
+            async {
+                let [running, done] = &*self.0;
+                assert_eq!(running.fetch_add(1, Ordering::SeqCst), 0, "one at a time");
+                std::thread::sleep(Duration::from_millis(100));
+                running.fetch_sub(1, Ordering::SeqCst);
+                done.fetch_add(1, Ordering::SeqCst);
+                Ok(())
+            }
+            .boxed()
+        }
+    }
+
+    #[tokio::test]
+    async fn r09_scrapes_are_collected_one_at_a_time_and_hold_nobody_up() {
+        let walk = Walk::default();
+        let published = published(vec![Box::new(walk.clone())]);
+        let start = Instant::now();
+        let mut scrapes = JoinSet::new();
+        for _ in 0..64 {
+            let published = Arc::clone(&published);
+            scrapes.spawn(async move { published.answer(&Method::GET, "/metrics").await.status() });
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        assert!(start.elapsed() < Duration::from_millis(90), "{:?}", start.elapsed());
+        while let Some(status) = scrapes.join_next().await {
+            assert_eq!(status.unwrap(), StatusCode::OK);
+        }
+        assert_eq!(walk.0[1].load(Ordering::SeqCst), 1, "kept for a second");
+    }
+
+    #[tokio::test]
+    async fn paths_answer_and_readyz_follows_readiness() {
+        let published = published(Vec::new());
+        let get = async |path| published.answer(&Method::GET, path).await.status();
+        assert_eq!(get("/readyz").await, StatusCode::SERVICE_UNAVAILABLE);
         published.set(GatewayStatus::default(), true);
-        assert_eq!(get("/readyz"), StatusCode::OK);
-        assert_eq!(get("/status"), StatusCode::OK);
-        assert_eq!(get("/metrics"), StatusCode::OK);
-        assert_eq!(get("/livez"), StatusCode::OK);
-        assert_eq!(get("/"), StatusCode::NOT_FOUND);
-        let post = published.answer(&Method::POST, "/status").status();
+        assert_eq!(get("/readyz").await, StatusCode::OK);
+        assert_eq!(get("/status").await, StatusCode::OK);
+        assert_eq!(get("/metrics").await, StatusCode::OK);
+        assert_eq!(get("/livez").await, StatusCode::OK);
+        assert_eq!(get("/").await, StatusCode::NOT_FOUND);
+        let post = published.answer(&Method::POST, "/status").await.status();
         assert_eq!(post, StatusCode::METHOD_NOT_ALLOWED);
     }
 }

@@ -210,23 +210,51 @@ impl Metrics {
         (metrics, registry)
     }
 
-    /// Adds frames of the election that the kernel dropped, as too many were queued.
-    pub(crate) fn count_dropped(&self, count: u64) {
-        self.rejected.get_or_create(&Reason { reason: "dropped" }).inc_by(count);
+    /// What a member of the election counts.
+    pub fn election(&self) -> ElectionMetrics {
+        let rejected = |reason| self.rejected.get_or_create(&Reason { reason }).clone();
+        ElectionMetrics {
+            role_changes: self.role_changes.clone(),
+            splits: self.splits.clone(),
+            late: self.late.clone(),
+            dropped: rejected("dropped"),
+            malformed: rejected("malformed"),
+            foreign: rejected("foreign"),
+            bad_tag: rejected("bad_tag"),
+            replayed: rejected("replayed"),
+            unanswering: rejected("unanswering"),
+        }
     }
+}
 
+/// The metrics of the election, which are counted without a lock: whoever is writing
+/// metrics does not hold the election up.
+pub struct ElectionMetrics {
+    pub(crate) role_changes: Counter<u64, AtomicU64>,
+    splits: Counter<u64, AtomicU64>,
+    late: Counter<u64, AtomicU64>,
+    /// Frames that the kernel dropped, as too many were queued.
+    pub(crate) dropped: Counter,
+    malformed: Counter,
+    foreign: Counter,
+    bad_tag: Counter,
+    replayed: Counter,
+    unanswering: Counter,
+}
+
+impl ElectionMetrics {
     /// Adds what the election counted since `before`.
-    pub(crate) fn count_election(&self, before: &Counters, now: &Counters) {
+    pub(crate) fn count(&self, before: &Counters, now: &Counters) {
         self.splits.inc_by(now.splits.saturating_sub(before.splits));
         self.late.inc_by(now.overloaded.saturating_sub(before.overloaded));
-        for (reason, before, now) in [
-            ("malformed", before.malformed, now.malformed),
-            ("foreign", before.foreign, now.foreign),
-            ("bad_tag", before.bad_tag, now.bad_tag),
-            ("replayed", before.replayed, now.replayed),
-            ("unanswering", before.unacknowledging, now.unacknowledging),
+        for (counter, before, now) in [
+            (&self.malformed, before.malformed, now.malformed),
+            (&self.foreign, before.foreign, now.foreign),
+            (&self.bad_tag, before.bad_tag, now.bad_tag),
+            (&self.replayed, before.replayed, now.replayed),
+            (&self.unanswering, before.unacknowledging, now.unacknowledging),
         ] {
-            self.rejected.get_or_create(&Reason { reason }).inc_by(now.saturating_sub(before));
+            counter.inc_by(now.saturating_sub(before));
         }
     }
 }

@@ -510,6 +510,16 @@ fn isolated_active_steps_down_and_holds_meanwhile() {
 }
 
 #[test]
+fn r16_stalled_active_hands_over_to_the_best_standby() {
+    let (mut fixture, at) = Fixture::active(100, &[(LOW, 100)]);
+    assert_eq!(fixture.us.lease_until(), Some(at + 3 * A));
+    let outputs = fixture.us.stalled(at);
+    assert_eq!(sent(&outputs), (vec![Kind::Resign], role_changed(Role::Standby, Reason::Stalled)));
+    assert_eq!(frames(&outputs)[0].successor, Some(LOW));
+    assert_eq!((fixture.us.lease_until(), fixture.us.stalled(at)), (None, vec![]));
+}
+
+#[test]
 fn unacknowledging_frame_changes_only_the_acks() {
     for kind in [Kind::Keepalive, Kind::Resign, Kind::Advertisement, Kind::TakeOver] {
         let mut fixture = Fixture::standby(100, &[(HIGH, 200)]);
@@ -720,6 +730,7 @@ fn reason_display_is_stable() {
         (Reason::LeaseExpired(ms(5000)), "lapsed: slept 5000 ms"),
         (Reason::SendFailed, "lapsed: refused by the kernel"),
         (Reason::Isolated, "isolated: neither another pod nor the router is heard"),
+        (Reason::Stalled, "stalled: the gateway's loop stands still"),
         (Reason::Leaving, "leaving"),
     ] {
         assert_eq!(reason.to_string(), words);

@@ -16,6 +16,7 @@ use super::conflict_detection::{ConflictDetection, Verdict};
 use super::election_task::{ElectionTask, Parameters, Snapshot, read_key};
 use super::garp_schedule::{AnnouncingInterface, GarpSchedule};
 use super::lease::{self, Lease};
+use super::watchdog::Heartbeat;
 use crate::config::Config;
 use crate::datapath::Trust;
 use crate::fault::Fault;
@@ -38,6 +39,7 @@ pub struct Layer2 {
     election: Option<ElectionTask>,
     /// The election as of the last run of the agent.
     snapshot: Snapshot,
+    heartbeat: Heartbeat,
     detection: ConflictDetection,
     /// Receives ARP while an address is tentative, on the interface with this
     /// `ifindex`.
@@ -58,6 +60,7 @@ impl Layer2 {
             has_election: false,
             election: None,
             snapshot: Snapshot::default(),
+            heartbeat: Heartbeat::default(),
             detection: ConflictDetection::default(),
             receiver: None,
             sender: FrameSender::default(),
@@ -109,17 +112,19 @@ impl Layer2 {
         // Before joining: the first frame already changes the lease.
         self.lease.ensure(&desired, trust).await?;
         let name = nix::unistd::gethostname().unwrap_or_default().to_string_lossy().into_owned();
+        let routers: BTreeSet<Ipv4Addr> = config.addresses.iter().filter_map(|a| a.gateway).collect();
+        let hosts = (addresses, routers.into_iter().collect());
         let parameters = Parameters { lan: lan.name.clone(), index: lan.index, mac, election, key, name };
         let task = match self.election.take().filter(|task| *task.parameters() == parameters) {
             Some(task) => task,
             None => {
                 self.snapshot = Snapshot::default();
-                let joined = ElectionTask::join(parameters, initial, self.metrics.clone());
+                let (metrics, heartbeat) = (self.metrics.election(), self.heartbeat.clone());
+                let joined = ElectionTask::join(parameters, initial, hosts.clone(), metrics, heartbeat).await;
                 joined.map_err(|error| failed(&error.to_string()))?
             }
         };
-        let routers: BTreeSet<Ipv4Addr> = config.addresses.iter().filter_map(|a| a.gateway).collect();
-        task.set_hosts(addresses, routers.into_iter().collect());
+        task.set_hosts(hosts.0, hosts.1);
         task.set_link(lan.running);
         let snapshot = task.snapshot();
         // Gratuitous ARP on every role change.
@@ -137,6 +142,11 @@ impl Layer2 {
         if let Some(task) = &self.election {
             task.set_priority(priority);
         }
+    }
+
+    /// Notes that the agent's loop comes round; a member resigns if it does not.
+    pub fn beat(&self) {
+        self.heartbeat.beat(Instant::now());
     }
 
     /// Whether another pod may take over: a member of an election runs.

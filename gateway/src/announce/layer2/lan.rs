@@ -4,13 +4,15 @@
 use std::io;
 use std::net::Ipv4Addr;
 
+use nix::sys::socket::LinkAddr;
+
 use super::isolation::Hosts;
 use crate::l2::arp::{self, Frame, Mac};
 use crate::l2::socket::{ArpFilter, FrameSender, PacketReceiver};
 
 /// The sockets on the LAN interface.
 pub(super) struct Lan {
-    interface: String,
+    interface: LinkAddr,
     arp: PacketReceiver,
     /// The hosts that the filter of `arp` is set for.
     filtered: Option<Hosts>,
@@ -20,14 +22,14 @@ pub(super) struct Lan {
 }
 
 impl Lan {
-    /// Opens the interface of this name. Needs NET_RAW.
+    /// Opens an interface. Needs NET_RAW.
     ///
     /// # Errors
     /// If the kernel refuses the socket.
-    pub fn open(interface: &str) -> io::Result<Self> {
+    pub fn open(interface: LinkAddr) -> io::Result<Self> {
         Ok(Self {
-            interface: interface.to_owned(),
-            arp: PacketReceiver::arp(interface, &ArpFilter::default())?,
+            interface,
+            arp: PacketReceiver::arp_on(&interface, &ArpFilter::default())?,
             filtered: None,
             all: None,
             sender: FrameSender::default(),
@@ -74,6 +76,6 @@ impl Lan {
     /// `to`, or to all. Errors are ignored: if nothing can be sent, the
     /// election's own frames show it.
     pub fn probe(&mut self, mac: Mac, address: Ipv4Addr, to: Option<Mac>) {
-        let _ = self.sender.send(&self.interface, &arp::unicast_to(to, arp::probe(mac, address)));
+        let _ = self.sender.send_on(&self.interface, &arp::unicast_to(to, arp::probe(mac, address)));
     }
 }

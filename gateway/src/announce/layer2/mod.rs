@@ -17,7 +17,9 @@
 //! | File | Holds |
 //! |---|---|
 //! | [`announcer`] | all of it, as the agent drives it |
-//! | [`election_task`] | one member of the election: its socket, clock and key |
+//! | [`election_task`] | one member of the election, on its own thread |
+//! | `member` | its socket, clock and key |
+//! | [`watchdog`] | no election while the agent's loop stands still |
 //! | [`lease`] | the kernel's table that lets only the active pod answer |
 //! | [`isolation`] | whether the pod is cut off from the LAN |
 //! | `startup_guard` | no take-over while a foreign host has the addresses |
@@ -32,6 +34,8 @@ pub mod garp_schedule;
 pub mod isolation;
 mod lan;
 pub mod lease;
+mod member;
 mod startup_guard;
+pub mod watchdog;
 
 pub use announcer::Layer2;

@@ -1,5 +1,4 @@
-//! The scheduling slice of the process: how soon it runs after waking up on a busy
-//! node.
+//! The scheduling slice of a thread: how soon it runs after waking up on a busy node.
 
 use std::io;
 
