@@ -96,6 +96,12 @@ pub struct Election {
     /// Between two advertisements of the active pod, in milliseconds. A pod
     /// that falls silent is replaced after between three and four of them.
     pub interval_ms: u16,
+    /// The hardware addresses of pods of this gateway that may answer for the
+    /// addresses and take no part in the election: those from before it had one.
+    /// A pod that starts alone waits for as long as one of them answers, and 10 s
+    /// at most for any other host. Earlier gateways wait for all alike.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub predecessors: Vec<String>,
 }
 
 /// An address to own, and the network it stands in.

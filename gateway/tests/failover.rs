@@ -467,18 +467,42 @@ fn who_has_another_key_waits_at_the_door() {
 #[test]
 fn a_pod_without_a_key_is_waited_for() {
     let lab = Lab::new();
-    let old = lab.serving(&config(&[("TCP", 80), ("UDP", 53)]));
+    let mut known = config(&[("TCP", 80), ("UDP", 53)]);
+    let old = lab.serving(&known);
     assert!(old.status().unwrap().election.is_none());
     let other = lab.another(1);
     other.key(7);
-    let new = other.serving(&config(&[("TCP", 80), ("UDP", 53)]));
+    known["election"]["predecessors"] = json!([lab.mac()]);
+    let new = other.serving(&known);
     wait("it to be ready", || (new.get("/readyz")?.0 == 200).then_some(()));
-    assert_eq!(role(&new), Some(Role::Standby));
+    // Longer than for a stranger.
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(12) {
+        assert_eq!(role(&new), Some(Role::Standby));
+        std::thread::sleep(Duration::from_millis(200));
+    }
     lab.client.tcp(&format!("{VIP}:80")).unwrap();
     // The pod ends, and its network namespace with it.
     old.kill();
     lab.pod.run("ip link set net1 down");
     assert!(outage(&lab, &[&new]) < Duration::from_secs(1));
+}
+
+#[test]
+fn b17_a_stranger_keeps_an_address_that_was_in_service_for_ten_seconds_at_most() {
+    let lab = Lab::new();
+    // As a node does that kube-proxy gave the address to, with IPVS: nothing of ours.
+    lab.router.run(&format!("ip address add {VIP}/32 dev lo"));
+    lab.key(7);
+    let start = Instant::now();
+    let gateway = lab.serving(&config(&[("TCP", 80), ("UDP", 53)]));
+    wait("it to be ready", || (gateway.get("/readyz")?.0 == 200).then_some(()));
+    assert_eq!(role(&gateway), Some(Role::Standby));
+    while role(&gateway) != Some(Role::Active) {
+        assert!(start.elapsed() < Duration::from_secs(16), "it waits on");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert!(start.elapsed() > Duration::from_secs(10), "{:?}", start.elapsed());
 }
 
 #[test]

@@ -125,7 +125,9 @@
 //!    with a hold. The same with `stalled` while the gateway around the member hangs.
 //! 5. When nothing on the LAN is reachable, call `isolated`, and again at least once
 //!    in each *A* until something is.
-//! 6. The kernel's lease has a timeout of [`lease_time`]`(A)`, and after an
+//! 6. Before the member is active or knows a peer, probe for the addresses, and call
+//!    `address_in_use` for each answer of a host that is no member.
+//! 7. The kernel's lease has a timeout of [`lease_time`]`(A)`, and after an
 //!    ExtendedAdvertisement of `lease_time(extended(A))`. Its set is empty when the
 //!    process starts.
 //!
@@ -169,6 +171,13 @@
 //!   false. A host is suspended: the kernel's timeouts stand still meanwhile, and what
 //!   was left of the lease is valid until the process runs, at most *L*.
 //!
+//! - (e) A host that is no member answers for the addresses when a member starts
+//!   alone (`address_in_use`): the member waits for as long as that lasts if the host
+//!   is a pod of the same gateway: the controller names it, or it sends frames of the
+//!   gateway with another key. Of any other host nothing is
+//!   known: after [`STRANGER_WAIT`] the member takes over, and both answer until the
+//!   other is mended. Beside a peer it does not wait.
+//!
 //! Once frames arrive again, all members run and priorities stay, after 16 *A* exactly
 //! one is active and stays so.
 
@@ -193,6 +202,11 @@ pub type Time = Duration;
 
 /// An Ethernet address.
 pub type Mac = [u8; 6];
+
+/// For how long a member waits at most for a host outside the gateway to leave
+/// the addresses to it: an address that was in service is not given up to whatever
+/// answers for it.
+pub const STRANGER_WAIT: Duration = Duration::from_secs(10);
 
 /// How long the kernel's lease lasts after its last renewal.
 pub const fn lease_time(interval: Duration) -> Duration {

@@ -9,7 +9,7 @@ use crate::events::{Counters, Output, PeerSnapshot, Reason, Role, Snapshot};
 use crate::frame::{Frame, Instance, Kind, Rejected, Seal};
 use crate::hold::{Hold, Release};
 use crate::peers::{PeerRole, Peers, Receipt, Report};
-use crate::{Time, active_down_interval, extended, lease_time, skew_time};
+use crate::{STRANGER_WAIT, Time, active_down_interval, extended, lease_time, skew_time};
 
 /// For how many intervals after a missed deadline a member requests the
 /// extended timers.
@@ -46,6 +46,9 @@ pub struct Election {
     /// As standby.
     hold: Hold,
     release: Option<Release>,
+    /// When a host that is not a member was first received to answer for the
+    /// addresses.
+    in_use_since: Option<Time>,
     /// The last split brain that we stayed active in: the other's instance and
     /// term.
     split: Option<(Instance, u64)>,
@@ -77,6 +80,7 @@ impl Election {
             reason: Reason::Started,
             hold: Hold::from(now, interval),
             release: None,
+            in_use_since: None,
             split: None,
             counters: Counters::default(),
             outputs: Vec::new(),
@@ -192,10 +196,13 @@ impl Election {
     }
 
     /// A host that is not a member answers for the addresses. While this is
-    /// called repeatedly, a standby does not take over.
-    pub fn address_in_use(&mut self, now: Time) {
+    /// called repeatedly, a standby does not take over: for as long as that lasts
+    /// if the host is of the same gateway, else for [`STRANGER_WAIT`] from the
+    /// first call.
+    pub fn address_in_use(&mut self, now: Time, same_gateway: bool) {
         self.advance(now);
-        if self.role == Role::Standby {
+        let since = *self.in_use_since.get_or_insert(self.now);
+        if self.role == Role::Standby && (same_gateway || self.now < since + STRANGER_WAIT) {
             self.restart_hold();
         }
     }

@@ -48,6 +48,9 @@ enum Fault {
     Deaf(usize, Duration),
     /// A member is told that nothing is reachable, rightly or not.
     Isolated(usize),
+    /// A member receives that another host answers for the addresses; the flag says
+    /// whether that is of the same gateway.
+    InUse(usize, bool),
     /// The LAN is partitioned: the members of this set, and the others.
     Split(u8, Duration),
     /// A percentage of frames is lost.
@@ -307,6 +310,12 @@ impl World {
                 let now = self.local(member, self.now);
                 let outputs = self.nodes[member].election.as_mut().unwrap().isolated(now);
                 self.queue(member, outputs);
+                self.step(member);
+            }
+            Fault::InUse(member, same_gateway) if up(self, member % count) => {
+                let member = member % count;
+                let now = self.local(member, self.now);
+                self.nodes[member].election.as_mut().unwrap().address_in_use(now, same_gateway);
                 self.step(member);
             }
             Fault::Deaf(member, long) => self.cut(long, |_, to| to == member % count),
@@ -599,11 +608,13 @@ fn late_active() -> impl Strategy<Value = Fault> {
     ms(50..150).prop_map(|long| Fault::PauseActive(long, false))
 }
 
-/// The active member may also sleep, or a member be isolated.
+/// The active member may also sleep, or a member be isolated, or receive that another
+/// host answers for the addresses.
 fn orderly() -> BoxedStrategy<Fault> {
     let pause = ms(0..1000).prop_map(|long| Fault::PauseActive(long, false));
-    prop_oneof![3 => lives(), 1 => late_active(), 1 => pause, 1 => (0..4usize).prop_map(Fault::Isolated)]
-        .boxed()
+    let in_use = (0..4usize, any::<bool>()).prop_map(|(member, same)| Fault::InUse(member, same));
+    let isolated = (0..4usize).prop_map(Fault::Isolated);
+    prop_oneof![3 => lives(), 1 => late_active(), 1 => pause, 1 => isolated, 1 => in_use].boxed()
 }
 
 fn disorderly() -> BoxedStrategy<Fault> {

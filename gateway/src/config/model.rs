@@ -8,6 +8,8 @@ use std::time::Duration;
 use ipnet::Ipv4Net;
 use lb_svc_crds::gateway::{HealthCheck, NatBackend, Transport};
 
+use crate::l2::arp::Mac;
+
 /// A valid configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -21,6 +23,8 @@ pub struct Config {
     pub nat: NatBackend,
     /// The election, if the gateway has several pods.
     pub election: Option<Election>,
+    /// Hosts that are pods of this gateway, and take no part in the election.
+    pub predecessors: BTreeSet<Mac>,
     /// Parts of the file that this build ignores, as sentences for people.
     pub notes: Vec<String>,
 }

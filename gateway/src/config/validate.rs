@@ -10,6 +10,8 @@ use ipnet::{IpNet, Ipv4Net};
 use lb_svc_crds::gateway::{self as wire, CONFIG_VERSIONS, GatewayConfig, HealthCheck};
 use serde::Deserialize;
 
+use crate::l2::arp::parse_mac;
+
 use super::model::{Address, Config, Election, Endpoints, Forward, Forwards, Frontend, SourceRanges, Target};
 
 /// Why a configuration is invalid.
@@ -168,7 +170,10 @@ fn validate(wire: GatewayConfig) -> Result<Config, Invalid> {
         }
     }
     let election = wire.election.as_ref().map(validate_election).transpose()?;
-    Ok(Config { attachment: wire.attachment, addresses, forwards, nat: wire.nat_backend, election, notes })
+    let predecessors = wire.election.iter().flat_map(|election| &election.predecessors);
+    let predecessors = predecessors.filter_map(|mac| parse_mac(mac)).collect();
+    let (attachment, nat) = (wire.attachment, wire.nat_backend);
+    Ok(Config { attachment, addresses, forwards, nat, election, predecessors, notes })
 }
 
 /// The target of each port of an entry.

@@ -10,6 +10,12 @@ pub fn format_mac(mac: Mac) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
+/// Reads that notation; `None` if it is none.
+pub fn parse_mac(text: &str) -> Option<Mac> {
+    let octets = text.split(':').map(|octet| u8::from_str_radix(octet, 16)).collect::<Result<Vec<u8>, _>>();
+    Mac::try_from(octets.ok()?).ok()
+}
+
 /// A gratuitous ARP request (RFC 5227: ARP announcement): a broadcast request
 /// for the sender's own address.
 pub fn announcement(mac: Mac, address: Ipv4Addr) -> [u8; 42] {

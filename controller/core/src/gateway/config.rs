@@ -1,6 +1,6 @@
 //! The configuration that a gateway is given, in its ConfigMap.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use lb_svc_crds::gateway::{
@@ -22,6 +22,10 @@ use crate::service::spec::{ServiceSpec, transport};
 /// The most bytes that a ConfigMap holds (Kubernetes API: 1 MiB of data).
 const CONFIG_MAX: usize = 1024 * 1024 - 1024;
 
+/// The most predecessors that a configuration names: there is one Deployment, and its
+/// pods are few.
+const PREDECESSORS_MAX: usize = 16;
+
 /// What a configuration is made from, beside the Service's spec.
 #[derive(Clone, Copy, Debug)]
 pub struct Inputs<'a> {
@@ -37,6 +41,8 @@ pub struct Inputs<'a> {
     pub known: Option<&'a OwnedObject<String>>,
     /// The gateway's living pods.
     pub pods: &'a [&'a Pod],
+    /// All its pods.
+    pub all_pods: &'a [Pod],
     /// The NAT back end where the Service does not say.
     pub nat_backend: NatBackend,
 }
@@ -47,7 +53,7 @@ pub struct Inputs<'a> {
 /// # Errors
 /// Why an address cannot be served, or that a ConfigMap cannot hold it.
 pub fn desired(spec: &ServiceSpec, inputs: &Inputs<'_>) -> Result<Option<Rendered>, Problem> {
-    let Inputs { service, serving, networks, endpoints, known, pods, nat_backend } = *inputs;
+    let Inputs { service, serving, networks, endpoints, known, pods, all_pods, nat_backend } = *inputs;
     if serving.is_empty() {
         return Ok(None);
     }
@@ -106,9 +112,22 @@ pub fn desired(spec: &ServiceSpec, inputs: &Inputs<'_>) -> Result<Option<Rendere
         election: Some(Election {
             gateway: assignment::id_of(&service.id).to_string(),
             interval_ms: ADVERTISEMENT_INTERVAL_MS,
+            predecessors: predecessors(all_pods, &service.id.uid),
         }),
     };
     Rendered::of(config).map(Some)
+}
+
+/// The hardware addresses of pods that may answer, beside the members of an election
+/// for the Service with this uid.
+fn predecessors(pods: &[Pod], uid: &str) -> Vec<String> {
+    let is_member = |pod: &&Pod| pod.member && pod.owner_uid == uid;
+    if !pods.iter().any(|pod| is_member(&pod)) {
+        return Vec::new();
+    }
+    let others = pods.iter().filter(|pod| pod.of_deployment && pod.could_answer() && !is_member(pod));
+    let macs: BTreeSet<&String> = others.filter_map(|pod| pod.mac.as_ref()).collect();
+    macs.into_iter().take(PREDECESSORS_MAX).cloned().collect()
 }
 
 /// Whether an address that the ConfigMap has as `listed` is known to be free
@@ -393,6 +412,26 @@ mod tests {
 
     fn served() -> Observed {
         carried_out(claimed(&[claim("172.18.0.11", Requested::Dynamic)]), "172.18.0.11")
+    }
+
+    #[test]
+    fn b17_pods_from_before_the_election_are_named_to_its_members() {
+        let named = |pods: &[Pod]| predecessors(pods, "uid-1");
+        let pod = |mac: &str, member, owner: &str| Pod {
+            mac: Some(mac.to_owned()),
+            owner_uid: owner.to_owned(),
+            of_deployment: true,
+            member,
+            ..Pod::default()
+        };
+        let (old, new) = (pod("02:00:00:00:00:01", false, "uid-1"), pod("02:00:00:00:00:02", true, "uid-1"));
+        assert_eq!(named(std::slice::from_ref(&old)), [""; 0], "there is no election");
+        assert_eq!(named(&[old.clone(), new.clone()]), ["02:00:00:00:00:01"]);
+        let earlier = pod("02:00:00:00:00:03", true, "uid-0");
+        assert_eq!(named(&[earlier, new.clone()]), ["02:00:00:00:00:03"]);
+        let gone = Pod { finished: true, ..old.clone() };
+        let forged = Pod { of_deployment: false, ..old };
+        assert_eq!(named(&[gone, forged, new]), [""; 0]);
     }
 
     #[test]

@@ -306,6 +306,7 @@ fn serve(service: &Service, spec: &ServiceSpec, observed: &Observed) -> Plan {
             endpoints: &observed.endpoints,
             known: gateway.own_config(),
             pods: &pods,
+            all_pods: &gateway.pods,
             nat_backend: observed.configuration.nat_backend,
         };
         config::desired(spec, &inputs)

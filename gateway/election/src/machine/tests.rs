@@ -510,6 +510,28 @@ fn isolated_active_steps_down_and_holds_meanwhile() {
 }
 
 #[test]
+fn b17_lone_member_waits_ten_seconds_for_a_stranger_and_on_for_its_own_gateway() {
+    for same_gateway in [false, true] {
+        let mut fixture = Fixture::standby(100, &[]);
+        let mut taken = None;
+        for round in 0..500 {
+            let at = A * round;
+            fixture.us.address_in_use(at, same_gateway);
+            if fixture.us.snapshot().role == Role::Active {
+                taken.get_or_insert(at);
+            }
+            let _ = fixture.tick(at);
+        }
+        let taken = taken.map(|at| at.as_secs_f64());
+        match same_gateway {
+            true => assert_eq!(taken, None),
+            false => assert!(taken.is_some_and(|at| (10.4..10.8).contains(&at)), "{taken:?}"),
+        }
+        assert_eq!(fixture.us.holds_lease(A * 499), !same_gateway);
+    }
+}
+
+#[test]
 fn r16_stalled_active_hands_over_to_the_best_standby() {
     let (mut fixture, at) = Fixture::active(100, &[(LOW, 100)]);
     assert_eq!(fixture.us.lease_until(), Some(at + 3 * A));

@@ -13,7 +13,7 @@ use lb_svc_election::lease_time;
 use tracing::{info, warn};
 
 use super::conflict_detection::{ConflictDetection, Verdict};
-use super::election_task::{ElectionTask, Parameters, Snapshot, read_key};
+use super::election_task::{ElectionTask, LanHosts, Parameters, Snapshot, read_key};
 use super::garp_schedule::{AnnouncingInterface, GarpSchedule};
 use super::lease::{self, Lease};
 use super::watchdog::Heartbeat;
@@ -113,7 +113,11 @@ impl Layer2 {
         self.lease.ensure(&desired, trust).await?;
         let name = nix::unistd::gethostname().unwrap_or_default().to_string_lossy().into_owned();
         let routers: BTreeSet<Ipv4Addr> = config.addresses.iter().filter_map(|a| a.gateway).collect();
-        let hosts = (addresses, routers.into_iter().collect());
+        let hosts = LanHosts {
+            addresses,
+            routers: routers.into_iter().collect(),
+            predecessors: config.predecessors.clone(),
+        };
         let parameters = Parameters { lan: lan.name.clone(), index: lan.index, mac, election, key, name };
         let task = match self.election.take().filter(|task| *task.parameters() == parameters) {
             Some(task) => task,
@@ -124,7 +128,7 @@ impl Layer2 {
                 joined.map_err(|error| failed(&error.to_string()))?
             }
         };
-        task.set_hosts(hosts.0, hosts.1);
+        task.set_hosts(hosts);
         task.set_link(lan.running);
         let snapshot = task.snapshot();
         // Gratuitous ARP on every role change.

@@ -9,6 +9,7 @@
 //! Nothing that the agent does delays the member, however long it takes; only if its
 //! loop [stands still](super::watchdog) does the member resign.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::Ipv4Addr;
 use std::num::NonZeroU8;
@@ -67,6 +68,17 @@ pub fn read_key(directory: &Path) -> Result<Option<Key>, Fault> {
     key.map(Some).map_err(|_| Fault::KeyInvalid { path, why: why() })
 }
 
+/// The hosts on the LAN that matter to the election.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LanHosts {
+    /// The addresses that the election is about.
+    pub addresses: Vec<Ipv4Addr>,
+    /// The LAN's routers.
+    pub routers: Vec<Ipv4Addr>,
+    /// Pods of this gateway that may answer for the addresses, and are no members.
+    pub predecessors: BTreeSet<Mac>,
+}
+
 /// What the agent tells the member.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Directions {
@@ -76,10 +88,8 @@ pub(super) struct Directions {
     pub link_up: bool,
     /// How often it went down: it may be up again before the member looks.
     pub link_losses: u64,
-    /// The addresses that the election is about.
-    pub addresses: Vec<Ipv4Addr>,
-    /// The LAN's routers.
-    pub routers: Vec<Ipv4Addr>,
+    /// The hosts that matter to it.
+    pub hosts: LanHosts,
     /// The member is to hand over and end.
     pub leave: bool,
 }
@@ -110,8 +120,7 @@ pub struct ElectionTask {
 }
 
 impl ElectionTask {
-    /// Starts a member that contends for `addresses` on a LAN with these `routers`.
-    /// Needs NET_RAW.
+    /// Starts a member on a LAN with these `hosts`. Needs NET_RAW.
     ///
     /// # Errors
     /// If the kernel refuses a thread, a socket or random bytes, or does not answer in
@@ -119,18 +128,12 @@ impl ElectionTask {
     pub async fn join(
         parameters: Parameters,
         priority: NonZeroU8,
-        (addresses, routers): (Vec<Ipv4Addr>, Vec<Ipv4Addr>),
+        hosts: LanHosts,
         metrics: ElectionMetrics,
         heartbeat: Heartbeat,
     ) -> io::Result<Self> {
-        let (directions, directed) = watch::channel(Directions {
-            priority,
-            link_up: true,
-            link_losses: 0,
-            addresses,
-            routers,
-            leave: false,
-        });
+        let (directions, directed) =
+            watch::channel(Directions { priority, link_up: true, link_losses: 0, hosts, leave: false });
         let (publish, snapshot) = watch::channel(Snapshot::default());
         let (report, joined) = oneshot::channel();
         let (running, thread) = mpsc::channel();
@@ -164,9 +167,9 @@ impl ElectionTask {
         });
     }
 
-    /// Sets the addresses that the election is about, and the LAN's routers.
-    pub fn set_hosts(&self, addresses: Vec<Ipv4Addr>, routers: Vec<Ipv4Addr>) {
-        self.direct(|directions| (directions.addresses, directions.routers) = (addresses, routers));
+    /// Sets the hosts that matter.
+    pub fn set_hosts(&self, hosts: LanHosts) {
+        self.direct(|directions| directions.hosts = hosts);
     }
 
     fn direct(&self, set: impl FnOnce(&mut Directions)) {

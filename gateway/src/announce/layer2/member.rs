@@ -5,15 +5,15 @@
 //! anything but frames, time and directions: no program, no file, no request to the
 //! kernel that others could hold up.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use lb_svc_crds::gateway::{self as wire, ElectionStatus};
 use lb_svc_election::{
-    self as election, Counters, ETHERTYPE, Election, Instance, MemberConfig, Output, Reason, Role, Time,
-    frame,
+    self as election, Counters, ETHERTYPE, Election, Instance, MemberConfig, Output, Reason, Role,
+    STRANGER_WAIT, Time, frame,
 };
 use nix::libc;
 use nix::sys::socket::{GetSockOpt as _, LinkAddr, MsgFlags, SetSockOpt as _, sendto};
@@ -29,13 +29,15 @@ use super::isolation::{Hosts, IsolationDetector, PeerVisibility};
 use super::lan::Lan;
 use super::startup_guard::StartupGuard;
 use super::watchdog::{Heartbeat, Watchdog};
-use crate::l2::arp::{Frame, format_mac};
+use crate::l2::arp::{Frame, Mac, format_mac};
 use crate::l2::socket::{BATCH, bytes_filter, link_address, packet_socket};
 use crate::scheduling;
 use crate::telemetry::metrics::ElectionMetrics;
 
 /// Length of an Ethernet header.
 const ETHERNET: usize = 14;
+/// How many hosts with another key are remembered.
+const OTHER_KEYS_MAX: usize = 16;
 /// How often to look whether there is a reason to take part again.
 const PAUSED_CHECK: Duration = Duration::from_millis(50);
 
@@ -143,6 +145,8 @@ impl Member {
             stalled: false,
             isolated: false,
             hosts: Hosts { mac: parameters.mac, addresses: Vec::new(), routers: Vec::new() },
+            predecessors: BTreeSet::new(),
+            other_keys: BTreeSet::new(),
             since: SystemTime::now(),
             metrics,
             counted: Counters::default(),
@@ -219,6 +223,11 @@ struct Driver {
     stalled: bool,
     isolated: bool,
     hosts: Hosts,
+    /// Pods of this gateway that are no members.
+    predecessors: BTreeSet<Mac>,
+    /// Hosts that send frames of this gateway with another key, at most
+    /// [`OTHER_KEYS_MAX`].
+    other_keys: BTreeSet<Mac>,
     since: SystemTime,
     metrics: ElectionMetrics,
     counted: Counters,
@@ -232,8 +241,9 @@ impl Driver {
     }
 
     fn direct(&mut self, directions: Directions) {
-        let Directions { priority, link_up, link_losses, addresses, routers, .. } = directions;
-        (self.hosts.addresses, self.hosts.routers) = (addresses, routers);
+        let Directions { priority, link_up, link_losses, hosts, .. } = directions;
+        (self.hosts.addresses, self.hosts.routers) = (hosts.addresses, hosts.routers);
+        self.predecessors = hosts.predecessors;
         let lost = std::mem::replace(&mut self.link_losses, link_losses) != link_losses;
         let was_down = std::mem::replace(&mut self.link_down, !link_up);
         if lost {
@@ -302,7 +312,11 @@ impl Driver {
             let Ok(length) = frames.try_read(&mut buffer) else { break };
             if !self.is_paused() {
                 let payload = buffer.get(ETHERNET..length).unwrap_or_default();
+                let before = self.election.counters().bad_tag;
                 self.carry_out(|election, now| election.receive(now, payload));
+                if self.election.counters().bad_tag > before && self.other_keys.len() < OTHER_KEYS_MAX {
+                    self.other_keys.extend(buffer.get(6..12).and_then(|mac| Mac::try_from(mac).ok()));
+                }
                 any = true;
             }
         }
@@ -379,12 +393,17 @@ impl Driver {
             return;
         }
         let now = Instant::now();
-        let answers = guard.receive(now, &self.hosts, received);
-        if answers.in_use {
-            self.election.address_in_use(self::now());
+        let is_same_gateway = |mac: &Mac| self.predecessors.contains(mac) || self.other_keys.contains(mac);
+        let answers = guard.receive(now, &self.hosts, is_same_gateway, received);
+        if let Some(same_gateway) = answers.in_use {
+            self.election.address_in_use(self::now(), same_gateway);
         }
         if let Some((address, mac)) = answers.foreign {
-            warn!(%address, owner = format_mac(mac), "address has a foreign owner outside the election: waiting");
+            warn!(
+                %address,
+                owner = format_mac(mac),
+                "address has a foreign owner outside the election: waiting, {STRANGER_WAIT:?} at most unless it is a pod of this gateway",
+            );
         }
         if guard.poll(now) {
             for address in &self.hosts.addresses {

@@ -1,7 +1,6 @@
 //! Keeps a member without reachable peers from taking addresses that a foreign
-//! host answers for: a pod of the gateway from before it had an election, or
-//! with another key. Once peers are known, or the member is active, the guard
-//! is over.
+//! host answers for: for as long as that lasts if it is a pod of the same gateway, else for [`STRANGER_WAIT`](lb_svc_election::STRANGER_WAIT). Once
+//! peers are known, or the member is active, the guard is over.
 
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
@@ -28,8 +27,8 @@ pub(super) struct StartupGuard {
 /// What received frames mean to the guard.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Answers {
-    /// An address is answered for.
-    pub in_use: bool,
+    /// An address is answered for, and whether by a host of the same gateway.
+    pub in_use: Option<bool>,
     /// The foreign owner of an address; returned once.
     pub foreign: Option<(Ipv4Addr, Mac)>,
 }
@@ -57,14 +56,20 @@ impl StartupGuard {
         self.passed
     }
 
-    /// Processes received ARP frames.
-    pub fn receive(&mut self, now: Instant, hosts: &Hosts, frames: &[Frame]) -> Answers {
+    /// Processes received ARP frames, of hosts that are of the same gateway or not.
+    pub fn receive(
+        &mut self,
+        now: Instant,
+        hosts: &Hosts,
+        is_same_gateway: impl Fn(&Mac) -> bool,
+        frames: &[Frame],
+    ) -> Answers {
         let mut answers = Answers::default();
         for arp in frames {
             if arp.mac == hosts.mac || !hosts.addresses.contains(&arp.sender) {
                 continue;
             }
-            answers.in_use = true;
+            answers.in_use = Some(answers.in_use.unwrap_or_default() || is_same_gateway(&arp.mac));
             let (since, reported) = self.in_use.get_or_insert((now, false));
             if *since + FOREIGN_AFTER <= now && !std::mem::replace(reported, true) {
                 answers.foreign = Some((arp.sender, arp.mac));
@@ -123,16 +128,19 @@ mod tests {
     fn answering_host_is_foreign_after_a_second_and_reported_once() {
         let start = Instant::now();
         let mut guard = StartupGuard::new(start, Duration::from_millis(50));
+        let none = |_: &Mac| false;
         let others = [answer(OWN, VIP), answer(OTHER, Ipv4Addr::new(172, 18, 0, 1))];
-        assert_eq!(guard.receive(start, &hosts(), &others), Answers::default());
+        assert_eq!(guard.receive(start, &hosts(), none, &others), Answers::default());
         let frames = [answer(OTHER, VIP)];
-        let in_use = Answers { in_use: true, foreign: None };
-        assert_eq!(guard.receive(start, &hosts(), &frames), in_use);
+        let in_use = Answers { in_use: Some(false), foreign: None };
+        assert_eq!(guard.receive(start, &hosts(), none, &frames), in_use);
         assert!(!guard.has_foreign_owner());
         let later = start + FOREIGN_AFTER;
-        let foreign = Answers { in_use: true, foreign: Some((VIP, OTHER)) };
-        assert_eq!(guard.receive(later, &hosts(), &frames), foreign);
-        assert_eq!(guard.receive(later, &hosts(), &frames), in_use);
+        let foreign = Answers { in_use: Some(false), foreign: Some((VIP, OTHER)) };
+        assert_eq!(guard.receive(later, &hosts(), none, &frames), foreign);
+        assert_eq!(guard.receive(later, &hosts(), none, &frames), in_use);
         assert!(guard.has_foreign_owner());
+        let of_ours = guard.receive(later, &hosts(), |mac| *mac == OTHER, &frames);
+        assert_eq!(of_ours.in_use, Some(true));
     }
 }
