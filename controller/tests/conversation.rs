@@ -146,6 +146,25 @@ async fn existing_claim_is_read() {
 }
 
 #[tokio::test]
+async fn r40_object_that_is_no_claim_is_told_from_one_that_vanished() {
+    let (api_server, mut handle) = api_server();
+    let (request, reservation) = request();
+    let mut no_service = claim_of("uid-9");
+    no_service["spec"]["serviceName"] = json!("No Service");
+    let mut not_of_the_type = claim_of("uid-9");
+    not_of_the_type["spec"] = json!({ "podName": "kube-ovn" });
+    for object in [no_service, not_of_the_type] {
+        let talk = async {
+            answer(&mut handle, StatusCode::CONFLICT, refusal(409, "AlreadyExists")).await;
+            answer(&mut handle, StatusCode::OK, object).await
+        };
+        let (claimed, _) = tokio::join!(api_server.claim(&request, &reservation, "default"), talk);
+        let Claimed::NoClaim(id) = claimed.unwrap() else { panic!("a claim") };
+        assert_eq!((id.name, id.uid.as_str()), (reservation.name.clone(), "c-1"));
+    }
+}
+
+#[tokio::test]
 async fn delete_has_uid_and_resource_version() {
     let gateway = beside();
     let (api_server, mut handle) = api_server();

@@ -242,7 +242,7 @@ impl World {
             Action::RecordMac { claim, mac, probed } => change(&claim, &|claim| {
                 (claim.mac, claim.probed) = (mac.clone(), probed);
             }),
-            Action::Release(id) => self.index.allocator.remove(&id.name, &id.uid),
+            Action::Release(id) => drop(self.index.allocator.remove(&id.name, &id.uid)),
             Action::SetStatus { ingress, conditions } => {
                 let ingress: Vec<_> = ingress.iter().map(read::ingress_entry).collect();
                 let condition = |c: &Condition| {

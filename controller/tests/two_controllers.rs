@@ -429,10 +429,7 @@ impl Controller {
                 self.index.set_pod(location(&service_of(&name)), &name, pod)
             }
             Event::Claim(claim, true) => self.index.set_claim(*claim),
-            Event::Claim(claim, false) => {
-                self.index.allocator.remove(&claim.id.name, &claim.id.uid);
-                self.index.claims_gone(&[*claim])
-            }
+            Event::Claim(claim, false) => self.index.claim_gone(&claim.id.name, &claim.id.uid),
         };
         for key in keys {
             if let Key::Gateway(gateway) = key {

@@ -52,8 +52,16 @@ pub(crate) trait Watched:
 
     /// The object is so.
     fn set(index: &mut Index, object: Self) -> Vec<Key>;
+    /// An object of this name and uid is there that is not of the type.
+    fn unreadable(_index: &mut Index, _name: &str, _uid: &str) -> Vec<Key> {
+        Vec::new()
+    }
     /// The object is gone.
     fn gone(index: &mut Index, object: &Self) -> Vec<Key>;
+    /// An object that was not of the type is gone.
+    fn unreadable_gone(_index: &mut Index, _name: &str, _uid: &str) -> Vec<Key> {
+        Vec::new()
+    }
     /// A new list shows these objects and no others.
     fn listed(index: &mut Index, names: &BTreeSet<ObjectName>) -> Vec<Key>;
 }
@@ -230,13 +238,31 @@ fn see<K: Watched>(index: &mut Index, object: &impl Resource) -> bool {
     index.versions.see::<K>(uid, version)
 }
 
-/// Feeds one object; one that cannot be handled is dropped, and named.
-fn contained<K: Watched>(name: &ObjectName, work: impl FnOnce() -> Vec<Key>) -> Vec<Key> {
+/// Feeds an object to `known`, or the name and uid of one that is not of the type
+/// to `unreadable`. One that cannot be handled is dropped, and named.
+fn feed_one<K: Watched>(
+    index: &mut Index,
+    guard: DeserializeGuard<K>,
+    known: impl FnOnce(&mut Index, K) -> Vec<Key>,
+    unreadable: impl FnOnce(&mut Index, &str, &str) -> Vec<Key>,
+) -> Vec<Key> {
+    let (namespace, name) = object_name(&guard);
+    let uid = guard.uid().unwrap_or_default();
+    let work = || match guard.0 {
+        Ok(object) => known(index, object),
+        Err(error) => {
+            tracing::warn!(kind = %K::kind(&()), namespace, name, "not readable, and ignored: {}", error.error);
+            unreadable(index, &name, &uid)
+        }
+    };
     contain(work).unwrap_or_else(|error| {
-        let (namespace, name) = name;
         tracing::error!(kind = %K::kind(&()), namespace, name, %error, "object dropped");
         Vec::new()
     })
+}
+
+fn object_name(object: &impl ResourceExt) -> ObjectName {
+    (object.namespace().unwrap_or_default(), object.name_any())
 }
 
 fn feed<K: Watched>(
@@ -244,23 +270,15 @@ fn feed<K: Watched>(
     event: Event<DeserializeGuard<K>>,
     listed: &mut BTreeSet<ObjectName>,
 ) -> Vec<Key> {
-    let readable = |guard: DeserializeGuard<K>| {
-        let name = guard.name_any();
-        guard
-            .0
-            .inspect_err(|error| tracing::warn!(kind = %K::kind(&()), name, "not readable, and ignored: {}", error.error))
-            .ok()
+    let set = |index: &mut Index, guard| feed_one(index, guard, K::set, K::unreadable);
+    let gone = |index: &mut Index, guard| {
+        feed_one(index, guard, |index, object| K::gone(index, &object), K::unreadable_gone)
     };
-    let name = |object: &K| (object.namespace().unwrap_or_default(), object.name_any());
-    let set = |index: &mut Index, object: K| contained::<K>(&name(&object), || K::set(index, object));
-    let gone = |index: &mut Index, object: &K| contained::<K>(&name(object), || K::gone(index, object));
     let foreign = |guard: &DeserializeGuard<K>| guard.0.as_ref().is_ok_and(|object| !object.matters());
     match event {
         Event::InitApply(guard) if foreign(&guard) => Vec::new(),
         // It may have been ours.
-        Event::Apply(guard) | Event::Delete(guard) if foreign(&guard) => {
-            readable(guard).map_or_else(Vec::new, |object| gone(index, &object))
-        }
+        Event::Apply(guard) | Event::Delete(guard) if foreign(&guard) => gone(index, guard),
         Event::Init => {
             listed.clear();
             index.versions.forget::<K>();
@@ -268,16 +286,16 @@ fn feed<K: Watched>(
         }
         Event::InitApply(guard) => {
             see::<K>(index, &guard);
-            listed.insert((guard.namespace().unwrap_or_default(), guard.name_any()));
-            readable(guard).map_or_else(Vec::new, |object| set(index, object))
+            listed.insert(object_name(&guard));
+            set(index, guard)
         }
         Event::InitDone => K::listed(index, &std::mem::take(listed)),
         Event::Apply(guard) if !see::<K>(index, &guard) => Vec::new(),
-        Event::Apply(guard) => readable(guard).map_or_else(Vec::new, |object| set(index, object)),
+        Event::Apply(guard) => set(index, guard),
         Event::Delete(guard) => {
             let (uid, version) = identity(&guard);
             index.versions.end::<K>(uid, version, Instant::now());
-            readable(guard).map_or_else(Vec::new, |object| gone(index, &object))
+            gone(index, guard)
         }
     }
 }
@@ -318,9 +336,60 @@ mod tests {
 
     #[test]
     fn r1_object_that_cannot_be_handled_is_dropped_alone() {
-        let name = ("tenant".to_owned(), "any".to_owned());
-        assert_eq!(contained::<Service>(&name, || panic!("a mistake")), []);
-        assert_eq!(contained::<Service>(&name, || vec![Key::Backend(name.clone())]).len(), 1);
+        let feed_to = |known: fn(&mut Index, Service) -> Vec<Key>| {
+            feed_one(
+                &mut Index::default(),
+                DeserializeGuard(Ok(service("1", ""))),
+                known,
+                Service::unreadable,
+            )
+        };
+        assert_eq!(feed_to(|_, _| panic!("a mistake")), []);
+        assert_eq!(feed_to(|_, object| vec![Key::Backend(object_name(&object))]).len(), 1);
+    }
+
+    /// An IP object, of a Service of this name; one without is not of the type.
+    fn ip(uid: &str, version: &str, service: Option<&str>) -> DeserializeGuard<IP> {
+        let mut object = json!({
+            "apiVersion": "kubeovn.io/v1", "kind": "IP",
+            "metadata": { "name": "lan.kube-system.172.18.0.11", "uid": uid, "resourceVersion": version },
+            "spec": {
+                "subnet": "lan", "provider": "lan.kube-system", "ipAddress": "172.18.0.11",
+                "namespace": "default", "serviceUid": "uid-1", "requested": "static",
+            },
+        });
+        if let Some(service) = service {
+            object["spec"]["serviceName"] = service.into();
+        }
+        serde_json::from_value(object).unwrap()
+    }
+
+    #[test]
+    fn r40_object_that_is_no_claim_is_known_until_it_is_gone() {
+        let mut index = Index::default();
+        let waiting = ServiceRef::new("default", "waits");
+        index.set_address_pending(&waiting, true);
+        let mut listed = BTreeSet::new();
+        let mut show = |index: &mut Index, event| feed::<IP>(index, event, &mut listed);
+        for (uid, service) in [("u-1", Some("No Service")), ("u-2", None)] {
+            assert_eq!(show(&mut index, Event::Apply(ip(uid, "5", service))), []);
+            let gone = show(&mut index, Event::Delete(ip(uid, "6", service)));
+            assert_eq!(gone, [Key::gateway_of(&waiting)], "{service:?}");
+            show(&mut index, Event::Apply(ip(uid, "7", service)));
+        }
+        // A list that shows it no longer is as good.
+        show(&mut index, Event::Init);
+        assert_eq!(show(&mut index, Event::InitDone), [Key::gateway_of(&waiting)]);
+
+        // A claim that was spoiled is gone when its object is.
+        show(&mut index, Event::Apply(ip("u-3", "8", Some("web"))));
+        let owner = ServiceRef::new("default", "web");
+        for service in [Some("No Service"), None] {
+            show(&mut index, Event::Apply(ip("u-3", "9", service)));
+            assert!(index.allocator.has_claims(&owner), "as last seen");
+        }
+        let gone = show(&mut index, Event::Delete(ip("u-3", "10", None)));
+        assert!(gone.contains(&Key::gateway_of(&owner)) && !index.allocator.has_claims(&owner));
     }
 
     #[test]

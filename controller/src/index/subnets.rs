@@ -16,6 +16,14 @@ impl Index {
         self.subnets.get(name)
     }
 
+    /// Whether a Subnet has the controller's finalizer is about to change, or has
+    /// not changed after all.
+    pub fn set_held(&mut self, name: &str, held: bool) {
+        if let Some(subnet) = self.subnets.get_mut(name) {
+            subnet.held = held;
+        }
+    }
+
     /// A Subnet is so; `None` if it is gone.
     pub fn set_subnet(&mut self, name: &str, subnet: Option<Subnet>) -> Vec<Key> {
         let Some(subnet) = subnet else {
@@ -110,8 +118,32 @@ impl Index {
         kept.map(Key::gateway_of).collect()
     }
 
+    /// There is an IP object that is no claim.
+    pub fn set_no_claim(&mut self, name: &str, uid: &str) {
+        self.allocator.set_stranger(name, uid);
+    }
+
+    /// An IP object is gone, whatever it was.
+    pub fn claim_gone(&mut self, name: &str, uid: &str) -> Vec<Key> {
+        match self.allocator.remove(name, uid) {
+            Some(claim) => self.claims_gone(&[claim]),
+            None if self.allocator.remove_stranger(name, uid) => self.waiting_keys().collect(),
+            None => Vec::new(),
+        }
+    }
+
+    /// The watch listed all IP objects anew.
+    pub fn claims_listed(&mut self, names: &BTreeSet<String>) -> Vec<Key> {
+        let gone = self.allocator.retain(names);
+        let mut keys = self.claims_gone(&gone);
+        if self.allocator.retain_strangers(names) && gone.is_empty() {
+            keys.extend(self.waiting_keys());
+        }
+        keys
+    }
+
     /// The watch shows that these claims are gone.
-    pub fn claims_gone(&self, claims: &[Claim]) -> Vec<Key> {
+    fn claims_gone(&self, claims: &[Claim]) -> Vec<Key> {
         let mut keys = Vec::new();
         for claim in claims {
             keys.extend([Key::gateway_of(&claim.owner.service), Key::Subnet(claim.subnet.clone())]);

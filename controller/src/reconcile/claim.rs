@@ -68,6 +68,13 @@ impl Reconciler {
                 }
                 Ok(is_own)
             }
+            Ok(Claimed::NoClaim(object)) => {
+                index.allocator.unreserve(reservation);
+                if index.versions.see::<IP>(&object.uid, &object.resource_version) {
+                    index.allocator.set_stranger(&object.name, &object.uid);
+                }
+                Ok(false)
+            }
             Ok(Claimed::Vanished) => {
                 index.allocator.unreserve(reservation);
                 Ok(false)

@@ -314,6 +314,73 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn r39_finalizer_that_is_being_taken_back_is_not_relied_upon() {
+        let Scene { reconciler, mut handle, .. } = Scene::new();
+        let spec = SubnetSpec {
+            provider: "lan.kube-system".into(),
+            cidr_block: "172.18.0.0/16".into(),
+            ..SubnetSpec::default()
+        };
+        let mut subnet = read::subnet(&lb_svc_crds::Subnet::new("lan", spec));
+        subnet.held = true;
+        lock(&reconciler.index).set_subnet("lan", Some(subnet));
+        let held = || lock(&reconciler.index).subnet("lan").unwrap().held;
+        // The status first, then the finalizer.
+        for (code, held_after) in [([200, 500], true), ([200, 200], false)] {
+            let answers = async {
+                for code in code {
+                    let (request, send) = handle.next_request().await.unwrap();
+                    assert!(request.uri().path().starts_with("/apis/kubeovn.io/v1/subnets/lan"));
+                    assert!(!held(), "before it is written");
+                    let body = json!({
+                        "apiVersion": "kubeovn.io/v1", "kind": "Subnet", "metadata": { "name": "lan" },
+                        "spec": { "provider": "lan.kube-system", "cidrBlock": "172.18.0.0/16" }, "code": code,
+                    });
+                    let body = Body::from(body.to_string().into_bytes());
+                    send.send_response(Response::builder().status(code).body(body).unwrap());
+                }
+            };
+            tokio::join!(reconciler.run(Key::Subnet("lan".into())), answers);
+            assert_eq!(held(), held_after);
+        }
+    }
+
+    #[tokio::test]
+    async fn r40_address_that_an_object_other_than_a_claim_has_is_refused_at_once() {
+        let Scene { reconciler, mut handle, service, .. } = Scene::new();
+        request_address(&reconciler, &service, false);
+        let key = Key::gateway_of(&service);
+        let mut asked = Vec::new();
+        let answers = async {
+            while let Some((request, send)) = handle.next_request().await {
+                let line = format!("{} {}", request.method(), request.uri().path());
+                let bytes = request.into_body().collect().await.unwrap().to_bytes();
+                let (code, body) = match line.split_once(' ').unwrap() {
+                    ("POST", path) if path.ends_with("/ips") => (409, json!({ "code": 409 })),
+                    ("GET", _) => {
+                        let name = "lan.kube-system.172.18.0.11";
+                        let meta = json!({ "name": name, "uid": "odd", "resourceVersion": "5" });
+                        (200, json!({ "metadata": meta, "spec": { "podName": "someone" } }))
+                    }
+                    _ => (200, json!({ "metadata": { "name": "x" } })),
+                };
+                asked.push((line, String::from_utf8(bytes.to_vec()).unwrap()));
+                let body = Body::from(body.to_string().into_bytes());
+                send.send_response(Response::builder().status(code).body(body).unwrap());
+            }
+        };
+        tokio::select! {
+            _ = reconciler.run(key) => {}
+            () = answers => {}
+        }
+        let posts = asked.iter().filter(|(line, _)| line == "POST /apis/kubeovn.io/v1/ips").count();
+        assert_eq!(posts, 1, "{asked:?}");
+        let status = asked.iter().find(|(line, _)| line.ends_with("/services/test-service/status"));
+        let (_, status) = status.expect("a condition");
+        assert!(status.contains("AddressInUse") && status.contains("is no claim"), "{status}");
+    }
+
+    #[tokio::test]
     async fn foreign_config_map_stops_the_deployment() {
         let Scene { reconciler, mut handle, service, .. } = Scene::new();
         request_address(&reconciler, &service, true);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lb_svc_core::subnet;
+use lb_svc_core::subnet::plan::{SubnetPlan, plan};
 
 use super::{Reconciler, lock};
 use crate::api_server::client::Error;
@@ -10,19 +10,31 @@ use crate::api_server::client::Error;
 impl Reconciler {
     pub(super) async fn subnet(&self, name: &str) -> Result<Option<Duration>, Error> {
         let seen = {
-            let index = lock(&self.index);
-            index.subnet(name).cloned().zip(index.allocator.usage(name))
+            let mut index = lock(&self.index);
+            let seen = index.subnet(name).cloned().zip(index.allocator.usage(name));
+            let planned = seen.map(|(subnet, usage)| (plan(&subnet, &usage), subnet));
+            // From here on a claim has to take the finalizer again.
+            if planned.as_ref().is_some_and(|(plan, _)| plan.hold == Some(false)) {
+                index.set_held(name, false);
+            }
+            planned
         };
-        let Some((subnet, usage)) = seen else {
+        let Some((SubnetPlan { status, hold }, subnet)) = seen else {
             return Ok(None);
         };
-        let plan = subnet::plan::plan(&subnet, &usage);
-        if let Some(status) = &plan.status {
-            self.api_server.set_subnet_status(name, &subnet, status).await?;
+        let written = async {
+            if let Some(status) = &status {
+                self.api_server.set_subnet_status(name, &subnet, status).await?;
+            }
+            if let Some(hold) = hold {
+                self.api_server.hold_subnet(name, &subnet, hold).await?;
+            }
+            Ok(())
+        };
+        let written = written.await;
+        if written.is_err() && hold == Some(false) {
+            lock(&self.index).set_held(name, true);
         }
-        if let Some(hold) = plan.hold {
-            self.api_server.hold_subnet(name, &subnet, hold).await?;
-        }
-        Ok(None)
+        written.map(|()| None)
     }
 }

@@ -29,6 +29,15 @@ impl Subnet {
         self.parsed.as_ref().ok().map(|(network, _)| network)
     }
 
+    /// Changes its pool, if it is one of `provider`, or whichever it is of.
+    fn change(&mut self, provider: Option<&Provider>, address: Ipv4Addr, change: fn(&mut Pool, Ipv4Addr)) {
+        if let Ok((network, pool)) = &mut self.parsed
+            && provider.is_none_or(|provider| network.provider == *provider)
+        {
+            change(pool, address);
+        }
+    }
+
     fn state(&self) -> Result<&(Network, Pool), &InvalidSubnet> {
         match &self.overlaps {
             Some(overlaps) => Err(overlaps),
@@ -44,15 +53,35 @@ struct Entry {
     confirmed: bool,
 }
 
+/// An IP object that is no claim, and keeps one from being made.
+#[derive(Debug)]
+struct Stranger {
+    uid: String,
+    /// What it keeps from being claimed, once that has been tried: its name need
+    /// not say so.
+    address: Option<(Provider, IpAddr)>,
+}
+
+/// What is reserved for a claim that is being made.
+#[derive(Debug)]
+struct Reserved {
+    subnet: String,
+    provider: Provider,
+    address: IpAddr,
+    /// The namespace of the Service that it is for.
+    namespace: String,
+}
+
 /// All Subnets and all claims as last seen, and what is reserved.
 #[derive(Debug, Default)]
 pub struct Allocator {
     subnets: BTreeMap<String, Subnet>,
     claims: HashMap<String, Entry>,
     by_service: HashMap<ServiceRef, BTreeSet<String>>,
-    /// Reservations by the names of their claims, and the namespace that each is
-    /// for.
-    reserved: HashMap<String, (Provider, IpAddr, String)>,
+    /// Reservations by the names of their claims.
+    reserved: HashMap<String, Reserved>,
+    /// IP objects that are no claims, by name.
+    strangers: HashMap<String, Stranger>,
     nodes: BTreeMap<String, Vec<Ipv4Addr>>,
     /// What attachments are on, where that is known: two on one L2 segment share
     /// their addresses.
@@ -123,32 +152,36 @@ impl Allocator {
 
     /// A node has these addresses. Returns whether that is news.
     pub fn set_node(&mut self, name: &str, addresses: Vec<Ipv4Addr>) -> bool {
-        let changed = if addresses.is_empty() {
-            self.nodes.remove(name).is_some()
-        } else {
-            self.nodes.insert(name.to_owned(), addresses.clone()) != Some(addresses)
+        let before = self.nodes.remove(name).unwrap_or_default();
+        let only = |these: &[Ipv4Addr], others: &[Ipv4Addr]| -> Vec<Ipv4Addr> {
+            these.iter().filter(|address| !others.contains(address)).copied().collect()
         };
-        if changed {
-            let names: Vec<String> = self.subnets.keys().cloned().collect();
-            for name in names {
-                if let Some(Ok((network, _))) = self.subnets.get(&name).map(|subnet| &subnet.parsed) {
-                    let network = network.clone();
-                    let pool = self.pool(&network);
-                    if let Some(subnet) = self.subnets.get_mut(&name) {
-                        subnet.parsed = Ok((network, pool));
-                    }
-                }
-            }
+        let (new, gone, changed) =
+            (only(&addresses, &before), only(&before, &addresses), before != addresses);
+        if !addresses.is_empty() {
+            self.nodes.insert(name.to_owned(), addresses);
+        }
+        // What stays keeps its place in the pools, which are not made anew.
+        for address in new {
+            self.subnets.values_mut().for_each(|subnet| subnet.change(None, address, Pool::take));
+        }
+        for address in gone {
+            let networks = self.subnets.values().filter_map(Subnet::network);
+            let providers: BTreeSet<Provider> = networks.map(|network| network.provider.clone()).collect();
+            providers.iter().for_each(|provider| self.give_back(provider, address.into()));
         }
         changed
     }
 
-    /// The free addresses of `network`: no claim, reservation or node has them.
+    /// The free addresses of `network`: no claim, reservation, other object or node
+    /// has them.
     fn pool(&self, network: &Network) -> Pool {
         let mut pool = Pool::new(network);
         let claimed = self.claims.values().map(|entry| (&entry.claim.provider, entry.claim.address));
-        let reserved = self.reserved.values().map(|(provider, address, _)| (provider, *address));
-        for (provider, address) in claimed.chain(reserved) {
+        let reserved = self.reserved.values().map(|reserved| (&reserved.provider, reserved.address));
+        let strangers = self.strangers.values().filter_map(|stranger| stranger.address.as_ref());
+        let strangers = strangers.map(|(provider, address)| (provider, *address));
+        for (provider, address) in claimed.chain(reserved).chain(strangers) {
             if let (true, IpAddr::V4(address)) = (*provider == network.provider, address) {
                 pool.take(address);
             }
@@ -164,6 +197,7 @@ impl Allocator {
     pub fn apply(&mut self, claim: Claim, confirmed: bool) -> bool {
         let name = claim.id.name.clone();
         self.reserved.remove(&name);
+        self.strangers.remove(&name);
         if let Some(known) = self.claims.get_mut(&name) {
             known.confirmed |= confirmed;
             if known.claim == claim {
@@ -177,11 +211,42 @@ impl Allocator {
         true
     }
 
-    /// The watch shows that the claim with this name and uid is gone.
-    pub fn remove(&mut self, name: &str, uid: &str) {
-        if self.claims.get(name).is_some_and(|entry| entry.claim.id.uid == uid) {
-            self.remove_entry(name);
+    /// The claim with this name and uid is gone. Returns it, if it was known.
+    pub fn remove(&mut self, name: &str, uid: &str) -> Option<Claim> {
+        let is_known = self.claims.get(name).is_some_and(|entry| entry.claim.id.uid == uid);
+        if is_known { self.remove_entry(name) } else { None }
+    }
+
+    /// There is an IP object with this name and uid that is no claim: no claim of
+    /// that name can be made. One that was a claim stays what it was.
+    pub fn set_stranger(&mut self, name: &str, uid: &str) {
+        if self.claims.get(name).is_none_or(|entry| entry.claim.id.uid != uid) {
+            let address = self.strangers.remove(name).and_then(|known| known.address);
+            self.strangers.insert(name.to_owned(), Stranger { uid: uid.to_owned(), address });
         }
+    }
+
+    /// The IP object with this name and uid, which is no claim, is gone. Returns
+    /// whether it was known.
+    pub fn remove_stranger(&mut self, name: &str, uid: &str) -> bool {
+        let is_known = self.strangers.get(name).is_some_and(|known| known.uid == uid);
+        is_known && self.forget_stranger(name)
+    }
+
+    /// The watch listed all IP objects anew. Returns whether any that is no claim
+    /// is gone.
+    pub fn retain_strangers(&mut self, listed: &BTreeSet<String>) -> bool {
+        let gone: Vec<String> =
+            self.strangers.keys().filter(|name| !listed.contains(*name)).cloned().collect();
+        gone.iter().filter(|name| self.forget_stranger(name)).count() > 0
+    }
+
+    fn forget_stranger(&mut self, name: &str) -> bool {
+        let stranger = self.strangers.remove(name);
+        if let Some((provider, address)) = stranger.as_ref().and_then(|known| known.address.as_ref()) {
+            self.give_back(provider, *address);
+        }
+        stranger.is_some()
     }
 
     /// The watch listed all claims anew: those it did not name are gone, but
@@ -217,19 +282,29 @@ impl Allocator {
         if let Some(limit) = request.limit.filter(|limit| self.others_of_namespace(request) >= *limit) {
             return Err(AllocationError::NamespaceFull(namespace.clone(), limit));
         }
-        let (subnet, address) = match request.address {
-            Some(address) => (self.containing(request, address)?, address),
-            None => self.any(request)?,
-        };
-        let name = request.provider.claim_name(address);
-        self.reserved.insert(name.clone(), (request.provider.clone(), address, namespace.clone()));
-        self.each_pool(&request.provider, address, Pool::take);
-        Ok(Reservation { name, subnet, address })
+        loop {
+            let (subnet, address) = match request.address {
+                Some(address) => (self.containing(request, address)?, address),
+                None => self.any(request)?,
+            };
+            let name = request.provider.claim_name(address);
+            let provider = request.provider.clone();
+            self.each_pool(&provider, address, Pool::take);
+            // Not `containing`, which refuses it: the next one is tried.
+            if let Some(stranger) = self.strangers.get_mut(&name) {
+                stranger.address = Some((provider, address));
+                continue;
+            }
+            let reserved =
+                Reserved { subnet: subnet.clone(), provider, address, namespace: namespace.clone() };
+            self.reserved.insert(name.clone(), reserved);
+            return Ok(Reservation { name, subnet, address });
+        }
     }
 
     /// Drops a reservation whose claim was not made.
     pub fn unreserve(&mut self, reservation: &Reservation) {
-        if let Some((provider, address, _)) = self.reserved.remove(&reservation.name) {
+        if let Some(Reserved { provider, address, .. }) = self.reserved.remove(&reservation.name) {
             self.give_back(&provider, address);
         }
     }
@@ -240,26 +315,25 @@ impl Allocator {
         let service = &request.owner.service;
         let others = self.by_service.iter();
         let claimed = others.filter(|(other, _)| other.namespace == service.namespace && *other != service);
-        let reserved = self.reserved.values().filter(|(.., namespace)| *namespace == service.namespace);
+        let reserved = self.reserved.values().filter(|reserved| reserved.namespace == service.namespace);
         claimed.map(|(_, names)| names.len()).sum::<usize>() + reserved.count()
     }
 
+    /// Gives back an address to the pools of `provider`, unless something has it.
     fn give_back(&mut self, provider: &Provider, address: IpAddr) {
-        let a_node = self.nodes.values().flatten().any(|node| IpAddr::V4(*node) == address);
-        if !a_node {
+        let name = provider.claim_name(address);
+        let a_node = || self.nodes.values().flatten().any(|node| IpAddr::V4(*node) == address);
+        let is_used = self.claims.contains_key(&name)
+            || self.reserved.contains_key(&name)
+            || self.strangers.get(&name).is_some_and(|stranger| stranger.address.is_some());
+        if !is_used && !a_node() {
             self.each_pool(provider, address, Pool::release);
         }
     }
 
     fn each_pool(&mut self, provider: &Provider, address: IpAddr, change: fn(&mut Pool, Ipv4Addr)) {
         let IpAddr::V4(address) = address else { return };
-        for subnet in self.subnets.values_mut() {
-            if let Ok((network, pool)) = &mut subnet.parsed
-                && network.provider == *provider
-            {
-                change(pool, address);
-            }
-        }
+        self.subnets.values_mut().for_each(|subnet| subnet.change(Some(provider), address, change));
     }
 
     /// The Subnets that may serve `request`, by name.
@@ -338,6 +412,9 @@ impl Allocator {
                 AllocationError::Taken(address, owner.to_string())
             });
         }
+        if self.strangers.contains_key(&claim_name) {
+            return Err(AllocationError::NoClaim(address, claim_name));
+        }
         if self.reserved.contains_key(&claim_name) {
             return Err(AllocationError::Taken(address, "that asked first".to_owned()));
         }
@@ -381,6 +458,7 @@ impl Allocator {
         let using: Vec<Ipv4Addr> = claims.iter().filter_map(v4).collect();
         Some(Usage {
             using: using.len() as u64,
+            reserved: self.reserved.values().filter(|reserved| reserved.subnet == subnet).count() as u64,
             holders: claims.iter().map(|claim| claim.owner.service.clone()).collect(),
             using_ranges: ranges(using),
             available: state.map_or(0, |(_, pool)| pool.available()),
@@ -395,6 +473,8 @@ impl Allocator {
 pub struct Usage {
     /// Claims.
     pub using: u64,
+    /// Addresses of which a claim is on its way.
+    pub reserved: u64,
     /// The Services that hold them, or held and left them.
     pub holders: BTreeSet<ServiceRef>,
     /// Their addresses.
@@ -523,7 +603,66 @@ mod tests {
         assert!(!allocator.set_node("n1", vec!["172.18.0.11".parse().unwrap()]));
         assert_eq!(allocator.reserve(&request("a", None)).unwrap().address.to_string(), "172.18.0.12");
         allocator.set_node("n1", Vec::new());
-        assert_eq!(allocator.reserve(&request("b", None)).unwrap().address.to_string(), "172.18.0.11");
+        assert!(allocator.reserve(&request("b", Some("172.18.0.11"))).is_ok());
+    }
+
+    #[test]
+    fn r34_node_that_comes_or_goes_leaves_the_order_and_what_others_have() {
+        let mut allocator = Allocator::default();
+        allocator.set_subnet("lan", &spec("10.0.0.0/28", "10.0.0.1", &[]), None, false);
+        let next = |allocator: &mut Allocator| {
+            let reservation = allocator.reserve(&request("x", None)).unwrap();
+            allocator.unreserve(&reservation);
+            reservation.address.to_string()
+        };
+        let ip = |text: &str| text.parse::<Ipv4Addr>().unwrap();
+        assert_eq!(next(&mut allocator), "10.0.0.2");
+        allocator.set_node("n1", vec![ip("10.0.0.9"), ip("10.0.0.3")]);
+        assert_eq!(next(&mut allocator), "10.0.0.4", "one that was freed is the last");
+        allocator.set_node("n1", vec![ip("10.0.0.9")]);
+        assert_eq!(next(&mut allocator), "10.0.0.5", "so is a node's");
+        let available = |allocator: &Allocator| allocator.usage("lan").unwrap().available;
+        assert_eq!(available(&allocator), 12);
+
+        // An address that a claim, a reservation or another node has stays taken.
+        let (a, b) = (request("a", Some("10.0.0.6")), request("b", Some("10.0.0.7")));
+        let claimed = allocator.reserve(&a).unwrap();
+        allocator.apply(claim(&a, &claimed), true);
+        allocator.reserve(&b).unwrap();
+        allocator.set_node("n2", ["10.0.0.6", "10.0.0.7", "10.0.0.9"].map(ip).into());
+        allocator.set_node("n2", Vec::new());
+        assert_eq!(available(&allocator), 10);
+    }
+
+    #[test]
+    fn r40_address_that_an_object_other_than_a_claim_has_is_passed_over_and_named() {
+        let mut allocator = Allocator::default();
+        allocator.set_subnet("lan", &spec("10.0.0.0/29", "10.0.0.1", &[]), None, false);
+        let name = "lan.kube-system.10.0.0.2";
+        allocator.set_stranger(name, "u");
+        let asked = request("a", Some("10.0.0.2"));
+        let error = allocator.reserve(&asked).unwrap_err();
+        assert_eq!(error, AllocationError::NoClaim("10.0.0.2".parse().unwrap(), name.to_owned()));
+        assert_eq!(error.reason().as_str(), "AddressInUse");
+        assert_eq!(allocator.reserve(&request("b", None)).unwrap().address.to_string(), "10.0.0.3");
+        // However often Subnets are made anew.
+        allocator.set_subnet("lan", &spec("10.0.0.0/28", "10.0.0.1", &[]), None, false);
+        assert_eq!(allocator.reserve(&request("c", None)).unwrap().address.to_string(), "10.0.0.4");
+        assert!(!allocator.remove_stranger(name, "another"));
+        assert!(allocator.remove_stranger(name, "u"));
+        let reservation = allocator.reserve(&asked).unwrap();
+
+        // A claim that is spoiled stays one; an object that is corrected becomes one.
+        let mine = claim(&asked, &reservation);
+        allocator.set_stranger(name, "u");
+        allocator.apply(mine.clone(), true);
+        allocator.set_stranger(name, &mine.id.uid);
+        assert!(matches!(
+            allocator.reserve(&request("d", Some("10.0.0.2"))),
+            Err(AllocationError::Taken(..))
+        ));
+        assert_eq!(allocator.remove(name, &mine.id.uid), Some(mine));
+        assert!(allocator.reserve(&asked).is_ok());
     }
 
     #[test]

@@ -118,6 +118,11 @@ pub enum AllocationError {
     /// The address asked for is another Service's.
     #[error("{0} belongs to Service {1}")]
     Taken(IpAddr, String),
+    /// An IP object has the name of the claim on the address asked for, and is none.
+    #[error(
+        "{0} is taken by the object {1} (ips.kubeovn.io), which is no claim: an administrator has to correct or delete it"
+    )]
+    NoClaim(IpAddr, String),
     /// The address asked for is still an earlier Service's of this name.
     #[error("{0} was the address of an earlier Service of this name, and is being given back")]
     BeingFreed(IpAddr),
@@ -136,7 +141,9 @@ impl AllocationError {
     pub fn leaves_to_another(&self) -> bool {
         match self {
             Self::Taken(..) | Self::BeingFreed(_) | Self::Full(_) | Self::NotAssignable(..) => true,
-            Self::NoSubnet(_)
+            // Nobody can claim it.
+            Self::NoClaim(..)
+            | Self::NoSubnet(_)
             | Self::UnknownSubnet(..)
             | Self::OtherProvider(..)
             | Self::InvalidSubnet(..)
@@ -155,7 +162,7 @@ impl AllocationError {
             Self::Deleting(_) => Reason::SubnetDeleting,
             Self::NotAdmitted(..) => Reason::NamespaceNotAllowed,
             Self::Outside(..) | Self::NotAssignable(..) => Reason::AddressNotAssignable,
-            Self::Taken(..) => Reason::AddressInUse,
+            Self::Taken(..) | Self::NoClaim(..) => Reason::AddressInUse,
             Self::BeingFreed(_) => Reason::AddressBeingFreed,
             Self::Full(_) => Reason::SubnetFull,
             Self::NamespaceFull(..) => Reason::NamespaceFull,

@@ -83,7 +83,8 @@ pub fn plan(subnet: &Subnet, usage: &Usage) -> SubnetPlan {
         view.conditions.sort_by(|a, b| a.kind.cmp(&b.kind));
         view
     };
-    let hold = usage.using > 0;
+    // A claim that is on its way relies on the finalizer that was seen.
+    let hold = usage.using + usage.reserved > 0;
     SubnetPlan {
         status: (by_kind(subnet.status.clone()) != status).then_some(status),
         // A deletion that has begun takes no new finalizers.
@@ -97,7 +98,7 @@ mod tests {
     use std::net::{IpAddr, Ipv4Addr};
 
     use super::*;
-    use crate::ipam::Allocator;
+    use crate::ipam::{AddressRequest, Allocator};
     use crate::model::ServiceRef;
     use crate::testing::subnet;
 
@@ -138,6 +139,7 @@ mod tests {
         let using_ranges: Vec<IpRange> = (0..40_000).map(scattered).collect();
         let usage = Usage {
             using: 40_000,
+            reserved: 0,
             holders: BTreeSet::new(),
             using_ranges,
             available: 0,
@@ -164,6 +166,7 @@ mod tests {
     fn subnet_in_use_is_held_until_unused() {
         let usage = |using| Usage {
             using,
+            reserved: 0,
             holders: (0..using).map(|n| ServiceRef::new("default", &format!("s{n}"))).collect(),
             using_ranges: Vec::new(),
             available: 1,
@@ -184,5 +187,27 @@ mod tests {
         let message = &plan(&subnet, &usage(7)).status.unwrap().conditions[0].message;
         assert!(message.contains("default/s4 and 2 more;"), "{message}");
         assert_eq!(plan(&subnet, &usage(0)).hold, Some(false));
+    }
+
+    #[test]
+    fn r39_reservation_counts_as_use() {
+        let mut subnet = subnet("10.0.0.0/24");
+        subnet.held = true;
+        let mut allocator = Allocator::default();
+        allocator.set_subnet("lan", &subnet.spec, None, false);
+        let held = |allocator: &Allocator| plan(&subnet, &allocator.usage("lan").unwrap()).hold;
+        assert_eq!(held(&allocator), Some(false));
+        let request = AddressRequest {
+            owner: crate::testing::service().id,
+            provider: "lan.kube-system".parse().unwrap(),
+            subnet: None,
+            address: None,
+            keep: false,
+            limit: None,
+        };
+        let reservation = allocator.reserve(&request).unwrap();
+        assert_eq!(held(&allocator), None);
+        allocator.unreserve(&reservation);
+        assert_eq!(held(&allocator), Some(false));
     }
 }

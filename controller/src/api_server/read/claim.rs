@@ -25,6 +25,15 @@ pub enum NoClaim {
     Service,
 }
 
+/// Which object it is, and in which version.
+pub fn claim_id(object: &impl ResourceExt) -> ClaimId {
+    ClaimId {
+        name: object.name_any(),
+        uid: object.uid().unwrap_or_default(),
+        resource_version: object.resource_version().unwrap_or_default(),
+    }
+}
+
 /// A claim.
 ///
 /// # Errors
@@ -39,11 +48,7 @@ pub fn claim(object: &IP) -> Result<Claim, NoClaim> {
     let service =
         ServiceRef::checked(&object.spec.namespace, &object.spec.service_name).ok_or(NoClaim::Service)?;
     Ok(Claim {
-        id: ClaimId {
-            name,
-            uid: object.uid().unwrap_or_default(),
-            resource_version: object.resource_version().unwrap_or_default(),
-        },
+        id: claim_id(object),
         provider,
         subnet: object.spec.subnet.clone(),
         address,

@@ -17,7 +17,7 @@ mod subnet;
 
 pub use attachment::{NetworkAttachmentDefinition, NetworkAttachmentDefinitionSpec, attachment};
 pub use backend::{GatedPod, backend};
-pub use claim::{NoClaim, claim};
+pub use claim::{NoClaim, claim, claim_id};
 pub use endpoint_slice::{SERVICE_NAME_LABEL, slice};
 pub use events::START_FAILURES;
 pub use gateway_objects::{budget, config, deployment, gateway_of, live, seal};

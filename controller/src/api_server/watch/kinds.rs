@@ -10,7 +10,7 @@ use kube::ResourceExt;
 use lb_svc_core::model::{GatewayLocation, ObjectKind, ObjectName, ServiceRef};
 use lb_svc_crds::{IP, Subnet, names};
 
-use super::Watched;
+use super::{Watched, object_name};
 use crate::api_server::read::{self, GatedPod, NetworkAttachmentDefinition};
 use crate::index::{Index, Key};
 
@@ -118,10 +118,6 @@ impl Watched for Pod {
         let gone = index.known_pods().into_iter().filter(missing);
         gone.flat_map(|(gateway, name)| index.set_pod(gateway, &name, None)).collect()
     }
-}
-
-fn object_name(object: &impl ResourceExt) -> ObjectName {
-    (object.namespace().unwrap_or_default(), object.name_any())
 }
 
 impl Watched for EndpointSlice {
@@ -233,27 +229,26 @@ impl Watched for IP {
         match read::claim(&object) {
             Ok(claim) => index.set_claim(claim),
             Err(error) => {
-                tracing::warn!(
-                    name = object.name_any(),
-                    %error,
-                    "claim not readable, ignored"
-                );
-                Vec::new()
+                tracing::warn!(name = object.name_any(), %error, "no claim, and nobody's address");
+                Self::unreadable(index, &object.name_any(), &object.uid().unwrap_or_default())
             }
         }
     }
 
+    fn unreadable(index: &mut Index, name: &str, uid: &str) -> Vec<Key> {
+        index.set_no_claim(name, uid);
+        Vec::new()
+    }
+
     fn gone(index: &mut Index, object: &Self) -> Vec<Key> {
-        let Ok(claim) = read::claim(object) else {
-            return Vec::new();
-        };
-        index.allocator.remove(&claim.id.name, &claim.id.uid);
-        index.claims_gone(&[claim])
+        index.claim_gone(&object.name_any(), &object.uid().unwrap_or_default())
+    }
+
+    fn unreadable_gone(index: &mut Index, name: &str, uid: &str) -> Vec<Key> {
+        index.claim_gone(name, uid)
     }
 
     fn listed(index: &mut Index, names: &BTreeSet<ObjectName>) -> Vec<Key> {
-        let names = names.iter().map(|(_, name)| name.clone()).collect();
-        let gone = index.allocator.retain(&names);
-        index.claims_gone(&gone)
+        index.claims_listed(&names.iter().map(|(_, name)| name.clone()).collect())
     }
 }

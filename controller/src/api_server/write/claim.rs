@@ -1,6 +1,7 @@
 //! Claims.
 
 use kube::api::{Api, Patch};
+use kube::core::DeserializeGuard;
 use lb_svc_core::ipam::{AddressRequest, Claim, ClaimId, Reservation, claim};
 use lb_svc_core::model::{GatewayLocation, ServiceId};
 use lb_svc_crds::{IP, names};
@@ -15,6 +16,8 @@ use crate::api_server::read;
 pub enum Claimed {
     /// The claim exists; its owner may be another.
     Exists(Box<Claim>),
+    /// An object of the name exists that is no claim.
+    NoClaim(ClaimId),
     /// Another's existed, and is gone again.
     Vanished,
 }
@@ -34,14 +37,17 @@ impl ApiServer {
         let claims: Api<IP> = Api::all(self.client.clone());
         let claim = typed(claim::manifest(request, reservation, gateway_namespace))?;
         let object = match timed(claims.create(&post(), &claim)).await {
-            Ok(object) => Some(object),
-            Err(error) if error.is_conflict() => timed(claims.get_opt(&reservation.name)).await?,
+            Ok(object) => Some(DeserializeGuard(Ok(object))),
+            Err(error) if error.is_conflict() => {
+                let objects: Api<DeserializeGuard<IP>> = Api::all(self.client.clone());
+                timed(objects.get_opt(&reservation.name)).await?
+            }
             Err(error) => return Err(error),
         };
-        Ok(match object.and_then(|object| read::claim(&object).ok()) {
-            Some(claim) => Claimed::Exists(Box::new(claim)),
-            None => Claimed::Vanished,
-        })
+        let Some(object) = object else { return Ok(Claimed::Vanished) };
+        let id = read::claim_id(&object);
+        let claim = object.0.ok().and_then(|object| read::claim(&object).ok());
+        Ok(claim.map_or(Claimed::NoClaim(id), |claim| Claimed::Exists(Box::new(claim))))
     }
 
     /// Deletes a claim, exactly the one seen. That it is gone is a success.
