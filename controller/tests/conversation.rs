@@ -692,37 +692,51 @@ async fn budget_is_posted_applied_and_deleted() {
     assert_eq!(asked.body["preconditions"], json!({ "uid": "b-1", "resourceVersion": "6" }));
 }
 
-/// Answers the watches: with an object's text for each list that `objects` has by
-/// path, page by page; with an empty list for the others; with nothing for a
-/// watch. Returns the requests for lists, once there is none for a moment.
-async fn serve_lists(handle: &mut Handle, objects: &[(&str, Vec<Value>)]) -> Vec<String> {
+/// Answers the watches: with the objects that `objects` has by path, page by page;
+/// with an empty list for others; that it is forbidden, where `forbids` says so;
+/// with nothing for a watch. Returns the requests for lists, once there has been
+/// none for `pause`.
+async fn serve_lists(
+    handle: &mut Handle,
+    objects: &[(&str, Vec<Value>)],
+    mut forbids: impl FnMut(&str) -> bool,
+    pause: Duration,
+) -> Vec<String> {
     let mut handle = pin!(handle);
     let (mut asked, mut open) = (Vec::new(), Vec::new());
-    while let Ok(Some((request, send))) =
-        tokio::time::timeout(Duration::from_millis(500), handle.next_request()).await
-    {
+    while let Ok(Some((request, send))) = tokio::time::timeout(pause, handle.next_request()).await {
         let (path, query) = (request.uri().path(), request.uri().query().unwrap_or_default());
         let value = |name: &str| {
             let part = query.split('&').find_map(|part| part.strip_prefix(name)?.strip_prefix('='));
             part.and_then(|part| part.parse::<usize>().ok())
         };
+        let respond = |status, body: Value| {
+            Response::builder().status(status).body(Body::from(body.to_string().into_bytes())).unwrap()
+        };
         if query.contains("watch=true") {
-            open.push(send);
+            match value("timeoutSeconds") {
+                Some(1) => send.send_response(Response::new(Body::empty())),
+                _ => open.push(send),
+            }
             continue;
         }
         asked.push(format!("{path} {}", value("limit").unwrap()));
+        if forbids(path) {
+            send.send_response(respond(403, refusal(403, "Forbidden")));
+            continue;
+        }
         let found = objects.iter().find(|(of, _)| *of == path);
         let items = found.map(|(_, items)| items.as_slice()).unwrap_or_default();
         let begin = value("continue").unwrap_or(0);
         let end = items.len().min(begin + value("limit").unwrap());
         let next = if end < items.len() { end.to_string() } else { String::new() };
-        let list = json!({
-            "metadata": { "resourceVersion": "1", "continue": next }, "items": items[begin..end],
-        });
-        send.send_response(Response::new(Body::from(list.to_string().into_bytes())));
+        let metadata = json!({ "resourceVersion": "1", "continue": next });
+        send.send_response(respond(200, json!({ "metadata": metadata, "items": items[begin..end] })));
     }
     asked
 }
+
+const SOON: Duration = Duration::from_millis(500);
 
 fn watched() -> (Client, Handle, Arc<Mutex<Index>>) {
     let (service, handle) = mock::pair::<Request<Body>, Response<Body>>();
@@ -742,7 +756,7 @@ async fn r3_the_largest_objects_are_listed_a_few_at_a_time() {
     let (queue, _requests) = queue::queue();
     let synced = watch::start(&client, &index, &queue, None);
     let services: Vec<Value> = (0..12).map(named).collect();
-    let asked = serve_lists(&mut handle, &[("/api/v1/services", services)]).await;
+    let asked = serve_lists(&mut handle, &[("/api/v1/services", services)], |_| false, SOON).await;
     assert!(synced.iter().all(|synced| *synced.borrow()));
     assert_eq!(index.lock().unwrap().known_services().len(), 12);
     let pages: Vec<&str> = asked.iter().filter_map(|asked| asked.strip_prefix("/api/v1/services ")).collect();
@@ -761,4 +775,44 @@ async fn r3_an_answer_that_is_too_large_says_what_was_asked() {
         tokio::join!(api_server.set_retain(&claim, true), answer(&mut handle, StatusCode::OK, huge));
     let error = written.unwrap_err().to_string();
     assert!(error.contains("PATCH /apis/kubeovn.io/v1/ips/c is longer than 10 MiB"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn r36_forbidden_watch_is_wide_again_once_it_is_allowed() {
+    let (client, mut handle, index) = watched();
+    *index.lock().unwrap() = Index::new(Some("gateways".into()));
+    let (queue, mut requests) = queue::queue();
+    let synced = watch::start(&client, &index, &queue, Some("gateways"));
+    let claims = [("/apis/kubeovn.io/v1/ips", vec![claim_of("uid-1")])];
+    // An API server that starts, and one that goes on to forbid one kind.
+    let wide = ["/api/v1/configmaps", "/apis/apps/v1/deployments"];
+    let asked = serve_lists(&mut handle, &claims, |path| wide.contains(&path), SOON).await;
+    assert!(synced.iter().all(|synced| *synced.borrow()));
+    let of = |asked: &[String], path: &str| {
+        asked.iter().filter(|asked| asked.split(' ').next() == Some(path)).count()
+    };
+    assert_eq!(of(&asked, "/api/v1/namespaces/gateways/configmaps"), 1);
+    assert_eq!(of(&asked, "/api/v1/namespaces/gateways/pods"), 0, "each watch by itself");
+    let gateway = gateway_of(&owner().service);
+    let sees = |index: &Arc<Mutex<Index>>| {
+        index.lock().unwrap().observe(&gateway, Instant::now()).gateway.is_visible
+    };
+    assert!(!sees(&index));
+
+    let mut tries = 0;
+    let forbids = |path: &str| {
+        tries += usize::from(path == wide[0]);
+        path == wide[0] && tries <= 2
+    };
+    let asked = serve_lists(&mut handle, &claims, forbids, Duration::from_secs(90)).await;
+    assert_eq!(asked.iter().filter(|asked| *asked == "/apis/apps/v1/deployments 1").count(), 1);
+    assert_eq!(asked.iter().filter(|asked| *asked == "/apis/apps/v1/deployments 100").count(), 1);
+    assert_eq!(asked.iter().filter(|asked| *asked == "/api/v1/configmaps 1").count(), 3);
+    assert_eq!(asked.iter().filter(|asked| *asked == "/api/v1/configmaps 100").count(), 1);
+    assert!(sees(&index));
+    let mut keys = Vec::new();
+    while let Ok(request) = requests.try_recv() {
+        keys.push(request.message);
+    }
+    assert_eq!(keys.last(), Some(&Key::Gateway(gateway)), "its gateway can be seen now");
 }

@@ -3,16 +3,17 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use futures::StreamExt;
+use futures::future::{BoxFuture, OptionFuture};
 use futures::stream::BoxStream;
+use futures::{FutureExt, StreamExt};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use kube::api::Api;
+use kube::api::{Api, ListParams, WatchParams};
 use kube::core::DeserializeGuard;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
@@ -23,6 +24,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
 use super::bounded::TooLarge;
+use super::client::timed;
 use super::read::{GatedPod, NetworkAttachmentDefinition, SERVICE_NAME_LABEL};
 use crate::index::{Index, Key};
 use crate::panics::contain;
@@ -39,6 +41,9 @@ const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
 /// would stay with the process. Where they are too large for an answer, there
 /// are half as many.
 const PAGE: u32 = 100;
+/// How often it is asked whether a watch that was forbidden is allowed by now:
+/// an API server that starts forbids what it will allow.
+const ASKED_AGAIN: Duration = Duration::from_secs(60);
 
 /// How one kind of object gets into the index.
 pub(crate) trait Watched:
@@ -70,7 +75,7 @@ pub(crate) trait Watched:
 ///
 /// Gateways are looked for in every namespace: they may have to move. Where
 /// there is a gateway namespace and no right to look into others, it is only
-/// in that one.
+/// in that one, until there is.
 ///
 /// The receivers turn true when a watch has seen its first whole list.
 pub fn start(
@@ -134,42 +139,54 @@ impl Start<'_> {
         self.watch::<K>(gateways.config.clone(), narrow, gateways.after.to_vec())
     }
 
-    /// Watches everywhere, or where that is forbidden in a `narrow` scope.
+    /// Watches everywhere, or where that is forbidden in a `narrow` scope until it
+    /// is allowed.
     fn watch<K: Watched>(
         &self,
         config: watcher::Config,
-        mut narrow: Option<Api<DeserializeGuard<K>>>,
+        narrow: Option<Api<DeserializeGuard<K>>>,
         after: Vec<watch::Receiver<bool>>,
     ) -> watch::Receiver<bool> {
         let (synced, receiver) = watch::channel(false);
-        let (client, index, queue) = (self.client.clone(), Arc::clone(self.index), self.queue.clone());
+        let (wide, index, queue) =
+            (Api::all(self.client.clone()), Arc::clone(self.index), self.queue.clone());
         tokio::spawn(async move {
             for mut synced in after {
                 // One that has ended is noticed by the caller.
                 let _ = synced.wait_for(|synced| *synced).await;
             }
-            let mut scope = Scope { api: Api::all(client), config };
+            let mut scope = Scope { wide, narrow, is_narrow: false, allowed: None.into(), config };
             let mut events = scope.events();
             let mut listed = BTreeSet::new();
-            while let Some(event) = events.next().await {
+            loop {
+                let event = tokio::select! {
+                    Some(()) = &mut scope.allowed => {
+                        tracing::info!(kind = %K::kind(&()), "watching every namespace again");
+                        events = scope.widen();
+                        continue;
+                    }
+                    Some(event) = events.next() => event,
+                    else => break,
+                };
                 match event {
                     Ok(event) => {
                         let done = matches!(event, Event::InitDone);
                         let keys = {
                             let mut index = index.lock().unwrap_or_else(PoisonError::into_inner);
-                            feed::<K>(&mut index, event, &mut listed)
+                            let keys = feed::<K>(&mut index, event, &mut listed).into_iter();
+                            // Until then its objects elsewhere are not known to be gone.
+                            let seen = (done && !scope.is_narrow).then(|| index.set_wide::<K>());
+                            keys.chain(seen.into_iter().flatten())
                         };
                         queue.extend(keys);
                         if done {
                             synced.send_replace(true);
                         }
                     }
-                    Err(error) if is_forbidden(&error) && narrow.is_some() => {
-                        let Some(api) = narrow.take() else { continue };
+                    Err(error) if is_forbidden(&error) && scope.can_narrow() => {
                         tracing::info!(kind = %K::kind(&()), %error, "watching the gateway namespace only");
-                        index.lock().unwrap_or_else(PoisonError::into_inner).set_narrow();
-                        scope.api = api;
-                        events = scope.events();
+                        index.lock().unwrap_or_else(PoisonError::into_inner).set_narrow::<K>();
+                        events = scope.narrow();
                     }
                     Err(error) if is_too_large(&error) && scope.halve_page() => {
                         let page = scope.config.page_size;
@@ -186,7 +203,13 @@ impl Start<'_> {
 
 /// Where one kind of object is watched, and how.
 struct Scope<K> {
-    api: Api<DeserializeGuard<K>>,
+    /// Everywhere.
+    wide: Api<DeserializeGuard<K>>,
+    /// Where to watch instead, if that is forbidden.
+    narrow: Option<Api<DeserializeGuard<K>>>,
+    is_narrow: bool,
+    /// While it is: done once the wide watch is allowed.
+    allowed: OptionFuture<BoxFuture<'static, ()>>,
     config: watcher::Config,
 }
 
@@ -194,7 +217,24 @@ type Events<K> = BoxStream<'static, watcher::Result<Event<DeserializeGuard<K>>>>
 
 impl<K: Watched> Scope<K> {
     fn events(&self) -> Events<K> {
-        watcher(self.api.clone(), self.config.clone()).default_backoff().boxed()
+        let api = self.narrow.as_ref().filter(|_| self.is_narrow).unwrap_or(&self.wide);
+        watcher(api.clone(), self.config.clone()).default_backoff().boxed()
+    }
+
+    fn can_narrow(&self) -> bool {
+        self.narrow.is_some() && !self.is_narrow
+    }
+
+    fn narrow(&mut self) -> Events<K> {
+        self.is_narrow = true;
+        self.allowed = Some(until_allowed(self.wide.clone(), self.config.clone()).boxed()).into();
+        self.events()
+    }
+
+    fn widen(&mut self) -> Events<K> {
+        self.is_narrow = false;
+        self.allowed = None.into();
+        self.events()
     }
 
     /// Lists half as many objects at once. Returns whether that is fewer.
@@ -202,6 +242,21 @@ impl<K: Watched> Scope<K> {
         let page = self.config.page_size.unwrap_or(PAGE);
         self.config.page_size = Some((page / 2).max(1));
         page > 1
+    }
+}
+
+/// Returns once everything may be listed and watched.
+async fn until_allowed<K: Watched>(api: Api<DeserializeGuard<K>>, config: watcher::Config) {
+    let labels = config.label_selector.unwrap_or_default();
+    let one = ListParams::default().labels(&labels).limit(1);
+    let short = WatchParams::default().labels(&labels).timeout(1);
+    loop {
+        tokio::time::sleep(ASKED_AGAIN).await;
+        let Ok(list) = timed(api.list_metadata(&one)).await else { continue };
+        let version = list.metadata.resource_version.unwrap_or_default();
+        if timed(api.watch_metadata(&short, &version)).await.is_ok() {
+            return;
+        }
     }
 }
 

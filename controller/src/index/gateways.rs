@@ -87,7 +87,7 @@ impl Index {
 
     /// Whether gateways in this namespace are seen.
     pub(super) fn sees(&self, namespace: &str) -> bool {
-        !self.narrow || self.gateway_namespace.as_deref() == Some(namespace)
+        self.narrow.is_empty() || self.gateway_namespace.as_deref() == Some(namespace)
     }
 
     /// Where a gateway is: where one of its `claims` says, as long as there is

@@ -1,5 +1,6 @@
 //! All that the watches have shown, and which keys a change concerns.
 
+use std::any::TypeId;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
@@ -42,8 +43,8 @@ pub struct Index {
     gateway_namespace: Option<String>,
     /// The keys that gateways' configurations are signed by; with `None` none is.
     trusted: Option<Arc<[PublicKey]>>,
-    /// Whether only that namespace can be looked into.
-    narrow: bool,
+    /// The kinds of gateways' objects that are seen in that namespace only.
+    narrow: HashSet<TypeId>,
     services: HashMap<ServiceRef, Service>,
     gateways: HashMap<GatewayLocation, GatewayObjects>,
     subnets: BTreeMap<String, Subnet>,
@@ -91,9 +92,19 @@ impl Index {
         self.trusted = Some(keys.into());
     }
 
-    /// From now on gateways are seen in the gateway namespace only.
-    pub fn set_narrow(&mut self) {
-        self.narrow = true;
+    /// From now on gateways' objects of kind `K` are seen in the gateway namespace
+    /// only.
+    pub fn set_narrow<K: 'static>(&mut self) {
+        self.narrow.insert(TypeId::of::<K>());
+    }
+
+    /// All gateways' objects of kind `K` have been seen, in every namespace.
+    pub fn set_wide<K: 'static>(&mut self) -> Vec<Key> {
+        if !self.narrow.remove(&TypeId::of::<K>()) || !self.narrow.is_empty() {
+            return Vec::new();
+        }
+        let is_apart = |claim: &&Claim| Some(&claim.gateway_namespace) != self.gateway_namespace.as_ref();
+        self.allocator.claims().filter(is_apart).map(|claim| Key::gateway_of(&claim.owner.service)).collect()
     }
 
     /// A Service as last seen.
@@ -379,8 +390,14 @@ mod tests {
         assert_eq!(at(&index), ("default".into(), true), "the pod answers still");
         index.set_pod(beside, "gw", Some(pod(true)));
         assert_eq!(at(&index), ("gateways".into(), true));
-        index.set_narrow();
+        index.set_narrow::<Pod>();
+        index.set_narrow::<ObservedGateway>();
         assert_eq!(at(&index), ("default".into(), false), "whether it is there cannot be seen");
+        assert_eq!(index.set_wide::<Pod>(), [], "no part of it may be out of sight");
+        assert_eq!(at(&index), ("default".into(), false));
+        assert_eq!(index.set_wide::<ObservedGateway>(), [Key::gateway_of(gateway(0).service())]);
+        assert_eq!(at(&index), ("gateways".into(), true));
+        index.set_narrow::<Pod>();
         index.set_claim(claim("gateways"));
         assert_eq!(at(&index), ("gateways".into(), true));
     }
