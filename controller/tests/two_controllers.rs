@@ -359,7 +359,7 @@ impl ApiServer {
 fn addresses(pod: &Pod) -> Vec<IpAddr> {
     match &pod.report {
         StatusReport::Reported(status) => status.addresses.clone(),
-        StatusReport::NotQueried | StatusReport::NoResponse => Vec::new(),
+        StatusReport::NotQueried | StatusReport::Missed | StatusReport::NoResponse => Vec::new(),
     }
 }
 

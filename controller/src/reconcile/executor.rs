@@ -118,6 +118,7 @@ impl Reconciler {
                 let (owner, known) = (owner()?, objects.config.as_ref());
                 let id = assignment::id_of(owner).to_string();
                 let seal = self.keys.signing.seal(&id, objects.next_generation(), content.as_bytes());
+                self.remember(key, |memory| memory.reports.outdate());
                 let written = api_server.write_config(owner, location, content, Some(&seal), known).await?;
                 self.learn_written(ObjectKind::Config, gateway, written)?;
             }

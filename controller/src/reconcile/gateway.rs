@@ -28,7 +28,7 @@ const QUERIED_PODS: usize = 16;
 
 impl Reconciler {
     pub(super) async fn gateway(&self, key: &Key, gateway: &GatewayRef) -> Result<Option<Duration>, Error> {
-        let reports = self.query_pods(gateway).await;
+        let reports = self.query_pods(key, gateway).await;
         self.look_up_start_failures(key, gateway).await;
         let mut allocation_error = None;
         let (plan, done) = loop {
@@ -57,17 +57,32 @@ impl Reconciler {
     }
 
     /// Queries the status of the gateway's pods, all at once; by uid.
-    async fn query_pods(&self, gateway: &GatewayRef) -> HashMap<String, StatusReport> {
+    async fn query_pods(&self, key: &Key, gateway: &GatewayRef) -> HashMap<String, StatusReport> {
         let (_, pods) = lock(&self.index).pods(gateway);
         let queried = pods
             .iter()
             .filter(|pod| pod.of_deployment && pod.could_answer())
             .filter_map(|pod| Some((&pod.uid, pod.address?)))
             .take(QUERIED_PODS);
-        join_all(queried.map(async |(uid, address)| (uid.clone(), self.gateway_client.query(address).await)))
-            .await
-            .into_iter()
-            .collect()
+        let known = |uid: &str| lock(&self.memory).get(key).is_some_and(|memory| memory.reports.knows(uid));
+        // That a pod never responds is found once, so it is asked twice.
+        let answers = join_all(queried.map(async |(uid, address)| {
+            let answered = match self.gateway_client.query(address).await {
+                None if !known(uid) => self.gateway_client.query(address).await,
+                answered => answered,
+            };
+            (uid, answered)
+        }))
+        .await;
+        if answers.is_empty() {
+            return HashMap::new();
+        }
+        let now = Instant::now();
+        self.remember(key, |memory| {
+            memory.reports.retain(|uid| pods.iter().any(|pod| pod.uid == uid));
+            let reports = answers.into_iter();
+            reports.map(|(uid, answered)| (uid.clone(), memory.reports.take(uid, answered, now))).collect()
+        })
     }
 
     /// Looks up Events for pods stuck in ContainerCreating: what keeps them from

@@ -12,6 +12,7 @@ use lb_svc_core::service::conditions::{FAILS_FOR, FailedWrite};
 use lb_svc_core::service::plan::Requeue;
 
 use super::backoff::{CONVERGED, CONVERGED_POLL, FAILED, HOLDS_GATES, UNCONVERGED, about, pause};
+use super::reports::Reports;
 
 /// What this process remembers of a key between two runs. All of it may be
 /// lost: it only paces, and keeps from reporting twice.
@@ -31,6 +32,8 @@ pub(super) struct Memory {
     pub warned: Option<Instant>,
     /// When each pod was last nudged, by uid.
     pub nudges: HashMap<String, Instant>,
+    /// What its pods have reported.
+    pub reports: Reports,
     /// When a pod's start failure was last looked up, and what was found
     /// (reason and message), by uid.
     pub start_failures: HashMap<String, (Instant, Option<(String, String)>)>,

@@ -24,6 +24,7 @@ mod executor;
 mod gateway;
 mod memory;
 pub mod queue;
+mod reports;
 mod subnet;
 
 /// Everything a run needs.

@@ -57,7 +57,7 @@ fn carries_out(pod: &Pod, digests: &Digests) -> bool {
     match &pod.report {
         StatusReport::Reported(status) => digests.acknowledged_by(status),
         StatusReport::NoResponse => true,
-        StatusReport::NotQueried => false,
+        StatusReport::NotQueried | StatusReport::Missed => false,
     }
 }
 
@@ -67,7 +67,10 @@ fn carries_out(pod: &Pod, digests: &Digests) -> bool {
 pub fn is_in_service(service: &Service, claim: &Claim, pods: &[&Pod]) -> bool {
     let has = |pod: &&Pod| match pod.reported() {
         Some(status) => !pod.member || status.addresses.contains(&claim.address),
-        None => pod.ready && conflict(pods, claim.address).is_none(),
+        None => {
+            let is_believed = pod.ready && pod.report != StatusReport::Missed;
+            is_believed && conflict(pods, claim.address).is_none()
+        }
     };
     service.has_ingress(claim.address) || pods.iter().any(has)
 }
@@ -100,9 +103,9 @@ mod tests {
     use crate::service::conditions::{GATEWAY_READY, ips};
     use crate::service::plan::plan;
     use crate::testing::gateway::{
-        FOREIGN_MAC, claim, claimed, config_of, config_written, direct_access, gateway_pod, is_converged,
-        members, observed_again, reason, replicated, reported_mut, settle, status, steps, target_addresses,
-        tcp_slice, two_pods,
+        FOREIGN_MAC, carried_out, claim, claimed, config_of, config_written, direct_access, gateway_pod,
+        is_converged, members, observed_again, reason, replicated, reported_mut, settle, status, steps,
+        target_addresses, tcp_slice, two_pods,
     };
     use crate::testing::port;
     use jiff::SignedDuration;
@@ -206,6 +209,18 @@ mod tests {
         // Pods that may not be asked are believed their readiness.
         observed.gateway.pods.iter_mut().for_each(|pod| pod.report = StatusReport::NoResponse);
         assert_eq!(ingress(&observed), (1, "GatewayReady".into()));
+    }
+
+    #[test]
+    fn r33_pod_that_missed_a_query_is_not_believed_its_readiness() {
+        for (missed, expected) in [(StatusReport::NoResponse, 1), (StatusReport::Missed, 0)] {
+            let mut observed =
+                carried_out(claimed(&[claim("172.18.0.11", Requested::Dynamic)]), "172.18.0.11");
+            observed.service.as_mut().unwrap().ingress.clear();
+            observed.gateway.pods[0].report = missed;
+            let planned = plan(&observed);
+            assert_eq!(status(&planned).map_or(0, |(ingress, _)| ingress.len()), expected);
+        }
     }
 
     #[test]

@@ -77,7 +77,7 @@ fn is_due(pod: &Pod, digests: &Digests, attempt: u32, age: Option<Duration>) -> 
             !status.seen.as_deref().is_some_and(|seen| digests.suits(pod, seen)) && is_over
         }
         StatusReport::NoResponse => pod.ready && attempt < NUDGES_UNANSWERED && is_over,
-        StatusReport::NotQueried => false,
+        StatusReport::NotQueried | StatusReport::Missed => false,
     }
 }
 

@@ -33,8 +33,8 @@ pub fn active<'a>(pods: &[&'a Pod]) -> Option<ActivePod<'a>> {
     let is_said = |pod: &&'a Pod| {
         let election = election(pod)?;
         let name = election.active.as_ref()?;
-        let active =
-            pods.iter().find(|other| other.name == *name && other.report == StatusReport::NoResponse)?;
+        let is_silent = |pod: &Pod| matches!(pod.report, StatusReport::Missed | StatusReport::NoResponse);
+        let active = pods.iter().find(|other| other.name == *name && is_silent(other))?;
         Some(ActivePod { pod: active, term: election.term, why: None })
     };
     pods.iter().filter_map(says).chain(pods.iter().filter_map(is_said)).max_by_key(|active| active.term)

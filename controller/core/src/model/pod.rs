@@ -56,7 +56,7 @@ impl Pod {
     pub fn reported(&self) -> Option<&GatewayStatus> {
         match &self.report {
             StatusReport::Reported(status) => Some(status),
-            StatusReport::NotQueried | StatusReport::NoResponse => None,
+            StatusReport::NotQueried | StatusReport::Missed | StatusReport::NoResponse => None,
         }
     }
 
@@ -86,8 +86,11 @@ pub enum StatusReport {
     /// It was not queried: it has no address yet.
     #[default]
     NotQueried,
-    /// It did not respond in time: it is starting or gone, or a NetworkPolicy stands
-    /// between.
+    /// It did not respond in time, though it has a moment ago. That says nothing of
+    /// what it does.
+    Missed,
+    /// It has never responded, or not for long: it is starting or gone, or a
+    /// NetworkPolicy stands between.
     NoResponse,
     /// It reported its status.
     Reported(Box<GatewayStatus>),
