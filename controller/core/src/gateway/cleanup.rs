@@ -133,7 +133,7 @@ mod tests {
         let Some(Action::Claim(address_request)) = plan(&observed).actions.pop() else { panic!("no claim") };
         assert_eq!(address_request.address, Some("172.18.0.11".parse().unwrap()), "it is asked for again");
         observed.addresses.allocation_error =
-            Some(AllocationError::Taken("172.18.0.11".parse().unwrap(), "default/other".into()));
+            Some(AllocationError::Taken("172.18.0.11".parse().unwrap(), Some("other".into())));
         let planned = plan(&observed);
         assert!(planned.actions.contains(&Action::DeleteDeployment("dep".into(), "3".into())));
         assert!(planned.actions.contains(&Action::DeleteConfig("cm".into(), "3".into())));

@@ -400,23 +400,24 @@ impl Allocator {
         if v4 > last {
             return not_assignable(format!("the broadcast address of Subnet {name}"));
         }
-        if let Some((node, _)) = self.nodes.iter().find(|(_, addresses)| addresses.contains(&v4)) {
-            return not_assignable(format!("the address of node {node}"));
+        if self.nodes.values().any(|addresses| addresses.contains(&v4)) {
+            return not_assignable("the address of a node of the cluster".to_owned());
         }
         let claim_name = request.provider.claim_name(address);
         if let Some(entry) = self.claims.get(&claim_name) {
-            let owner = &entry.claim.owner.service;
-            return Err(if *owner == request.owner.service {
-                AllocationError::BeingFreed(address)
-            } else {
-                AllocationError::Taken(address, owner.to_string())
-            });
+            let (owner, own) = (&entry.claim.owner.service, &request.owner.service);
+            if owner == own {
+                return Err(AllocationError::BeingFreed(address));
+            }
+            // Tenants are not told each other's names.
+            let is_near = owner.namespace == own.namespace;
+            return Err(AllocationError::Taken(address, is_near.then(|| owner.name.clone())));
         }
         if self.strangers.contains_key(&claim_name) {
             return Err(AllocationError::NoClaim(address, claim_name));
         }
         if self.reserved.contains_key(&claim_name) {
-            return Err(AllocationError::Taken(address, "that asked first".to_owned()));
+            return Err(AllocationError::Taken(address, None));
         }
         Ok((*name).clone())
     }
@@ -576,7 +577,7 @@ mod tests {
 
         allocator.apply(claim(&request("b", None), &second), false);
         let error = allocator.reserve(&request("c", Some("172.18.0.12"))).unwrap_err();
-        assert_eq!(error, AllocationError::Taken("172.18.0.12".parse().unwrap(), "default/b".into()));
+        assert_eq!(error, AllocationError::Taken("172.18.0.12".parse().unwrap(), Some("b".into())));
     }
 
     #[test]
@@ -589,11 +590,37 @@ mod tests {
         };
         assert_eq!(reason("172.18.0.5"), "lan", "an excluded address is reserved for who names it");
         assert_eq!(reason("172.18.0.1"), "172.18.0.1 is the gateway of Subnet lan and cannot be a Service's");
-        assert_eq!(reason("172.18.0.2"), "172.18.0.2 is the address of node n1 and cannot be a Service's");
+        assert_eq!(
+            reason("172.18.0.2"),
+            "172.18.0.2 is the address of a node of the cluster and cannot be a Service's"
+        );
         assert!(reason("172.18.0.0").contains("network address"));
         assert!(reason("172.18.255.255").contains("broadcast address"));
         assert_eq!(reason("172.19.0.1"), "172.19.0.1 is not an address of Subnet lan (172.18.0.0/16)");
         assert!(reason("fd00::1").contains("not an address of"));
+    }
+
+    #[test]
+    fn r46_holder_is_named_within_its_namespace_only_and_no_node_is() {
+        let mut allocator = allocator();
+        allocator.set_node("rack-7", vec!["172.18.0.2".parse().unwrap()]);
+        let holder = request("payments", Some("172.18.0.12"));
+        let reservation = allocator.reserve(&holder).unwrap();
+        let mut told = |namespace: &str, address: &str| {
+            let mut asked = request("a", Some(address));
+            asked.owner.service.namespace = namespace.to_owned();
+            allocator.reserve(&asked).unwrap_err().to_string()
+        };
+        assert_eq!(told("default", "172.18.0.12"), "172.18.0.12 belongs to another Service");
+        assert!(!told("default", "172.18.0.2").contains("rack-7"));
+        allocator.apply(claim(&holder, &reservation), true);
+        let mut told = |namespace: &str| {
+            let mut asked = request("a", Some("172.18.0.12"));
+            asked.owner.service.namespace = namespace.to_owned();
+            allocator.reserve(&asked).unwrap_err().to_string()
+        };
+        assert_eq!(told("default"), "172.18.0.12 belongs to Service payments");
+        assert_eq!(told("tenant-b"), "172.18.0.12 belongs to another Service");
     }
 
     #[test]

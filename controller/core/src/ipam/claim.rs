@@ -115,9 +115,10 @@ pub enum AllocationError {
     /// The address asked for is none that a Service can have.
     #[error("{0} is {1} and cannot be a Service's")]
     NotAssignable(IpAddr, String),
-    /// The address asked for is another Service's.
-    #[error("{0} belongs to Service {1}")]
-    Taken(IpAddr, String),
+    /// The address asked for is another Service's; of one in the same namespace
+    /// with its name.
+    #[error("{0} belongs to {holder}", holder = holder(.1.as_deref()))]
+    Taken(IpAddr, Option<String>),
     /// An IP object has the name of the claim on the address asked for, and is none.
     #[error(
         "{0} is taken by the object {1} (ips.kubeovn.io), which is no claim: an administrator has to correct or delete it"
@@ -134,6 +135,10 @@ pub enum AllocationError {
         "namespace {0} has {1} addresses, as many as it may (addressesPerNamespace of the controller's configuration): delete a Service or a kept address there"
     )]
     NamespaceFull(String, usize),
+}
+
+fn holder(name: Option<&str>) -> String {
+    name.map_or("another Service".to_owned(), |name| format!("Service {name}"))
 }
 
 impl AllocationError {

@@ -592,7 +592,7 @@ mod tests {
         // Edited while the gateway was on its way.
         observed.service.as_mut().unwrap().load_balancer_ip = "172.18.0.99".into();
         observed.addresses.allocation_error =
-            Some(AllocationError::Taken("172.18.0.99".parse().unwrap(), "default/other".into()));
+            Some(AllocationError::Taken("172.18.0.99".parse().unwrap(), Some("other".into())));
         observed.gateway.config = Some(owned("cm", content.clone()));
         observed.gateway.deployment = Some(owned("dep", DeploymentState::default()));
         observed.gateway.pods = vec![gateway_pod("gw", &content, &["172.18.0.11"])];
@@ -639,7 +639,7 @@ mod tests {
             if !shown.is_empty() {
                 service.ingress = vec![Ingress { ip: shown.into(), ..Ingress::default() }];
             }
-            let taken = AllocationError::Taken("172.18.0.77".parse().unwrap(), "default/other".to_owned());
+            let taken = AllocationError::Taken("172.18.0.77".parse().unwrap(), Some("other".to_owned()));
             observed.addresses.allocation_error = Some(taken);
             let content = config_of(&plan(&observed)).unwrap().clone();
             let config: GatewayConfig = serde_json::from_str(&content).unwrap();

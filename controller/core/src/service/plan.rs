@@ -668,7 +668,7 @@ mod tests {
         service.load_balancer_ip = "172.18.0.99".into();
         service.ports.push(port("TCP", 443));
         observed.addresses.allocation_error =
-            Some(AllocationError::Taken("172.18.0.99".parse().unwrap(), "default/other".into()));
+            Some(AllocationError::Taken("172.18.0.99".parse().unwrap(), Some("other".into())));
         let planned = plan(&observed);
         assert!(config_of(&planned).unwrap().contains("443"));
         let (ingress, conditions) = status(&planned).unwrap();
