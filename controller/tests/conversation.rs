@@ -186,6 +186,36 @@ async fn delete_has_uid_and_resource_version() {
 }
 
 #[tokio::test]
+async fn r41_replica_set_is_deleted_only_if_no_deployment_owns_it() {
+    let (api_server, mut handle) = api_server();
+    let set = |name: &str, uid: &str, owners: Value| {
+        json!({
+            "metadata": { "name": name, "uid": uid, "resourceVersion": "7", "ownerReferences": owners },
+            "spec": { "selector": {} },
+        })
+    };
+    let deployment = json!([{ "apiVersion": "apps/v1", "kind": "Deployment", "name": "lb-svc-web",
+        "uid": "d", "controller": true }]);
+    let items = [
+        set("lb-svc-web-5b7c", "rs-1", json!([])),
+        set("lb-svc-web-5b7d", "rs-2", deployment),
+        set("theirs", "rs-3", json!([])),
+    ];
+    let list = json!({ "apiVersion": "apps/v1", "kind": "ReplicaSetList", "metadata": {}, "items": items });
+    let talk = async {
+        let listed = answer(&mut handle, StatusCode::OK, list).await.line;
+        (listed, answer(&mut handle, StatusCode::OK, json!({})).await)
+    };
+    let gateway = beside();
+    let (deleted, (listed, asked)) = tokio::join!(api_server.delete_orphans(&gateway, "uid-1"), talk);
+    assert_eq!(deleted.unwrap(), ["lb-svc-web-5b7c"]);
+    assert!(listed.contains("lb-svc.kubeovn.io%2Fservice-uid%3Duid-1"), "{listed}");
+    assert_eq!(asked.line, "DELETE /apis/apps/v1/namespaces/default/replicasets/lb-svc-web-5b7c?");
+    assert_eq!(asked.body["preconditions"], json!({ "uid": "rs-1", "resourceVersion": "7" }));
+    assert_eq!(asked.body["propagationPolicy"], "Background");
+}
+
+#[tokio::test]
 async fn address_is_filled_into_the_service_that_was_seen() {
     let (api_server, mut handle) = api_server();
     let service = model::Service { id: owner(), ..service() };

@@ -44,6 +44,23 @@ async fn nor_does_one_deleted_without_its_dependents() {
 }
 
 #[tokio::test]
+async fn r41_nor_does_one_whose_deployment_went_without_its_dependents_before() {
+    scene("orphaned-pods", async |scene| {
+        let ip = scene.served("web", 1).await;
+        let orphan =
+            DeleteParams { propagation_policy: Some(PropagationPolicy::Orphan), ..DeleteParams::default() };
+        let (deployments, services) = (scene.api::<Deployment>(), scene.api::<Service>());
+        let (deployment, service) =
+            tokio::join!(deployments.delete("lb-svc-web", &orphan), services.delete("web", &orphan));
+        deployment.unwrap();
+        service.unwrap();
+        scene.gone("web").await;
+        stops(ip).await;
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_service_retyped_and_typed_back() {
     scene("retyped", async |scene| {
         let ip = scene.served("web", 1).await;

@@ -39,6 +39,9 @@ pub enum Action {
     /// Delete the ReplicaSets whose pods have the labels of earlier releases,
     /// with their pods.
     DeleteLegacyReplicaSets,
+    /// Delete the ReplicaSets of the Service with this uid that no Deployment owns,
+    /// with their pods.
+    DeleteOrphans(String),
     /// Delete the PodDisruptionBudget with this uid and resourceVersion.
     DeleteBudget(String, String),
     /// Set these annotations on a pod.
@@ -52,12 +55,14 @@ pub enum Action {
         /// The number of this nudge, if it is one.
         nudge: Option<u32>,
     },
-    /// Delete this pod: its Deployment makes another.
+    /// Delete this pod.
     DeletePod {
         /// The pod's name.
         pod: String,
         /// Its uid.
         uid: String,
+        /// Why, for the log.
+        why: &'static str,
     },
     /// Record in the claim which interface answers for the address, and whether the
     /// address has been in service.
@@ -117,7 +122,7 @@ impl Action {
             Self::WriteDeployment(_) | Self::DeleteDeployment(..) | Self::OrphanDeployment(..) => {
                 "the gateway's Deployment"
             }
-            Self::DeleteLegacyReplicaSets => "the gateway's earlier ReplicaSets",
+            Self::DeleteLegacyReplicaSets | Self::DeleteOrphans(_) => "the gateway's earlier ReplicaSets",
             Self::WriteBudget(_) | Self::DeleteBudget(..) => "the gateway's PodDisruptionBudget",
             Self::AnnotatePod { .. } => "the annotations of a gateway pod",
             Self::DeletePod { .. } => "the deletion of a gateway pod",

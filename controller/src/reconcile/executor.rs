@@ -154,6 +154,10 @@ impl Reconciler {
             Action::DeleteLegacyReplicaSets => {
                 api_server.delete_legacy_replica_sets(owner()?, location).await?;
             }
+            Action::DeleteOrphans(uid) => {
+                let sets = api_server.delete_orphans(location, uid).await?;
+                tracing::warn!(%service, ?sets, "ReplicaSets deleted that no Deployment owns");
+            }
             Action::DeleteBudget(uid, version) => api_server.delete_budget(location, uid, version).await?,
             Action::AnnotatePod { pod, uid, annotations, nudge } => {
                 match api_server.annotate_pod(&location.namespace, pod, uid, annotations).await? {
@@ -167,8 +171,8 @@ impl Reconciler {
                 }
             }
 
-            Action::DeletePod { pod, uid } => {
-                tracing::warn!(%service, pod, "pod replaced: its attached interface is missing");
+            Action::DeletePod { pod, uid, why } => {
+                tracing::warn!(%service, pod, why, "pod deleted");
                 api_server.delete_pod(&location.namespace, pod, uid).await?;
             }
 

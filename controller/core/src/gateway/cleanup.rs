@@ -1,13 +1,19 @@
 //! Objects and claims that are no longer needed.
 
+use std::collections::BTreeSet;
+
 use crate::action::Action;
 use crate::ipam::Claim;
-use crate::model::OwnedObject;
+use crate::model::{OwnedObject, Pod};
 use crate::observed::{Observed, ObservedGateway};
 use crate::service::allocation;
 
+/// How many deletions of orphans a run makes: anyone may label pods as such.
+const ORPHANS_AT_ONCE: usize = 8;
+
 /// Deletes the gateway's objects unless they are for the Service with the uid
-/// `keep`, or not made by the controller.
+/// `keep`, or not made by the controller; pods with what made them, or alone if
+/// that was deleted without them.
 pub fn delete_objects(gateway: &ObservedGateway, keep: Option<&str>) -> Vec<Action> {
     fn stale<'a, T>(object: Option<&'a OwnedObject<T>>, keep: Option<&str>) -> Option<(String, String)> {
         let stale = |object: &&'a OwnedObject<T>| {
@@ -22,7 +28,26 @@ pub fn delete_objects(gateway: &ObservedGateway, keep: Option<&str>) -> Vec<Acti
     actions.extend(budget.map(|(uid, version)| Action::DeleteBudget(uid, version)));
     actions.extend(deployment.map(|(uid, version)| Action::DeleteDeployment(uid, version)));
     actions.extend(config.map(|(uid, version)| Action::DeleteConfig(uid, version)));
+    actions.extend(delete_orphans(gateway, keep));
     actions
+}
+
+/// Deletes what is left of pods without a Deployment, and would stay for ever:
+/// their ReplicaSets, or the pods themselves.
+fn delete_orphans(gateway: &ObservedGateway, keep: Option<&str>) -> Vec<Action> {
+    let deployed = gateway.deployment.as_ref().and_then(|deployment| deployment.owner_uid.as_deref());
+    let is_orphan = |pod: &&Pod| {
+        let owner = Some(pod.owner_uid.as_str()).filter(|uid| !uid.is_empty());
+        owner.is_some() && owner != keep && owner != deployed && !pod.deleting && pod.could_answer()
+    };
+    let orphans = || gateway.pods.iter().filter(is_orphan);
+    let owners: BTreeSet<&String> =
+        orphans().filter(|pod| pod.of_deployment).map(|pod| &pod.owner_uid).collect();
+    let sets = owners.into_iter().map(|uid| Action::DeleteOrphans(uid.clone()));
+    let why = "neither a Deployment nor a Service wants it";
+    let pods = orphans().filter(|pod| pod.alone);
+    let pods = pods.map(|pod| Action::DeletePod { pod: pod.name.clone(), uid: pod.uid.clone(), why });
+    sets.chain(pods).take(ORPHANS_AT_ONCE).collect()
 }
 
 /// Whether something could still answer for the address of a claim: a
@@ -60,7 +85,6 @@ pub fn release_orphaned(observed: &Observed, current: Option<&str>) -> Vec<Actio
 mod tests {
     use super::*;
     use crate::ipam::AllocationError;
-    use crate::model::Pod;
     use crate::service::conditions::{ADDRESS_ALLOCATED, ips};
     use crate::service::plan::plan;
     use crate::testing::gateway::{
@@ -95,6 +119,40 @@ mod tests {
         assert_eq!(steps(&plan(&observed)), release);
         observed.gateway.pods = vec![lost];
         assert_eq!(steps(&plan(&observed)), release, "its node is gone for good");
+    }
+
+    #[test]
+    fn r41_pods_that_are_left_without_a_deployment_are_deleted_and_free_the_address() {
+        let mut observed = carried_out(claimed(&[claim("172.18.0.11", Requested::Dynamic)]), "172.18.0.11");
+        let claim = observed.addresses.claims[0].id.clone();
+        (observed.gateway.deployment, observed.gateway.config) = (None, None);
+        observed.gateway.pods[0].of_deployment = true;
+        let orphans = Action::DeleteOrphans("uid-1".into());
+        assert!(!plan(&observed).steps().any(|action| *action == orphans), "its Deployment takes them up");
+        observed.service = None;
+        assert_eq!(steps(&plan(&observed)), [orphans]);
+        let pod = &mut observed.gateway.pods[0];
+        (pod.of_deployment, pod.alone) = (false, true);
+        let deleted = steps(&plan(&observed));
+        assert!(
+            matches!(&deleted[..], [Action::DeletePod { pod, uid, .. }] if pod == "gw" && uid == "uid-gw"),
+            "{deleted:?}"
+        );
+        // What another controls is its business, and so is a pod of nobody's.
+        observed.gateway.pods[0].alone = false;
+        assert_eq!(steps(&plan(&observed)), []);
+        observed.gateway.pods[0] =
+            Pod { owner_uid: String::new(), alone: true, ..observed.gateway.pods[0].clone() };
+        assert_eq!(steps(&plan(&observed)), [Action::Release(claim.clone())]);
+        observed.gateway.pods[0] = Pod {
+            owner_uid: "uid-1".into(),
+            alone: true,
+            deleting: true,
+            ..observed.gateway.pods[0].clone()
+        };
+        assert_eq!(steps(&plan(&observed)), []);
+        observed.gateway.pods.clear();
+        assert_eq!(steps(&plan(&observed)), [Action::Release(claim)]);
     }
 
     #[test]

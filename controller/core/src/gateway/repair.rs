@@ -35,7 +35,8 @@ pub fn replace(pods: &[&Pod], now: Timestamp) -> Option<Action> {
             && since(pod.created, AGE)
     };
     let pod = pods.iter().find(is_broken)?;
-    Some(Action::DeletePod { pod: pod.name.clone(), uid: pod.uid.clone() })
+    let why = "its attached interface is missing, another is made";
+    Some(Action::DeletePod { pod: pod.name.clone(), uid: pod.uid.clone(), why })
 }
 
 #[cfg(test)]
@@ -63,7 +64,11 @@ mod tests {
     #[test]
     fn b03_b04_pod_without_its_interface_is_replaced_after_a_grace() {
         let now = Timestamp::UNIX_EPOCH + SignedDuration::from_hours(1);
-        let delete = Some(Action::DeletePod { pod: "gw".into(), uid: "u".into() });
+        let delete = Some(Action::DeletePod {
+            pod: "gw".into(),
+            uid: "u".into(),
+            why: "its attached interface is missing, another is made",
+        });
         assert_eq!(replace(&[&pod("InterfaceMissing", 30, 600)], now), delete);
         assert_eq!(replace(&[&pod("AttachmentPending", 60, 60)], now), delete);
         for spared in [

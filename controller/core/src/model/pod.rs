@@ -20,6 +20,8 @@ pub struct Pod {
     /// is asked for its status, and only its hardware address is a gateway's:
     /// labels and annotations are anyone's to write.
     pub of_deployment: bool,
+    /// Whether nothing is its controller: who deleted that left it alone.
+    pub alone: bool,
     /// Whether it has the labels of earlier releases, see
     /// [`migration`](crate::gateway::migration).
     pub legacy: bool,

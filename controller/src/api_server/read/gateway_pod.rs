@@ -19,13 +19,22 @@ const TEXT_MAX: usize = 512;
 /// The most annotations of a pod that are kept.
 const ANNOTATIONS_MAX: usize = 32;
 
-/// Whether a ReplicaSet of the gateway's Deployment made the pod: it is named
-/// after the Deployment, a dash and a hash.
+/// Whether a ReplicaSet of this name is one of the gateway's Deployment: it is
+/// named after the Deployment, a dash and a hash.
+pub fn is_set_of(gateway: &GatewayLocation, name: &str) -> bool {
+    name.rsplit_once('-').is_some_and(|(name, _)| name == gateway.name())
+}
+
+/// Whether nothing is the object's controller.
+pub fn is_alone(object: &impl ResourceExt) -> bool {
+    object.owner_references().iter().all(|owner| owner.controller != Some(true))
+}
+
+/// Whether a ReplicaSet of the gateway's Deployment made the pod.
 fn is_of_deployment(object: &core::Pod) -> bool {
     let Some(gateway) = gateway_of_pod(object) else { return false };
-    let of_deployment = |name: &str| name.rsplit_once('-').is_some_and(|(name, _)| name == gateway.name());
     object.owner_references().iter().any(|owner| {
-        owner.controller == Some(true) && owner.kind == "ReplicaSet" && of_deployment(&owner.name)
+        owner.controller == Some(true) && owner.kind == "ReplicaSet" && is_set_of(&gateway, &owner.name)
     })
 }
 
@@ -60,6 +69,7 @@ pub fn pod(object: &core::Pod) -> Pod {
         uid: object.uid().unwrap_or_default(),
         owner_uid: object.labels().get(names::SERVICE_UID_LABEL).cloned().unwrap_or_default(),
         of_deployment: is_of_deployment(object),
+        alone: is_alone(object),
         legacy: object.labels().contains_key("service"),
         created,
         deleting: object.metadata.deletion_timestamp.is_some(),

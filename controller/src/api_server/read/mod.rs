@@ -21,7 +21,7 @@ pub use claim::{NoClaim, claim, claim_id};
 pub use endpoint_slice::{SERVICE_NAME_LABEL, slice};
 pub use events::START_FAILURES;
 pub use gateway_objects::{budget, config, deployment, gateway_of, live, seal};
-pub use gateway_pod::{gateway_of_pod, pod};
+pub use gateway_pod::{gateway_of_pod, is_alone, is_set_of, pod};
 pub use node::node;
 pub use pod_settings::pod_settings;
 pub use service::{ingress_entry, service, service_ref};

@@ -1,14 +1,21 @@
 //! Deployments of gateways.
 
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use kube::ResourceExt;
 use kube::api::{Api, DeleteParams, ListParams, PropagationPolicy};
 use lb_svc_core::gateway::manifests;
 use lb_svc_core::model::{DeploymentState, GatewayLocation, OwnedObject, ServiceId};
+use lb_svc_crds::names;
 use serde_json::{Value, json};
 
 use super::owned_object::Written;
 use super::typed;
 use crate::api_server::client::{ApiServer, Error, exactly, post, timed, timed_opt};
+use crate::api_server::read;
+
+/// The most ReplicaSets of a gateway that are looked at: a Deployment keeps the
+/// last few.
+const SETS_MAX: u32 = 50;
 
 impl ApiServer {
     /// Creates a gateway's Deployment, or replaces the one seen by what is `wanted`.
@@ -101,5 +108,31 @@ impl ApiServer {
             labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",");
         let params = DeleteParams::background();
         timed(api.delete_collection(&params, &ListParams::default().labels(&selector))).await.map(drop)
+    }
+
+    /// Deletes the ReplicaSets of a gateway for the Service with this uid that no
+    /// Deployment owns, with their pods: each exactly as it was seen, so that one
+    /// which a Deployment takes up meanwhile stays. Returns their names.
+    ///
+    /// # Errors
+    /// Some may stand then.
+    pub async fn delete_orphans(&self, gateway: &GatewayLocation, uid: &str) -> Result<Vec<String>, Error> {
+        let api: Api<ReplicaSet> = self.namespaced(&gateway.namespace);
+        let (managed_by, ours) = (names::MANAGED_BY_LABEL, names::MANAGED_BY);
+        let selector = format!("{managed_by}={ours},{}={uid}", names::SERVICE_UID_LABEL);
+        let listed = timed(api.list(&ListParams::default().labels(&selector).limit(SETS_MAX))).await?;
+        let mut deleted = Vec::new();
+        for set in listed.items {
+            let name = set.name_any();
+            if !read::is_alone(&set) || !read::is_set_of(gateway, &name) {
+                continue;
+            }
+            let exactly =
+                exactly(&set.uid().unwrap_or_default(), &set.resource_version().unwrap_or_default());
+            let params = DeleteParams { propagation_policy: Some(PropagationPolicy::Background), ..exactly };
+            timed_opt(api.delete(&name, &params)).await?;
+            deleted.push(name);
+        }
+        Ok(deleted)
     }
 }
