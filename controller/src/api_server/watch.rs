@@ -55,6 +55,9 @@ pub(crate) trait Watched:
         true
     }
 
+    /// A list of all objects begins.
+    fn begin(_index: &mut Index) {}
+
     /// The object is so.
     fn set(index: &mut Index, object: Self) -> Vec<Key>;
     /// An object of this name and uid is there that is not of the type.
@@ -95,17 +98,19 @@ pub fn start(
     // that there is a gateway: those have to be seen first.
     let first = [services.clone(), claims.clone()];
     let gateways = Gateways { config: ours(), namespace: gateway_namespace, after: &first };
+    let pods = start.gateways::<Pod>(&gateways);
     vec![
         services,
         claims,
         start.gateways::<ConfigMap>(&gateways),
         start.gateways::<Deployment>(&gateways),
         start.gateways::<PodDisruptionBudget>(&gateways),
-        start.gateways::<Pod>(&gateways),
+        pods.clone(),
         start.one::<EndpointSlice>(all().labels(&of_services)),
         start.one::<GatedPod>(all()),
-        start.one::<Node>(all()),
         start.one::<Namespace>(all()),
+        // A node that a later list does not have is one that a pod has lost.
+        start.watch::<Node>(all(), None, vec![pods]),
         start.one::<NetworkAttachmentDefinition>(all()),
         start.one::<Subnet>(all()),
     ]
@@ -337,6 +342,7 @@ fn feed<K: Watched>(
         Event::Init => {
             listed.clear();
             index.versions.forget::<K>();
+            K::begin(index);
             Vec::new()
         }
         Event::InitApply(guard) => {

@@ -11,6 +11,7 @@ use lb_svc_crds::names;
 use lb_svc_crds::seal::Seal;
 use serde_json::Value;
 
+use super::nodes::Moment;
 use super::{Index, Key, concerns};
 
 /// A Deployment as the index keeps it: metadata and spec as text, which takes a
@@ -57,6 +58,13 @@ fn spec_digest(live: &Value) -> String {
     names::digest(live["spec"].to_string().as_bytes())
 }
 
+/// A gateway's pod, and since when it has been seen on its node.
+#[derive(Debug)]
+pub(super) struct SeenPod {
+    pub pod: Pod,
+    since: Moment,
+}
+
 /// The objects of one gateway.
 #[derive(Debug, Default)]
 pub(super) struct GatewayObjects {
@@ -65,7 +73,7 @@ pub(super) struct GatewayObjects {
     pub generation: Option<u64>,
     pub deployment: Option<OwnedObject<CompactDeployment>>,
     pub budget: Option<OwnedObject<Value>>,
-    pub pods: BTreeMap<String, Pod>,
+    pub pods: BTreeMap<String, SeenPod>,
 }
 
 impl GatewayObjects {
@@ -99,7 +107,7 @@ impl Index {
             namespace != desired_namespace
                 && (!self.sees(namespace)
                     || self.gateways.get(&location).is_some_and(|objects| {
-                        let could_answer = |pod: &Pod| self.on_node(pod).could_answer();
+                        let could_answer = |seen: &SeenPod| self.on_node(seen).could_answer();
                         objects.config.is_some()
                             || objects.deployment.is_some()
                             || objects.budget.is_some()
@@ -116,15 +124,49 @@ impl Index {
     pub fn pods(&self, gateway: &GatewayRef) -> (String, Vec<Pod>) {
         let location = self.location(gateway, &self.allocator.claims_of(service_of(gateway)));
         let pods = self.gateways.get(&location).into_iter().flat_map(|objects| objects.pods.values());
-        let pods = pods.map(|pod| self.on_node(pod)).collect();
+        let pods = pods.map(|seen| self.on_node(seen)).collect();
         (location.namespace, pods)
     }
 
     /// A pod, with what is known of its node.
-    pub(super) fn on_node(&self, pod: &Pod) -> Pod {
-        let node = pod.node.as_ref();
-        let node_lost = node.is_some_and(|node| self.nodes.get(node).copied().unwrap_or(true));
+    pub(super) fn on_node(&self, SeenPod { pod, since }: &SeenPod) -> Pod {
+        let node_lost = pod.node.as_ref().is_some_and(|node| self.nodes.is_lost(node, *since));
         Pod { node_lost, ..pod.clone() }
+    }
+
+    /// The gateways with a pod on a node of which this is so.
+    fn on_nodes(&self, is_so: impl Fn(&str) -> bool) -> Vec<Key> {
+        let has = |parts: &GatewayObjects| {
+            parts.pods.values().any(|seen| seen.pod.node.as_deref().is_some_and(&is_so))
+        };
+        let with = self.gateways.iter().filter(|(_, parts)| has(parts));
+        with.map(|(location, _)| Key::Gateway(location.gateway.clone())).collect()
+    }
+
+    /// A node is there, and lost for good or not; `None` if it is gone. Returns the
+    /// gateways with pods on it, if that is news.
+    pub(super) fn set_node_lost(&mut self, name: &str, lost: Option<bool>) -> Vec<Key> {
+        if !self.nodes.set(name, lost, Instant::now()) {
+            return Vec::new();
+        }
+        if lost.is_none() {
+            let pods = self.gateways.values_mut().flat_map(|parts| parts.pods.values_mut());
+            let on_it = pods.filter(|seen| seen.pod.node.as_deref() == Some(name));
+            on_it.for_each(|seen| seen.since = Moment::PAST);
+        }
+        self.on_nodes(|node| node == name)
+    }
+
+    /// A list of all nodes begins.
+    pub fn begin_nodes(&mut self) {
+        self.nodes.begin();
+    }
+
+    /// All nodes have been listed, and set. Returns the gateways with pods on
+    /// others.
+    pub fn complete_nodes(&mut self) -> Vec<Key> {
+        self.nodes.complete();
+        self.on_nodes(|node| !self.nodes.knows(node))
     }
 
     pub(super) fn foreign<T: Default>(
@@ -240,9 +282,15 @@ impl Index {
     /// A gateway's pod is so; `None` if it is gone.
     pub fn set_pod(&mut self, location: GatewayLocation, name: &str, pod: Option<Pod>) -> Vec<Key> {
         let objects = self.gateways.entry(location.clone()).or_default();
-        let changed = objects.pods.get(name) != pod.as_ref();
+        let known = objects.pods.get(name);
+        let changed = known.map(|seen| &seen.pod) != pod.as_ref();
         match pod {
-            Some(pod) => objects.pods.insert(name.to_owned(), pod),
+            Some(pod) => {
+                let stayed = known.filter(|seen| (&seen.pod.uid, &seen.pod.node) == (&pod.uid, &pod.node));
+                let now = || self.nodes.moment(pod.node.as_deref().unwrap_or_default());
+                let since = stayed.map_or_else(now, |seen| seen.since);
+                objects.pods.insert(name.to_owned(), SeenPod { pod, since })
+            }
             None => objects.pods.remove(name),
         };
         self.tidy(&location);
@@ -251,7 +299,7 @@ impl Index {
 
     /// Whether a gateway's interface has this hardware address.
     pub fn is_gateway_mac(&self, mac: &str) -> bool {
-        let has = |pod: &Pod| {
+        let has = |SeenPod { pod, .. }: &SeenPod| {
             pod.of_deployment && pod.mac.as_deref().is_some_and(|own| own.eq_ignore_ascii_case(mac))
         };
         self.gateways.values().flat_map(|objects| objects.pods.values()).any(has)

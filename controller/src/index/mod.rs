@@ -21,12 +21,14 @@ use lb_svc_crds::seal::PublicKey;
 
 use endpoint_slices::EndpointSlices;
 use gateways::{CompactDeployment, GatewayObjects};
+use nodes::Nodes;
 use versions::Versions;
 
 mod backends;
 mod endpoint_slices;
 mod gateways;
 mod key;
+mod nodes;
 mod rollouts;
 mod subnets;
 pub mod versions;
@@ -49,7 +51,7 @@ pub struct Index {
     gateways: HashMap<GatewayLocation, GatewayObjects>,
     subnets: BTreeMap<String, Subnet>,
     attachments: HashMap<ObjectName, Attachment>,
-    nodes: HashMap<String, bool>,
+    nodes: Nodes,
     /// All namespaces, once the first whole list was seen.
     namespaces: Option<BTreeSet<String>>,
     foreign: HashMap<(ObjectKind, GatewayRef), Instant>,
@@ -148,7 +150,7 @@ impl Index {
             pods: objects
                 .into_iter()
                 .flat_map(|objects| objects.pods.values())
-                .map(|pod| self.on_node(pod))
+                .map(|seen| self.on_node(seen))
                 .collect(),
             is_visible: self.sees(&location.namespace),
             namespace: location.namespace,
@@ -441,6 +443,39 @@ mod tests {
         assert!(given_away(&index) && keys.contains(&Key::gateway_of(&name)), "{keys:?}");
         index.set_claim(claim_of(&id, "172.18.0.13", "default"));
         assert!(!given_away(&index), "it has one of its own");
+    }
+
+    #[test]
+    fn r48_node_that_is_not_known_yet_is_not_lost() {
+        let mut index = Index::default();
+        let is_lost = |index: &Index, n| {
+            index.observe(&gateway(n), Instant::now()).gateway.pods.iter().all(|pod| pod.node_lost)
+        };
+        let on = |node: &str| Some(Pod { node: Some(node.into()), ..Pod::default() });
+        let node = || Some(lb_svc_core::model::Node::default());
+        index.set_pod(location(0), "gw", on("gone"));
+        assert!(!is_lost(&index, 0), "nodes have not been listed");
+        index.begin_nodes();
+        index.set_pod(location(1), "gw", on("new"));
+        index.set_node("n1", node());
+        index.set_pod(location(0), "gw", Some(Pod { ready: true, ..on("gone").unwrap() }));
+        assert_eq!(index.complete_nodes().len(), 2);
+        assert!(is_lost(&index, 0), "what was listed later than the pod does not have it");
+        assert!(!is_lost(&index, 1), "the node may be newer than the list");
+        index.begin_nodes();
+        assert!(!is_lost(&index, 1));
+        index.complete_nodes();
+        assert!(is_lost(&index, 1));
+        assert_eq!(index.set_node("new", node()), [Key::Gateway(gateway(1))]);
+        assert!(!is_lost(&index, 1));
+
+        index.set_pod(location(2), "gw", on("n1"));
+        assert_eq!(index.set_node("n1", None), [Key::Gateway(gateway(2))]);
+        assert!(is_lost(&index, 2), "it was there");
+        index.set_pod(location(3), "gw", on("n1"));
+        assert!(is_lost(&index, 3), "the pod is shown late");
+        index.set_node("n1", node());
+        assert!(!is_lost(&index, 2) && !is_lost(&index, 3), "it is back");
     }
 
     /// A Service that is served directly and selects `app=<name>`, if anything.

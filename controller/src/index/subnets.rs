@@ -7,7 +7,6 @@ use lb_svc_core::ipam::Claim;
 use lb_svc_core::model::{Attachment, Node, ObjectName, ServiceRef, Subnet};
 use lb_svc_crds::names::{self, Provider};
 
-use super::gateways::GatewayObjects;
 use super::{Index, Key, concerns};
 
 impl Index {
@@ -182,21 +181,7 @@ impl Index {
             Some(node) => (node.addresses, Some(node.lost)),
             None => (Vec::new(), None),
         };
-        let before = match lost {
-            Some(lost) => self.nodes.insert(name.to_owned(), lost),
-            None => self.nodes.remove(name),
-        };
-        let mut keys = Vec::new();
-        if before != lost {
-            let on_it =
-                |parts: &GatewayObjects| parts.pods.values().any(|pod| pod.node.as_deref() == Some(name));
-            keys.extend(
-                self.gateways
-                    .iter()
-                    .filter(|(_, parts)| on_it(parts))
-                    .map(|(location, _)| Key::Gateway(location.gateway.clone())),
-            );
-        }
+        let mut keys = self.set_node_lost(name, lost);
         if self.allocator.set_node(name, addresses) {
             keys.extend(self.subnets.keys().map(|subnet| Key::Subnet(subnet.clone())));
             keys.extend(self.waiting_keys());
@@ -216,6 +201,6 @@ impl Index {
 
     /// The nodes' names.
     pub fn known_nodes(&self) -> Vec<String> {
-        self.nodes.keys().cloned().collect()
+        self.nodes.names()
     }
 }

@@ -159,6 +159,10 @@ impl Watched for GatedPod {
 }
 
 impl Watched for Node {
+    fn begin(index: &mut Index) {
+        index.begin_nodes();
+    }
+
     fn set(index: &mut Index, object: Self) -> Vec<Key> {
         index.set_node(&object.name_any(), Some(read::node(&object)))
     }
@@ -170,7 +174,9 @@ impl Watched for Node {
     fn listed(index: &mut Index, names: &BTreeSet<ObjectName>) -> Vec<Key> {
         let gone =
             index.known_nodes().into_iter().filter(|node| !names.contains(&(String::new(), node.clone())));
-        gone.flat_map(|node| index.set_node(&node, None)).collect()
+        let mut keys: Vec<Key> = gone.flat_map(|node| index.set_node(&node, None)).collect();
+        keys.extend(index.complete_nodes());
+        keys
     }
 }
 
