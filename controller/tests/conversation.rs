@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -845,4 +846,63 @@ async fn r36_forbidden_watch_is_wide_again_once_it_is_allowed() {
         keys.push(request.message);
     }
     assert_eq!(keys.last(), Some(&Key::Gateway(gateway)), "its gateway can be seen now");
+}
+
+#[tokio::test]
+async fn r49_condition_that_others_own_too_is_removed() {
+    let (api_server, mut handle) = api_server();
+    let service = model::Service { id: owner(), ..service() };
+    let own: [IpAddr; 1] = ["172.18.0.11".parse().unwrap()];
+    let condition = |kind: &str| json!({ "type": kind, "status": "True", "reason": "Any", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z" });
+    let answered = |conditions: &[&str], addresses: &[&str]| {
+        let ingress = addresses.iter().map(|ip| json!({ "ip": ip })).collect::<Value>();
+        let conditions = conditions.iter().map(|kind| condition(kind)).collect::<Value>();
+        json!({
+            "metadata": { "namespace": "default", "name": "web", "uid": "uid-1", "resourceVersion": "8" },
+            "status": { "loadBalancer": { "ingress": ingress }, "conditions": conditions },
+        })
+    };
+    let ours = "lb-svc.kubeovn.io/GatewayReady";
+    let talk = async |handle: &mut Handle, first: Value| {
+        let applied = answer(handle, StatusCode::OK, first).await;
+        assert_eq!(applied.kind, "application/apply-patch+yaml");
+        answer(handle, StatusCode::OK, answered(&["example.com/theirs"], &[])).await
+    };
+    let first = answered(&[ours, "example.com/theirs"], &["172.18.0.11"]);
+    let (done, asked) =
+        tokio::join!(api_server.set_status(&service, &[], &[], &own), talk(&mut handle, first));
+    assert!(done.unwrap().is_some());
+    assert!(
+        asked.line.starts_with("PATCH /api/v1/namespaces/default/services/web/status?"),
+        "{}",
+        asked.line
+    );
+    assert_eq!(asked.kind, "application/strategic-merge-patch+json");
+    assert_eq!(
+        asked.body,
+        json!({
+            "metadata": { "uid": "uid-1", "resourceVersion": "8" },
+            "status": {
+                "conditions": [{ "$patch": "delete", "type": ours }],
+                "loadBalancer": { "ingress": null },
+            },
+        })
+    );
+
+    // What is others' stays, and what is written stays.
+    for (shown, wanted) in [(&["example.com/theirs"], false), (&[ours], true)] {
+        let conditions = model::Condition {
+            kind: ours.into(),
+            status: true,
+            reason: "Any".into(),
+            message: String::new(),
+        };
+        let conditions: Vec<_> = Some(conditions).filter(|_| wanted).into_iter().collect();
+        let answered = answered(shown, &["172.18.0.99"]);
+        let (done, _) = tokio::join!(
+            api_server.set_status(&service, &[], &conditions, &own),
+            answer(&mut handle, StatusCode::OK, answered)
+        );
+        assert!(done.unwrap().is_some());
+    }
 }

@@ -1,6 +1,7 @@
 //! Carries plans out: the one place where an [`Action`] becomes a write, and
 //! where what comes of it gets into the index and the memory.
 
+use std::net::IpAddr;
 use std::time::Instant;
 
 use lb_svc_core::action::Action;
@@ -187,7 +188,10 @@ impl Reconciler {
                 self.learn(api_server.set_address(&seen, None).await?);
             }
             Action::SetStatus { ingress, conditions } => {
-                self.learn(api_server.set_status(seen()?, ingress, conditions).await?);
+                let (seen, claims) = (seen()?, &target.observed.addresses.claims);
+                let own = claims.iter().filter(|claim| claim.owner == seen.id).map(|claim| claim.address);
+                let own: Vec<IpAddr> = own.collect();
+                self.learn(api_server.set_status(seen, ingress, conditions, &own).await?);
             }
             Action::Event { warning, reason, message } => {
                 if *warning {

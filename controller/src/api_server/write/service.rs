@@ -1,9 +1,13 @@
 //! Services: `spec.loadBalancerIP` and the status.
 
+use std::net::IpAddr;
+
 use k8s_openapi::api::core::v1::Service;
+use kube::ResourceExt;
 use kube::api::{Api, Patch};
 use lb_svc_core::model::{self, Condition, Ingress};
-use serde_json::json;
+use lb_svc_crds::names;
+use serde_json::{Value, json};
 
 use super::conditions::Known;
 use crate::api_server::client::{ApiServer, Error, apply, merge, timed_opt};
@@ -30,7 +34,9 @@ impl ApiServer {
     }
 
     /// Applies ingress and conditions; an empty status removes all that the
-    /// controller owns of it.
+    /// controller owns of it. What stays because others own it too is removed after
+    /// that: conditions of the controller's, and ingress of which each address is
+    /// among `own`.
     ///
     /// # Errors
     /// The status is unchanged then.
@@ -39,6 +45,7 @@ impl ApiServer {
         service: &model::Service,
         ingress: &[Ingress],
         conditions: &[Condition],
+        own: &[IpAddr],
     ) -> Result<Option<Service>, Error> {
         let owner = &service.id;
         let mut status = json!({});
@@ -57,6 +64,40 @@ impl ApiServer {
             "status": status,
         });
         let services: Api<Service> = self.namespaced(&owner.service.namespace);
-        timed_opt(services.patch_status(&owner.service.name, &apply(), &Patch::Apply(object))).await
+        let name = &owner.service.name;
+        let applied = timed_opt(services.patch_status(name, &apply(), &Patch::Apply(object))).await?;
+        match applied.as_ref().and_then(|applied| leftover(applied, ingress, conditions, own)) {
+            Some(patch) => timed_opt(services.patch_status(name, &merge(), &Patch::Strategic(patch))).await,
+            None => Ok(applied),
+        }
     }
+}
+
+/// The patch that removes what an apply has left of ours, if it has.
+fn leftover(
+    applied: &Service,
+    ingress: &[Ingress],
+    conditions: &[Condition],
+    own: &[IpAddr],
+) -> Option<Value> {
+    let status = applied.status.as_ref()?;
+    let is_ours = |kind: &&String| {
+        kind.starts_with(names::DOMAIN) && !conditions.iter().any(|wanted| wanted.kind == **kind)
+    };
+    let kinds = status.conditions.iter().flatten().map(|condition| &condition.type_).filter(is_ours);
+    let conditions: Vec<Value> = kinds.map(|kind| json!({ "$patch": "delete", "type": kind })).collect();
+    let shown = status.load_balancer.iter().flat_map(|shown| shown.ingress.iter().flatten());
+    let mut addresses = shown.map(|entry| entry.ip.as_ref()?.parse::<IpAddr>().ok()).peekable();
+    let is_published = ingress.is_empty()
+        && addresses.peek().is_some()
+        && addresses.all(|address| address.is_some_and(|address| own.contains(&address)));
+    let mut status = json!({});
+    if !conditions.is_empty() {
+        status["conditions"] = conditions.into();
+    }
+    if is_published {
+        status["loadBalancer"] = json!({ "ingress": null });
+    }
+    let metadata = json!({ "uid": applied.uid(), "resourceVersion": applied.resource_version() });
+    (status != json!({})).then(|| json!({ "metadata": metadata, "status": status }))
 }
