@@ -138,7 +138,7 @@ async fn lead(
                 }
             }
         };
-        queue::run(requests, queue, stop, |key| reconciler.run(key)).await;
+        queue::run(requests, queue, stop, |key, cause| reconciler.run(key, cause)).await;
     }
 
     election.leave().await;

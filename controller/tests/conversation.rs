@@ -843,7 +843,7 @@ async fn r36_forbidden_watch_is_wide_again_once_it_is_allowed() {
     assert!(sees(&index));
     let mut keys = Vec::new();
     while let Ok(request) = requests.try_recv() {
-        keys.push(request.message);
+        keys.push(request.key);
     }
     assert_eq!(keys.last(), Some(&Key::Gateway(gateway)), "its gateway can be seen now");
 }

@@ -82,6 +82,18 @@ impl GatewayObjects {
     }
 }
 
+/// Whether an object is another than before. A change of its resourceVersion
+/// alone, as with each status of a Deployment, concerns nobody.
+fn differs<T: PartialEq>(before: Option<&OwnedObject<T>>, now: Option<&OwnedObject<T>>) -> bool {
+    match (before, now) {
+        (Some(before), Some(now)) => {
+            let of = |it: &OwnedObject<T>| (it.deleting, it.uid.clone(), it.owner_uid.clone());
+            of(before) != of(now) || before.content != now.content
+        }
+        (before, now) => before.is_some() != now.is_some(),
+    }
+}
+
 /// How long a name is taken to be that of an object of others, which no watch
 /// shows, as it has no label of the controller. Then a write is tried again: only
 /// that shows whether the name is free.
@@ -221,7 +233,7 @@ impl Index {
         let generation = sealed.and_then(|(config, seal)| self.generation(config, seal));
         let config = config.map(|config| if known { config } else { config.map(|_| String::new()) });
         let objects = self.gateways.entry(location.clone()).or_default();
-        let changed = objects.config != config || objects.generation != generation;
+        let changed = differs(objects.config.as_ref(), config.as_ref()) || objects.generation != generation;
         (objects.config, objects.generation) = (config, generation);
         self.tidy(&location);
         concerns(changed, Key::Gateway(location.gateway))
@@ -244,7 +256,7 @@ impl Index {
         if let (Some(object), Some(known)) = (&mut deployment, &objects.deployment) {
             object.content.answered.clone_from(&known.content.answered);
         }
-        let changed = objects.deployment != deployment;
+        let changed = differs(objects.deployment.as_ref(), deployment.as_ref());
         let before = std::mem::replace(&mut objects.deployment, deployment);
         let now = objects.deployment.as_ref().map(|object| object.content.clone());
         self.tidy(&location);
@@ -273,7 +285,7 @@ impl Index {
         let known = self.has_gateway(&location.gateway);
         let budget = budget.map(|budget| if known { budget } else { budget.map(|_| Value::Null) });
         let objects = self.gateways.entry(location.clone()).or_default();
-        let changed = objects.budget != budget;
+        let changed = differs(objects.budget.as_ref(), budget.as_ref());
         objects.budget = budget;
         self.tidy(&location);
         concerns(changed, Key::Gateway(location.gateway))

@@ -10,8 +10,12 @@ pub(super) const CONVERGED: Duration = Duration::from_secs(60);
 pub(super) const CONVERGED_POLL: Duration = Duration::from_secs(10);
 /// The longest pause while pods wait for a gateway at their readiness gate.
 pub(super) const HOLDS_GATES: Duration = Duration::from_secs(1);
-/// The first and the longest pause of a gateway that has not converged.
-pub(super) const UNCONVERGED: (Duration, Duration) = (Duration::from_millis(25), Duration::from_secs(5));
+/// The first pause of a gateway that has not converged, and the longest while
+/// nothing changes. Of what it waits for Kubernetes shows most; not a quota, say,
+/// or an object of others that has its name.
+pub(super) const UNCONVERGED: (Duration, Duration) = (Duration::from_millis(25), Duration::from_secs(600));
+/// The number of its pause once something has changed: 3.2 s, then the next.
+pub(super) const WOKEN: u32 = 7;
 /// The first and the longest pause after a failed write.
 pub(super) const FAILED: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(60));
 

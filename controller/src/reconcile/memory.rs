@@ -9,17 +9,21 @@ use lb_svc_core::backend::readiness_gate::Wait;
 use lb_svc_core::gateway::election::ElectionView;
 use lb_svc_core::observed::{Filled, Remembered};
 use lb_svc_core::service::conditions::{FAILS_FOR, FailedWrite};
+use lb_svc_core::service::passing::PASSES_WITHIN;
 use lb_svc_core::service::plan::Requeue;
 
-use super::backoff::{CONVERGED, CONVERGED_POLL, FAILED, HOLDS_GATES, UNCONVERGED, about, pause};
+use super::backoff::{CONVERGED, CONVERGED_POLL, FAILED, HOLDS_GATES, UNCONVERGED, WOKEN, about, pause};
 use super::reports::Reports;
 
 /// What this process remembers of a key between two runs. All of it may be
 /// lost: it only paces, and keeps from reporting twice.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
-    /// Runs since the last write that pods have to follow, without converging.
+    /// Runs since the last write that pods have to follow, without converging; no
+    /// more than [`WOKEN`] of those before the last change.
     pub unconverged_runs: u32,
+    /// When anything last changed that concerns it.
+    pub changed: Option<Instant>,
     /// Failures in a row.
     pub failures: u32,
     /// Since when a write of it has failed in each run.
@@ -57,6 +61,7 @@ impl Memory {
         Remembered {
             election: self.election.clone(),
             convergence: self.convergence.clone(),
+            quiet: self.changed.as_ref().map(ago).unwrap_or_default(),
             key_written: self.key_written.as_ref().map(ago),
             nudges: self.nudges.iter().map(|(uid, at)| (uid.clone(), ago(at))).collect(),
             filled: self.filled.map(|(address, times, at)| Filled { address, times, age: ago(&at) }),
@@ -64,6 +69,12 @@ impl Memory {
             passing: self.passing_since.as_ref().map(ago),
             fill_failure: self.fill_failure.clone(),
         }
+    }
+
+    /// Something that concerns it has changed.
+    pub fn wake(&mut self, now: Instant) {
+        self.changed = Some(now);
+        self.unconverged_runs = self.unconverged_runs.min(WOKEN);
     }
 
     /// A write failed. Returns whether that is to be said: the API server
@@ -101,11 +112,20 @@ impl Memory {
             Requeue::Never => None,
             Requeue::Converged { poll: true } => Some(about(CONVERGED_POLL)),
             Requeue::Converged { poll: false } => Some(CONVERGED),
-            Requeue::Unconverged { restart, holds_gates } => {
+            Requeue::Unconverged { restart, holds_gates, reports } => {
                 self.unconverged_runs = if restart { 0 } else { self.unconverged_runs + 1 };
                 let (first, last) = UNCONVERGED;
-                let last = if holds_gates { last.min(HOLDS_GATES) } else { last };
-                Some(pause((first, last), self.unconverged_runs))
+                let last = match (holds_gates, reports) {
+                    (true, _) => HOLDS_GATES,
+                    (false, true) => CONVERGED_POLL,
+                    (false, false) => last,
+                };
+                let wait = pause((first, last), self.unconverged_runs);
+                let wait = if wait < CONVERGED_POLL { wait } else { about(wait).min(last) };
+                // That it has lasted is to be said in time.
+                let waited = self.passing_since.map(|since| since.elapsed());
+                let rest = waited.and_then(|waited| PASSES_WITHIN.checked_sub(waited));
+                Some(rest.filter(|rest| !rest.is_zero()).map_or(wait, |rest| wait.min(rest)))
             }
         }
     }
@@ -137,10 +157,30 @@ mod tests {
             let pauses = (0..20).filter_map(|_| memory.next(requeue));
             pauses.last().unwrap()
         };
-        let unconverged = |holds_gates| Requeue::Unconverged { restart: false, holds_gates };
-        assert_eq!(next(unconverged(false)), UNCONVERGED.1);
-        assert_eq!(next(unconverged(true)), HOLDS_GATES);
+        let unconverged =
+            |holds_gates, reports| Requeue::Unconverged { restart: false, holds_gates, reports };
+        assert!(next(unconverged(false, false)) > CONVERGED_POLL * 10);
+        assert!(next(unconverged(false, true)) <= CONVERGED_POLL);
+        assert_eq!(next(unconverged(true, true)), HOLDS_GATES);
         assert_eq!(next(Requeue::Converged { poll: false }), CONVERGED);
         assert!(next(Requeue::Converged { poll: true }) < CONVERGED / 2);
+    }
+
+    #[test]
+    fn r30_gateway_of_which_nothing_changes_is_planned_ever_more_seldom() {
+        let unconverged = Requeue::Unconverged { restart: false, holds_gates: false, reports: false };
+        let (mut memory, longest) = (Memory::default(), UNCONVERGED.1);
+        let total: Duration = (0..30).filter_map(|_| memory.next(unconverged)).sum();
+        assert!(total > longest * 10, "{total:?}");
+        for _ in 0..3 {
+            let wait = memory.next(unconverged).unwrap();
+            assert!(wait > longest / 2 && wait <= longest, "{wait:?}");
+        }
+        memory.wake(Instant::now());
+        assert!(memory.next(unconverged).unwrap() < CONVERGED_POLL, "something has changed");
+        // What is said after a minute is said after a minute.
+        memory.unconverged_runs = 30;
+        memory.passing_since = Instant::now().checked_sub(PASSES_WITHIN - Duration::from_secs(7));
+        assert!(memory.next(unconverged).unwrap() <= Duration::from_secs(7));
     }
 }

@@ -15,7 +15,7 @@ use crate::panics::contain_future;
 use crate::signing::SigningKeys;
 use crate::telemetry::metrics::Metrics;
 use memory::Memory;
-use queue::Queue;
+use queue::{Cause, Queue};
 
 mod backend;
 mod backoff;
@@ -77,7 +77,10 @@ impl Reconciler {
 
     /// Brings `key` nearer to what is wanted; returns after which time to look
     /// again.
-    pub async fn run(&self, key: Key) -> Option<Duration> {
+    pub async fn run(&self, key: Key, cause: Cause) -> Option<Duration> {
+        if cause == Cause::Change && matches!(key, Key::Gateway(_)) {
+            self.remember(&key, |memory| memory.wake(Instant::now()));
+        }
         let work = async {
             match &key {
                 Key::Gateway(gateway) => self.gateway(&key, gateway).await,
@@ -187,7 +190,7 @@ mod tests {
 
         /// A run in which nothing is written.
         async fn run(&self) -> Option<Duration> {
-            self.reconciler.run(self.key.clone()).await
+            self.reconciler.run(self.key.clone(), Cause::Change).await
         }
 
         /// A run that writes the pod's condition: that, and when to look again.
@@ -210,7 +213,8 @@ mod tests {
                 send.send_response(Response::new(Body::from(pod.to_string().into_bytes())));
                 condition
             };
-            let (again, condition) = tokio::join!(self.reconciler.run(self.key.clone()), answer);
+            let (again, condition) =
+                tokio::join!(self.reconciler.run(self.key.clone(), Cause::Change), answer);
             (condition, again)
         }
     }
@@ -291,10 +295,10 @@ mod tests {
                 }
             };
             let runs = async {
-                reconciler.run(key.clone()).await;
+                reconciler.run(key.clone(), Cause::Change).await;
                 let long_ago = Instant::now().checked_sub(Duration::from_secs(30)).unwrap();
                 reconciler.remember(&key, |memory| memory.failing_since = Some(long_ago));
-                reconciler.run(key.clone()).await
+                reconciler.run(key.clone(), Cause::Change).await
             };
             let again = tokio::select! {
                 again = runs => again,
@@ -341,7 +345,7 @@ mod tests {
                     send.send_response(Response::builder().status(code).body(body).unwrap());
                 }
             };
-            tokio::join!(reconciler.run(Key::Subnet("lan".into())), answers);
+            tokio::join!(reconciler.run(Key::Subnet("lan".into()), Cause::Change), answers);
             assert_eq!(held(), held_after);
         }
     }
@@ -371,7 +375,7 @@ mod tests {
             }
         };
         tokio::select! {
-            _ = reconciler.run(key) => {}
+            _ = reconciler.run(key, Cause::Change) => {}
             () = answers => {}
         }
         let posts = asked.iter().filter(|(line, _)| line == "POST /apis/kubeovn.io/v1/ips").count();
@@ -400,7 +404,7 @@ mod tests {
             }
         };
         let again = tokio::select! {
-            again = reconciler.run(Key::gateway_of(&service)) => again,
+            again = reconciler.run(Key::gateway_of(&service), Cause::Change) => again,
             () = answers => None,
         };
         let configs = "/api/v1/namespaces/default/configmaps";

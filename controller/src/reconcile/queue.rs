@@ -3,6 +3,7 @@
 //! A key that is asked for often is run once; one that is running is run again
 //! afterwards, never twice at a time; no key waits for another.
 
+use std::cell::RefCell;
 use std::collections::HashSet;
 use std::future::Future;
 use std::pin::pin;
@@ -22,12 +23,30 @@ const CONCURRENT: usize = 256;
 /// A Subnet's status is brought up to date once for many claims.
 const SUBNET_DELAY: Duration = Duration::from_millis(100);
 
+/// Why a key is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// Something that concerns it has changed.
+    Change,
+    /// Only time has passed.
+    Time,
+}
+
+/// A key that is to be looked at.
+#[derive(Debug)]
+pub struct Request {
+    /// The key.
+    pub key: Key,
+    at: Instant,
+    cause: Cause,
+}
+
 /// The sending side; cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Queue(mpsc::UnboundedSender<ScheduleRequest<Key>>);
+pub struct Queue(mpsc::UnboundedSender<Request>);
 
 /// The receiving side.
-pub type Requests = mpsc::UnboundedReceiver<ScheduleRequest<Key>>;
+pub type Requests = mpsc::UnboundedReceiver<Request>;
 
 /// A queue. It holds no more than what was asked since it was last read, and
 /// it is read all the time: [`run`] keeps each key once.
@@ -37,19 +56,19 @@ pub fn queue() -> (Queue, Requests) {
 }
 
 impl Queue {
-    /// Looks at `key` soon.
+    /// Looks at `key`, which something that has changed concerns, soon.
     pub fn push(&self, key: Key) {
         let delay = match key {
             Key::Gateway(_) | Key::Backend(_) => Duration::ZERO,
             Key::Subnet(_) => SUBNET_DELAY,
         };
-        self.push_after(key, delay);
+        self.send(key, delay, Cause::Change);
     }
 
     /// Looks at `key` after `delay`, or earlier if it is asked for earlier.
-    pub fn push_after(&self, key: Key, delay: Duration) {
+    fn send(&self, key: Key, delay: Duration, cause: Cause) {
         // A closed queue means that the process is on its way out.
-        let _ = self.0.send(ScheduleRequest { message: key, run_at: Instant::now() + delay });
+        let _ = self.0.send(Request { key, at: Instant::now() + delay, cause });
     }
 
     /// Looks at all of `keys` soon.
@@ -61,17 +80,24 @@ impl Queue {
 /// Runs `reconcile` for every key asked for until `stop`, which says for how
 /// long what is running then may go on: it is cut off after that.
 ///
-/// `reconcile` returns after which time to look again, if at all.
+/// `reconcile` is told whether anything has changed since it last looked at the
+/// key, and returns after which time to look again, if at all.
 pub async fn run<F>(
     requests: Requests,
     queue: Queue,
     stop: impl Future<Output = Duration>,
-    reconcile: impl Fn(Key) -> F,
+    reconcile: impl Fn(Key, Cause) -> F,
 ) where
     F: Future<Output = Option<Duration>>,
 {
-    let requests = futures::stream::unfold(requests, |mut requests| async move {
-        requests.recv().await.map(|request| (request, requests))
+    // The scheduler keeps one request for a key, and not why it was made.
+    let changed = RefCell::new(HashSet::new());
+    let requests = futures::stream::unfold(requests, async |mut requests| {
+        let Request { key, at, cause } = Requests::recv(&mut requests).await?;
+        if cause == Cause::Change {
+            changed.borrow_mut().insert(key.clone());
+        }
+        Some((ScheduleRequest { message: key, run_at: at }, requests))
     });
     let mut scheduler = pin!(scheduler(requests));
     let mut stop = pin!(stop.fuse());
@@ -88,12 +114,13 @@ pub async fn run<F>(
             Some((key, again)) = running.next(), if !running.is_empty() => {
                 busy.remove(&key);
                 if let Some(delay) = again {
-                    queue.push_after(key, delay);
+                    queue.send(key, delay, Cause::Time);
                 }
             }
             Some(key) = next => {
                 busy.insert(key.clone());
-                let work = reconcile(key.clone());
+                let cause = if changed.borrow_mut().remove(&key) { Cause::Change } else { Cause::Time };
+                let work = reconcile(key.clone(), cause);
                 running.push(work.map(move |again| (key, again)));
             }
         }
@@ -130,7 +157,7 @@ mod tests {
             Duration::from_secs(60)
         };
         let written = Rc::clone(&log);
-        run(requests, queue.clone(), stop, |key| {
+        run(requests, queue.clone(), stop, |key, _| {
             let log = Rc::clone(&written);
             async move {
                 let Key::Gateway(gateway) = key else { return None };
@@ -159,7 +186,7 @@ mod tests {
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 Duration::from_secs(grace)
             };
-            run(requests, queue.clone(), stop, |_| {
+            run(requests, queue.clone(), stop, |_, _| {
                 let done = Rc::clone(&done);
                 async move {
                     tokio::time::sleep(Duration::from_secs(10)).await;
@@ -170,5 +197,26 @@ mod tests {
             .await;
             assert_eq!(done.get(), finishes, "grace {grace} s");
         }
+    }
+
+    #[tokio::test(flavor = "current_thread", start_paused = true)]
+    async fn r30_run_knows_whether_anything_has_changed() {
+        let (queue, requests) = queue();
+        let (seen, again) = (Rc::new(RefCell::new(Vec::new())), queue.clone());
+        queue.push(key("web"));
+        let stop = async {
+            tokio::time::sleep(Duration::from_secs(25)).await;
+            // Nor is it lost behind the timer, or in a run.
+            again.extend([key("web"), key("web")]);
+            tokio::time::sleep(Duration::from_secs(10)).await;
+            Duration::ZERO
+        };
+        run(requests, queue.clone(), stop, |_, cause| {
+            seen.borrow_mut().push(cause);
+            async { Some(Duration::from_secs(10)) }
+        })
+        .await;
+        let (change, time) = (Cause::Change, Cause::Time);
+        assert_eq!(*seen.borrow(), [change, time, time, change]);
     }
 }

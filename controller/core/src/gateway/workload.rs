@@ -15,10 +15,12 @@ use crate::action::Action;
 use crate::model::{Attachment, DeploymentState, GatewayLocation, OwnedObject, Pod, Problem, Service};
 use crate::observed::ObservedGateway;
 
-/// How often pods that were refused are asked for again. Kubernetes itself does
-/// so ever more seldom, at last every 17 minutes, whatever was done meanwhile;
-/// a Deployment that changes makes it look at once.
-const ASK_AGAIN: SignedDuration = SignedDuration::from_secs(30);
+/// The first and the longest pause before pods that were refused are asked for
+/// again; it doubles while nothing changes. Kubernetes itself asks ever more
+/// seldom, at last every 17 minutes, whatever was done meanwhile; a Deployment
+/// that changes makes it look at once.
+const ASK_AGAIN: (SignedDuration, SignedDuration) =
+    (SignedDuration::from_secs(30), SignedDuration::from_secs(600));
 /// How long a pod may take to start before what it lacks is a fault.
 pub const START_GRACE: SignedDuration = SignedDuration::from_secs(10);
 /// How often a key is written anew for pods that seem to wait for it.
@@ -41,6 +43,8 @@ pub struct Inputs<'a> {
     pub pods: &'a [&'a Pod],
     /// How long ago the Secret with the key was written.
     pub key_written: Option<Duration>,
+    /// For how long nothing that concerns the gateway has changed.
+    pub quiet: Duration,
     /// The roll-outs of other gateways.
     pub rollouts: &'a Rollouts,
     /// Now.
@@ -96,7 +100,7 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<Workload, Problem> {
             if several && waits_for_key(inputs) {
                 workload.actions.extend(key(gateway));
             }
-            if is_to_ask_again(gateway, now) {
+            if is_to_ask_again(inputs) {
                 wanted["metadata"]["annotations"][names::ASKED_ANNOTATION] = now.to_string().into();
                 workload.actions.push(Action::WriteDeployment(wanted));
             }
@@ -193,11 +197,19 @@ fn attachment<'a>(provider: &Provider, known: Option<&'a Attachment>) -> Result<
 }
 
 /// Whether pods were refused, and have not been asked for again lately.
-fn is_to_ask_again(gateway: &ObservedGateway, now: Timestamp) -> bool {
+fn is_to_ask_again(inputs: &Inputs<'_>) -> bool {
+    let Inputs { gateway, quiet, now, .. } = inputs;
     let Some(OwnedObject { content, deleting: false, .. }) = &gateway.deployment else { return false };
     let asked = content.live["metadata"]["annotations"][names::ASKED_ANNOTATION].as_str();
     let asked = asked.and_then(|at| at.parse::<Timestamp>().ok());
-    content.failure.is_some() && asked.is_none_or(|at| now.duration_since(at).abs() >= ASK_AGAIN)
+    let is_due = |asked: Timestamp| {
+        let since = now.duration_since(asked).abs();
+        let quiet = SignedDuration::try_from(*quiet).unwrap_or(SignedDuration::MAX);
+        let (first, last) = ASK_AGAIN;
+        // As long again as it had been quiet then.
+        since >= (quiet - since).clamp(first, last)
+    };
+    content.failure.is_some() && asked.is_none_or(is_due)
 }
 
 /// Writes the key, once the ConfigMap is there to own it.
@@ -446,5 +458,26 @@ mod tests {
         assert!(asked(&observed).is_some());
         observed.gateway.deployment.as_mut().unwrap().content.failure = None;
         assert_eq!(asked(&observed), None);
+    }
+
+    #[test]
+    fn r30_refused_pods_are_asked_for_ever_more_seldom_while_nothing_changes() {
+        let mut observed = carried_out(claimed(&[claim("172.18.0.11", Requested::Dynamic)]), "172.18.0.11");
+        observed.gateway.deployment.as_mut().unwrap().content.failure = Some("violates PodSecurity".into());
+        let (mut asks, mut changed) = (Vec::new(), 0);
+        for second in 0..7200 {
+            if second == 4000 {
+                changed = second;
+            }
+            observed.now = Timestamp::from_second(second).unwrap();
+            observed.remembered.quiet = Duration::from_secs(u64::try_from(second - changed).unwrap());
+            if let Some(asked) = deployment_of(&plan(&observed)) {
+                observed.gateway.deployment.as_mut().unwrap().content.live = asked.content.live;
+                asks.push(second);
+            }
+        }
+        assert_eq!(asks[..7], [0, 30, 60, 120, 240, 480, 960]);
+        assert_eq!(asks[7..11], [1560, 2160, 2760, 3360], "ten minutes at most");
+        assert!(asks[12] - asks[11] <= 60, "something has changed: {asks:?}");
     }
 }

@@ -36,7 +36,7 @@ use crate::gateway::rollout::Rollout;
 use crate::gateway::workload::{self, Workload};
 use crate::gateway::{cleanup, config_sync, election, election_report, repair};
 use crate::ipam::Claim;
-use crate::model::{Ingress, Pod, PodId, Problem, Service};
+use crate::model::{Ingress, Pod, PodId, Problem, Service, StatusReport};
 use crate::observed::{Observed, ObservedGateway};
 
 /// What is to be done.
@@ -89,13 +89,15 @@ pub enum Requeue {
         /// pods report.
         poll: bool,
     },
-    /// Soon, and less often each time.
+    /// Soon, and less often each time that nothing has changed.
     Unconverged {
         /// Whether something was written that its pods have to follow, so that
         /// it is soon again.
         restart: bool,
         /// Whether pods wait at their readiness gate for it.
         holds_gates: bool,
+        /// Whether its pods report, so that more changes than Kubernetes shows.
+        reports: bool,
     },
 }
 
@@ -259,6 +261,7 @@ fn workload_inputs<'a>(
         gateway: &observed.gateway,
         pods,
         key_written: observed.remembered.key_written,
+        quiet: observed.remembered.quiet,
         rollouts: &observed.rollouts,
         now: observed.now,
     }
@@ -493,6 +496,10 @@ fn requeue(
     Requeue::Unconverged {
         restart: actions.iter().any(wrote),
         holds_gates: convergence.is_some_and(|convergence| convergence.holds_gates),
+        reports: gateway
+            .pods
+            .iter()
+            .any(|pod| matches!(pod.report, StatusReport::Reported(_) | StatusReport::Missed)),
     }
 }
 
@@ -551,10 +558,10 @@ mod tests {
         let mut gated = direct_access();
         gated.endpoints.slices = vec![tcp_slice(&[(3, "unready")])];
         gated.endpoints.gated_pods = [(PodId::of("uid-3"), false)].into();
-        assert_eq!(next(gated), Requeue::Unconverged { restart: true, holds_gates: true });
+        assert_eq!(next(gated), Requeue::Unconverged { restart: true, holds_gates: true, reports: true });
         let mut waiting = served();
         waiting.gateway.pods[0].ready = false;
-        assert_eq!(next(waiting), Requeue::Unconverged { restart: false, holds_gates: false });
+        assert_eq!(next(waiting), Requeue::Unconverged { restart: false, holds_gates: false, reports: true });
         let gone = Observed { service: None, ..Observed::default() };
         assert_eq!(next(gone), Requeue::Never);
     }
