@@ -299,6 +299,13 @@ pub struct GatewayStatus {
     /// (CamelCase, one word per cause); the value is one sentence for people.
     #[serde(deserialize_with = "bounded::text_map::<_, 32, 512>")]
     pub faults: BTreeMap<String, String>,
+    /// What the gateway does less well than it should, though it carries out its
+    /// configuration; as [`Self::faults`]. Earlier gateways have none.
+    #[serde(
+        skip_serializing_if = "BTreeMap::is_empty",
+        deserialize_with = "bounded::text_map::<_, 32, 512>"
+    )]
+    pub limits: BTreeMap<String, String>,
 }
 
 /// A pod's part in the election.

@@ -153,6 +153,8 @@ reasons! {
     FilterFailed,
     /// The interface that Multus reported is not there.
     InterfaceMissing,
+    /// IPv6 is not kept off the pod's LAN interface.
+    Ipv6NotBlocked,
     /// There is no iptables, or only the legacy one.
     IptablesVariant,
     /// The kernel lacks what a rule needs.

@@ -26,7 +26,7 @@
 //! | [`telemetry`] | metrics and the HTTP server |
 //!
 //! Beside them: [`cli`] (flags), [`fault`] (every cause that keeps a gateway from
-//! serving), [`capabilities`], [`scheduling`] and [`off_loop`]. The election's rules are
+//! serving), [`limit`] (what is served less well), [`capabilities`], [`scheduling`] and [`off_loop`]. The election's rules are
 //! a crate of their own, [`lb_svc_election`].
 //!
 //! # Threads
@@ -50,6 +50,7 @@ pub mod config;
 pub mod datapath;
 pub mod fault;
 pub mod l2;
+pub mod limit;
 pub mod link;
 pub mod off_loop;
 pub mod podnet;

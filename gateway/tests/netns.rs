@@ -455,6 +455,29 @@ fn b41_lan_with_ipv6_routers_changes_nothing_in_the_pod() {
 }
 
 #[test]
+fn b41_kernel_without_an_ipv6_filter_serves_ipv4() {
+    let lab = Lab::new();
+    let bin = lab.dir().join("bin");
+    fs::create_dir_all(&bin).unwrap();
+    // nft as on a kernel that knows no such table.
+    let nft = lab.pod.run("which nft");
+    let script = format!(
+        "#!/bin/sh\nscript=$(cat)\ncase $script in *'table ip6 '*) echo no ip6 >&2; exit 1;; esac\nprintf '%s\\n' \"$script\" | {} \"$@\"\n",
+        nft.trim()
+    );
+    fs::write(bin.join("nft"), script).unwrap();
+    fs::set_permissions(bin.join("nft"), Permissions::from_mode(0o755)).unwrap();
+    let digest = lab.configure(&config(&[("TCP", 80)]));
+    let gateway = lab.start_with(&format!("PATH={}:$PATH exec \"$@\"", bin.display()));
+    gateway.carried_out(&digest);
+    lab.client.tcp(&format!("{VIP}:80")).unwrap();
+    let status = gateway.status().unwrap();
+    assert!(status.faults.is_empty(), "{:?}", status.faults);
+    assert!(status.limits["Ipv6NotBlocked"].contains("no ip6"), "{:?}", status.limits);
+    assert_eq!(gateway.get("/readyz").unwrap().0, 200);
+}
+
+#[test]
 fn r44_nothing_is_forwarded_before_and_without_the_filter() {
     let lab = Lab::new();
     // A pod that forwards from the beginning, with an address of an IPAM's.

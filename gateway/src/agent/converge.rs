@@ -6,6 +6,7 @@ use super::desired::Desired;
 use super::network::Network;
 use crate::datapath::Datapath;
 use crate::fault::Fault;
+use crate::limit::Limit;
 use crate::route::model::NetworkState;
 use crate::route::plan::{Op, plan};
 
@@ -23,6 +24,8 @@ pub struct Changes {
     pub datapath: bool,
     /// A change that is still missing after all rounds.
     pub missing: Option<Op>,
+    /// Changes of IPv6 that the kernel refused: they are tried again in the next run.
+    pub ipv6_refused: Option<Limit>,
 }
 
 impl Changes {
@@ -52,7 +55,8 @@ impl Changes {
 
 /// Programs the data path, then the network state, which adds addresses last: nothing
 /// is forwarded unfiltered, and no address is answered for before it is served. Then
-/// observes the state again, until nothing is left to change.
+/// observes the state again, until nothing is left to change. Changes of IPv6, which is
+/// not served, hold nothing up.
 ///
 /// # Errors
 /// The first of a part. What was programmed before it stays.
@@ -64,20 +68,28 @@ pub async fn converge(
 ) -> Result<Changes, Fault> {
     let (mut ops, mut datapath_changed) = (Vec::new(), false);
     let mut left = Vec::new();
+    let mut ipv6_refused = None;
     for _ in 0..ROUNDS {
         datapath_changed |= datapath.ensure(&desired.datapath).await?;
         left = plan(&state, &desired.route);
+        left.retain(|op| ipv6_refused.is_none() || !op.is_ipv6());
         if left.is_empty() {
             break;
         }
-        for op in &left {
-            network.apply(op).await?;
+        for op in left {
+            match network.apply(&op).await {
+                Err(Fault::NetlinkFailed(why)) if op.is_ipv6() => {
+                    ipv6_refused = Some(Limit::Ipv6NotBlocked(why));
+                }
+                applied => applied.map(|()| ops.push(op))?,
+            }
         }
-        ops.append(&mut left);
         state = network.observe().await?;
         left = plan(&state, &desired.route);
+        left.retain(|op| ipv6_refused.is_none() || !op.is_ipv6());
     }
-    Ok(Changes { state, ops, datapath: datapath_changed, missing: left.into_iter().next() })
+    let missing = left.into_iter().next();
+    Ok(Changes { state, ops, datapath: datapath_changed, missing, ipv6_refused })
 }
 
 #[cfg(test)]
@@ -113,6 +125,7 @@ mod tests {
                 Op::ReplaceRoute(route) => self.state.routes.push(route.clone()),
                 Op::AddRule(rule) => self.state.rules.push(rule.clone()),
                 Op::AddAddress(address) => self.state.addresses.push(address.clone()),
+                Op::MakeNoIpv6Addresses(_) => return Err(Fault::NetlinkFailed("not supported".to_owned())),
                 _ => unreachable!("there is nothing to remove"),
             }
             Ok(())
@@ -145,6 +158,23 @@ mod tests {
         assert!(changes.missing.is_some());
         assert_eq!(network.applied % ROUNDS, 0);
         assert!(network.applied > ROUNDS);
+    }
+
+    #[tokio::test]
+    async fn b41_refused_change_of_ipv6_holds_nothing_up() {
+        let mut state = state();
+        state.links[1].makes_ipv6_addresses = true;
+        let mut network = Fake { state: state.clone(), applied: 0, forgets: false };
+        let (desired, _) = made(&state);
+        let mut datapath = datapath::tests::recorder(false);
+        let changes = converge(&mut datapath, &mut network, &desired, state.clone()).await.unwrap();
+        assert_eq!((changes.missing, changes.ops.len()), (None, network.applied - 1));
+        assert!(changes.ops.iter().all(|op| !op.is_ipv6()));
+        assert!(matches!(changes.ipv6_refused, Some(Limit::Ipv6NotBlocked(_))));
+        assert_eq!(desired.assigned(&changes.state).len(), 3);
+        // Nor is it a change, run after run.
+        let again = converge(&mut datapath, &mut network, &desired, changes.state).await.unwrap();
+        assert!(again.ops.is_empty() && again.ipv6_refused.is_some());
     }
 
     #[tokio::test]

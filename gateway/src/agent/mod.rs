@@ -64,6 +64,7 @@ use crate::datapath::source_ports::{self, SourcePortCollector};
 use crate::datapath::{Datapath, Trust, background, ct_timeouts, filter};
 use crate::fault::Fault;
 use crate::l2::arp::format_mac;
+use crate::limit::Limit;
 use crate::podnet::cluster_ip::ForwardingChecks;
 use crate::podnet::health_check::HealthChecks;
 use crate::podnet::next_hop::{NextHop, NextHopMonitor};
@@ -102,6 +103,7 @@ pub async fn run(cli: Cli) {
         missing_capabilities: missing,
         links: Links::default(),
         verified: None,
+        ipv6_refused: None,
         cli,
     };
     agent.run().await;
@@ -150,6 +152,8 @@ struct Agent {
     /// As last observed.
     links: Links,
     verified: Option<Verified>,
+    /// Of changes of IPv6, as of the last run that came to an end.
+    ipv6_refused: Option<Limit>,
 }
 
 impl Agent {
@@ -208,7 +212,7 @@ impl Agent {
     async fn observe(&mut self, started: Instant) -> Result<Option<Pod>, Fault> {
         let may_change = !self.missing_capabilities.contains(&Fault::CapabilityMissing(NET_ADMIN));
         let mut state = self.kernel.observe().await?;
-        if may_change && self.datapath.trust() == Trust::Unverified && !filter::exists().await {
+        if may_change && self.datapath.trust() == Trust::Unverified && !filter::exists().await? {
             state = self.stop_forwarding(state).await?;
         }
         let configured = self.inputs.configured.clone();
@@ -288,6 +292,7 @@ impl Agent {
         self.links.addresses = desired.assigned(&state);
         let changes = converge(&mut self.datapath, &mut self.kernel, &desired, state).await?;
         self.links.addresses = desired.assigned(&changes.state);
+        self.ipv6_refused = changes.ipv6_refused.clone();
         if let Some(op) = &changes.missing {
             return Err(Fault::NotConverged(format!("{op} does not last")));
         }
@@ -338,6 +343,13 @@ impl Agent {
         });
     }
 
+    /// Every present limit.
+    fn limits(&self) -> Vec<Limit> {
+        let mut limits = self.datapath.limits();
+        limits.extend(self.ipv6_refused.clone());
+        limits
+    }
+
     fn publish(&mut self, faults: &[Fault]) {
         let conditions = Conditions {
             verified: self.verified.is_some(),
@@ -349,6 +361,7 @@ impl Agent {
         {
             self.reporter.show_targets(&config.forwards, &desired.datapath.nat.targets);
         }
+        let limits = self.limits();
         let conflicts = self.announcer.conflicts();
         let status = GatewayStatus {
             build: env!("CARGO_PKG_VERSION").to_owned(),
@@ -361,6 +374,7 @@ impl Agent {
             interface: self.links.interface.clone(),
             election: self.announcer.election_status(),
             faults: self.reporter.show_faults(faults),
+            limits: self.reporter.show_limits(&limits),
         };
         let ready = report::is_ready(conditions, faults);
         self.reporter.publish(status, ready, self.announcer.is_owner());

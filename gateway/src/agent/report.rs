@@ -6,26 +6,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lb_svc_crds::gateway::{GatewayStatus, Interface};
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::converge::Changes;
 use crate::config::{Forwards, Targets};
 use crate::fault::Fault;
+use crate::limit::Limit;
 use crate::telemetry::http::Published;
 use crate::telemetry::metrics::{Digest, EndpointState, Kind, Metrics, Outcome, Reason, ServedPort};
 
-/// The sentences of the present faults, by reason.
-pub type Faults = BTreeMap<&'static str, String>;
+/// The sentences of the present faults or limits, by reason.
+pub type Sentences = BTreeMap<&'static str, String>;
 
-/// The sentences of faults by reason; several of one reason are joined.
-pub fn by_reason(faults: &[Fault]) -> Faults {
-    let mut by_reason = Faults::new();
-    for fault in faults {
-        by_reason
-            .entry(fault.reason())
-            .and_modify(|text| *text = format!("{text}; {fault}"))
-            .or_insert_with(|| fault.to_string());
+/// Sentences by reason; several of one reason are joined.
+pub fn by_reason(sentences: impl IntoIterator<Item = (&'static str, String)>) -> Sentences {
+    let mut by_reason = Sentences::new();
+    for (reason, sentence) in sentences {
+        by_reason.entry(reason).and_modify(|text| *text = format!("{text}; {sentence}")).or_insert(sentence);
     }
     by_reason
 }
@@ -64,7 +64,9 @@ pub struct Reporter {
     published: Arc<Published>,
     pod_ips: watch::Sender<BTreeSet<IpAddr>>,
     /// The faults that were logged.
-    faults: Faults,
+    faults: Sentences,
+    /// The limits that were logged.
+    limits: Sentences,
 }
 
 impl Reporter {
@@ -75,7 +77,7 @@ impl Reporter {
         published: Arc<Published>,
         pod_ips: watch::Sender<BTreeSet<IpAddr>>,
     ) -> Self {
-        Self { metrics, published, pod_ips, faults: Faults::new() }
+        Self { metrics, published, pod_ips, faults: Sentences::new(), limits: Sentences::new() }
     }
 
     /// Sets the addresses that the HTTP server listens on. Without any, they stay as they
@@ -150,22 +152,37 @@ impl Reporter {
     /// Logs faults that appeared or are over, shows the present ones in the metrics, and
     /// returns them for the status.
     pub fn show_faults(&mut self, faults: &[Fault]) -> BTreeMap<String, String> {
-        let by_reason = by_reason(faults);
-        for (reason, text) in &by_reason {
-            if self.faults.get(reason) != Some(text) {
-                warn!("{reason}: {text}");
-            }
-        }
-        for reason in self.faults.keys().filter(|reason| !by_reason.contains_key(*reason)) {
-            info!(reason, "fault cleared");
-        }
-        self.metrics.faults.clear();
-        for reason in by_reason.keys() {
-            self.metrics.faults.get_or_create(&Reason { reason }).set(1);
-        }
-        self.faults = by_reason;
-        self.faults.iter().map(|(reason, text)| ((*reason).to_owned(), text.clone())).collect()
+        let faults = by_reason(faults.iter().map(|fault| (fault.reason(), fault.to_string())));
+        show(&mut self.faults, faults, "fault", &self.metrics.faults)
     }
+
+    /// The same of limits.
+    pub fn show_limits(&mut self, limits: &[Limit]) -> BTreeMap<String, String> {
+        let limits = by_reason(limits.iter().map(|limit| (limit.reason(), limit.to_string())));
+        show(&mut self.limits, limits, "limit", &self.metrics.limits)
+    }
+}
+
+fn show(
+    before: &mut Sentences,
+    now: Sentences,
+    what: &str,
+    metric: &Family<Reason, Gauge>,
+) -> BTreeMap<String, String> {
+    for (reason, text) in &now {
+        if before.get(reason) != Some(text) {
+            warn!("{reason}: {text}");
+        }
+    }
+    for reason in before.keys().filter(|reason| !now.contains_key(*reason)) {
+        info!(reason, "{what} cleared");
+    }
+    metric.clear();
+    for reason in now.keys() {
+        metric.get_or_create(&Reason { reason }).set(1);
+    }
+    *before = now;
+    before.iter().map(|(reason, text)| ((*reason).to_owned(), text.clone())).collect()
 }
 
 fn count(number: usize) -> i64 {
@@ -180,7 +197,8 @@ mod tests {
     #[test]
     fn faults_of_one_reason_are_joined() {
         let unreachable = |last| Fault::ClusterIpUnreachable([10, 96, 0, last].into());
-        let faults = by_reason(&[unreachable(1), Fault::NoDefaultRoute, unreachable(2)]);
+        let faults = [unreachable(1), Fault::NoDefaultRoute, unreachable(2)];
+        let faults = by_reason(faults.iter().map(|fault| (fault.reason(), fault.to_string())));
         assert_eq!(faults.keys().copied().collect::<Vec<_>>(), ["ClusterIpUnreachable", "NoDefaultRoute"]);
         let text = format!("{}; {}", unreachable(1), unreachable(2));
         assert_eq!(faults["ClusterIpUnreachable"], text);
@@ -217,6 +235,8 @@ mod tests {
         assert_eq!(shown.keys().collect::<Vec<_>>(), ["NoDefaultRoute"]);
         let reason = Reason { reason: "NoDefaultRoute" };
         assert_eq!(metrics.faults.get_or_create(&reason).get(), 1);
+        let limited = reporter.show_limits(&[Limit::Ipv6NotBlocked("no".to_owned())]);
+        assert_eq!(limited.keys().collect::<Vec<_>>(), ["Ipv6NotBlocked"]);
         assert!(reporter.show_faults(&[]).is_empty());
         assert_eq!(metrics.faults.get_or_create(&reason).get(), 0);
     }

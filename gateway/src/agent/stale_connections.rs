@@ -25,6 +25,8 @@ pub struct StaleConnections {
     forwards: Forwards,
     /// Every address that is or was the gateway's.
     owned: BTreeSet<Ipv4Addr>,
+    /// The last deletion failed, which was logged.
+    failing: bool,
 }
 
 impl StaleConnections {
@@ -36,6 +38,7 @@ impl StaleConnections {
             second_pass: None,
             forwards: Forwards::new(),
             owned: BTreeSet::new(),
+            failing: false,
         }
     }
 
@@ -80,9 +83,14 @@ impl StaleConnections {
         }
     }
 
-    async fn delete(&self) {
-        match conntrack::delete_stale(self.forwards.clone(), self.owned.clone()).await {
+    /// What could not be looked for is looked for again in the next run.
+    async fn delete(&mut self) {
+        let deleted = conntrack::delete_stale(self.forwards.clone(), self.owned.clone()).await;
+        self.suspected |= deleted.is_err();
+        let was_failing = std::mem::replace(&mut self.failing, deleted.is_err());
+        match deleted {
             Ok(0) => {}
+            Err(_) if was_failing => {}
             Ok(count) => {
                 self.metrics.cut.inc_by(count);
                 info!(count, "stale connections deleted");

@@ -36,6 +36,13 @@ pub enum RunError {
     },
 }
 
+impl RunError {
+    /// Whether the program does not exist.
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Self::Start { error, .. } if error.kind() == std::io::ErrorKind::NotFound)
+    }
+}
+
 /// Runs a program to its end and returns its output. Output on stderr is ignored
 /// if the exit code is 0.
 ///

@@ -4,16 +4,18 @@
 //! Every packet traverses it, so it is not of iptables, whose rules cost more.
 
 use std::fmt::Write as _;
+use std::io;
 use std::net::Ipv4Addr;
 
 use futures::future::{FutureExt, LocalBoxFuture, TryFutureExt};
 
-use super::nft::dump;
+use super::nft::dump::{self, Contents};
 use super::nft::table::Table;
 use super::nft::transaction::Error;
 use super::{Managed, Trust};
 use crate::datapath;
 use crate::fault::Fault;
+use crate::limit::Limit;
 
 const TABLE: &str = "ip lb-svc-filter";
 /// The table that keeps IPv6 off the LAN interface.
@@ -35,22 +37,39 @@ pub struct Filter {
     ipv4: Table<Desired>,
     /// By the LAN interface's name.
     ipv6: Table<String>,
+    /// Why that one is missing.
+    ipv6_failure: Option<String>,
 }
 
 impl Default for Filter {
     fn default() -> Self {
-        Self { ipv4: Table::new(TABLE), ipv6: Table::new(IPV6_TABLE) }
+        Self { ipv4: Table::new(TABLE), ipv6: Table::new(IPV6_TABLE), ipv6_failure: None }
     }
 }
 
 impl Filter {
     async fn program(&mut self, desired: &Desired, trust: Trust) -> Result<bool, Error> {
         let mut changed = self.ipv4.ensure(desired.clone(), trust, |_| script(desired)).await?;
-        if std::path::Path::new(IPV6_ADDRESSES).exists() {
-            let lan = &desired.lan;
-            changed |= self.ipv6.ensure(lan.clone(), trust, |_| ipv6_script(lan)).await?;
-        }
+        changed |= self.program_ipv6(&desired.lan, trust).await;
         Ok(changed)
+    }
+
+    /// Nothing of IPv4 waits for this: a kernel may have IPv6 and no nf_tables for it.
+    /// What failed is tried again with the next look for drift.
+    async fn program_ipv6(&mut self, lan: &str, trust: Trust) -> bool {
+        let has_ipv6 = std::path::Path::new(IPV6_ADDRESSES).exists();
+        if has_ipv6 && self.ipv6_failure.is_some() && trust == Trust::AsApplied {
+            return false;
+        }
+        self.ipv6_failure = None;
+        if !has_ipv6 {
+            return false;
+        }
+        let ensured = self.ipv6.ensure(lan.to_owned(), trust, |_| ipv6_script(lan)).await;
+        ensured.unwrap_or_else(|error| {
+            self.ipv6_failure = Some(error.to_string());
+            false
+        })
     }
 }
 
@@ -63,11 +82,26 @@ impl Managed for Filter {
         let programmed = self.program(&desired.filter, trust);
         programmed.map_err(|error| Fault::FilterFailed(error.to_string())).boxed_local()
     }
+
+    fn limits(&self) -> Vec<Limit> {
+        self.ipv6_failure.iter().cloned().map(Limit::Ipv6NotBlocked).collect()
+    }
 }
 
 /// Whether the filter stands, of this process or a previous one.
-pub async fn exists() -> bool {
-    dump::read(TABLE).await.is_ok_and(|contents| !contents.is_empty())
+///
+/// # Errors
+/// If the kernel does not say.
+pub async fn exists() -> Result<bool, Fault> {
+    stands(dump::read(TABLE).await).map_err(|error| Fault::FilterFailed(error.to_string()))
+}
+
+/// What reading the table says. That it cannot be read does not mean that there is none.
+fn stands(read: io::Result<Contents>) -> Result<bool, Error> {
+    match read.map_err(Error::Read) {
+        Err(error) if error.means_no_nftables() => Ok(false),
+        read => read.map(|contents| !contents.is_empty()),
+    }
 }
 
 /// Nothing is served by IPv6: on the LAN interface it is dropped in every direction,
@@ -137,6 +171,17 @@ add rule {TABLE} errors ip protocol icmp ct state related ct direction reply ct 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::libc;
+
+    #[test]
+    fn r44_filter_that_cannot_be_read_is_not_taken_to_be_missing() {
+        let errno = |code| Err(io::Error::from_raw_os_error(code));
+        assert!(!stands(Ok(Contents::default())).unwrap());
+        assert!(!stands(errno(libc::EINVAL)).unwrap(), "without nf_tables there is none");
+        for code in [libc::ENOBUFS, libc::ENOMEM, libc::EINTR, libc::ETIMEDOUT] {
+            assert!(matches!(stands(errno(code)), Err(Error::Read(_))), "{code}");
+        }
+    }
 
     #[test]
     fn address_accepts_pings_and_refuses_the_rest() {

@@ -39,6 +39,7 @@ use futures::future::{FutureExt, LocalBoxFuture};
 
 use crate::config::Target;
 use crate::fault::Fault;
+use crate::limit::Limit;
 
 /// Whether the kernel's state is assumed to be as last applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,6 +102,11 @@ pub trait Managed {
     fn read_back(&mut self) -> LocalBoxFuture<'_, Result<(), Fault>> {
         async { Ok(()) }.boxed_local()
     }
+
+    /// What [`Self::ensure`] left undone, and serving does not depend on.
+    fn limits(&self) -> Vec<Limit> {
+        Vec::new()
+    }
 }
 
 /// All managed parts, in the order of programming.
@@ -150,6 +156,11 @@ impl Datapath {
             part.read_back().await?;
         }
         Ok(())
+    }
+
+    /// What was left undone, and serving does not depend on.
+    pub fn limits(&self) -> Vec<Limit> {
+        self.parts.iter().flat_map(|part| part.limits()).collect()
     }
 
     /// Notes that the kernel's state may have been changed.

@@ -86,7 +86,12 @@ impl Netlink {
                 table: message.header.table,
                 ..Default::default()
             };
-            routes.extend(collect("routes", self.0.route().get(message).execute()).await?);
+            let dump: Result<Vec<_>, _> = self.0.route().get(message).execute().try_collect().await;
+            match dump {
+                // A routing table without routes does not exist.
+                Err(error) if errno(&error) == ENOENT => {}
+                dump => routes.extend(dump.map_err(|error| fault("dump of routes", &error))?),
+            }
         }
         let rules = collect("rules", self.0.rule().get(IpVersion::V4).execute()).await?;
         Ok(NetworkState {
@@ -202,11 +207,7 @@ async fn collect<T>(
     what: &str,
     dump: impl Stream<Item = Result<T, rtnetlink::Error>>,
 ) -> Result<Vec<T>, Fault> {
-    match dump.try_collect().await {
-        // A routing table without routes does not exist.
-        Err(error) if errno(&error) == ENOENT => Ok(Vec::new()),
-        result => result.map_err(|error| fault(&format!("dump of {what}"), &error)),
-    }
+    dump.try_collect().await.map_err(|error| fault(&format!("dump of {what}"), &error))
 }
 
 fn errno(error: &rtnetlink::Error) -> i32 {

@@ -41,6 +41,21 @@ pub enum Op {
 }
 
 impl Op {
+    /// Whether it concerns IPv6 only.
+    pub fn is_ipv6(&self) -> bool {
+        match self {
+            Self::MakeNoIpv6Addresses(_) | Self::RemoveIpv6Address(_) | Self::RemoveIpv6Route(_) => true,
+            Self::Up(_)
+            | Self::Set(..)
+            | Self::ReplaceRoute(_)
+            | Self::RemoveRoute(_)
+            | Self::AddRule(_)
+            | Self::RemoveRule(_)
+            | Self::AddAddress(_)
+            | Self::RemoveAddress(_) => false,
+        }
+    }
+
     /// The kind of object it changes, for metrics and logs.
     pub fn kind(&self) -> &'static str {
         match self {

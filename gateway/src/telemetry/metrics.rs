@@ -117,6 +117,8 @@ pub struct Metrics {
     pub apply: Option<Histogram>,
     /// 1 for each present fault.
     pub faults: Family<Reason, Gauge>,
+    /// 1 for each present limit.
+    pub limits: Family<Reason, Gauge>,
     /// Gratuitous ARP frames sent.
     pub announcements: Counter<u64, AtomicU64>,
     /// Addresses probed for on the LAN, by result.
@@ -180,6 +182,7 @@ impl Metrics {
             "What keeps the gateway from carrying out its configuration",
             metrics.faults.clone(),
         );
+        r.register("limits", "What the gateway does less well than it should", metrics.limits.clone());
         r.register("announcements", "Gratuitous ARP frames sent", metrics.announcements.clone());
         r.register("probes", "Addresses that the LAN was asked for", metrics.probes.clone());
         r.register("conntrack_cut", "Stale connections cut", metrics.cut.clone());

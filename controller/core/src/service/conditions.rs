@@ -31,6 +31,9 @@ const LIMITED_MAX: usize = 8 * 1024;
 /// Part of what the Service asks is not served; absent where all is.
 pub const LIMITED: &str = "lb-svc.kubeovn.io/Limited";
 
+/// The reasons of what a gateway's pod reports as a limit, the worst first.
+const LIMITS: [Reason; 1] = [Reason::Ipv6NotBlocked];
+
 /// How long a write fails before that is said on the Service.
 pub const FAILS_FOR: Duration = Duration::from_secs(30);
 /// How often a Warning is repeated while it lasts.
@@ -73,6 +76,8 @@ pub struct Degraded {
     pub all_unhealthy: Option<Problem>,
     /// Fewer pods are ready than are asked for.
     pub standby_shortage: Option<Problem>,
+    /// What its pods report that they do less well than they should.
+    pub limits: Vec<Problem>,
 }
 
 /// What is known of a Service.
@@ -159,8 +164,9 @@ impl Conditions {
         if matches!(self.ready, Ready::Yes(_) | Ready::Impossible(_)) {
             warnings.extend(failure);
         }
-        if let Some(Degraded { all_unhealthy, standby_shortage }) = &self.degraded {
+        if let Some(Degraded { all_unhealthy, standby_shortage, limits }) = &self.degraded {
             warnings.extend(standby_shortage);
+            warnings.extend(limits);
             warnings.splice(..0, all_unhealthy);
         }
         let limited = warnings.first().map(|first| {
@@ -298,6 +304,18 @@ pub fn standby_shortage(observed: &Observed, pods: &[&Pod]) -> Option<Problem> {
     Some(Problem::new(Reason::StandbyMissing, format!("{ready} of {asked} gateway pods are ready; {why}")))
 }
 
+/// The limits that pods report, each of the first pod that does; those that are not
+/// known are none.
+pub fn limits(pods: &[&Pod]) -> Vec<Problem> {
+    let of = |reason: &Reason| {
+        let reported =
+            |pod: &&Pod| Some((pod.name.clone(), pod.reported()?.limits.get(reason.as_str())?.clone()));
+        let (pod, message) = pods.iter().find_map(reported)?;
+        Some(Problem::new(*reason, format!("gateway pod {pod}: {message}")))
+    };
+    LIMITS.iter().filter_map(of).collect()
+}
+
 /// An obstacle, with a word on the gateways that wait for it to go.
 pub fn halting(obstacle: Problem, rollouts: &Rollouts) -> Problem {
     if !rollouts.is_failing {
@@ -365,8 +383,8 @@ mod tests {
     use crate::ipam::AllocationError;
     use crate::model::{DeploymentState, PortStatus, StatusReport};
     use crate::service::conditions::ips;
-    use crate::service::plan::Plan;
     use crate::service::plan::plan;
+    use crate::service::plan::{Plan, Requeue};
     use crate::testing::gateway::{
         annotate, carried_out, claim, claimed, config_of, deployment_of, direct_access, gateway_pod,
         is_converged, message, observed_again, owned, reason, refused, settle, status, steps, two_pods,
@@ -403,6 +421,25 @@ mod tests {
         let mut local = observed.clone();
         local.service.as_mut().unwrap().local_policy = true;
         assert!(entry(&settle(local)).proxy, "as CCE has it");
+    }
+
+    #[test]
+    fn b41_limit_of_a_pod_is_said_while_the_gateway_serves() {
+        let mut observed = carried_out(claimed(&[claim("172.18.0.11", Requested::Dynamic)]), "172.18.0.11");
+        let report = |observed: &mut Observed, limits: &[&str]| {
+            let pod = &mut observed.gateway.pods[0];
+            let StatusReport::Reported(status) = &mut pod.report else { panic!("it reports") };
+            let limits = limits.iter().map(|reason| ((*reason).to_owned(), "so it is".to_owned()));
+            status.limits = limits.collect();
+        };
+        report(&mut observed, &["Ipv6NotBlocked", "Whatever"]);
+        let planned = plan(&observed);
+        let conditions = status(&planned).unwrap().1;
+        assert_eq!(reason(conditions, LIMITED), "Ipv6NotBlocked");
+        assert_eq!(reason(conditions, GATEWAY_READY), "GatewayReady");
+        let observed = settle(observed);
+        assert!(message(&observed, LIMITED).ends_with(": so it is"));
+        assert_eq!(plan(&observed).next, Requeue::Converged { poll: true }, "until it is over");
     }
 
     #[test]

@@ -391,6 +391,7 @@ fn serve(service: &Service, spec: &ServiceSpec, observed: &Observed) -> Plan {
         degraded: served.then(|| Degraded {
             all_unhealthy: conditions::all_unhealthy(acknowledgement.convergence.as_ref()),
             standby_shortage: conditions::standby_shortage(observed, &pods),
+            limits: conditions::limits(&pods),
         }),
         warnings,
         known: conditions::known(service, observed),
@@ -489,7 +490,9 @@ fn requeue(
         return Requeue::Never;
     }
     if converged {
-        let poll = gateway.pods.iter().any(|pod| pod.member) || convergence.is_some_and(|it| it.checks);
+        let has_limits = |pod: &Pod| pod.reported().is_some_and(|status| !status.limits.is_empty());
+        let poll = gateway.pods.iter().any(|pod| pod.member || has_limits(pod))
+            || convergence.is_some_and(|it| it.checks);
         return Requeue::Converged { poll };
     }
     let wrote = |action: &Action| matches!(action, Action::WriteConfig(_) | Action::AnnotatePod { .. });

@@ -57,10 +57,13 @@ pub struct Parameters {
 /// # Errors
 /// If the key cannot be read, or has another length.
 pub fn read_key(directory: &Path) -> Result<Option<Key>, Fault> {
-    if !directory.exists() {
-        return Ok(None);
-    }
     let path = directory.join(names::KEY_FILE);
+    match directory.try_exists() {
+        Ok(true) => {}
+        Ok(false) => return Ok(None),
+        // Without an election the pod would take the addresses.
+        Err(error) => return Err(Fault::KeyInvalid { path, why: error.to_string() }),
+    }
     let bytes = std::fs::read(&path);
     let bytes = bytes.map_err(|error| Fault::KeyInvalid { path: path.clone(), why: error.to_string() })?;
     let key = Key::try_from(&bytes[..]);
@@ -209,5 +212,21 @@ impl Drop for ElectionTask {
         if self.thread.recv_timeout(TIMEOUT) == Err(mpsc::RecvTimeoutError::Timeout) {
             warn!("the election's thread does not end");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn r44_key_directory_that_cannot_be_read_is_not_taken_to_be_missing() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(read_key(&dir.path().join("none")).unwrap(), None);
+        assert!(matches!(read_key(dir.path()), Err(Fault::KeyInvalid { .. })), "it is there, without a key");
+        // A file in place of a directory above it.
+        std::fs::write(dir.path().join("file"), "").unwrap();
+        let below = read_key(&dir.path().join("file").join("key"));
+        assert!(matches!(below, Err(Fault::KeyInvalid { .. })), "{below:?}");
     }
 }

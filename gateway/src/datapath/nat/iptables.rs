@@ -43,7 +43,7 @@ impl Iptables {
             None => match Tools::find().await {
                 Ok(tools) => self.tools.insert(tools),
                 // Without iptables nothing can have been programmed by it.
-                Err(_) if desired.is_none() => return Ok(false),
+                Err(Fault::IptablesVariant(_)) if desired.is_none() => return Ok(false),
                 Err(fault) => return Err(fault),
             },
         };
@@ -284,15 +284,18 @@ impl Tools {
     /// the other.
     async fn find() -> Result<Self, Fault> {
         let by_name = Self { save: "iptables-nft-save", restore: "iptables-nft-restore" };
-        if command::run(by_name.restore, &["--version"], "").await.is_ok() {
-            return Ok(by_name);
+        match command::run(by_name.restore, &["--version"], "").await {
+            Ok(_) => return Ok(by_name),
+            Err(error) if error.is_missing() => {}
+            Err(error) => return Err(fault(&error)),
         }
         match command::run("iptables-restore", &["--version"], "").await {
             Ok(version) if version.contains("nf_tables") => {
                 Ok(Self { save: "iptables-save", restore: "iptables-restore" })
             }
             Ok(version) => Err(Fault::IptablesVariant(format!("iptables-restore is {}", version.trim()))),
-            Err(error) => Err(Fault::IptablesVariant(error.to_string())),
+            Err(error) if error.is_missing() => Err(Fault::IptablesVariant(error.to_string())),
+            Err(error) => Err(fault(&error)),
         }
     }
 

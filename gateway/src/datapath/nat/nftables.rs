@@ -75,8 +75,7 @@ impl Nftables {
             (Some(_), Before::AsFound(contents)) => replace(&new, &contents.names.chains),
         };
         match self.table.apply(wanted, trust, make).await {
-            // Without nft nothing can have been programmed by it.
-            Err(_) if desired.is_none() => Ok(false),
+            Err(error) if desired.is_none() && error.means_no_nftables() => Ok(false),
             applied => applied.map_err(|error| Fault::NatFailed(error.to_string())),
         }
     }

@@ -1,0 +1,23 @@
+//! What the gateway does less well than it should, though it carries out its
+//! configuration: one word for programs, and one sentence for people that says what is
+//! missing and what to do. A limit keeps a pod neither from being ready nor from being
+//! active; what does is a [fault](crate::fault).
+
+/// A limit.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Limit {
+    /// IPv6 is not kept off the LAN interface.
+    #[error(
+        "IPv6 is not kept off the pod's LAN interface, where its routers may give it addresses (it needs nf_tables for IPv6 in the node's kernel, or a kernel without IPv6): {0}"
+    )]
+    Ipv6NotBlocked(String),
+}
+
+impl Limit {
+    /// The reason, a CamelCase word.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Ipv6NotBlocked(_) => "Ipv6NotBlocked",
+        }
+    }
+}
