@@ -309,6 +309,46 @@ fn http(lab: &Lab, answer: &'static str, number: usize) {
     });
 }
 
+/// The LAN's IPAM gave the pod an address there, and the routes that come with it. The
+/// endpoint is a node's own address, of the same network.
+#[test]
+fn b12_endpoint_with_an_address_of_the_lan_is_reached_by_the_pod_network() {
+    const NODE: &str = "172.18.0.77";
+    let lab = Lab::new();
+    lab.pod.run("ip link set net1 up");
+    lab.pod.run("ip addr add 172.18.200.5/16 dev net1");
+    lab.pod.run("ip route add default via 10.16.0.1 metric 100");
+    lab.pod.run("ip route del default metric 0");
+    lab.pod.run("ip route add default via 172.18.0.1 dev net1");
+    let network = json!({"name": lab::ATTACHMENT, "interface": "net1", "ips": ["172.18.200.5"]});
+    lab.report(&json!([network]));
+    let _endpoints = [lab.endpoint(NODE, &[8080, 5353]), lab.endpoint(&pod(0), &[8080, 5353])];
+    let mut config = direct(&[0], &[]);
+    let target = &mut config["frontends"][0]["target"];
+    target["subsets"][0]["addresses"] = json!([NODE, pod(0)]);
+    target["check"] = json!({"intervalMs": 200, "timeoutMs": 200, "rise": 1, "fall": 1});
+    let gateway = lab.serving(&config);
+    wait("both to be healthy", || gateway.status()?.unhealthy.is_empty().then_some(()));
+    for host in [&lab.client, &lab.far] {
+        let mut seen = BTreeMap::new();
+        for _ in 0..40 {
+            *seen.entry(who(&tcp(host).unwrap()).to_owned()).or_insert(0) += 1;
+            assert!(exchange(&host.udp(), &format!("{VIP}:53")).is_some());
+        }
+        assert_eq!(seen.len(), 2, "{seen:?}");
+    }
+    assert_eq!(lab.pod.lines("ip rule")[1], "32762:\tfrom all iif net1 lookup 32762");
+    // As before, once the LAN has no routes in the pod any more.
+    lab.pod.run("ip addr del 172.18.200.5/16 dev net1");
+    lab.pod.run("ip route flush table main dev net1");
+    wait("the pod's own table", || {
+        let rules = lab.pod.lines("ip rule");
+        let own = lab.pod.attempt("ip route show table 32762").1;
+        (rules[1] == "32762:\tfrom all iif net1 lookup main" && !own.contains("via")).then_some(())
+    });
+    wait("an answer", || tcp(&lab.client).ok());
+}
+
 #[test]
 fn b15_port_that_speaks_no_http_is_judged_by_the_one_that_does() {
     let lab = Lab::new();

@@ -279,7 +279,9 @@ impl Agent {
         Pod { configured: Configured { config, digest, .. }, state, lan, primary }: Pod,
         Assignment { absent, tentative, mut faults }: Assignment,
     ) -> Result<Vec<Fault>, Fault> {
-        let forwards = self.health.set(started, &config.forwards);
+        // Where the LAN's IPAM made routes, the pod's own table does not lead to the cluster.
+        let outgoing = state.has_routes_to(lan.link.index).then(|| Arc::from(primary.name.as_str()));
+        let forwards = self.health.set(started, &config.forwards, outgoing.clone());
         let (desired, unreachable) = Desired::new(&config, &forwards, &state, &lan, &primary, &absent);
         faults.extend(unreachable.into_iter().map(Fault::ClusterIpUnreachable));
         faults.extend(self.forwarding.sockets_only().map(Fault::ClusterIpSocketsOnly));
@@ -304,7 +306,7 @@ impl Agent {
         let restart = changes.ops.iter().any(|op| matches!(op, Op::AddAddress(_) | Op::Up(_)));
         let link = changes.state.link(lan.link.index);
         self.announcer.announce(link, &self.links.addresses, restart);
-        self.forwarding.set(Instant::now(), &desired.datapath.nat.targets);
+        self.forwarding.set(Instant::now(), &desired.datapath.nat.targets, outgoing);
         self.verified = Some(Verified { desired, digest });
         Ok(faults)
     }

@@ -14,11 +14,12 @@ use std::time::{Duration, Instant};
 
 use lb_svc_crds::gateway::Transport;
 use nix::sys::socket::{MsgFlags, SockaddrIn, sendto};
-use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::{TcpStream, UdpSocket, unix::pipe::Receiver};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tokio::net::{UdpSocket, unix::pipe::Receiver};
 use tokio::task::JoinSet;
 use tracing::debug;
 
+use super::{Outgoing, connect};
 use crate::config::{Targets, cluster_ips};
 
 /// How long to wait for an answer to a SYN.
@@ -103,12 +104,14 @@ impl Checks {
 #[derive(Default)]
 pub struct ForwardingChecks {
     checks: Checks,
+    outgoing: Outgoing,
     running: JoinSet<(SocketAddrV4, io::Result<Verdict>)>,
 }
 
 impl ForwardingChecks {
-    /// Sets the targets whose ClusterIPs to check.
-    pub fn set(&mut self, now: Instant, targets: &Targets) {
+    /// Sets the targets whose ClusterIPs to check, and which way.
+    pub fn set(&mut self, now: Instant, targets: &Targets, outgoing: Outgoing) {
+        self.outgoing = outgoing;
         self.checks.set(now, targets);
     }
 
@@ -120,7 +123,8 @@ impl ForwardingChecks {
     /// Starts the checks that are due.
     pub fn start(&mut self, now: Instant) {
         for at in self.checks.take(now) {
-            self.running.spawn(async move { (at, check(at).await) });
+            let outgoing = self.outgoing.clone();
+            self.running.spawn(async move { (at, check(at, &outgoing).await) });
         }
     }
 
@@ -147,29 +151,32 @@ impl ForwardingChecks {
 ///
 /// # Errors
 /// If there is no route, or the kernel refuses a socket.
-async fn check(at: SocketAddrV4) -> io::Result<Verdict> {
-    if is_raw_syn_answered(at).await? {
+async fn check(at: SocketAddrV4, outgoing: &Outgoing) -> io::Result<Verdict> {
+    if is_raw_syn_answered(at, outgoing).await? {
         return Ok(Verdict::Proven);
     }
-    let connected = tokio::time::timeout(ANSWER * 3, TcpStream::connect(at)).await;
+    let connected = tokio::time::timeout(ANSWER * 3, connect(outgoing, at)).await;
     if !matches!(connected, Ok(Ok(_))) {
         return Ok(Verdict::Unknown);
     }
     // The Service may have got its first backend only meanwhile.
-    Ok(if is_raw_syn_answered(at).await? { Verdict::Proven } else { Verdict::SocketsOnly })
+    Ok(if is_raw_syn_answered(at, outgoing).await? { Verdict::Proven } else { Verdict::SocketsOnly })
 }
 
 /// Whether a SYN sent by a raw socket is answered. The kernel, which has no such
 /// connection, resets it.
-async fn is_raw_syn_answered(at: SocketAddrV4) -> io::Result<bool> {
+async fn is_raw_syn_answered(at: SocketAddrV4, outgoing: &Outgoing) -> io::Result<bool> {
+    let device = outgoing.as_deref().map(str::as_bytes);
     // Bound meanwhile, so that no other socket gets the port.
     let own = UdpSocket::bind(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0)).await?;
+    SockRef::from(&own).bind_device(device)?;
     own.connect(at).await?;
     let std::net::SocketAddr::V4(from) = own.local_addr()? else {
         return Err(io::ErrorKind::AddrNotAvailable.into());
     };
     let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
+    socket.bind_device(device)?;
     let answers = Receiver::from_owned_fd_unchecked(socket.as_fd().try_clone_to_owned()?)?;
     let to = SockaddrIn::from(SocketAddrV4::new(*at.ip(), 0));
     for _ in 0..REQUESTS {

@@ -19,10 +19,10 @@ use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
 use lb_svc_crds::gateway::{HealthCheck, Transport};
 use socket2::SockRef;
-use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
+use super::{Outgoing, connect};
 use crate::config::{Endpoints, Forwards, Frontend, Target};
 
 /// Most checks that run at a time.
@@ -214,13 +214,15 @@ pub struct HealthChecks {
     running: JoinSet<(Check, io::Result<()>)>,
     /// More checks are wanted than are run, which was logged.
     stretched: bool,
+    outgoing: Outgoing,
 }
 
 impl HealthChecks {
-    /// Sets the forwarding table whose endpoints to check, and returns the one in
-    /// which endpoints that are not healthy drain, if another one of their frontend
+    /// Sets the forwarding table whose endpoints to check, and which way, and returns the
+    /// one in which endpoints that are not healthy drain, if another one of their frontend
     /// is healthy.
-    pub fn set(&mut self, now: Instant, forwards: &Forwards) -> Forwards {
+    pub fn set(&mut self, now: Instant, forwards: &Forwards, outgoing: Outgoing) -> Forwards {
+        self.outgoing = outgoing;
         self.health.set(now, forwards);
         let wanted = self.health.wanted_per_second();
         let most = PER_WINDOW as f64 / WINDOW.as_secs_f64();
@@ -240,8 +242,9 @@ impl HealthChecks {
     /// Starts the checks that are due.
     pub fn start(&mut self, now: Instant) {
         for check in self.health.take(now, CONCURRENCY - self.running.len()) {
+            let outgoing = self.outgoing.clone();
             self.running.spawn(async move {
-                let result = run(&check).await;
+                let result = run(&check, &outgoing).await;
                 (check, result)
             });
         }
@@ -272,13 +275,13 @@ impl HealthChecks {
 ///
 /// # Errors
 /// If the endpoint does not answer in time, or answers that it is unhealthy.
-async fn run(check: &Check) -> io::Result<()> {
+async fn run(check: &Check, outgoing: &Outgoing) -> io::Result<()> {
     let timeout = Duration::from_millis(check.settings.timeout_ms.into());
-    tokio::time::timeout(timeout, connect(check)).await?
+    tokio::time::timeout(timeout, ask(check, outgoing)).await?
 }
 
-async fn connect(Check { endpoint, settings }: &Check) -> io::Result<()> {
-    let stream = TcpStream::connect(endpoint).await?;
+async fn ask(Check { endpoint, settings }: &Check, outgoing: &Outgoing) -> io::Result<()> {
+    let stream = connect(outgoing, *endpoint).await?;
     // Closed by a reset: otherwise connections in TIME_WAIT would add up.
     SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
     let Some(path) = &settings.path else { return Ok(()) };

@@ -15,3 +15,22 @@
 pub mod cluster_ip;
 pub mod health_check;
 pub mod next_hop;
+
+use std::io;
+use std::net::SocketAddrV4;
+
+use tokio::net::{TcpSocket, TcpStream};
+
+/// The interface that checks leave by: `None` where the pod's own table may decide,
+/// which has no routes to the LAN.
+pub type Outgoing = Option<std::sync::Arc<str>>;
+
+/// Connects by an interface.
+///
+/// # Errors
+/// The system's.
+async fn connect(by: &Outgoing, to: SocketAddrV4) -> io::Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind_device(by.as_deref().map(str::as_bytes))?;
+    socket.connect(to.into()).await
+}

@@ -6,9 +6,9 @@ use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 
-use super::model::{Address, Hop, Link, NetworkState, Route, Rule, Setting};
+use super::model::{Address, Hop, Link, NetworkState, Route, Rule, Setting, UNICAST};
 use super::policy::{
-    GATEWAY, MAIN, PRIORITY_ENDPOINTS, PRIORITY_LAN, PRIORITY_OWN_ADDRESS, PRIORITY_PRIMARY,
+    ENDPOINTS, GATEWAY, MAIN, PRIORITY_ENDPOINTS, PRIORITY_LAN, PRIORITY_OWN_ADDRESS, PRIORITY_PRIMARY,
 };
 use crate::config::{Config, Targets, cluster_ips};
 
@@ -24,7 +24,7 @@ pub struct Desired {
     pub foreign_addresses: BTreeSet<Ipv4Addr>,
     /// Settings, by interface.
     pub settings: Vec<(u32, Setting, u32)>,
-    /// Table 100, in the order of adding: a router must be reachable first.
+    /// The gateway's tables, in the order of adding: a router must be reachable first.
     pub routes: Vec<Route>,
     /// The policy routing rules.
     pub rules: Vec<Rule>,
@@ -80,7 +80,11 @@ pub fn desired(
     };
     let mut rules = Vec::new();
     if targets.values().any(|target| target.endpoints().is_some()) {
-        rules.push(rule(PRIORITY_ENDPOINTS, MAIN, None, Some(lan)));
+        let table = if state.has_routes_to(lan.index) { ENDPOINTS } else { MAIN };
+        rules.push(rule(PRIORITY_ENDPOINTS, table, None, Some(lan)));
+        if table == ENDPOINTS {
+            routes.extend(off_the_lan(state, lan.index));
+        }
     }
     let from = |address| rule(PRIORITY_OWN_ADDRESS, GATEWAY, Some(Ipv4Net::from(address)), None);
     rules.extend(config.addresses.iter().map(|a| from(a.address)));
@@ -108,6 +112,22 @@ pub fn desired(
         addresses: addresses.collect(),
     };
     (desired, unreachable)
+}
+
+/// The routes of [`ENDPOINTS`]: those of the pod's own table but for the LAN's, with the
+/// directly connected networks first.
+fn off_the_lan(state: &NetworkState, lan: u32) -> Vec<Route> {
+    let copy = |route: &Route| match route.hop {
+        Hop::Direct { oif } | Hop::Via { oif, .. } if oif != lan && route.kind == UNICAST => {
+            let copy = Route::unicast(ENDPOINTS, route.destination, route.hop);
+            Some(Route { tos: route.tos, metric: route.metric, ..copy })
+        }
+        Hop::Direct { .. } | Hop::Via { .. } | Hop::Other => None,
+    };
+    let own = state.routes.iter().filter(|route| route.table == MAIN);
+    let (direct, via): (Vec<Route>, Vec<Route>) =
+        own.filter_map(copy).partition(|route| matches!(route.hop, Hop::Direct { .. }));
+    direct.into_iter().chain(via).collect()
 }
 
 fn settings(lan: u32, primary: u32, rp_filter_of_all: u32) -> Vec<(u32, Setting, u32)> {
@@ -284,6 +304,31 @@ pub(crate) mod tests {
         let rule = &desired.rules[0];
         assert_eq!((rule.priority, rule.table, rule.iif.as_deref()), (32762, MAIN, Some("net1")));
         assert_eq!(desired.routes, whole.routes, "table 100 is as it was");
+    }
+
+    #[test]
+    fn b12_endpoints_are_not_led_to_by_routes_of_the_lan() {
+        let mut state = state();
+        let net1 = |destination: &str, hop| Route {
+            protocol: 2,
+            plain: false,
+            ..Route::unicast(MAIN, destination.parse().unwrap(), hop)
+        };
+        let gateway = "172.18.0.1".parse().unwrap();
+        state.routes.insert(0, net1("172.18.0.0/16", Hop::Direct { oif: 3 }));
+        state.routes.insert(0, net1("0.0.0.0/0", Hop::Via { oif: 3, gateway, onlink: false }));
+        let (of_cluster_ips, _) = made(&state);
+        assert!(of_cluster_ips.routes.iter().all(|route| route.table == GATEWAY));
+        let mut targets = config::targets(&config().forwards);
+        *targets.values_mut().next().unwrap() = Target::Endpoints(Arc::default());
+        let (desired, _) = made_of(&state, &targets, &[]);
+        let rule = &desired.rules[0];
+        assert_eq!((rule.priority, rule.table, rule.iif.as_deref()), (32762, ENDPOINTS, Some("net1")));
+        let own = desired.routes.iter().filter(|route| route.table == ENDPOINTS);
+        let own: Vec<(String, Hop)> = own.map(|route| (route.destination.to_string(), route.hop)).collect();
+        let via = Hop::Via { oif: 2, gateway: "10.16.0.1".parse().unwrap(), onlink: false };
+        let expected = [("10.16.0.0/16".to_owned(), Hop::Direct { oif: 2 }), ("0.0.0.0/0".to_owned(), via)];
+        assert_eq!(own, expected);
     }
 
     #[test]

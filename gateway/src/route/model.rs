@@ -24,7 +24,8 @@ pub struct NetworkState {
     pub links: Vec<Link>,
     /// IPv4 addresses of all interfaces.
     pub addresses: Vec<Address>,
-    /// IPv4 routes of [`GATEWAY`](super::policy::GATEWAY) and [`MAIN`].
+    /// IPv4 routes of [`GATEWAY`](super::policy::GATEWAY),
+    /// [`ENDPOINTS`](super::policy::ENDPOINTS) and [`MAIN`].
     pub routes: Vec<Route>,
     /// IPv4 rules.
     pub rules: Vec<Rule>,
@@ -43,6 +44,12 @@ impl NetworkState {
     /// The interface with this name.
     pub fn link_named(&self, name: &str) -> Option<&Link> {
         self.links.iter().find(|link| link.name == name)
+    }
+
+    /// Whether the pod's own table has routes by the interface `lan`, as its network's IPAM
+    /// makes them.
+    pub fn has_routes_to(&self, lan: u32) -> bool {
+        self.routes.iter().any(|route| route.table == MAIN && route.hop.interface() == Some(lan))
     }
 
     /// The unicast route to `address` on the pod network, in the pod's own table:

@@ -24,7 +24,7 @@ use tokio::sync::oneshot;
 use super::ipv6::Ipv6State;
 use super::model::{Address, Hop, Link, NetworkState, Route, Rule, Setting};
 use super::plan::Op;
-use super::policy::{GATEWAY, MAIN};
+use super::policy::{ENDPOINTS, GATEWAY, MAIN};
 use crate::capabilities;
 use crate::fault::Fault;
 
@@ -77,7 +77,7 @@ impl Netlink {
         request.message_mut().header.family = AddressFamily::Inet;
         let addresses = collect("addresses", request.execute()).await?;
         let mut routes = Vec::new();
-        for table in [GATEWAY, MAIN] {
+        for table in [GATEWAY, ENDPOINTS, MAIN] {
             let message = RouteMessageBuilder::<Ipv4Addr>::new().table_id(table);
             let mut message = message.build();
             // The strict check allows no other attributes in a dump request.

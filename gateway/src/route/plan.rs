@@ -1,7 +1,7 @@
 //! The changes from the observed to the desired network state.
 //!
-//! Exactly these are the gateway's: everything in table 100, every rule that
-//! looks up table 100, the LAN interface's rule at [`PRIORITY_ENDPOINTS`], and the
+//! Exactly these are the gateway's: everything in tables 100 and 32762, every rule that
+//! looks one of them up, the LAN interface's rule at [`PRIORITY_ENDPOINTS`], and the
 //! global IPv4 addresses of the LAN interface except those of its network's own
 //! IPAM; and on the LAN interface, what the kernel made of [IPv6](super::ipv6). Nothing
 //! else is changed.
@@ -11,7 +11,7 @@ use std::fmt;
 use super::desired::Desired;
 use super::ipv6;
 use super::model::{Address, Hop, NetworkState, Route, Rule, Setting};
-use super::policy::{GATEWAY, MAIN, PRIORITY_ENDPOINTS};
+use super::policy::{ENDPOINTS, GATEWAY, MAIN, PRIORITY_ENDPOINTS};
 
 /// One change of the network state.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,7 +98,7 @@ pub fn plan(observed: &NetworkState, desired: &Desired) -> Vec<Op> {
         }
     }
 
-    let routes: Vec<&Route> = observed.routes.iter().filter(|r| r.table == GATEWAY).collect();
+    let routes: Vec<&Route> = observed.routes.iter().filter(|r| is_own(r.table)).collect();
     let (stale_routes, missing) = compare(&routes, &desired.routes);
     // The first route with the key is replaced without a gap.
     let mut stale_routes = stale_routes;
@@ -149,7 +149,12 @@ pub fn forwarding_off(observed: &NetworkState) -> Vec<Op> {
 fn is_ours(rule: &Rule, desired: &Desired) -> bool {
     let Rule { priority, table, source, iif, plain } = rule;
     let of_lan = iif.as_ref() == Some(&desired.lan_name) && source.is_none() && *plain;
-    *table == GATEWAY || *priority == PRIORITY_ENDPOINTS && *table == MAIN && of_lan
+    is_own(*table) || *priority == PRIORITY_ENDPOINTS && *table == MAIN && of_lan
+}
+
+/// Whether a routing table is the gateway's alone.
+fn is_own(table: u32) -> bool {
+    [GATEWAY, ENDPOINTS].contains(&table)
 }
 
 /// Returns the observed items that are not desired, and the desired ones that
@@ -288,7 +293,7 @@ mod tests {
     fn route() -> impl Strategy<Value = Route> {
         const DESTINATIONS: [&str; 4] =
             ["0.0.0.0/0", "172.18.0.0/16", "10.109.201.193/32", "198.51.100.0/24"];
-        let table = prop_oneof![Just(GATEWAY), Just(MAIN), Just(101)];
+        let table = prop_oneof![Just(GATEWAY), Just(ENDPOINTS), Just(MAIN), Just(101)];
         (table, prop::sample::select(&DESTINATIONS), hop(), 0..2u32, any::<bool>()).prop_map(
             |(table, destination, hop, metric, plain)| Route {
                 metric,
@@ -305,7 +310,7 @@ mod tests {
             Just(Some("192.0.2.1/32".parse().unwrap())),
         ];
         let iif = prop_oneof![Just(None), Just(Some("eth0".to_owned())), Just(Some("net1".to_owned()))];
-        let table = prop_oneof![Just(GATEWAY), Just(MAIN)];
+        let table = prop_oneof![Just(GATEWAY), Just(ENDPOINTS), Just(MAIN)];
         (32762..32767u32, table, source, iif, any::<bool>())
             .prop_map(|(priority, table, source, iif, plain)| Rule { priority, table, source, iif, plain })
     }
@@ -365,7 +370,7 @@ mod tests {
             prop_assert_eq!(plan(&after, &desired), vec![]);
 
             // All that is desired exists once, and nothing else of ours.
-            let ours: Vec<&Route> = after.routes.iter().filter(|r| r.table == GATEWAY).collect();
+            let ours: Vec<&Route> = after.routes.iter().filter(|r| is_own(r.table)).collect();
             prop_assert_eq!(ours.len(), desired.routes.len());
             prop_assert!(desired.routes.iter().all(|wanted| ours.contains(&wanted)));
             let ours: Vec<&Rule> = after.rules.iter().filter(|rule| is_ours(rule, &desired)).collect();
@@ -376,7 +381,7 @@ mod tests {
             // What is not ours is unchanged.
             let others = |kernel: &NetworkState| {
                 let mut kernel = kernel.clone();
-                kernel.routes.retain(|route| route.table != GATEWAY);
+                kernel.routes.retain(|route| !is_own(route.table));
                 kernel.rules.retain(|rule| !is_ours(rule, &desired));
                 kernel.addresses.retain(|a| {
                     a.interface != desired.lan || !a.global || desired.foreign_addresses.contains(&a.address)

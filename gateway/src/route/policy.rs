@@ -1,7 +1,8 @@
 //! Policy routing: the gateway's routing table, and the rules that select it.
 //!
 //! ```text
-//!   32762  from all iif <LAN>      lookup main   only with endpoint targets
+//!   32762  from all iif <LAN>      lookup main   only with endpoint targets; where the
+//!                                                LAN has routes in main: lookup 32762
 //!   32763  from <each address>     lookup 100
 //!   32764  from all iif <primary>  lookup 100
 //!   32765  from all iif <LAN>      lookup 100
@@ -10,11 +11,15 @@
 
 /// The routing table that is the gateway's alone.
 pub const GATEWAY: u32 = 100;
+/// The gateway's copy of those routes of the pod's own table that do not lead to the LAN.
+/// The LAN's IPAM may have made routes there, which must not lead to endpoints: they may
+/// be nodes, with addresses of the same network. As [`PRIORITY_ENDPOINTS`].
+pub const ENDPOINTS: u32 = 32762;
 /// The pod's own routing table (`RT_TABLE_MAIN`).
 pub const MAIN: u32 = 254;
 
-/// Packets from the LAN that are forwarded to endpoints, whose next hops only
-/// the pod's own table has.
+/// Packets from the LAN that are forwarded to endpoints, whose next hops the pod's
+/// own table has.
 pub const PRIORITY_ENDPOINTS: u32 = 32762;
 /// Packets that the pod itself sends from one of the addresses; before the rules
 /// by interface.
