@@ -231,16 +231,65 @@ fn a_client_stays_with_its_endpoint_where_that_is_asked() {
     assert_eq!(homes(), second);
 
     // What another pod of the gateway would do with clients it has never seen.
-    lab.pod.run("nft flush map ip lb-svc clients");
+    let known = ["clients", "fresh"].map(|map| format!("nft list map ip lb-svc {map}"));
+    let forget = || known.iter().for_each(|list| drop(lab.pod.run(&list.replace("list", "flush"))));
+    forget();
     gateway.carried_out(&lab.configure(&sticky(&[0, 1, 2, 3], 1)));
     let third = homes();
-    lab.pod.run("nft flush map ip lb-svc clients");
+    forget();
     assert_eq!(homes(), third, "by the client's address");
     // And it is forgotten in time.
     wait("clients to time out", || {
-        (!lab.pod.run("nft list map ip lb-svc clients").contains("172.18.7.1")).then_some(())
+        known.iter().all(|list| !lab.pod.run(list).contains("172.18.7.1")).then_some(())
     });
     drop(endpoints);
+}
+
+#[test]
+fn r43_client_that_answers_nothing_is_forgotten_after_a_minute() {
+    if nat_backend() != "nftables" {
+        return;
+    }
+    let lab = Lab::new();
+    let _endpoints: Vec<_> = (0..2).map(|number| lab.endpoint(&pod(number), &[8080, 5353])).collect();
+    let mut config = direct(&[0, 1], &[]);
+    config["frontends"][0]["target"]["affinitySeconds"] = json!(10_800);
+    let gateway = lab.serving(&config);
+    let known = |map: &str, transport: &str| {
+        lab.pod.run(&format!("nft list map ip lb-svc {map}")).contains(&format!("{transport} . "))
+    };
+
+    // The sender of a forged SYN: it never gets the answer, and sends the SYN again.
+    lab.client.run("iptables -A INPUT -p tcp --tcp-flags SYN,ACK SYN,ACK -j DROP");
+    let to: SocketAddr = format!("{VIP}:80").parse().unwrap();
+    let connected = lab.client.enter(|| TcpStream::connect_timeout(&to, Duration::from_millis(1500)));
+    assert!(connected.is_err());
+    assert!(known("fresh", "tcp") && !known("clients", "tcp"));
+    let left = lab.pod.run("nft list map ip lb-svc fresh");
+    assert!(left.contains("timeout 1m"), "{left}");
+    lab.client.run("iptables -F INPUT");
+    tcp(&lab.client).unwrap();
+    wait("who connects to be known", || known("clients", "tcp").then_some(()));
+
+    let socket = lab.client.udp();
+    let home = exchange(&socket, &format!("{VIP}:53")).unwrap();
+    assert!(known("fresh", "udp") && !known("clients", "udp"));
+    exchange(&socket, &format!("{VIP}:53")).unwrap();
+    assert!(known("clients", "udp"));
+    // Who is known for long needs no other memory.
+    lab.pod.run("nft flush map ip lb-svc fresh");
+    for _ in 0..10 {
+        assert_eq!(exchange(&lab.client.udp(), &format!("{VIP}:53")).unwrap(), home);
+    }
+    assert!(!known("fresh", "udp"));
+
+    // Without affinity nothing of it is left.
+    gateway.carried_out(&lab.configure(&direct(&[0, 1], &[])));
+    assert!(!lab.nat().contains("confirming") && !lab.nat().contains("keep-"), "{}", lab.nat());
+    tcp(&lab.client).unwrap();
+    gateway.kill();
+    let _gateway = lab.serving(&config);
+    wait("affinity again", || lab.nat().contains("chain confirming").then_some(()));
 }
 
 #[test]

@@ -4,19 +4,28 @@
 //!   arriving: address, port ── targets ──▶ ClusterIP
 //!             address, port ── spread ───▶ spread-N            a random one of N slots
 //!                                            slot ── slots ──▶ endpoint
-//!                                          sticky-N-T          the affinity in `clients`; else a
-//!                                            slot ── picks ──▶ slot by the client's address
-//!                                            pick ── holders ▶ endpoint
+//!                                          sticky-N-T          the affinity in `clients`, or
+//!                                            slot ── picks ──▶ in `fresh`; else a slot by the
+//!                                            pick ── holders ▶ client's address
+//!   confirming: once established ─ kept ──▶ keep-T             into `clients`
 //! ```
 //!
 //! | Object | Holds |
 //! |---|---|
 //! | chain `arriving`, `leaving` | nat-prerouting, nat-postrouting |
+//! | chain `confirming` | filter-prerouting, where a frontend has affinity |
 //! | map `targets` | ClusterIPs by frontend |
 //! | map `spread` | the dispatch chain by frontend |
 //! | map `slots` | endpoints by slot, without affinity |
 //! | map `picks`, `holders` | endpoint IDs by slot, endpoints by ID, with affinity |
-//! | map `clients` | the endpoint ID of each client, written by the kernel |
+//! | map `fresh` | the endpoint ID of each client, from its first packet on, for a minute |
+//! | map `clients` | the same for the affinity's time, from when a connection is established |
+//! | map `kept` | the chain that does that by frontend |
+//!
+//! Both maps of clients are written by the kernel. Whoever sends first packets from
+//! forged addresses fills `fresh` for a minute at most, and not `clients`. Which
+//! connections have not confirmed their client's affinity yet is in their conntrack
+//! mark: the endpoint's ID.
 //!
 //! However many frontends and endpoints there are, a connection costs a few map
 //! lookups, and a change of them is a change of elements, which the kernel applies
@@ -39,9 +48,11 @@ use crate::datapath::nft::table::{Before, Table};
 use crate::fault::Fault;
 
 const TABLE: &str = "ip lb-svc";
-/// Most clients with affinity; further ones have none until others time out. Each
-/// takes about 100 bytes of kernel memory.
+/// Most clients with affinity, in either map; further ones have none until others time
+/// out. Each takes about 100 bytes of kernel memory.
 const CLIENTS: u32 = 131_072;
+/// For how long a client is remembered whose connection is not established, in seconds.
+const FRESH: u32 = 60;
 /// Seed of the hash of a client's address: the same in all pods, so that each
 /// leads the client to the same endpoint.
 const SEED: &str = "0x1b5c";
@@ -192,17 +203,32 @@ add map {TABLE} spread {{ type ipv4_addr . inet_proto . inet_service : verdict; 
 add map {TABLE} slots {{ type ipv4_addr . inet_proto . inet_service . mark : ipv4_addr . inet_service; }}
 add map {TABLE} picks {{ type ipv4_addr . inet_proto . inet_service . mark : mark; }}
 add map {TABLE} holders {{ type ipv4_addr . inet_proto . inet_service . mark : ipv4_addr . inet_service; }}
+add map {TABLE} kept {{ type ipv4_addr . inet_proto . inet_service : verdict; }}
+add map {TABLE} fresh {{ type ipv4_addr . inet_proto . inet_service . ipv4_addr : mark; flags dynamic, timeout; size {CLIENTS}; }}
 add map {TABLE} clients {{ type ipv4_addr . inet_proto . inet_service . ipv4_addr : mark; flags dynamic, timeout; size {CLIENTS}; }}
 add chain {TABLE} arriving {{ type nat hook prerouting priority -100; policy accept; }}
 add chain {TABLE} leaving {{ type nat hook postrouting priority 100; policy accept; }}
+add chain {TABLE} confirming {{ type filter hook prerouting priority -105; policy accept; }}
 flush table {TABLE}
 flush map {TABLE} targets
 flush map {TABLE} spread
 flush map {TABLE} slots
 flush map {TABLE} picks
 flush map {TABLE} holders
+flush map {TABLE} kept
 "
     );
+    let has_affinity = |target: &Target| target.endpoints().is_some_and(|it| it.affinity.is_some());
+    if desired.targets.values().any(has_affinity) {
+        // A SYN that is repeated belongs to a connection that is established as far as
+        // conntrack's state goes.
+        for (transport, established) in [("tcp", "ct status assured"), ("udp", "ct state established")] {
+            let of = format!("ct mark != 0 ct direction original {established} meta l4proto {transport}");
+            let _ = writeln!(base, "add rule {TABLE} confirming {of} {KEY} vmap @kept");
+        }
+    } else {
+        let _ = writeln!(base, "delete chain {TABLE} confirming");
+    }
     for rule in dnat(KEY, "targets") {
         let _ = writeln!(base, "add rule {TABLE} arriving {rule}");
     }
@@ -241,6 +267,9 @@ flush map {TABLE} holders
                 rules.elements.extend(holders);
                 let chain = format!("sticky-{count}-{seconds}");
                 rules.chains.entry(chain.clone()).or_insert_with(|| sticky(count, seconds));
+                let keep = format!("keep-{seconds}");
+                rules.chains.entry(keep.clone()).or_insert_with(|| keeping(seconds));
+                rules.elements.insert(key("kept", None), Value::Chain(keep));
                 chain
             }
         };
@@ -271,22 +300,32 @@ fn spread(slots: usize) -> Vec<String> {
 fn sticky(slots: usize, seconds: u32) -> Vec<String> {
     let client = format!("{KEY} . ip saddr");
     let to_holder = dnat(&format!("{KEY} . meta mark"), "holders");
-    let remember = format!("update @clients {{ {client} timeout {seconds}s : meta mark }}");
+    let remember = format!("update @fresh {{ {client} timeout {}s : meta mark }}", FRESH.min(seconds));
     let mut rules = vec![
         "meta mark set 0".to_owned(),
         format!("meta mark set {client} map @clients"),
-        format!("meta mark != 0 {remember}"),
+        format!("meta mark == 0 meta mark set {client} map @fresh {remember}"),
+        "ct mark set meta mark".to_owned(),
     ];
     rules.extend(to_holder.clone());
+    rules.extend(
+        ["clients", "fresh"].map(|map| format!("meta mark != 0 delete @{map} {{ {client} : meta mark }}")),
+    );
     rules.extend([
-        format!("meta mark != 0 delete @clients {{ {client} : meta mark }}"),
         format!("meta mark set jhash ip saddr mod {slots} seed {SEED}"),
         format!("meta mark set {KEY} . meta mark map @picks"),
+        "ct mark set meta mark".to_owned(),
         remember,
     ]);
     rules.extend(to_holder);
     rules.push(MISSED.to_owned());
     rules
+}
+
+/// Remembers the client of a connection that is established, once.
+fn keeping(seconds: u32) -> Vec<String> {
+    let remember = format!("update @clients {{ {KEY} . ip saddr timeout {seconds}s : ct mark }}");
+    vec![remember, "ct mark set 0".to_owned()]
 }
 
 /// The ID of each endpoint: its address as a number, which is the same in every pod and
@@ -334,7 +373,7 @@ fn write_chain(text: &mut String, name: &str, rules: &[String]) {
 
 /// The script that replaces the table, which has these `chains`.
 fn replace<'a>(wanted: &Rules, chains: impl IntoIterator<Item = &'a String>) -> String {
-    const HOOKED: [&str; 2] = ["arriving", "leaving"];
+    const HOOKED: [&str; 3] = ["arriving", "leaving", "confirming"];
     let mut text = wanted.base.clone();
     for (name, rules) in &wanted.chains {
         write_chain(&mut text, name, rules);
@@ -484,6 +523,20 @@ delete chain ip lb-svc spread-3
     }
 
     #[test]
+    fn r43_client_is_remembered_for_long_only_once_established() {
+        let rules = made(&[(80, direct(&[1, 2], Some(10_800)))]);
+        let sticky = rules.chains["sticky-2-10800"].join("\n");
+        assert!(!sticky.contains("update @clients") && sticky.contains("update @fresh"), "{sticky}");
+        assert!(sticky.contains("timeout 60s") && !sticky.contains("timeout 10800s"), "{sticky}");
+        assert!(rules.chains["keep-10800"][0].contains("timeout 10800s : ct mark"));
+        assert!(rules.base.contains("confirming ct mark != 0 ct direction original ct status assured"));
+        // Without affinity no packet has to pass it.
+        assert!(made(&[(80, direct(&[1, 2], None))]).base.contains("delete chain ip lb-svc confirming\n"));
+        let short = made(&[(80, direct(&[1, 2], Some(10)))]);
+        assert!(short.chains["sticky-2-10"].concat().contains("timeout 10s"));
+    }
+
+    #[test]
     fn endpoint_id_is_stable() {
         let at = |text: &str| text.parse::<SocketAddrV4>().unwrap();
         let picks = picks(&[at("10.0.0.2:80"), at("10.0.0.1:81"), at("10.0.0.1:80")].into());
@@ -493,6 +546,6 @@ delete chain ip lb-svc spread-3
         let rules = made(&[(80, direct(&[1, 2], Some(60)))]);
         let elements = |map| rules.elements.keys().filter(move |key| key.map == map).count();
         assert_eq!((elements("picks"), elements("holders"), elements("spread")), (2, 2, 1));
-        assert!(rules.chains.contains_key("sticky-2-60"));
+        assert!(rules.chains.contains_key("sticky-2-60") && rules.chains.contains_key("keep-60"));
     }
 }
