@@ -132,6 +132,8 @@ reasons! {
     // Of a gateway's pod, as it reports itself.
     /// Multus has not reported the pod's interface yet.
     AttachmentPending,
+    /// Nothing answers the pod on any TCP port that it leads to.
+    BackendsUnreachable,
     /// The pod lacks a capability.
     CapabilityMissing,
     /// The ClusterIP works for the pod's own sockets, but not for what it

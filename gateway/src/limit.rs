@@ -11,6 +11,12 @@ pub enum Limit {
         "IPv6 is not kept off the pod's LAN interface, where its routers may give it addresses (it needs nf_tables for IPv6 in the node's kernel, or a kernel without IPv6): {0}"
     )]
     Ipv6NotBlocked(String),
+    /// Nothing answers behind ClusterIPs or endpoints.
+    #[error(
+        "no answer for a minute on any TCP port of {}: there are no backends, or a NetworkPolicy keeps the gateway's pod from them",
+        some(.0)
+    )]
+    BackendsUnreachable(Vec<String>),
 }
 
 impl Limit {
@@ -18,6 +24,15 @@ impl Limit {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Ipv6NotBlocked(_) => "Ipv6NotBlocked",
+            Self::BackendsUnreachable(_) => "BackendsUnreachable",
         }
     }
+}
+
+/// The first of these, and how many there are besides.
+fn some(names: &[String]) -> String {
+    const SHOWN: usize = 5;
+    let more = names.len().saturating_sub(SHOWN);
+    let shown = names[..names.len() - more].join(", ");
+    if more == 0 { shown } else { format!("{shown} and {more} more") }
 }

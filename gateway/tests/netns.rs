@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use lab::{
     ATTACHMENT, CLUSTER_IP, HEALED, Lab, OTHER_CLUSTER_IP, POD_IP, VIP, address, ask, config, config_by,
-    config_direct, config_to, exchange, nat_backend, wait,
+    config_direct, config_to, exchange, nat_backend, wait, wait_for,
 };
 use lb_svc_gateway::l2::arp::{self, Frame};
 use lb_svc_gateway::l2::socket::FrameSender;
@@ -475,6 +475,26 @@ fn b41_kernel_without_an_ipv6_filter_serves_ipv4() {
     assert!(status.faults.is_empty(), "{:?}", status.faults);
     assert!(status.limits["Ipv6NotBlocked"].contains("no ip6"), "{:?}", status.limits);
     assert_eq!(gateway.get("/readyz").unwrap().0, 200);
+}
+
+/// Longer than a minute, after which silence is reported.
+const SILENCE: Duration = Duration::from_secs(90);
+
+#[test]
+fn r27_backends_that_nothing_is_heard_of_are_reported() {
+    let lab = Lab::new();
+    lab.node.run(&format!("iptables -A INPUT -d {CLUSTER_IP} -j DROP"));
+    let gateway = lab.serving(&config(&[("TCP", 80), ("TCP", 81), ("UDP", 53)]));
+    let limit = || gateway.status()?.limits.get("BackendsUnreachable").cloned();
+    let (said, after) = wait_for(SILENCE, "the limit", limit);
+    assert!(said.contains(CLUSTER_IP), "{said}");
+    assert!(after > Duration::from_secs(50), "{after:?}");
+    assert_eq!(gateway.get("/readyz").unwrap().0, 200, "it is a limit, and no fault");
+    // One port is enough, be it that it refuses.
+    lab.node.run(&format!("iptables -I INPUT -d {CLUSTER_IP} -p tcp --dport 81 -j ACCEPT"));
+    wait_for(Duration::from_secs(20), "the limit to be gone", || {
+        gateway.status()?.limits.is_empty().then_some(())
+    });
 }
 
 #[test]

@@ -349,6 +349,12 @@ impl Agent {
     fn limits(&self) -> Vec<Limit> {
         let mut limits = self.datapath.limits();
         limits.extend(self.ipv6_refused.clone());
+        let cluster_ips = self.forwarding.silent().map(|ip| format!("ClusterIP {ip}"));
+        let config = self.inputs.configured.as_ref().map(|configured| &configured.config);
+        let ports = config.map(|config| self.health.silent(&config.forwards)).unwrap_or_default();
+        let endpoints = ports.into_iter().map(|port| format!("the endpoints of port {port}"));
+        let silent: Vec<String> = cluster_ips.chain(endpoints).collect();
+        limits.extend((!silent.is_empty()).then_some(Limit::BackendsUnreachable(silent)));
         limits
     }
 

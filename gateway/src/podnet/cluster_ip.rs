@@ -4,9 +4,10 @@
 //! itself reaches them, but packets that it forwards are lost. A SYN sent by a raw
 //! socket takes the way of forwarded packets. An answer to it proves that forwarding
 //! works; if there is none, although a socket could connect, it does not. If neither
-//! is answered, for example without backends, the result is unknown.
+//! is answered, for example without backends, the result is unknown; and when that has
+//! lasted for a minute, on each of its TCP ports, the ClusterIP is silent.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsFd, AsRawFd};
@@ -19,15 +20,17 @@ use tokio::net::{UdpSocket, unix::pipe::Receiver};
 use tokio::task::JoinSet;
 use tracing::debug;
 
-use super::{Outgoing, connect};
+use super::{Outgoing, SILENT_AFTER, connect};
 use crate::config::{Targets, cluster_ips};
 
 /// How long to wait for an answer to a SYN.
 const ANSWER: Duration = Duration::from_millis(300);
 /// How many SYNs to send.
 const REQUESTS: usize = 3;
-/// Interval of checks while forwarding is not proven.
+/// Interval of checks while forwarding is not proven, or nothing answers.
 const INTERVAL: Duration = Duration::from_secs(5);
+/// Interval of checks once it is: a NetworkPolicy may come later.
+const PROVEN_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The result of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,12 +43,30 @@ pub enum Verdict {
     Unknown,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Check {
-    port: u16,
+    /// Its TCP ports, of which one is checked at a time.
+    ports: Vec<u16>,
+    /// How many checks in a row nothing has answered: the next one is of the next port.
+    unanswered: usize,
+    /// Since when.
+    unanswered_since: Option<Instant>,
+    silent: bool,
     verdict: Verdict,
-    /// When to check next; `None` while proven or being checked.
+    /// When to check next; `None` while being checked.
     next: Option<Instant>,
+}
+
+impl Check {
+    fn new(now: Instant, ports: Vec<u16>) -> Self {
+        let verdict = Verdict::Unknown;
+        Self { ports, unanswered: 0, unanswered_since: None, silent: false, verdict, next: Some(now) }
+    }
+
+    /// The port to check.
+    fn port(&self) -> Option<u16> {
+        self.ports.iter().cycle().nth(self.unanswered % self.ports.len().max(1)).copied()
+    }
 }
 
 /// The checks of all ClusterIPs. Pure: time and results are inputs.
@@ -56,11 +77,22 @@ impl Checks {
     /// Sets the ClusterIPs to check. Only those with a TCP port can be.
     fn set(&mut self, now: Instant, targets: &Targets) {
         let tcp = cluster_ips(targets).filter(|(frontend, _)| frontend.transport == Transport::Tcp);
-        let wanted: BTreeMap<Ipv4Addr, u16> = tcp.map(|(frontend, ip)| (ip, frontend.port)).collect();
-        self.0.retain(|ip, check| wanted.get(ip) == Some(&check.port) || check.verdict == Verdict::Proven);
+        let mut wanted: BTreeMap<Ipv4Addr, BTreeSet<u16>> = BTreeMap::new();
+        for (frontend, ip) in tcp {
+            wanted.entry(ip).or_default().insert(frontend.port);
+        }
         self.0.retain(|ip, _| wanted.contains_key(ip));
-        for (ip, port) in wanted {
-            self.0.entry(ip).or_insert(Check { port, verdict: Verdict::Unknown, next: Some(now) });
+        for (ip, ports) in wanted {
+            let ports: Vec<u16> = ports.into_iter().collect();
+            let check = self.0.entry(ip).or_insert_with(|| Check::new(now, ports.clone()));
+            if check.ports != ports {
+                // What was proven is so for every port.
+                let verdict = check.verdict;
+                *check = Check::new(now, ports);
+                if verdict == Verdict::Proven {
+                    (check.verdict, check.next) = (verdict, Some(now + PROVEN_INTERVAL));
+                }
+            }
         }
     }
 
@@ -72,26 +104,40 @@ impl Checks {
     /// Returns the checks that are due, and marks them as running.
     fn take(&mut self, now: Instant) -> Vec<SocketAddrV4> {
         let due = self.0.iter_mut().filter(|(_, check)| check.next.is_some_and(|next| next <= now));
-        due.map(|(ip, check)| {
+        due.filter_map(|(ip, check)| {
             check.next = None;
-            SocketAddrV4::new(*ip, check.port)
+            Some(SocketAddrV4::new(*ip, check.port()?))
         })
         .collect()
     }
 
     /// Records a result. Returns whether the state changed.
     fn record(&mut self, now: Instant, at: SocketAddrV4, verdict: Verdict) -> bool {
-        let check = self.0.get_mut(at.ip()).filter(|check| check.port == at.port());
+        let check = self.0.get_mut(at.ip()).filter(|check| check.port() == Some(at.port()));
         let Some(check) = check else {
             return false;
         };
-        check.next = (verdict != Verdict::Proven).then_some(now + INTERVAL);
+        check.next = Some(now + if verdict == Verdict::Proven { PROVEN_INTERVAL } else { INTERVAL });
+        if verdict == Verdict::Unknown {
+            check.unanswered += 1;
+            check.unanswered_since.get_or_insert(now);
+        } else {
+            (check.unanswered, check.unanswered_since) = (0, None);
+        }
+        let lasts = check.unanswered_since.is_some_and(|since| since + SILENT_AFTER <= now);
+        let silent = lasts && check.unanswered >= check.ports.len();
+        let silence_changed = std::mem::replace(&mut check.silent, silent) != silent;
         // An unknown result, as without backends, does not change a known one.
         let changed = verdict != Verdict::Unknown && verdict != check.verdict;
         if changed {
             check.verdict = verdict;
         }
-        changed
+        changed || silence_changed
+    }
+
+    /// The ClusterIPs that have not answered for a minute.
+    fn silent(&self) -> impl Iterator<Item = Ipv4Addr> + '_ {
+        self.0.iter().filter(|(_, check)| check.silent).map(|(ip, _)| *ip)
     }
 
     /// The ClusterIPs that work for sockets only.
@@ -139,6 +185,11 @@ impl ForwardingChecks {
             Verdict::Unknown
         });
         self.checks.record(Instant::now(), at, verdict)
+    }
+
+    /// The ClusterIPs that have not answered for a minute, on any TCP port.
+    pub fn silent(&self) -> impl Iterator<Item = Ipv4Addr> + '_ {
+        self.checks.silent()
     }
 
     /// The ClusterIPs that work for sockets only.
@@ -273,14 +324,49 @@ mod tests {
         assert!(!checks.record(start + INTERVAL, at("10.96.0.1:80"), Verdict::Unknown));
         assert_eq!(checks.sockets_only().count(), 1);
         assert!(checks.record(start + INTERVAL, at("10.96.0.1:80"), Verdict::Proven));
-        assert_eq!((checks.sockets_only().count(), checks.due()), (0, None));
+        let next = Some(start + INTERVAL + PROVEN_INTERVAL);
+        assert_eq!((checks.sockets_only().count(), checks.due()), (0, next));
 
         // A proven ClusterIP stays so with another port.
         checks.set(start, &targets(&[(Transport::Tcp, 81, "10.96.0.1")]));
-        assert_eq!(checks.due(), None);
+        assert_eq!(checks.due(), Some(start + PROVEN_INTERVAL));
         checks.set(start, &Targets::new());
         checks.set(start, &wanted);
         assert_eq!(checks.due(), Some(start));
+    }
+
+    #[test]
+    fn r27_cluster_ip_is_silent_when_no_port_answers_for_a_minute() {
+        let start = Instant::now();
+        let mut checks = Checks::default();
+        let ports = [(Transport::Tcp, 80, "10.96.0.1"), (Transport::Tcp, 443, "10.96.0.1")];
+        checks.set(start, &targets(&ports));
+        let mut now = start;
+        // Checks until then, and answers on one port, or none. Returns the ports asked.
+        let mut until = |checks: &mut Checks, seconds: u64, answers: Option<u16>| {
+            let mut asked = Vec::new();
+            while now <= start + Duration::from_secs(seconds) {
+                for at in checks.take(now) {
+                    let answered = answers == Some(at.port());
+                    checks.record(now, at, if answered { Verdict::Proven } else { Verdict::Unknown });
+                    asked.push(at.port());
+                }
+                now += Duration::from_secs(1);
+            }
+            asked
+        };
+        assert_eq!(until(&mut checks, 59, None)[..4], [80, 443, 80, 443]);
+        assert_eq!(checks.silent().count(), 0);
+        until(&mut checks, 65, None);
+        assert_eq!(checks.silent().collect::<Vec<_>>(), [Ipv4Addr::new(10, 96, 0, 1)]);
+        // One port is enough, whichever.
+        until(&mut checks, 80, Some(443));
+        assert_eq!(checks.silent().count(), 0);
+        // A policy comes later.
+        until(&mut checks, 260, None);
+        assert_eq!(checks.silent().count(), 1);
+        checks.set(start, &targets(&ports[..1]));
+        assert_eq!(checks.silent().count(), 0, "the other port may answer");
     }
 
     #[test]

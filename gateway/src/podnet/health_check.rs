@@ -19,11 +19,12 @@ use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
 use lb_svc_crds::gateway::{HealthCheck, Transport};
 use socket2::SockRef;
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use super::{Outgoing, connect};
-use crate::config::{Endpoints, Forwards, Frontend, Target};
+use super::{Outgoing, SILENT_AFTER, connect};
+use crate::config::{Endpoints, Forward, Forwards, Frontend, Target};
 
 /// Most checks that run at a time.
 const CONCURRENCY: usize = 256;
@@ -50,6 +51,20 @@ struct State {
     contrary: u32,
     /// When to check next; `None` while a check is running.
     next: Option<Instant>,
+    /// Since when no check has had any answer.
+    unanswered_since: Option<Instant>,
+    /// That is so for a minute.
+    silent: bool,
+}
+
+/// What came of a check.
+#[derive(Debug)]
+enum Outcome {
+    Healthy,
+    /// The endpoint answers, and not as a healthy one does.
+    Unhealthy(io::Error),
+    /// Nothing answers.
+    Unanswered(io::Error),
 }
 
 /// How many checks were started lately.
@@ -145,6 +160,30 @@ impl Health {
         changed
     }
 
+    /// Records whether anything answered. Returns whether that is news.
+    fn record_answer(&mut self, now: Instant, check: &Check, answered: bool) -> bool {
+        let Some(state) = self.states.get_mut(check) else { return false };
+        if answered {
+            state.unanswered_since = None;
+        } else {
+            state.unanswered_since.get_or_insert(now);
+        }
+        let silent = state.unanswered_since.is_some_and(|since| since + SILENT_AFTER <= now);
+        std::mem::replace(&mut state.silent, silent) != silent
+    }
+
+    /// The ports none of whose endpoints has answered for a minute.
+    fn silent(&self, forwards: &Forwards) -> BTreeSet<u16> {
+        let is_silent = |(frontend, forward): &(&Frontend, &Forward)| {
+            let Some(endpoints) = forward.target.endpoints() else { return false };
+            let Some(probe) = Probe::of(frontend, endpoints, forwards) else { return false };
+            let mut checks = endpoints.live.iter().flat_map(|endpoint| probe.checks(endpoint)).peekable();
+            let silent = |check| self.states.get(&check).is_some_and(|state| state.silent);
+            checks.peek().is_some() && checks.all(silent)
+        };
+        forwards.iter().filter(is_silent).map(|(frontend, _)| frontend.port).collect()
+    }
+
     /// The endpoints that are not known to be healthy.
     fn unhealthy(&self) -> BTreeSet<SocketAddr> {
         let unhealthy = self.states.iter().filter(|(_, state)| state.healthy != Some(true));
@@ -211,7 +250,7 @@ impl<'a> Probe<'a> {
 #[derive(Default)]
 pub struct HealthChecks {
     health: Health,
-    running: JoinSet<(Check, io::Result<()>)>,
+    running: JoinSet<(Check, Outcome)>,
     /// More checks are wanted than are run, which was logged.
     stretched: bool,
     outgoing: Outgoing,
@@ -244,8 +283,8 @@ impl HealthChecks {
         for check in self.health.take(now, CONCURRENCY - self.running.len()) {
             let outgoing = self.outgoing.clone();
             self.running.spawn(async move {
-                let result = run(&check, &outgoing).await;
-                (check, result)
+                let outcome = run(&check, &outgoing).await;
+                (check, outcome)
             });
         }
     }
@@ -253,16 +292,26 @@ impl HealthChecks {
     /// Waits for a check to end, and returns whether its endpoint's state changed;
     /// never resolves while none is running.
     pub async fn next(&mut self) -> bool {
-        let Some(Ok((check, result))) = self.running.join_next().await else {
+        let Some(Ok((check, outcome))) = self.running.join_next().await else {
             return std::future::pending().await;
         };
-        let changed = self.health.record(Instant::now(), &check, result.is_ok());
-        match result {
+        let now = Instant::now();
+        let changed = self.health.record(now, &check, matches!(outcome, Outcome::Healthy));
+        let answered = !matches!(outcome, Outcome::Unanswered(_));
+        let silence_changed = self.health.record_answer(now, &check, answered);
+        match outcome {
             _ if !changed => {}
-            Ok(()) => info!(endpoint = %check.endpoint, "endpoint healthy"),
-            Err(error) => warn!(endpoint = %check.endpoint, %error, "endpoint unhealthy"),
+            Outcome::Healthy => info!(endpoint = %check.endpoint, "endpoint healthy"),
+            Outcome::Unhealthy(error) | Outcome::Unanswered(error) => {
+                warn!(endpoint = %check.endpoint, %error, "endpoint unhealthy");
+            }
         }
-        changed
+        changed || silence_changed
+    }
+
+    /// The ports none of whose endpoints has answered for a minute.
+    pub fn silent(&self, forwards: &Forwards) -> BTreeSet<u16> {
+        self.health.silent(forwards)
     }
 
     /// The endpoints that are not known to be healthy.
@@ -272,16 +321,27 @@ impl HealthChecks {
 }
 
 /// Runs a check.
-///
-/// # Errors
-/// If the endpoint does not answer in time, or answers that it is unhealthy.
-async fn run(check: &Check, outgoing: &Outgoing) -> io::Result<()> {
+async fn run(check: &Check, outgoing: &Outgoing) -> Outcome {
     let timeout = Duration::from_millis(check.settings.timeout_ms.into());
-    tokio::time::timeout(timeout, ask(check, outgoing)).await?
+    let deadline = tokio::time::Instant::now() + timeout;
+    let connected = tokio::time::timeout_at(deadline, connect(outgoing, check.endpoint)).await;
+    let stream = match connected.unwrap_or_else(|elapsed| Err(elapsed.into())) {
+        Ok(stream) => stream,
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => return Outcome::Unhealthy(error),
+        Err(error) => return Outcome::Unanswered(error),
+    };
+    let answered = tokio::time::timeout_at(deadline, ask(check, stream)).await;
+    match answered.unwrap_or_else(|elapsed| Err(elapsed.into())) {
+        Ok(()) => Outcome::Healthy,
+        Err(error) => Outcome::Unhealthy(error),
+    }
 }
 
-async fn ask(Check { endpoint, settings }: &Check, outgoing: &Outgoing) -> io::Result<()> {
-    let stream = connect(outgoing, *endpoint).await?;
+/// Asks an endpoint on a connection.
+///
+/// # Errors
+/// If it answers that it is unhealthy.
+async fn ask(Check { endpoint, settings }: &Check, stream: TcpStream) -> io::Result<()> {
     // Closed by a reset: otherwise connections in TIME_WAIT would add up.
     SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
     let Some(path) = &settings.path else { return Ok(()) };
@@ -308,8 +368,6 @@ async fn ask(Check { endpoint, settings }: &Check, outgoing: &Outgoing) -> io::R
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Forward;
-
     fn settings() -> Arc<HealthCheck> {
         Arc::new(HealthCheck { path: None, port: None, interval_ms: 1000, timeout_ms: 500, rise: 2, fall: 3 })
     }
@@ -443,6 +501,25 @@ mod tests {
             assert_eq!(live(transport, port), [1], "{transport:?} {port}");
         }
         assert_eq!(live(Transport::Tcp, 8000), [1, 3]);
+    }
+
+    #[test]
+    fn r27_port_is_silent_when_none_of_its_endpoints_answers_for_a_minute() {
+        let start = Instant::now();
+        let minute = start + Duration::from_secs(60);
+        let mut health = Health::default();
+        let forwards = forwards(&[1, 2]);
+        health.set(start, &forwards);
+        for number in [1, 2] {
+            assert!(!health.record_answer(start, &check(number), false));
+        }
+        assert!(health.record_answer(minute, &check(1), false));
+        assert!(health.silent(&forwards).is_empty(), "of the other nothing is known");
+        assert!(health.record_answer(minute, &check(2), false));
+        assert_eq!(health.silent(&forwards), [80].into());
+        // Any answer, be it a refusal.
+        assert!(health.record_answer(minute, &check(2), true));
+        assert!(health.silent(&forwards).is_empty());
     }
 
     #[test]

@@ -18,8 +18,12 @@ pub mod next_hop;
 
 use std::io;
 use std::net::SocketAddrV4;
+use std::time::Duration;
 
 use tokio::net::{TcpSocket, TcpStream};
+
+/// How long nothing answers before that is reported.
+const SILENT_AFTER: Duration = Duration::from_secs(60);
 
 /// The interface that checks leave by: `None` where the pod's own table may decide,
 /// which has no routes to the LAN.

@@ -43,13 +43,22 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub const HEALED: Duration = Duration::from_secs(2);
 
 /// Waits until `condition` gives a value, and says how long that took.
-pub fn wait<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> (T, Duration) {
+pub fn wait<T>(what: &str, condition: impl FnMut() -> Option<T>) -> (T, Duration) {
+    wait_for(PATIENCE, what, condition)
+}
+
+/// The same, for that long.
+pub fn wait_for<T>(
+    patience: Duration,
+    what: &str,
+    mut condition: impl FnMut() -> Option<T>,
+) -> (T, Duration) {
     let start = Instant::now();
     loop {
         if let Some(value) = condition() {
             return (value, start.elapsed());
         }
-        assert!(start.elapsed() < PATIENCE, "waited in vain: {what}");
+        assert!(start.elapsed() < patience, "waited in vain: {what}");
         std::thread::sleep(Duration::from_millis(1));
     }
 }

@@ -1,12 +1,13 @@
 //! The status of a Service: ingress, conditions, and the Events that say what
 //! changed in them.
 
-use std::net::IpAddr;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use lb_svc_crds::bounded::cut;
-use lb_svc_crds::gateway::Port;
+use lb_svc_crds::gateway::{Port, Transport};
 use lb_svc_crds::names;
 use lb_svc_crds::reason::Reason;
 
@@ -72,7 +73,10 @@ pub enum Ready {
 /// What a gateway that serves lacks.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Degraded {
-    /// No endpoint of some port is healthy; this comes before other warnings.
+    /// Nothing answers a pod, though endpoints are ready; this comes before other
+    /// warnings, which may follow from it.
+    pub unreachable: Option<Problem>,
+    /// No endpoint of some port is healthy; this comes next.
     pub all_unhealthy: Option<Problem>,
     /// Fewer pods are ready than are asked for.
     pub standby_shortage: Option<Problem>,
@@ -164,10 +168,10 @@ impl Conditions {
         if matches!(self.ready, Ready::Yes(_) | Ready::Impossible(_)) {
             warnings.extend(failure);
         }
-        if let Some(Degraded { all_unhealthy, standby_shortage, limits }) = &self.degraded {
+        if let Some(Degraded { unreachable, all_unhealthy, standby_shortage, limits }) = &self.degraded {
             warnings.extend(standby_shortage);
             warnings.extend(limits);
-            warnings.splice(..0, all_unhealthy);
+            warnings.splice(..0, unreachable.iter().chain(all_unhealthy));
         }
         let limited = warnings.first().map(|first| {
             let messages: Vec<&str> = warnings.iter().map(|warning| warning.message.as_str()).collect();
@@ -307,13 +311,33 @@ pub fn standby_shortage(observed: &Observed, pods: &[&Pod]) -> Option<Problem> {
 /// The limits that pods report, each of the first pod that does; those that are not
 /// known are none.
 pub fn limits(pods: &[&Pod]) -> Vec<Problem> {
-    let of = |reason: &Reason| {
-        let reported =
-            |pod: &&Pod| Some((pod.name.clone(), pod.reported()?.limits.get(reason.as_str())?.clone()));
-        let (pod, message) = pods.iter().find_map(reported)?;
-        Some(Problem::new(*reason, format!("gateway pod {pod}: {message}")))
-    };
-    LIMITS.iter().filter_map(of).collect()
+    LIMITS.iter().filter_map(|reason| limit(pods, *reason)).collect()
+}
+
+fn limit(pods: &[&Pod], reason: Reason) -> Option<Problem> {
+    let reported =
+        |pod: &&Pod| Some((pod.name.clone(), pod.reported()?.limits.get(reason.as_str())?.clone()));
+    let (pod, message) = pods.iter().find_map(reported)?;
+    Some(Problem::new(reason, format!("gateway pod {pod}: {message}")))
+}
+
+/// That nothing answers a pod, though the Service has endpoints that are ready: a gateway
+/// cannot know whether there are any.
+pub fn unreachable(observed: &Observed, pods: &[&Pod]) -> Option<Problem> {
+    let problem = limit(pods, Reason::BackendsUnreachable)?;
+    let slices = observed.endpoints.slices.iter();
+    let of_tcp = slices.filter(|slice| slice.ports.iter().any(|port| port.protocol == Transport::Tcp));
+    let ready = of_tcp.flat_map(|slice| &slice.endpoints).filter(|endpoint| endpoint.ready);
+    let ready: BTreeSet<Ipv4Addr> = ready.map(|endpoint| endpoint.address).collect();
+    let message = format!(
+        "{}; of the endpoints {} are ready: if there are NetworkPolicies, allow egress from, and ingress to the backends from, pods with the label {}={} in namespace {}",
+        problem.message,
+        ready.len(),
+        names::MANAGED_BY_LABEL,
+        names::MANAGED_BY,
+        observed.gateway.namespace,
+    );
+    (!ready.is_empty()).then_some(Problem { message, ..problem })
 }
 
 /// An obstacle, with a word on the gateways that wait for it to go.
@@ -387,13 +411,13 @@ mod tests {
     use crate::service::plan::{Plan, Requeue};
     use crate::testing::gateway::{
         annotate, carried_out, claim, claimed, config_of, deployment_of, direct_access, gateway_pod,
-        is_converged, message, observed_again, owned, reason, refused, settle, status, steps, two_pods,
-        with_pods,
+        is_converged, message, observed_again, owned, reason, refused, settle, status, steps, tcp_slice,
+        two_pods, with_pods,
     };
     use crate::testing::port;
     use jiff::SignedDuration;
+    use lb_svc_crds::Requested;
     use lb_svc_crds::gateway::GatewayStatus;
-    use lb_svc_crds::{Requested, names};
 
     #[test]
     fn ingress_has_every_port_and_ip_mode() {
@@ -423,16 +447,48 @@ mod tests {
         assert!(entry(&settle(local)).proxy, "as CCE has it");
     }
 
+    /// Has the first pod report these limits.
+    fn report_limits(observed: &mut Observed, limits: &[&str]) {
+        let StatusReport::Reported(status) = &mut observed.gateway.pods[0].report else {
+            panic!("it reports");
+        };
+        let limits = limits.iter().map(|reason| ((*reason).to_owned(), "so it is".to_owned()));
+        status.limits = limits.collect();
+    }
+
+    #[test]
+    fn r27_b13_backends_are_unreachable_only_while_endpoints_are_ready() {
+        let mut served = carried_out(claimed(&[claim("172.18.0.11", Requested::Dynamic)]), "172.18.0.11");
+        report_limits(&mut served, &["BackendsUnreachable"]);
+        let limited = |served: &Observed, endpoints: &[(u8, &str)]| {
+            let mut observed = served.clone();
+            observed.endpoints.slices = vec![tcp_slice(endpoints)];
+            settle(observed)
+        };
+        for endpoints in [&[][..], &[(1, "unready")]] {
+            let observed = limited(&served, endpoints);
+            let conditions = &observed.service.as_ref().unwrap().conditions;
+            assert!(conditions.iter().all(|condition| condition.kind != LIMITED), "{conditions:?}");
+        }
+        let observed = limited(&served, &[(1, "ready"), (2, "unready")]);
+        let said = message(&observed, LIMITED);
+        assert!(said.contains("so it is; of the endpoints 1 are ready"), "{said}");
+        assert!(said.contains("app.kubernetes.io/managed-by=lb-svc in namespace default"), "{said}");
+        let reason_of = |observed: &Observed, kind: &str| {
+            reason(&observed.service.as_ref().unwrap().conditions, kind).to_owned()
+        };
+        assert_eq!(reason_of(&observed, LIMITED), "BackendsUnreachable");
+        assert_eq!(reason_of(&observed, GATEWAY_READY), "GatewayReady");
+        // It is why none is healthy, and comes first.
+        let mut direct = direct_access();
+        report_limits(&mut direct, &["BackendsUnreachable"]);
+        assert_eq!(reason_of(&settle(direct), LIMITED), "BackendsUnreachable");
+    }
+
     #[test]
     fn b41_limit_of_a_pod_is_said_while_the_gateway_serves() {
         let mut observed = carried_out(claimed(&[claim("172.18.0.11", Requested::Dynamic)]), "172.18.0.11");
-        let report = |observed: &mut Observed, limits: &[&str]| {
-            let pod = &mut observed.gateway.pods[0];
-            let StatusReport::Reported(status) = &mut pod.report else { panic!("it reports") };
-            let limits = limits.iter().map(|reason| ((*reason).to_owned(), "so it is".to_owned()));
-            status.limits = limits.collect();
-        };
-        report(&mut observed, &["Ipv6NotBlocked", "Whatever"]);
+        report_limits(&mut observed, &["Ipv6NotBlocked", "Whatever"]);
         let planned = plan(&observed);
         let conditions = status(&planned).unwrap().1;
         assert_eq!(reason(conditions, LIMITED), "Ipv6NotBlocked");

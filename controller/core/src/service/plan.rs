@@ -389,6 +389,7 @@ fn serve(service: &Service, spec: &ServiceSpec, observed: &Observed) -> Plan {
             }
         },
         degraded: served.then(|| Degraded {
+            unreachable: conditions::unreachable(observed, &pods),
             all_unhealthy: conditions::all_unhealthy(acknowledgement.convergence.as_ref()),
             standby_shortage: conditions::standby_shortage(observed, &pods),
             limits: conditions::limits(&pods),
