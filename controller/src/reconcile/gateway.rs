@@ -19,9 +19,6 @@ use super::{Reconciler, lock};
 use crate::api_server::client::Error;
 use crate::index::{Index, Key};
 
-/// How often a pod's start failure is looked up.
-const START_FAILURE_INTERVAL: Duration = Duration::from_secs(20);
-
 /// The most pods of one gateway that are queried: twice as many as it may have,
 /// for those of an earlier template.
 const QUERIED_PODS: usize = 16;
@@ -29,7 +26,7 @@ const QUERIED_PODS: usize = 16;
 impl Reconciler {
     pub(super) async fn gateway(&self, key: &Key, gateway: &GatewayRef) -> Result<Option<Duration>, Error> {
         let reports = self.query_pods(key, gateway).await;
-        self.look_up_start_failures(key, gateway).await;
+        self.look_up_start_failures(key, gateway);
         let mut allocation_error = None;
         let (plan, done) = loop {
             let (observed, plan) = self.plan(key, gateway, &reports, allocation_error.take());
@@ -85,34 +82,17 @@ impl Reconciler {
         })
     }
 
-    /// Looks up Events for pods stuck in ContainerCreating: what keeps them from
-    /// starting is said nowhere else.
-    async fn look_up_start_failures(&self, key: &Key, gateway: &GatewayRef) {
+    /// Has it looked up why pods are stuck in ContainerCreating.
+    fn look_up_start_failures(&self, key: &Key, gateway: &GatewayRef) {
         let now = jiff::Timestamp::now();
         let is_stuck = |pod: &Pod| {
             let starts = pod.node.is_some() && pod.address.is_none() && pod.waiting.is_none();
-            is_late(pod, now) && starts && !pod.deleting && pod.could_answer()
+            is_late(pod, now) && starts && !pod.deleting && pod.of_deployment && pod.could_answer()
         };
         let (namespace, mut pods) = lock(&self.index).pods(gateway);
         pods.retain(is_stuck);
-        {
-            let mut memory = lock(&self.memory);
-            if pods.is_empty() && !memory.contains_key(key) {
-                return;
-            }
-            let known = &mut memory.entry(key.clone()).or_default().start_failures;
-            known.retain(|uid, _| pods.iter().any(|pod| pod.uid == *uid));
-            pods.retain(|pod| {
-                known.get(&pod.uid).is_none_or(|(at, _)| at.elapsed() >= START_FAILURE_INTERVAL)
-            });
-        }
-        for pod in pods {
-            let failure = self.api_server.start_failure(&namespace, &pod.uid).await.unwrap_or_else(|error| {
-                tracing::warn!(service = %service_of(gateway), pod = pod.name, %error, "start failure not looked up");
-                None
-            });
-            self.remember(key, |memory| memory.start_failures.insert(pod.uid, (Instant::now(), failure)));
-        }
+        pods.truncate(QUERIED_PODS);
+        self.look_ups.begin(key, &namespace, &pods);
     }
 
     /// Observes and plans, and takes the slot that the plan needs to roll the
@@ -160,7 +140,8 @@ impl Reconciler {
         if let Some(memory) = lock(&self.memory).get_mut(key) {
             memory.nudges.retain(|uid, _| pods.iter().any(|pod| pod.uid == *uid));
             for pod in pods {
-                if let Some((_, Some(failure))) = memory.start_failures.get(&pod.uid) {
+                let failure = memory.start_failures.get(&pod.uid);
+                if let Some(failure) = failure.and_then(|failure| failure.found.as_ref()) {
                     pod.waiting.get_or_insert_with(|| failure.clone());
                 }
             }

@@ -14,6 +14,7 @@ use lb_svc_core::service::plan::Requeue;
 
 use super::backoff::{CONVERGED, CONVERGED_POLL, FAILED, HOLDS_GATES, UNCONVERGED, WOKEN, about, pause};
 use super::reports::Reports;
+use super::start_failures::StartFailure;
 
 /// What this process remembers of a key between two runs. All of it may be
 /// lost: it only paces, and keeps from reporting twice.
@@ -38,9 +39,8 @@ pub(super) struct Memory {
     pub nudges: HashMap<String, Instant>,
     /// What its pods have reported.
     pub reports: Reports,
-    /// When a pod's start failure was last looked up, and what was found
-    /// (reason and message), by uid.
-    pub start_failures: HashMap<String, (Instant, Option<(String, String)>)>,
+    /// Why its pods do not start, by uid.
+    pub start_failures: HashMap<String, StartFailure>,
     /// When the Secret with the key was last written.
     pub key_written: Option<Instant>,
     /// The address that was last filled into the Service's spec, how often, and

@@ -16,6 +16,7 @@ use crate::signing::SigningKeys;
 use crate::telemetry::metrics::Metrics;
 use memory::Memory;
 use queue::{Cause, Queue};
+use start_failures::LookUps;
 
 mod backend;
 mod backoff;
@@ -25,6 +26,7 @@ mod gateway;
 mod memory;
 pub mod queue;
 mod reports;
+mod start_failures;
 mod subnet;
 
 /// Everything a run needs.
@@ -35,7 +37,8 @@ pub struct Reconciler {
     gateway_client: GatewayClient,
     metrics: Arc<Metrics>,
     queue: Queue,
-    memory: Mutex<HashMap<Key, Memory>>,
+    memory: Arc<Mutex<HashMap<Key, Memory>>>,
+    look_ups: LookUps,
     keys: Keys,
 }
 
@@ -71,8 +74,9 @@ impl Reconciler {
         queue: Queue,
         keys: Keys,
     ) -> Self {
-        let (memory, configuration) = (Mutex::default(), Arc::new(configuration));
-        Self { index, configuration, api_server, gateway_client, metrics, queue, memory, keys }
+        let (memory, configuration) = (Arc::default(), Arc::new(configuration));
+        let look_ups = LookUps::new(api_server.clone(), queue.clone(), Arc::clone(&memory));
+        Self { index, configuration, api_server, gateway_client, metrics, queue, memory, look_ups, keys }
     }
 
     /// Brings `key` nearer to what is wanted; returns after which time to look
@@ -120,6 +124,7 @@ impl Reconciler {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt;
     use http::{Request, Response};
     use http_body_util::BodyExt;
     use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -129,7 +134,7 @@ mod tests {
     use lb_svc_core::backend::readiness_gate::Verdict;
     use lb_svc_core::backend::readiness_gate::Wait;
     use lb_svc_core::gateway::assignment::gateway_of;
-    use lb_svc_core::model::{Attachment, Backend, PodId};
+    use lb_svc_core::model::{Attachment, Backend, Pod, PodId};
     use lb_svc_core::model::{ObjectKind, ServiceRef};
     use lb_svc_core::service::plan::plan;
     use lb_svc_crds::{SubnetSpec, names};
@@ -245,6 +250,58 @@ mod tests {
         assert_eq!(scene.run().await, Some(Duration::from_secs(1)));
         scene.say(Verdict::Programmed);
         assert_eq!(scene.write().await.0["status"], "True");
+    }
+
+    #[tokio::test]
+    async fn r13_no_run_waits_for_why_pods_hang() {
+        let Scene { mut reconciler, mut handle, service, .. } = Scene::new();
+        let (queue, mut requests) = queue::queue();
+        reconciler.look_ups =
+            LookUps::new(reconciler.api_server.clone(), queue, Arc::clone(&reconciler.memory));
+        let key = Key::gateway_of(&service);
+        let hangs = |n: usize| Pod {
+            uid: format!("uid-{n}"),
+            of_deployment: true,
+            node: Some("n1".into()),
+            unready_since: Some(jiff::Timestamp::UNIX_EPOCH),
+            ..Pod::default()
+        };
+        let pods: Vec<Pod> = (0..6).map(hangs).collect();
+        let asked = async |handle: &mut Handle| {
+            let (request, send) = handle.next_request().await.unwrap();
+            assert_eq!(request.uri().path(), "/api/v1/namespaces/default/events");
+            send
+        };
+        for _ in 0..3 {
+            reconciler.look_ups.begin(&key, "default", &pods);
+        }
+        let mut open = Vec::new();
+        for _ in 0..4 {
+            open.push(asked(&mut handle).await);
+        }
+        tokio::task::yield_now().await;
+        assert!(handle.next_request().now_or_never().is_none(), "a few at a time");
+
+        let answer = |items: Value| {
+            let list = json!({ "metadata": {}, "items": items });
+            Response::new(Body::from(list.to_string().into_bytes()))
+        };
+        let event = json!({ "metadata": {}, "involvedObject": {}, "reason": "FailedMount", "message": "x".repeat(1 << 20) });
+        open.remove(0).send_response(answer(json!([event])));
+        open.push(asked(&mut handle).await);
+        open.remove(0).send_response(answer(json!([])));
+        open.push(asked(&mut handle).await);
+        assert_eq!(requests.try_recv().unwrap().key, key);
+        assert!(requests.try_recv().is_err(), "where there is news");
+        reconciler.look_ups.begin(&key, "default", &pods);
+        open.into_iter().for_each(|open| open.send_response(answer(json!([]))));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        reconciler.look_ups.begin(&key, "default", &pods);
+        assert!(handle.next_request().now_or_never().is_none(), "not again within a minute");
+        let memory = lock(&reconciler.memory);
+        let found: Vec<_> = memory[&key].start_failures.values().filter_map(|it| it.found.clone()).collect();
+        let [(reason, message)] = &found[..] else { panic!("{found:?}") };
+        assert_eq!((reason.as_str(), message.len() < 2048), ("FailedMount", true));
     }
 
     /// There is all that the Service's gateway needs, and maybe its claim.

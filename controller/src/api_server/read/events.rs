@@ -2,6 +2,8 @@
 
 use k8s_openapi::api::core::v1 as core;
 use kube::api::{Api, ListParams};
+use lb_svc_core::model::MESSAGE_MAX;
+use lb_svc_crds::bounded::cut;
 
 use crate::api_server::client::{ApiServer, Error, timed};
 
@@ -21,6 +23,11 @@ fn without_ids(text: &str) -> String {
     pieces.collect()
 }
 
+/// What an Event says, within bounds: anyone may write it.
+fn told(message: &str) -> String {
+    cut(&without_ids(&cut(message, MESSAGE_MAX)), MESSAGE_MAX)
+}
+
 impl ApiServer {
     /// The last start failure that the node of the pod with this uid reports: reason
     /// and message.
@@ -31,14 +38,14 @@ impl ApiServer {
         let events: Api<core::Event> = self.namespaced(namespace);
         let on_it =
             ListParams::default().fields(&format!("involvedObject.uid={pod},type=Warning")).limit(100);
-        let told = timed(events.list(&on_it)).await?.items.into_iter();
-        let told = told.filter(|event| START_FAILURES.contains(&event.reason.as_deref().unwrap_or_default()));
+        let all = timed(events.list(&on_it)).await?.items.into_iter();
+        let failures =
+            all.filter(|event| START_FAILURES.contains(&event.reason.as_deref().unwrap_or_default()));
         let at = |event: &core::Event| {
             let at = event.last_timestamp.as_ref().map(|time| time.0);
             at.or(event.event_time.as_ref().map(|time| time.0))
         };
-        let last = told.max_by_key(at);
-        Ok(last
-            .map(|event| (event.reason.unwrap_or_default(), without_ids(&event.message.unwrap_or_default()))))
+        let last = failures.max_by_key(at);
+        Ok(last.map(|event| (event.reason.unwrap_or_default(), told(&event.message.unwrap_or_default()))))
     }
 }
