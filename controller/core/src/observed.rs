@@ -119,6 +119,8 @@ pub struct Remembered {
     pub convergence: Option<ConvergenceState>,
     /// For how long nothing that concerns the gateway has changed.
     pub quiet: Duration,
+    /// How long ago the ConfigMap was written.
+    pub config_written: Option<Duration>,
     /// How long ago the Secret with the key was written.
     pub key_written: Option<Duration>,
     /// How long ago each pod was nudged, by uid.

@@ -121,6 +121,7 @@ impl Reconciler {
                 let seal = self.keys.signing.seal(&id, objects.next_generation(), content.as_bytes());
                 self.remember(key, |memory| memory.reports.outdate());
                 let written = api_server.write_config(owner, location, content, Some(&seal), known).await?;
+                self.remember(key, |memory| memory.config_written = Some(Instant::now()));
                 self.learn_written(ObjectKind::Config, gateway, written)?;
             }
             Action::WriteKey(config) => {

@@ -41,6 +41,8 @@ pub(super) struct Memory {
     pub reports: Reports,
     /// Why its pods do not start, by uid.
     pub start_failures: HashMap<String, StartFailure>,
+    /// When the ConfigMap was last written.
+    pub config_written: Option<Instant>,
     /// When the Secret with the key was last written.
     pub key_written: Option<Instant>,
     /// The address that was last filled into the Service's spec, how often, and
@@ -62,6 +64,7 @@ impl Memory {
             election: self.election.clone(),
             convergence: self.convergence.clone(),
             quiet: self.changed.as_ref().map(ago).unwrap_or_default(),
+            config_written: self.config_written.as_ref().map(ago),
             key_written: self.key_written.as_ref().map(ago),
             nudges: self.nudges.iter().map(|(uid, at)| (uid.clone(), ago(at))).collect(),
             filled: self.filled.map(|(address, times, at)| Filled { address, times, age: ago(&at) }),
@@ -112,7 +115,7 @@ impl Memory {
             Requeue::Never => None,
             Requeue::Converged { poll: true } => Some(about(CONVERGED_POLL)),
             Requeue::Converged { poll: false } => Some(CONVERGED),
-            Requeue::Unconverged { restart, holds_gates, reports } => {
+            Requeue::Unconverged { restart, holds_gates, reports, within } => {
                 self.unconverged_runs = if restart { 0 } else { self.unconverged_runs + 1 };
                 let (first, last) = UNCONVERGED;
                 let last = match (holds_gates, reports) {
@@ -125,7 +128,8 @@ impl Memory {
                 // That it has lasted is to be said in time.
                 let waited = self.passing_since.map(|since| since.elapsed());
                 let rest = waited.and_then(|waited| PASSES_WITHIN.checked_sub(waited));
-                Some(rest.filter(|rest| !rest.is_zero()).map_or(wait, |rest| wait.min(rest)))
+                let rest = rest.filter(|rest| !rest.is_zero());
+                Some(rest.into_iter().chain(within).fold(wait, Duration::min))
             }
         }
     }
@@ -157,8 +161,12 @@ mod tests {
             let pauses = (0..20).filter_map(|_| memory.next(requeue));
             pauses.last().unwrap()
         };
-        let unconverged =
-            |holds_gates, reports| Requeue::Unconverged { restart: false, holds_gates, reports };
+        let unconverged = |holds_gates, reports| Requeue::Unconverged {
+            restart: false,
+            holds_gates,
+            reports,
+            within: None,
+        };
         assert!(next(unconverged(false, false)) > CONVERGED_POLL * 10);
         assert!(next(unconverged(false, true)) <= CONVERGED_POLL);
         assert_eq!(next(unconverged(true, true)), HOLDS_GATES);
@@ -168,7 +176,8 @@ mod tests {
 
     #[test]
     fn r30_gateway_of_which_nothing_changes_is_planned_ever_more_seldom() {
-        let unconverged = Requeue::Unconverged { restart: false, holds_gates: false, reports: false };
+        let unconverged =
+            Requeue::Unconverged { restart: false, holds_gates: false, reports: false, within: None };
         let (mut memory, longest) = (Memory::default(), UNCONVERGED.1);
         let total: Duration = (0..30).filter_map(|_| memory.next(unconverged)).sum();
         assert!(total > longest * 10, "{total:?}");
@@ -178,6 +187,13 @@ mod tests {
         }
         memory.wake(Instant::now());
         assert!(memory.next(unconverged).unwrap() < CONVERGED_POLL, "something has changed");
+        let paced = Requeue::Unconverged {
+            restart: false,
+            holds_gates: false,
+            reports: false,
+            within: Some(Duration::from_millis(30)),
+        };
+        assert_eq!(memory.next(paced), Some(Duration::from_millis(30)));
         // What is said after a minute is said after a minute.
         memory.unconverged_runs = 30;
         memory.passing_since = Instant::now().checked_sub(PASSES_WITHIN - Duration::from_secs(7));

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::time::Duration;
 
 use lb_svc_crds::gateway::{
     ADVERTISEMENT_INTERVAL_MS, Address, CONFIG_VERSION, DIRECT_VERSION, Election, Frontend, GatewayConfig,
@@ -220,11 +221,17 @@ impl Rendered {
         Ok(Self { text, unproven, digests, targets })
     }
 
-    /// Writes the ConfigMap, unless it is so, and signed.
-    pub fn write(&self, gateway: &ObservedGateway) -> Option<Action> {
-        let is_so =
-            gateway.is_sealed() && gateway.config.as_ref().is_some_and(|known| known.content == self.text);
-        (!is_so).then(|| Action::WriteConfig(self.text.clone()))
+    /// Writes the ConfigMap, unless it is so, and signed. `written`: how long ago it
+    /// was last written.
+    pub fn write(&self, gateway: &ObservedGateway, written: Option<Duration>) -> Write {
+        if gateway.is_sealed() && gateway.config.as_ref().is_some_and(|known| known.content == self.text) {
+            return Write::Not;
+        }
+        let rest = written.and_then(|written| interval(self.text.len()).checked_sub(written));
+        match rest.filter(|rest| !rest.is_zero()) {
+            Some(rest) => Write::Later(rest),
+            None => Write::Now(Action::WriteConfig(self.text.clone())),
+        }
     }
 
     /// Whether the ConfigMap says this already, or did before the first address
@@ -234,9 +241,33 @@ impl Rendered {
     }
 }
 
+/// Whether a ConfigMap is to be written.
+#[derive(Debug)]
+pub enum Write {
+    /// It is as it is to be.
+    Not,
+    /// It is, after this time.
+    Later(Duration),
+    /// It is.
+    Now(Action),
+}
+
+/// The shortest time between two writes of a ConfigMap of so many bytes: the
+/// first and the last size with a pause of its own, and the pause. Endpoints may
+/// change with each pod of a large roll-out, and each write is all of it.
+const INTERVAL: [(u64, Duration); 2] =
+    [(8 * 1024, Duration::from_millis(50)), (128 * 1024, Duration::from_secs(1))];
+
+fn interval(bytes: usize) -> Duration {
+    let [(small, shortest), (large, longest)] = INTERVAL;
+    let above = u64::try_from(bytes).unwrap_or(u64::MAX).clamp(small, large) - small;
+    let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or_default();
+    shortest + Duration::from_millis(millis(longest - shortest) * above / (large - small))
+}
+
 fn render(config: &GatewayConfig) -> String {
     // Serialising plain structs of strings and numbers cannot fail.
-    serde_json::to_string_pretty(config).unwrap_or_default()
+    serde_json::to_string(config).unwrap_or_default()
 }
 
 /// The digests by which pods acknowledge a [`Rendered`] configuration: of its
@@ -275,7 +306,7 @@ mod tests {
     use crate::model::{DeploymentState, Endpoint, EndpointSlice};
     use crate::observed::{Observed, SealState};
     use crate::service::conditions::{GATEWAY_READY, LIMITED, ips};
-    use crate::service::plan::plan;
+    use crate::service::plan::{Requeue, plan};
     use crate::testing::gateway::{
         annotate, carried_out, claim, claimed, config_of, config_written, direct_access, gateway_pod,
         is_converged, network, owned, reason, settle, status, target_addresses, tcp_slice, with_pods,
@@ -290,7 +321,7 @@ mod tests {
         let claims = [claim("172.18.0.11", Requested::Dynamic)];
         let mut observed = claimed(&claims);
         let asking = config_of(&plan(&observed)).unwrap().clone();
-        assert!(asking.contains("\"probe\": true"));
+        assert!(asking.contains("\"probe\":true"));
         observed.gateway.config = Some(owned("cm", asking.clone()));
         observed.gateway.deployment = Some(owned("dep", DeploymentState::default()));
         observed.gateway.pods = vec![gateway_pod("gw", &asking, &["172.18.0.11"])];
@@ -316,6 +347,32 @@ mod tests {
         earlier.addresses.claims[0].probed = false;
         earlier.gateway.pods.clear();
         assert_eq!(config_of(&plan(&earlier)), None);
+    }
+
+    #[test]
+    fn r25_writes_are_paced_by_size_and_the_last_one_has_the_latest() {
+        let millis = |bytes| interval(bytes).as_millis();
+        assert_eq!([0, 8_192, 68 * 1024, 131_072, CONFIG_MAX].map(millis), [50, 50, 525, 1000, 1000]);
+
+        let mut observed = direct_access();
+        observed.endpoints.slices = vec![tcp_slice(&[(1, "ready"), (2, "ready"), (3, "ready")])];
+        observed.remembered.config_written = Some(Duration::from_millis(20));
+        let planned = plan(&observed);
+        assert_eq!(config_of(&planned), None);
+        let nudges = |action: &Action| matches!(action, Action::AnnotatePod { .. });
+        assert!(!planned.steps().any(nudges), "for what is not written yet");
+        let Requeue::Unconverged { within: Some(within), restart: false, .. } = planned.next else {
+            panic!("{:?}", planned.next)
+        };
+        assert_eq!(within, Duration::from_millis(30), "it is come back to");
+
+        observed.endpoints.slices = vec![tcp_slice(&[(1, "ready"), (4, "ready")])];
+        for written in [Some(Duration::from_millis(50)), None] {
+            observed.remembered.config_written = written;
+            let planned = plan(&observed);
+            assert_eq!(target_addresses(&config_written(&planned)), ["10.0.0.1", "10.0.0.4"]);
+            assert!(planned.steps().any(nudges));
+        }
     }
 
     #[test]
@@ -391,7 +448,8 @@ mod tests {
 
     #[test]
     fn config_too_large_is_reported() {
-        let mut observed = claimed(&[claim("172.18.0.11", Requested::Dynamic)]);
+        // Each with a target of its own.
+        let mut observed = direct_access();
         observed.service.as_mut().unwrap().ports = (1..=20_000).map(|number| port("TCP", number)).collect();
         let planned = plan(&observed);
         assert_eq!(config_of(&planned), None);
@@ -450,7 +508,7 @@ mod tests {
         // Nothing that it says is relied upon: that an address needs no probe.
         edited.gateway.config.as_mut().unwrap().content = good.clone();
         edited.gateway.pods.clear();
-        assert!(config_of(&plan(&edited)).unwrap().contains("\"probe\": true"));
+        assert!(config_of(&plan(&edited)).unwrap().contains("\"probe\":true"));
         edited.service.as_mut().unwrap().source_ranges = vec!["x".into()];
         edited.gateway.config.as_mut().unwrap().content = good.replace("172.18.0.11", "172.18.0.99");
         assert_eq!(config_of(&plan(&edited)), None, "nor is it kept up");

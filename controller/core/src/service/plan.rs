@@ -18,6 +18,7 @@
 //! on having seen the change itself.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use lb_svc_crds::names::Provider;
 use lb_svc_crds::reason::Reason;
@@ -30,7 +31,7 @@ use crate::action::Action;
 use crate::backend::convergence::ConvergenceState;
 use crate::backend::readiness_gate::Verdict;
 use crate::gateway::acknowledgement::{self, Acknowledgement};
-use crate::gateway::config::{self, Rendered};
+use crate::gateway::config::{self, Rendered, Write};
 use crate::gateway::placement::{self, Placement};
 use crate::gateway::rollout::Rollout;
 use crate::gateway::workload::{self, Workload};
@@ -98,7 +99,20 @@ pub enum Requeue {
         holds_gates: bool,
         /// Whether its pods report, so that more changes than Kubernetes shows.
         reports: bool,
+        /// After which time something is to be written that waits for nothing else.
+        within: Option<Duration>,
     },
+}
+
+impl Requeue {
+    fn within(self, later: Option<Duration>) -> Self {
+        match self {
+            Self::Unconverged { restart, holds_gates, reports, .. } => {
+                Self::Unconverged { restart, holds_gates, reports, within: later }
+            }
+            Self::Never | Self::Converged { .. } => self,
+        }
+    }
 }
 
 /// What others are to see of a gateway.
@@ -179,9 +193,9 @@ fn keep_serving(service: &Service, problem: &Problem, observed: &Observed) -> Pl
     let mut actions = cleanup::delete_objects(gateway, (!is_given_away).then_some(uid));
     actions.extend(cleanup::release_orphaned(observed, Some(uid)));
     let last = last_config(service, &own, observed).filter(|_| !is_given_away);
-    let mut workload = Workload::default();
+    let (mut workload, mut later) = (Workload::default(), None);
     let acknowledgement = last.as_ref().map(|(config, claim)| {
-        actions.extend(config.write(gateway));
+        later = write(config, observed, &mut actions);
         let provider = allocation::provider(service, &addresses.claims);
         let is_served = |provider: &Provider| claim.is_none_or(|claim| claim.provider == *provider);
         if let Some(provider) = provider.filter(is_served) {
@@ -191,7 +205,7 @@ fn keep_serving(service: &Service, problem: &Problem, observed: &Observed) -> Pl
             actions.append(&mut workload.actions);
             actions.extend(repair::replace(&pods, observed.now));
         }
-        if let Some(claim) = claim {
+        if let Some(claim) = claim.filter(|_| later.is_none()) {
             actions.extend(annotate(config, &claim.provider, claim, &pods, observed));
         }
         acknowledge(config, &pods, observed)
@@ -222,7 +236,7 @@ fn keep_serving(service: &Service, problem: &Problem, observed: &Observed) -> Pl
     let report = conditions.report(None);
     let converged = acknowledged && actions.is_empty() && report.is_empty() && !acknowledgement.is_changing();
     Plan {
-        next: requeue(observed, converged, &actions, &acknowledgement),
+        next: requeue(observed, converged, &actions, &acknowledgement).within(later),
         index: IndexUpdate {
             verdicts: acknowledgement.verdicts(),
             address_pending: serves_without_claim(service, &own, observed),
@@ -322,9 +336,9 @@ fn serve(service: &Service, spec: &ServiceSpec, observed: &Observed) -> Plan {
     let mut warnings = spec.warnings.clone();
     let rollout = workload.as_ref().map_or(Rollout::None, |workload| workload.rollout).or(placement.rollout);
     let mut acknowledgement = Acknowledgement::default();
-    let mut how = String::new();
+    let (mut how, mut later) = (String::new(), None);
     if let Ok(Some(config)) = &config {
-        actions.extend(config.write(gateway));
+        later = write(config, observed, &mut actions);
         if let Ok(workload) = &workload {
             actions.extend(workload.actions.iter().cloned());
             actions.extend(repair::replace(&pods, observed.now));
@@ -333,7 +347,7 @@ fn serve(service: &Service, spec: &ServiceSpec, observed: &Observed) -> Plan {
         if let Ok(claim) = allocation.target {
             warnings.extend(conditions::out_of_range(claim, addresses));
         }
-        if let Some(claim) = allocation.serving.first() {
+        if let Some(claim) = allocation.serving.first().filter(|_| later.is_none()) {
             actions.extend(annotate(config, &spec.provider, claim, &pods, observed));
         }
         actions.extend(allocation.record_answering(election::answering(&pods)));
@@ -409,11 +423,11 @@ fn serve(service: &Service, spec: &ServiceSpec, observed: &Observed) -> Plan {
     }
     let address_pending = conditions.allocated.is_err();
     let is_quiet = actions.iter().chain(&report).all(|action| matches!(action, Action::WriteDeployment(_)));
-    let is_settled = is_quiet && !fill_is_due && !acknowledgement.is_changing();
+    let is_settled = is_quiet && !fill_is_due && later.is_none() && !acknowledgement.is_changing();
     let waits = conditions.is_passing();
     let converged = (programmed || address_pending) && is_settled && (!waits || passing::lasts(observed));
     Plan {
-        next: requeue(observed, converged, &actions, &acknowledgement),
+        next: requeue(observed, converged, &actions, &acknowledgement).within(later),
         index: IndexUpdate { rollout, address_pending, verdicts: acknowledgement.verdicts() },
         remember: acknowledgement.convergence.map(|convergence| convergence.state),
         waits,
@@ -455,6 +469,19 @@ fn serves_without_claim(service: &Service, own: &[&Claim], observed: &Observed) 
 /// Whether the gateway has a configuration for the Service with this uid.
 fn is_configured(gateway: &ObservedGateway, uid: &str) -> bool {
     gateway.config.as_ref().is_some_and(|config| config.owner_uid.as_deref() == Some(uid))
+}
+
+/// Has the configuration written, or returns after which time it is to be. Until
+/// then no pod is to look for it.
+fn write(config: &Rendered, observed: &Observed, actions: &mut Vec<Action>) -> Option<Duration> {
+    match config.write(&observed.gateway, observed.remembered.config_written) {
+        Write::Not => None,
+        Write::Later(later) => Some(later),
+        Write::Now(action) => {
+            actions.push(action);
+            None
+        }
+    }
 }
 
 fn annotate(
@@ -504,6 +531,7 @@ fn requeue(
             .pods
             .iter()
             .any(|pod| matches!(pod.report, StatusReport::Reported(_) | StatusReport::Missed)),
+        within: None,
     }
 }
 
@@ -562,10 +590,16 @@ mod tests {
         let mut gated = direct_access();
         gated.endpoints.slices = vec![tcp_slice(&[(3, "unready")])];
         gated.endpoints.gated_pods = [(PodId::of("uid-3"), false)].into();
-        assert_eq!(next(gated), Requeue::Unconverged { restart: true, holds_gates: true, reports: true });
+        assert_eq!(
+            next(gated),
+            Requeue::Unconverged { restart: true, holds_gates: true, reports: true, within: None }
+        );
         let mut waiting = served();
         waiting.gateway.pods[0].ready = false;
-        assert_eq!(next(waiting), Requeue::Unconverged { restart: false, holds_gates: false, reports: true });
+        assert_eq!(
+            next(waiting),
+            Requeue::Unconverged { restart: false, holds_gates: false, reports: true, within: None }
+        );
         let gone = Observed { service: None, ..Observed::default() };
         assert_eq!(next(gone), Requeue::Never);
     }
