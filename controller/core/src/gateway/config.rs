@@ -193,22 +193,16 @@ pub struct Rendered {
     pub digests: Digests,
     /// The endpoint targets, if it has any.
     pub targets: Option<EndpointTargets>,
+    /// That endpoints are left out, for a ConfigMap does not hold all.
+    pub left_out: Option<Problem>,
 }
 
 impl Rendered {
-    fn of(mut config: GatewayConfig) -> Result<Self, Problem> {
+    fn of(config: GatewayConfig) -> Result<Self, Problem> {
+        let (config, left_out) = fit(config)?;
         let text = render(&config);
-        if let Some(address) = config.addresses.first_mut() {
-            address.probe = true;
-        }
+        let mut config = unproven(config);
         let unproven = render(&config);
-        if unproven.len() > CONFIG_MAX {
-            let message = format!(
-                "the gateway's configuration is {} bytes, a ConfigMap holds {CONFIG_MAX}: use fewer ports, or fewer endpoints",
-                unproven.len()
-            );
-            return Err(Problem::new(Reason::ConfigTooLarge, message));
-        }
         let targets = config.frontends.iter_mut().find_map(|frontend| {
             let Target::Endpoints { subsets, check, .. } = &mut frontend.target else { return None };
             Some((frontend.ports.clone(), std::mem::take(subsets), check.clone()))
@@ -218,7 +212,7 @@ impl Rendered {
             EndpointTargets { ports, subsets, check, rest }
         });
         let digests = Digests([&text, &unproven].map(|text| names::digest(text.as_bytes())));
-        Ok(Self { text, unproven, digests, targets })
+        Ok(Self { text, unproven, digests, targets, left_out })
     }
 
     /// Writes the ConfigMap, unless it is so, and signed. `written`: how long ago it
@@ -263,6 +257,68 @@ fn interval(bytes: usize) -> Duration {
     let above = u64::try_from(bytes).unwrap_or(u64::MAX).clamp(small, large) - small;
     let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or_default();
     shortest + Duration::from_millis(millis(longest - shortest) * above / (large - small))
+}
+
+/// The configuration, as far as a ConfigMap holds it, and what is left out: the
+/// endpoints that are on their way out, and if need be the last of those that are
+/// ready.
+///
+/// # Errors
+/// It is too large without endpoints.
+fn fit(config: GatewayConfig) -> Result<(GatewayConfig, Option<Problem>), Problem> {
+    let length = |config: &GatewayConfig| render(&unproven(config.clone())).len();
+    let whole = length(&config);
+    if whole <= CONFIG_MAX {
+        return Ok((config, None));
+    }
+    let with_at_most = |most: usize| {
+        let mut config = config.clone();
+        for subset in subsets_of(&mut config) {
+            subset.addresses.truncate(most);
+            subset.draining.clear();
+        }
+        config
+    };
+    let mut config = config.clone();
+    let ready: Vec<usize> = subsets_of(&mut config).map(|subset| subset.addresses.len()).collect();
+    let (mut most, mut too_many) = (0, ready.iter().max().map_or(0, |longest| longest + 1));
+    let mut fitting = with_at_most(most);
+    if length(&fitting) > CONFIG_MAX {
+        let message = format!(
+            "the gateway's configuration is {whole} bytes, a ConfigMap holds {CONFIG_MAX}: use fewer ports, or fewer endpoints"
+        );
+        return Err(Problem::new(Reason::ConfigTooLarge, message));
+    }
+    while most + 1 < too_many {
+        let middle = usize::midpoint(most, too_many);
+        let candidate = with_at_most(middle);
+        if length(&candidate) <= CONFIG_MAX {
+            (most, fitting) = (middle, candidate);
+        } else {
+            too_many = middle;
+        }
+    }
+    let used: usize = ready.iter().map(|ready| ready.min(&most)).sum();
+    let message = format!(
+        "the gateway's configuration would be {whole} bytes, a ConfigMap holds {CONFIG_MAX}: {used} of {} ready endpoints get connections, and those on their way out keep none; use fewer, or several Services",
+        ready.iter().sum::<usize>()
+    );
+    Ok((fitting, Some(Problem::new(Reason::ConfigTooLarge, message))))
+}
+
+fn subsets_of(config: &mut GatewayConfig) -> impl Iterator<Item = &mut Subset> {
+    config.frontends.iter_mut().flat_map(|frontend| match &mut frontend.target {
+        Target::Endpoints { subsets, .. } => subsets.as_mut_slice(),
+        Target::ClusterIp { .. } => &mut [],
+    })
+}
+
+/// The configuration from before the first address had been in service.
+fn unproven(mut config: GatewayConfig) -> GatewayConfig {
+    if let Some(address) = config.addresses.first_mut() {
+        address.probe = true;
+    }
+    config
 }
 
 fn render(config: &GatewayConfig) -> String {
@@ -429,21 +485,45 @@ mod tests {
     }
 
     #[test]
-    fn too_many_endpoints_keep_last_good_state() {
+    fn r50_of_too_many_endpoints_ready_ones_are_written_as_far_as_they_fit() {
         let mut observed = direct_access();
-        let many = |n: u8| {
-            let mut slice = EndpointSlice::clone(&tcp_slice(&[(1, "ready")]));
+        let many = |n: u8, count: u16, state: &str| {
+            let mut slice = EndpointSlice::clone(&tcp_slice(&[(1, state)]));
             let one = slice.endpoints[0];
-            slice.endpoints = (0..u16::MAX)
+            slice.endpoints = (0..count)
                 .map(|k| Endpoint { address: (u32::from(k) + (u32::from(n) << 24)).into(), ..one })
                 .collect();
             Arc::new(slice)
         };
-        observed.endpoints.slices = vec![many(10), many(11)];
-        let planned = plan(&observed);
-        assert_eq!(config_of(&planned), None);
-        let (ingress, conditions) = status(&planned).unwrap();
-        assert_eq!((ingress.len(), reason(conditions, GATEWAY_READY)), (1, "ConfigTooLarge"));
+        let written = |observed: &Observed| {
+            let planned = plan(observed);
+            let text = config_of(&planned).expect("what fits");
+            assert!(text.len() <= CONFIG_MAX);
+            let (ingress, conditions) = status(&planned).unwrap();
+            assert_eq!((ingress.len(), reason(conditions, GATEWAY_READY)), (1, "GatewayReady"));
+            let limit = conditions.iter().find(|condition| condition.kind == LIMITED).unwrap();
+            let limit = (limit.reason.clone(), limit.message.clone());
+            let mut config = config_written(&planned);
+            let draining: usize = subsets_of(&mut config).map(|subset| subset.draining.len()).sum();
+            (target_addresses(&config), draining, text.len(), limit)
+        };
+        // Those on their way out go first.
+        observed.endpoints.slices = vec![many(10, 40_000, "ready"), many(11, 60_000, "leaving")];
+        let (addresses, draining, _, (limited, said)) = written(&observed);
+        assert_eq!((addresses.len(), draining, limited.as_str()), (40_000, 0, "ConfigTooLarge"));
+        assert!(said.contains("40000 of 40000 ready endpoints"), "{said}");
+        // Then as many as there is room for are used.
+        observed.endpoints.slices = vec![many(10, u16::MAX, "ready"), many(12, 20_000, "ready")];
+        let (addresses, _, length, (_, said)) = written(&observed);
+        assert!(length > CONFIG_MAX - 64, "{length} bytes, {} endpoints", addresses.len());
+        assert!(said.contains(&format!("{} of 85535", addresses.len())), "{said}");
+        // One that is gone gets no more connections.
+        let gone = addresses[0].clone();
+        let mut slice = EndpointSlice::clone(&observed.endpoints.slices[0]);
+        slice.endpoints.retain(|endpoint| endpoint.address.to_string() != gone);
+        observed.endpoints.slices[0] = Arc::new(slice);
+        let (addresses, ..) = written(&observed);
+        assert!(!addresses.contains(&gone));
     }
 
     #[test]

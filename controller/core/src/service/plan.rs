@@ -229,7 +229,7 @@ fn keep_serving(service: &Service, problem: &Problem, observed: &Observed) -> Pl
         ingress,
         allocated: Err(problem.clone()),
         ready: Ready::Impossible(ready),
-        warnings: workload.warning.into_iter().collect(),
+        warnings: last.and_then(|(config, _)| config.left_out).into_iter().chain(workload.warning).collect(),
         degraded: None,
         known: conditions::known(service, observed),
     };
@@ -339,6 +339,7 @@ fn serve(service: &Service, spec: &ServiceSpec, observed: &Observed) -> Plan {
     let (mut how, mut later) = (String::new(), None);
     if let Ok(Some(config)) = &config {
         later = write(config, observed, &mut actions);
+        warnings.extend(config.left_out.clone());
         if let Ok(workload) = &workload {
             actions.extend(workload.actions.iter().cloned());
             actions.extend(repair::replace(&pods, observed.now));
