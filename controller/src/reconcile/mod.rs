@@ -241,13 +241,14 @@ mod tests {
     async fn pod_gate_obstacle_is_written_once() {
         let mut scene = Scene::new();
         scene.say(Verdict::Unhealthy("it fails".to_owned()));
-        assert_eq!(scene.run().await, Some(Duration::from_secs(1)), "it gets a while");
+        let while_it_may_pass = scene.run().await.unwrap();
+        assert!(while_it_may_pass > Duration::from_secs(9), "{while_it_may_pass:?}");
         let long_ago = Instant::now().checked_sub(Duration::from_secs(10)).unwrap();
         lock(&scene.reconciler.memory).get_mut(&scene.key).unwrap().wait = Some(Wait::new(long_ago));
         let (condition, again) = scene.write().await;
         assert_eq!((&condition["status"], &condition["message"]), (&json!("False"), &json!("it fails")));
-        assert_eq!(again, Some(Duration::from_secs(1)));
-        assert_eq!(scene.run().await, Some(Duration::from_secs(1)));
+        assert_eq!(again, Some(Duration::from_secs(10)));
+        assert_eq!(scene.run().await, Some(Duration::from_secs(10)));
         scene.say(Verdict::Programmed);
         assert_eq!(scene.write().await.0["status"], "True");
     }

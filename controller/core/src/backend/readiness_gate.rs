@@ -15,8 +15,11 @@ pub const PATIENCE: Duration = Duration::from_secs(5);
 /// How long a pod waits before what it waits for is written on it: a check takes
 /// its time.
 const SAID_AFTER: Duration = Duration::from_secs(10);
-/// How often a waiting pod is decided on when nothing changes.
+/// How often a pod that waits for verdicts is decided on when nothing changes.
 const LOOK: Duration = Duration::from_secs(1);
+/// The same of one that is unhealthy: another verdict is decided on at once, and
+/// each decision looks through the slices of its namespace.
+const LOOK_AT_UNHEALTHY: Duration = Duration::from_secs(10);
 
 /// The verdict of a gateway's ready pods on a backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,14 +53,14 @@ pub enum Decision {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Wait {
     since: Instant,
-    /// Since when it waits only for gateways without a verdict.
-    silence: Instant,
+    /// Since when it waits only for gateways without a verdict, if it does.
+    silence: Option<Instant>,
 }
 
 impl Wait {
     /// A wait that begins now.
     pub fn new(now: Instant) -> Self {
-        Self { since: now, silence: now }
+        Self { since: now, silence: Some(now) }
     }
 
     /// Decides by the verdicts.
@@ -68,13 +71,16 @@ impl Wait {
         });
         if let Some(message) = unhealthy {
             // A gateway that falls silent now may have had the same verdict.
-            self.silence = now;
-            let is_long = now.duration_since(self.since) >= SAID_AFTER;
-            return Decision::Wait(LOOK, is_long.then(|| message.clone()));
+            self.silence = None;
+            let left = SAID_AFTER.saturating_sub(now.duration_since(self.since));
+            return match left.is_zero() {
+                true => Decision::Wait(LOOK_AT_UNHEALTHY, Some(message.clone())),
+                false => Decision::Wait(left, None),
+            };
         }
         let silent = said.iter().filter(|(_, verdict)| verdict.is_none());
         let silent: Vec<String> = silent.map(|(service, _)| service.to_string()).collect();
-        let waited = now.duration_since(self.silence);
+        let waited = now.duration_since(*self.silence.get_or_insert(now));
         let pass = |reason, message| Decision::Pass { reason, message };
         if said.is_empty() {
             pass(Reason::NotSelected, "no Service that is served directly leads to this pod".to_owned())
@@ -121,7 +127,19 @@ mod tests {
         assert_eq!(reason(&[taken()]), "Served");
         assert_eq!(reason(&[taken(), taken()]), "Served");
         assert_eq!(decide(&[taken(), None]), Decision::Wait(SECOND, None));
-        assert_eq!(decide(&[taken(), unhealthy()]), Decision::Wait(SECOND, None));
+        assert_eq!(decide(&[taken(), unhealthy()]), Decision::Wait(10 * SECOND, None));
+    }
+
+    #[test]
+    fn r51_unhealthy_backend_is_looked_at_every_ten_seconds() {
+        let start = Instant::now();
+        let mut wait = Wait::new(start);
+        let looks =
+            std::iter::successors(Some(start), |now| match wait.decide(&said(&[unhealthy()]), *now) {
+                Decision::Wait(pause, _) => Some(*now + pause),
+                Decision::Pass { .. } => None,
+            });
+        assert_eq!(looks.take_while(|now| *now < start + 60 * SECOND).count(), 6);
     }
 
     #[test]
@@ -132,9 +150,11 @@ mod tests {
             wait.decide(&said(&[verdict]), start + Duration::from_secs_f64(seconds))
         };
         assert_eq!(after(4.75, None), Decision::Wait(SECOND / 4, None));
-        assert_eq!(after(4.9, unhealthy()), Decision::Wait(SECOND, None));
-        assert_eq!(after(9.8, None), Decision::Wait(SECOND / 10, None), "it may just not answer");
-        assert_eq!(after(600.0, unhealthy()), Decision::Wait(SECOND, Some("unhealthy".to_owned())));
+        assert_eq!(after(4.75, unhealthy()), Decision::Wait(SECOND * 21 / 4, None));
+        assert_eq!(after(9.8, None), Decision::Wait(SECOND, None), "it may just not answer");
+        assert_eq!(after(14.7, None), Decision::Wait(SECOND / 10, None));
+        assert_eq!(after(600.0, unhealthy()), Decision::Wait(SECOND * 10, Some("unhealthy".to_owned())));
+        assert_eq!(after(600.0, None), Decision::Wait(SECOND, None));
         let Decision::Pass { reason, message } = after(605.0, None) else { panic!("it waits") };
         assert_eq!(reason.as_str(), "Unanswered");
         assert!(message.contains("default/s0"), "{message}");
