@@ -138,7 +138,10 @@ async fn lead(
                 }
             }
         };
-        queue::run(requests, queue, stop, |key, cause| reconciler.run(key, cause)).await;
+        tokio::select! {
+            () = queue::run(requests, queue, stop, |key, cause| reconciler.run(key, cause)) => {}
+            () = reconciler.keep_master() => {}
+        }
     }
 
     election.leave().await;

@@ -17,6 +17,7 @@ use kube::Client;
 use kube::client::Body;
 use lb_svc_controller::api_server::bounded::Bounds;
 use lb_svc_controller::api_server::client::ApiServer;
+use lb_svc_controller::api_server::master_key::Origin;
 use lb_svc_controller::api_server::write::{Claimed, Written};
 use lb_svc_controller::api_server::{read, watch};
 use lb_svc_controller::election_key::Master;
@@ -643,20 +644,20 @@ async fn master_key_is_created_if_missing_and_kept() {
     let (api_server, mut handle) = api_server();
     let get = "GET /api/v1/namespaces/lb-svc-system/secrets/lb-svc-gateway-keys";
     let (master, asked) = tokio::join!(
-        api_server.master("lb-svc-system"),
+        api_server.master("lb-svc-system", None),
         answer(&mut handle, StatusCode::OK, master_of(&[1; 32]))
     );
     assert_eq!(asked.line, get);
-    assert_eq!(master.unwrap().bytes(), [1; 32]);
+    assert_eq!(master.unwrap().0.bytes(), [1; 32]);
 
     let talk = async {
         answer(&mut handle, StatusCode::NOT_FOUND, refusal(404, "NotFound")).await;
         answer(&mut handle, StatusCode::CREATED, master_of(&[1; 32])).await
     };
-    let (master, asked) = tokio::join!(api_server.master("lb-svc-system"), talk);
+    let (master, asked) = tokio::join!(api_server.master("lb-svc-system", None), talk);
     assert_eq!(asked.line, "POST /api/v1/namespaces/lb-svc-system/secrets?&fieldManager=lb-svc-controller");
     let made: ByteString = serde_json::from_value(asked.body["data"]["master"].clone()).unwrap();
-    assert_eq!(master.unwrap().bytes(), made.0);
+    assert_eq!(master.unwrap().0.bytes(), made.0);
 
     // Another controller is quicker.
     let talk = async {
@@ -664,17 +665,40 @@ async fn master_key_is_created_if_missing_and_kept() {
         answer(&mut handle, StatusCode::CONFLICT, refusal(409, "AlreadyExists")).await;
         answer(&mut handle, StatusCode::OK, master_of(&[2; 32])).await
     };
-    let (master, asked) = tokio::join!(api_server.master("lb-svc-system"), talk);
+    let (master, asked) = tokio::join!(api_server.master("lb-svc-system", None), talk);
     assert_eq!(asked.line, get);
-    assert_eq!(master.unwrap().bytes(), [2; 32]);
+    assert_eq!(master.unwrap().0.bytes(), [2; 32]);
 
     // What somebody else put there is not guessed at.
     let (master, _) = tokio::join!(
-        api_server.master("lb-svc-system"),
+        api_server.master("lb-svc-system", None),
         answer(&mut handle, StatusCode::OK, master_of(&[1; 31]))
     );
     let error = master.err().unwrap();
     assert!(error.is_refusal() && error.to_string().contains("lb-svc-system/lb-svc-gateway-keys"), "{error}");
+}
+
+#[tokio::test]
+async fn r52_deleted_master_key_is_put_back() {
+    let (api_server, mut handle) = api_server();
+    let known = Master::kept(&[1; 32]).unwrap();
+    let talk = async {
+        answer(&mut handle, StatusCode::NOT_FOUND, refusal(404, "NotFound")).await;
+        answer(&mut handle, StatusCode::CREATED, master_of(&[1; 32])).await
+    };
+    let (master, asked) = tokio::join!(api_server.master("lb-svc-system", Some(&known)), talk);
+    let made: ByteString = serde_json::from_value(asked.body["data"]["master"].clone()).unwrap();
+    assert_eq!(made.0, [1; 32]);
+    assert_eq!(master.unwrap().1, Origin::Restored);
+
+    for (found, origin) in [([1; 32], Origin::Kept), ([2; 32], Origin::New)] {
+        let (master, _) = tokio::join!(
+            api_server.master("lb-svc-system", Some(&known)),
+            answer(&mut handle, StatusCode::OK, master_of(&found))
+        );
+        let (master, said) = master.unwrap();
+        assert_eq!((master.bytes(), said), (&found[..], origin), "what is there counts");
+    }
 }
 
 #[tokio::test]

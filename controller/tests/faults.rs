@@ -480,7 +480,12 @@ fn fault_table_names_tests_or_says_why_not() {
     let numbers: Vec<u32> = table.iter().filter_map(|(number, ..)| number.parse().ok()).collect();
     assert_eq!(numbers, (1..=40).collect::<Vec<u32>>());
     for (number, tests, line) in &table {
-        assert!(!tests.is_empty() || line.contains("Cannot apply:"), "{number} shows nothing");
+        let mut decisions = line.split("](adr/").skip(1).filter_map(|rest| rest.split(')').next()).peekable();
+        let says = !tests.is_empty() || decisions.peek().is_some() || line.contains("Cannot apply:");
+        assert!(says, "{number} shows nothing");
+        for decision in decisions {
+            assert!(root().join("docs/dev/adr").join(decision).exists(), "{number}: {decision}");
+        }
     }
 }
 

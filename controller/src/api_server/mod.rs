@@ -4,7 +4,7 @@
 pub mod bounded;
 pub mod client;
 pub mod leader;
-mod master_key;
+pub mod master_key;
 pub mod read;
 mod signing_keys;
 pub mod watch;

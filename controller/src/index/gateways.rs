@@ -317,6 +317,14 @@ impl Index {
         self.gateways.values().flat_map(|objects| objects.pods.values()).any(has)
     }
 
+    /// How many gateways have pods with a key of an election.
+    pub fn keyed_gateways(&self) -> usize {
+        let is_keyed = |objects: &&GatewayObjects| {
+            objects.pods.values().any(|seen| seen.pod.of_deployment && seen.pod.member)
+        };
+        self.gateways.values().filter(is_keyed).count()
+    }
+
     pub(super) fn tidy(&mut self, location: &GatewayLocation) {
         if self.gateways.get(location).is_some_and(GatewayObjects::is_empty) {
             self.gateways.remove(location);

@@ -125,9 +125,7 @@ impl Reconciler {
                 self.learn_written(ObjectKind::Config, gateway, written)?;
             }
             Action::WriteKey(config) => {
-                let master =
-                    self.keys.master.get_or_try_init(|| api_server.master(&self.keys.namespace)).await?;
-                api_server.write_key(owner()?, location, config, master).await?;
+                api_server.write_key(owner()?, location, config, &self.master().await?).await?;
                 self.remember(key, |memory| memory.key_written = Some(Instant::now()));
             }
             Action::WriteDeployment(wanted) => {

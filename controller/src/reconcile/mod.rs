@@ -4,9 +4,6 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use lb_svc_core::gateway::pod_settings::Configuration;
-use tokio::sync::OnceCell;
-
 use crate::api_server::client::ApiServer;
 use crate::election_key::Master;
 use crate::gateway_client::GatewayClient;
@@ -14,6 +11,7 @@ use crate::index::{Index, Key};
 use crate::panics::contain_future;
 use crate::signing::SigningKeys;
 use crate::telemetry::metrics::Metrics;
+use lb_svc_core::gateway::pod_settings::Configuration;
 use memory::Memory;
 use queue::{Cause, Queue};
 use start_failures::LookUps;
@@ -23,6 +21,7 @@ mod backoff;
 mod claim;
 mod executor;
 mod gateway;
+mod master_key;
 mod memory;
 pub mod queue;
 mod reports;
@@ -47,7 +46,7 @@ pub struct Keys {
     /// The controller's own namespace.
     namespace: String,
     /// What keys of elections are derived from, once one is needed.
-    master: OnceCell<Master>,
+    master: Mutex<Option<Master>>,
     /// What configurations are signed with.
     signing: SigningKeys,
 }
@@ -55,7 +54,7 @@ pub struct Keys {
 impl Keys {
     /// The keys in `namespace`, the controller's own.
     pub fn new(namespace: String, signing: SigningKeys) -> Self {
-        Self { namespace, master: OnceCell::new(), signing }
+        Self { namespace, master: Mutex::default(), signing }
     }
 }
 
