@@ -151,8 +151,39 @@ async fn lead(
     Ok(())
 }
 
+/// The oldest minor version of Kubernetes 1 whose API server takes what is written:
+/// the CRDs' validation rules use CEL's `isIP`, `isCIDR` and `cidr()`, a Service's
+/// status `ipMode`.
+const KUBERNETES_MINOR: u32 = 31;
+
+/// Fails below the oldest version that will do. `minor` is that of `/version`, and
+/// may end in a plus; a version that cannot be read is believed to do.
+fn check_version(major: &str, minor: &str) -> anyhow::Result<()> {
+    let digits = |text: &str| text.split(|c: char| !c.is_ascii_digit()).next()?.parse::<u32>().ok();
+    match digits(major).zip(digits(minor)) {
+        Some(version) if version < (1, KUBERNETES_MINOR) => bail!(
+            "the API server is Kubernetes {major}.{minor}, and lb-svc needs 1.{KUBERNETES_MINOR} or newer: \
+             upgrade the cluster"
+        ),
+        Some(_) => Ok(()),
+        None => {
+            tracing::warn!(
+                major,
+                minor,
+                "the API server's version cannot be read; 1.{KUBERNETES_MINOR} or newer is needed"
+            );
+            Ok(())
+        }
+    }
+}
+
 /// What must be so before anything is written.
 async fn check_cluster(client: &Client) -> anyhow::Result<()> {
+    match tokio::time::timeout(STARTUP_TIMEOUT, client.apiserver_version()).await {
+        Ok(Ok(version)) => check_version(&version.major, &version.minor)?,
+        Ok(Err(error)) => tracing::warn!(%error, "the API server does not say its version"),
+        Err(_) => bail!("the API server does not answer"),
+    }
     let one = ListParams::default().limit(1);
     let missing =
         "our CustomResourceDefinitions are missing or not readable: kubectl apply -k manifests/crds";
@@ -173,4 +204,20 @@ async fn check_cluster(client: &Client) -> anyhow::Result<()> {
         );
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn r38_api_server_below_the_oldest_version_is_refused_with_both_versions() {
+        for (major, minor) in [("1", "31"), ("1", "34+"), ("2", "0"), ("1", ""), ("", "")] {
+            assert!(check_version(major, minor).is_ok(), "{major}.{minor}");
+        }
+        for (major, minor) in [("1", "30"), ("1", "28+"), ("0", "99")] {
+            let said = check_version(major, minor).unwrap_err().to_string();
+            assert!(said.contains(&format!("{major}.{minor}")) && said.contains("1.31"), "{said}");
+        }
+    }
 }
