@@ -181,6 +181,8 @@ reasons! {
     ProbeFailed,
     /// The table of source ranges cannot be written or read.
     RangesFailed,
+    /// The LAN's router does not answer.
+    RouterSilent,
 
     // Of a Subnet.
     /// The Subnet waits for its claims to be released.

@@ -3,6 +3,10 @@
 //! missing and what to do. A limit keeps a pod neither from being ready nor from being
 //! active; what does is a [fault](crate::fault).
 
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+
 /// A limit.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Limit {
@@ -17,6 +21,16 @@ pub enum Limit {
         some(.0)
     )]
     BackendsUnreachable(Vec<String>),
+    /// The LAN's router does not answer.
+    #[error(
+        "{router}, the router of {network}, has not answered ARP for a minute: whoever is outside of {network} gets no answer from the address, be it most of the LAN; set the Subnet's spec.cidrBlock to the LAN's whole prefix, and spec.gateway to its router"
+    )]
+    RouterSilent {
+        /// The router.
+        router: Ipv4Addr,
+        /// The Subnet's CIDR.
+        network: Ipv4Net,
+    },
 }
 
 impl Limit {
@@ -25,6 +39,7 @@ impl Limit {
         match self {
             Self::Ipv6NotBlocked(_) => "Ipv6NotBlocked",
             Self::BackendsUnreachable(_) => "BackendsUnreachable",
+            Self::RouterSilent { .. } => "RouterSilent",
         }
     }
 }

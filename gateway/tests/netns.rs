@@ -16,7 +16,7 @@ use lab::{
     config_direct, config_to, exchange, nat_backend, wait, wait_for,
 };
 use lb_svc_gateway::l2::arp::{self, Frame};
-use lb_svc_gateway::l2::socket::FrameSender;
+use lb_svc_gateway::l2::socket::{ArpFilter, FrameSender, PolledReceiver};
 use nix::libc;
 use nix::sys::socket::{MsgFlags, recv};
 use serde_json::{Value, json};
@@ -492,6 +492,30 @@ fn r27_backends_that_nothing_is_heard_of_are_reported() {
     assert_eq!(gateway.get("/readyz").unwrap().0, 200, "it is a limit, and no fault");
     // One port is enough, be it that it refuses.
     lab.node.run(&format!("iptables -I INPUT -d {CLUSTER_IP} -p tcp --dport 81 -j ACCEPT"));
+    wait_for(Duration::from_secs(20), "the limit to be gone", || {
+        gateway.status()?.limits.is_empty().then_some(())
+    });
+}
+
+/// A Subnet that is a slice of the LAN: its router is made up.
+#[test]
+fn b16_router_that_does_not_answer_is_reported() {
+    let lab = Lab::new();
+    let mut config = config(&[("TCP", 80)]);
+    config["addresses"][0]["gateway"] = json!("172.18.0.77");
+    let filter = ArpFilter { senders: Vec::new(), targets: vec!["172.18.0.77".parse().unwrap()] };
+    let asked = lab.client.enter(|| PolledReceiver::arp("eth0", &filter)).unwrap();
+    let gateway = lab.serving(&config);
+    lab.client.tcp(&format!("{VIP}:80")).unwrap();
+    let limit = || gateway.status()?.limits.get("RouterSilent").cloned();
+    let (said, after) = wait_for(SILENCE, "the limit", limit);
+    assert!(said.contains("172.18.0.77") && said.contains("cidrBlock"), "{said}");
+    assert!(after > Duration::from_secs(50), "{after:?}");
+    assert_eq!(gateway.get("/readyz").unwrap().0, 200, "it is a limit, and no fault");
+    let number = asked.receive().count();
+    assert!((5..=8).contains(&number), "one every ten seconds, not {number}");
+    // With the first answer it is gone.
+    lab.client.run("ip addr add 172.18.0.77/16 dev eth0");
     wait_for(Duration::from_secs(20), "the limit to be gone", || {
         gateway.status()?.limits.is_empty().then_some(())
     });

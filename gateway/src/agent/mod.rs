@@ -253,6 +253,7 @@ impl Agent {
         let trust = self.datapath.trust();
         let active = self.announcer.elect(lan, config, priority::FAILED, trust).await?;
         self.links.up = lan.running && self.is_next_hop_alive(state, primary) && primary.running;
+        self.announcer.watch_routers(lan, config);
         let unverifiable = self.announcer.verify_addresses(state, lan, config, active);
         let mut absent = self.announcer.tentative();
         let tentative = !absent.is_empty();
@@ -350,7 +351,8 @@ impl Agent {
         let mut limits = self.datapath.limits();
         limits.extend(self.ipv6_refused.clone());
         let cluster_ips = self.forwarding.silent().map(|ip| format!("ClusterIP {ip}"));
-        let config = self.inputs.configured.as_ref().map(|configured| &configured.config);
+        let config = self.inputs.configured.as_ref().map(|configured| &*configured.config);
+        limits.extend(config.into_iter().flat_map(|config| self.announcer.limits(config)));
         let ports = config.map(|config| self.health.silent(&config.forwards)).unwrap_or_default();
         let endpoints = ports.into_iter().map(|port| format!("the endpoints of port {port}"));
         let silent: Vec<String> = cluster_ips.chain(endpoints).collect();

@@ -33,7 +33,7 @@ const LIMITED_MAX: usize = 8 * 1024;
 pub const LIMITED: &str = "lb-svc.kubeovn.io/Limited";
 
 /// The reasons of what a gateway's pod reports as a limit, the worst first.
-const LIMITS: [Reason; 1] = [Reason::Ipv6NotBlocked];
+const LIMITS: [Reason; 2] = [Reason::RouterSilent, Reason::Ipv6NotBlocked];
 
 /// How long a write fails before that is said on the Service.
 pub const FAILS_FOR: Duration = Duration::from_secs(30);
@@ -486,8 +486,11 @@ mod tests {
     }
 
     #[test]
-    fn b41_limit_of_a_pod_is_said_while_the_gateway_serves() {
+    fn b16_b41_limit_of_a_pod_is_said_while_the_gateway_serves() {
         let mut observed = carried_out(claimed(&[claim("172.18.0.11", Requested::Dynamic)]), "172.18.0.11");
+        report_limits(&mut observed, &["RouterSilent"]);
+        let planned = plan(&observed);
+        assert_eq!(reason(status(&planned).unwrap().1, LIMITED), "RouterSilent");
         report_limits(&mut observed, &["Ipv6NotBlocked", "Whatever"]);
         let planned = plan(&observed);
         let conditions = status(&planned).unwrap().1;

@@ -16,12 +16,14 @@ use super::conflict_detection::{ConflictDetection, Verdict};
 use super::election_task::{ElectionTask, LanHosts, Parameters, Snapshot, read_key};
 use super::garp_schedule::{AnnouncingInterface, GarpSchedule};
 use super::lease::{self, Lease};
+use super::router_watch::RouterWatch;
 use super::watchdog::Heartbeat;
 use crate::config::Config;
 use crate::datapath::Trust;
 use crate::fault::Fault;
-use crate::l2::arp::{self, Mac};
-use crate::l2::socket::{ArpFilter, FrameSender, PacketReceiver};
+use crate::l2::arp::{self, Frame, Mac};
+use crate::l2::socket::{ArpFilter, FrameSender, PacketReceiver, PolledReceiver};
+use crate::limit::Limit;
 use crate::route::model::{Link, NetworkState};
 use crate::telemetry::metrics::{Metrics, Outcome};
 
@@ -46,6 +48,11 @@ pub struct Layer2 {
     receiver: Option<(u32, PacketReceiver)>,
     sender: FrameSender,
     garp: GarpSchedule,
+    routers: RouterWatch,
+    /// Queues what the routers say, on the interface with this `ifindex`: of these.
+    router_frames: Option<(u32, Vec<Ipv4Addr>, PolledReceiver)>,
+    /// An address that the interface has, to ask routers from.
+    held: Option<Ipv4Addr>,
 }
 
 impl Layer2 {
@@ -65,6 +72,9 @@ impl Layer2 {
             receiver: None,
             sender: FrameSender::default(),
             garp: GarpSchedule::default(),
+            routers: RouterWatch::default(),
+            router_frames: None,
+            held: None,
         }
     }
 
@@ -77,6 +87,8 @@ impl Layer2 {
     pub fn stop(&mut self, now: Instant) {
         self.garp.set(now, None, &[], Duration::ZERO);
         self.receiver = None;
+        self.routers.set(now, None, &[]);
+        self.router_frames = None;
     }
 
     /// Takes part in the election, if the pod has one. Returns whether this pod owns
@@ -209,6 +221,32 @@ impl Layer2 {
         why.map(|why| Fault::ProbeFailed { address, interface: lan.name.clone(), why })
     }
 
+    /// Sets which routers of the LAN to watch: those of the configuration.
+    pub fn watch_routers(&mut self, lan: &Link, config: &Config) {
+        let routers: BTreeSet<Ipv4Addr> = config.addresses.iter().filter_map(|a| a.gateway).collect();
+        let routers: Vec<Ipv4Addr> = routers.into_iter().collect();
+        let known = self.router_frames.take();
+        self.router_frames = known.filter(|(index, of, _)| *index == lan.index && *of == routers);
+        if self.router_frames.is_none() && self.has_net_raw && !routers.is_empty() {
+            let filter = ArpFilter { senders: routers.clone(), targets: Vec::new() };
+            self.router_frames = PolledReceiver::arp(&lan.name, &filter)
+                .inspect_err(|error| warn!(%error, "the LAN's routers are not watched"))
+                .ok()
+                .map(|receiver| (lan.index, routers.clone(), receiver));
+        }
+        let interface = AnnouncingInterface::of(lan).filter(|_| self.router_frames.is_some());
+        self.routers.set(Instant::now(), interface, &routers);
+    }
+
+    /// The limits of a LAN whose routers do not answer.
+    pub fn limits(&self, config: &Config) -> Vec<Limit> {
+        let limit = |router| {
+            let of = config.addresses.iter().find(|address| address.gateway == Some(router))?;
+            Some(Limit::RouterSilent { router, network: of.network })
+        };
+        self.routers.silent().filter_map(limit).collect()
+    }
+
     /// Receives ARP from and for these addresses.
     fn receive_about(&mut self, lan: &Link, addresses: &[Ipv4Addr]) -> io::Result<()> {
         let filter = ArpFilter { senders: addresses.to_vec(), targets: addresses.to_vec() };
@@ -238,20 +276,23 @@ impl Layer2 {
         // A member whose link was down, unnoticed, may have been replaced meanwhile. It
         // has received of that by then.
         let settle = self.election.as_ref().map(|task| 2 * lease_time(task.parameters().election.interval));
+        self.held = addresses.first().copied();
         let interface = interface.and_then(AnnouncingInterface::of);
         self.garp.set(Instant::now(), interface, addresses, settle.unwrap_or_default());
     }
 
-    /// Sends the announcements and probes that are due, and processes received frames.
-    /// Returns whether an address was verified or has a conflict.
+    /// Sends the announcements, probes and requests that are due, and processes received
+    /// frames. Returns whether an address was verified or has a conflict, or a router is
+    /// silent, or is no more.
     pub fn poll(&mut self) -> bool {
         self.send_announcements();
-        self.detect_conflicts()
+        let routers_changed = self.ask_routers();
+        self.detect_conflicts() || routers_changed
     }
 
     /// When to call [`Self::poll`] next.
     pub fn due(&self) -> Option<Instant> {
-        [self.garp.due(), self.detection.due()].into_iter().flatten().min()
+        [self.garp.due(), self.detection.due(), self.routers.due()].into_iter().flatten().min()
     }
 
     /// Waits for frames to process by [`Self::poll`], or for a change of the election.
@@ -279,6 +320,31 @@ impl Layer2 {
                 Err(error) => warn!(%address, %error, "address not announced"),
             }
         }
+    }
+
+    fn ask_routers(&mut self) -> bool {
+        let (Some(interface), Some((_, _, receiver))) = (&self.interface, &self.router_frames) else {
+            return false;
+        };
+        let now = Instant::now();
+        if self.routers.due().is_none_or(|due| due > now) {
+            return false;
+        }
+        let frames: Vec<Frame> = receiver.receive().filter_map(|frame| Frame::parse(&frame)).collect();
+        let changed = self.routers.receive(now, &frames);
+        let requests = self.routers.poll(now);
+        if let Some(from) = self.routers.interface() {
+            for (router, to) in requests {
+                let request = match self.held {
+                    Some(own) => arp::request(from.mac, own, router),
+                    // A standby has no address to ask from.
+                    None => arp::probe(from.mac, router),
+                };
+                // A request that is not sent is not answered either.
+                let _ = self.sender.send(interface, &arp::unicast_to(to, request));
+            }
+        }
+        changed
     }
 
     fn detect_conflicts(&mut self) -> bool {

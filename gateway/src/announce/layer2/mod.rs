@@ -25,6 +25,7 @@
 //! | `startup_guard` | no take-over while a foreign host has the addresses |
 //! | `lan` | the sockets of the two above |
 //! | [`conflict_detection`] | probing for an address before it is assigned (RFC 5227) |
+//! | [`router_watch`] | whether the LAN's routers answer |
 //! | [`garp_schedule`] | when to send gratuitous ARP |
 
 pub mod announcer;
@@ -35,6 +36,7 @@ pub mod isolation;
 mod lan;
 pub mod lease;
 mod member;
+pub mod router_watch;
 mod startup_guard;
 pub mod watchdog;
 
