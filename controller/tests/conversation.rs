@@ -748,7 +748,7 @@ async fn budget_is_posted_applied_and_deleted() {
 }
 
 /// Answers the watches: with the objects that `objects` has by path, page by page;
-/// with an empty list for others; that it is forbidden, where `forbids` says so;
+/// with an empty list for others, and for gateways' objects; that it is forbidden, where `forbids` says so;
 /// with nothing for a watch. Returns the requests for lists, once there has been
 /// none for `pause`.
 async fn serve_lists(
@@ -780,7 +780,8 @@ async fn serve_lists(
             send.send_response(respond(403, refusal(403, "Forbidden")));
             continue;
         }
-        let found = objects.iter().find(|(of, _)| *of == path);
+        let of_gateways = query.contains("managed-by");
+        let found = objects.iter().find(|(of, _)| *of == path && !of_gateways);
         let items = found.map(|(_, items)| items.as_slice()).unwrap_or_default();
         let begin = value("continue").unwrap_or(0);
         let end = items.len().min(begin + value("limit").unwrap());
@@ -929,4 +930,43 @@ async fn r49_condition_that_others_own_too_is_removed() {
         );
         assert!(done.unwrap().is_some());
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn r26_pods_are_watched_for_gates_once_a_service_is_served_directly() {
+    let all_pods = |asked: &[String]| asked.iter().filter(|asked| *asked == "/api/v1/pods 100").count() - 1;
+    let none: [(&str, Vec<Value>); 0] = [];
+    let (client, mut handle, index) = watched();
+    let (queue, _requests) = queue::queue();
+    let synced = watch::start(&client, &index, &queue, None);
+    let asked = serve_lists(&mut handle, &none, |_| false, SOON).await;
+    assert!(synced.iter().all(|synced| *synced.borrow()), "nothing waits for it");
+    assert_eq!(all_pods(&asked), 0, "but gateways' own");
+    index.lock().unwrap().set_service(owner().service, read::service(&direct_service()));
+    let asked = serve_lists(&mut handle, &none, |_| false, SOON).await;
+    assert_eq!(asked, ["/api/v1/pods 100"]);
+
+    // A pod that has a gate that no Service asks for waits as well.
+    let (client, mut handle, index) = watched();
+    let _synced = watch::start(&client, &index, &queue, None);
+    let asked = serve_lists(&mut handle, &none, |_| false, Duration::from_secs(90)).await;
+    assert_eq!(all_pods(&asked), 1);
+
+    // Where one is served directly at the start, all wait for it.
+    let gated = json!({
+        "metadata": {
+            "namespace": "default", "name": "web-0", "uid": "p-1", "resourceVersion": "1",
+            "deletionTimestamp": "no time", "managedFields": [{ "time": 7 }],
+        },
+        "spec": { "readinessGates": [{ "conditionType": names::READINESS_GATE }], "containers": "odd" },
+        "status": { "conditions": [{ "type": "Ready", "status": "True", "lastTransitionTime": "odd" }] },
+    });
+    let services = vec![serde_json::to_value(direct_service()).unwrap()];
+    let (client, mut handle, index) = watched();
+    let synced = watch::start(&client, &index, &queue, None);
+    let objects = [("/api/v1/services", services), ("/api/v1/pods", vec![gated])];
+    let asked = serve_lists(&mut handle, &objects, |_| false, SOON).await;
+    assert!(synced.iter().all(|synced| *synced.borrow()));
+    assert_eq!(all_pods(&asked), 1);
+    assert_eq!(index.lock().unwrap().known_backends(), [("default".to_owned(), "web-0".to_owned())]);
 }

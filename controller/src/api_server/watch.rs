@@ -44,11 +44,17 @@ const PAGE: u32 = 100;
 /// How often it is asked whether a watch that was forbidden is allowed by now:
 /// an API server that starts forbids what it will allow.
 const ASKED_AGAIN: Duration = Duration::from_secs(60);
+/// How long after the start all pods are watched for readiness gates, where no
+/// Service is served directly.
+const GATES_AFTER: Duration = Duration::from_secs(60);
 
 /// How one kind of object gets into the index.
 pub(crate) trait Watched:
     Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned + Send + 'static
 {
+    /// What is read of it, and what is not readable.
+    type Read: Read<Self>;
+
     /// Whether the object is any business of ours. One that is not leaves no
     /// trace, for there may be very many.
     fn matters(&self) -> bool {
@@ -72,6 +78,41 @@ pub(crate) trait Watched:
     }
     /// A new list shows these objects and no others.
     fn listed(index: &mut Index, names: &BTreeSet<ObjectName>) -> Vec<Key>;
+}
+
+/// An object as it is read: one of kind `K`, or one that cannot be read as that.
+pub(crate) trait Read<K>:
+    Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned + Send + 'static
+{
+    /// The object.
+    fn get(&self) -> Option<&K>;
+
+    /// The object.
+    ///
+    /// # Errors
+    /// Why it cannot be read.
+    fn into_object(self) -> Result<K, String>;
+}
+
+impl<K: Watched> Read<K> for DeserializeGuard<K> {
+    fn get(&self) -> Option<&K> {
+        self.0.as_ref().ok()
+    }
+
+    fn into_object(self) -> Result<K, String> {
+        self.0.map_err(|error| error.error)
+    }
+}
+
+/// The API server itself writes what is read of it.
+impl Read<Self> for GatedPod {
+    fn get(&self) -> Option<&Self> {
+        Some(self)
+    }
+
+    fn into_object(self) -> Result<Self, String> {
+        Ok(self)
+    }
 }
 
 /// Starts all watches. Each task ends when the queue is gone.
@@ -100,17 +141,17 @@ pub fn start(
     let gateways = Gateways { config: ours(), namespace: gateway_namespace, after: &first };
     let pods = start.gateways::<Pod>(&gateways);
     vec![
-        services,
+        services.clone(),
         claims,
         start.gateways::<ConfigMap>(&gateways),
         start.gateways::<Deployment>(&gateways),
         start.gateways::<PodDisruptionBudget>(&gateways),
         pods.clone(),
         start.one::<EndpointSlice>(all().labels(&of_services)),
-        start.one::<GatedPod>(all()),
         start.one::<Namespace>(all()),
+        start.gated_pods(all(), services),
         // A node that a later list does not have is one that a pod has lost.
-        start.watch::<Node>(all(), None, vec![pods]),
+        start.watch::<Node>(all(), None, all_listed(vec![pods])),
         start.one::<NetworkAttachmentDefinition>(all()),
         start.one::<Subnet>(all()),
     ]
@@ -133,34 +174,56 @@ struct Start<'a> {
 
 impl Start<'_> {
     fn one<K: Watched>(&self, config: watcher::Config) -> watch::Receiver<bool> {
-        self.watch::<K>(config, None, Vec::new())
+        self.watch::<K>(config, None, std::future::ready(()))
+    }
+
+    /// Watches all pods for their readiness gate. Until a Service is served
+    /// directly nothing waits for that but pods whose gate no Service asks for.
+    fn gated_pods(
+        &self,
+        config: watcher::Config,
+        mut services: watch::Receiver<bool>,
+    ) -> watch::Receiver<bool> {
+        let (synced, receiver) = watch::channel(false);
+        let is_direct = self.index.lock().unwrap_or_else(PoisonError::into_inner).serves_directly();
+        let (mut listed, mut needed) = (services.clone(), is_direct.clone());
+        let begin = async move {
+            let _ = listed.wait_for(|listed| *listed).await;
+            let _ = tokio::time::timeout(GATES_AFTER, needed.wait_for(|needed| *needed)).await;
+        };
+        let mut seen = self.watch::<GatedPod>(config, None, begin);
+        tokio::spawn(async move {
+            let _ = services.wait_for(|listed| *listed).await;
+            if *is_direct.borrow() {
+                let _ = seen.wait_for(|seen| *seen).await;
+            }
+            synced.send_replace(true);
+        });
+        receiver
     }
 
     fn gateways<K>(&self, gateways: &Gateways<'_>) -> watch::Receiver<bool>
     where
-        K: Watched + Resource<Scope = NamespaceResourceScope>,
+        K: Watched<Read = DeserializeGuard<K>> + Resource<Scope = NamespaceResourceScope>,
     {
         let narrow = gateways.namespace.map(|namespace| Api::namespaced(self.client.clone(), namespace));
-        self.watch::<K>(gateways.config.clone(), narrow, gateways.after.to_vec())
+        self.watch::<K>(gateways.config.clone(), narrow, all_listed(gateways.after.to_vec()))
     }
 
-    /// Watches everywhere, or where that is forbidden in a `narrow` scope until it
+    /// Watches, once `begin` is done, everywhere, or where that is forbidden in a `narrow` scope until it
     /// is allowed.
     fn watch<K: Watched>(
         &self,
         config: watcher::Config,
-        narrow: Option<Api<DeserializeGuard<K>>>,
-        after: Vec<watch::Receiver<bool>>,
+        narrow: Option<Api<K::Read>>,
+        begin: impl Future<Output = ()> + Send + 'static,
     ) -> watch::Receiver<bool> {
         let (synced, receiver) = watch::channel(false);
         let (wide, index, queue) =
-            (Api::all(self.client.clone()), Arc::clone(self.index), self.queue.clone());
+            (Api::<K::Read>::all(self.client.clone()), Arc::clone(self.index), self.queue.clone());
         tokio::spawn(async move {
-            for mut synced in after {
-                // One that has ended is noticed by the caller.
-                let _ = synced.wait_for(|synced| *synced).await;
-            }
-            let mut scope = Scope { wide, narrow, is_narrow: false, allowed: None.into(), config };
+            begin.await;
+            let mut scope = Scope::<K> { wide, narrow, is_narrow: false, allowed: None.into(), config };
             let mut events = scope.events();
             let mut listed = BTreeSet::new();
             loop {
@@ -206,19 +269,27 @@ impl Start<'_> {
     }
 }
 
+/// Returns once these watches have seen their first list.
+async fn all_listed(watches: Vec<watch::Receiver<bool>>) {
+    for mut synced in watches {
+        // One that has ended is noticed by the caller.
+        let _ = synced.wait_for(|synced| *synced).await;
+    }
+}
+
 /// Where one kind of object is watched, and how.
-struct Scope<K> {
+struct Scope<K: Watched> {
     /// Everywhere.
-    wide: Api<DeserializeGuard<K>>,
+    wide: Api<K::Read>,
     /// Where to watch instead, if that is forbidden.
-    narrow: Option<Api<DeserializeGuard<K>>>,
+    narrow: Option<Api<K::Read>>,
     is_narrow: bool,
     /// While it is: done once the wide watch is allowed.
     allowed: OptionFuture<BoxFuture<'static, ()>>,
     config: watcher::Config,
 }
 
-type Events<K> = BoxStream<'static, watcher::Result<Event<DeserializeGuard<K>>>>;
+type Events<K> = BoxStream<'static, watcher::Result<Event<<K as Watched>::Read>>>;
 
 impl<K: Watched> Scope<K> {
     fn events(&self) -> Events<K> {
@@ -232,7 +303,7 @@ impl<K: Watched> Scope<K> {
 
     fn narrow(&mut self) -> Events<K> {
         self.is_narrow = true;
-        self.allowed = Some(until_allowed(self.wide.clone(), self.config.clone()).boxed()).into();
+        self.allowed = Some(until_allowed::<K>(self.wide.clone(), self.config.clone()).boxed()).into();
         self.events()
     }
 
@@ -251,7 +322,7 @@ impl<K: Watched> Scope<K> {
 }
 
 /// Returns once everything may be listed and watched.
-async fn until_allowed<K: Watched>(api: Api<DeserializeGuard<K>>, config: watcher::Config) {
+async fn until_allowed<K: Watched>(api: Api<K::Read>, config: watcher::Config) {
     let labels = config.label_selector.unwrap_or_default();
     let one = ListParams::default().labels(&labels).limit(1);
     let short = WatchParams::default().labels(&labels).timeout(1);
@@ -302,16 +373,16 @@ fn see<K: Watched>(index: &mut Index, object: &impl Resource) -> bool {
 /// to `unreadable`. One that cannot be handled is dropped, and named.
 fn feed_one<K: Watched>(
     index: &mut Index,
-    guard: DeserializeGuard<K>,
+    read: K::Read,
     known: impl FnOnce(&mut Index, K) -> Vec<Key>,
     unreadable: impl FnOnce(&mut Index, &str, &str) -> Vec<Key>,
 ) -> Vec<Key> {
-    let (namespace, name) = object_name(&guard);
-    let uid = guard.uid().unwrap_or_default();
-    let work = || match guard.0 {
+    let (namespace, name) = object_name(&read);
+    let uid = read.uid().unwrap_or_default();
+    let work = || match read.into_object() {
         Ok(object) => known(index, object),
         Err(error) => {
-            tracing::warn!(kind = %K::kind(&()), namespace, name, "not readable, and ignored: {}", error.error);
+            tracing::warn!(kind = %K::kind(&()), namespace, name, "not readable, and ignored: {error}");
             unreadable(index, &name, &uid)
         }
     };
@@ -325,38 +396,34 @@ fn object_name(object: &impl ResourceExt) -> ObjectName {
     (object.namespace().unwrap_or_default(), object.name_any())
 }
 
-fn feed<K: Watched>(
-    index: &mut Index,
-    event: Event<DeserializeGuard<K>>,
-    listed: &mut BTreeSet<ObjectName>,
-) -> Vec<Key> {
-    let set = |index: &mut Index, guard| feed_one(index, guard, K::set, K::unreadable);
-    let gone = |index: &mut Index, guard| {
-        feed_one(index, guard, |index, object| K::gone(index, &object), K::unreadable_gone)
+fn feed<K: Watched>(index: &mut Index, event: Event<K::Read>, listed: &mut BTreeSet<ObjectName>) -> Vec<Key> {
+    let set = |index: &mut Index, read| feed_one(index, read, K::set, K::unreadable);
+    let gone = |index: &mut Index, read| {
+        feed_one::<K>(index, read, |index, object| K::gone(index, &object), K::unreadable_gone)
     };
-    let foreign = |guard: &DeserializeGuard<K>| guard.0.as_ref().is_ok_and(|object| !object.matters());
+    let foreign = |read: &K::Read| read.get().is_some_and(|object| !object.matters());
     match event {
-        Event::InitApply(guard) if foreign(&guard) => Vec::new(),
+        Event::InitApply(read) if foreign(&read) => Vec::new(),
         // It may have been ours.
-        Event::Apply(guard) | Event::Delete(guard) if foreign(&guard) => gone(index, guard),
+        Event::Apply(read) | Event::Delete(read) if foreign(&read) => gone(index, read),
         Event::Init => {
             listed.clear();
             index.versions.forget::<K>();
             K::begin(index);
             Vec::new()
         }
-        Event::InitApply(guard) => {
-            see::<K>(index, &guard);
-            listed.insert(object_name(&guard));
-            set(index, guard)
+        Event::InitApply(read) => {
+            see::<K>(index, &read);
+            listed.insert(object_name(&read));
+            set(index, read)
         }
         Event::InitDone => K::listed(index, &std::mem::take(listed)),
-        Event::Apply(guard) if !see::<K>(index, &guard) => Vec::new(),
-        Event::Apply(guard) => set(index, guard),
-        Event::Delete(guard) => {
-            let (uid, version) = identity(&guard);
+        Event::Apply(read) if !see::<K>(index, &read) => Vec::new(),
+        Event::Apply(read) => set(index, read),
+        Event::Delete(read) => {
+            let (uid, version) = identity(&read);
             index.versions.end::<K>(uid, version, Instant::now());
-            gone(index, guard)
+            gone(index, read)
         }
     }
 }
@@ -387,7 +454,7 @@ mod tests {
         event: fn(DeserializeGuard<Service>) -> Event<DeserializeGuard<Service>>,
         object: Service,
     ) {
-        feed(index, event(DeserializeGuard(Ok(object))), &mut BTreeSet::new());
+        feed::<Service>(index, event(DeserializeGuard(Ok(object))), &mut BTreeSet::new());
     }
 
     fn address(index: &Index) -> Option<String> {
@@ -498,7 +565,7 @@ mod tests {
     }
 
     fn feed_all<K: Watched>(index: &mut Index, event: Event<Value>) -> Vec<Key> {
-        let guard = |object| serde_json::from_value(object).unwrap();
+        let guard = |object: Value| serde_json::from_str::<K::Read>(&object.to_string()).unwrap();
         let event = match event {
             Event::Init => Event::Init,
             Event::InitApply(object) => Event::InitApply(guard(object)),

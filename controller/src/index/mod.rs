@@ -18,6 +18,7 @@ use lb_svc_core::observed::{Observed, ObservedAddresses, ObservedEndpoints, Obse
 use lb_svc_core::service::allocation;
 use lb_svc_core::service::spec::is_direct;
 use lb_svc_crds::seal::PublicKey;
+use tokio::sync::watch;
 
 use endpoint_slices::EndpointSlices;
 use gateways::{CompactDeployment, GatewayObjects};
@@ -71,6 +72,8 @@ pub struct Index {
     queued: BTreeSet<GatewayRef>,
     /// The Services with direct access to their endpoints.
     direct: BTreeSet<ServiceRef>,
+    /// Whether there has been any.
+    serves_directly: watch::Sender<bool>,
     slices: EndpointSlices,
     /// The pods with our readiness gate.
     backends: BTreeMap<ObjectName, Backend>,
@@ -107,6 +110,11 @@ impl Index {
         }
         let is_apart = |claim: &&Claim| Some(&claim.gateway_namespace) != self.gateway_namespace.as_ref();
         self.allocator.claims().filter(is_apart).map(|claim| Key::gateway_of(&claim.owner.service)).collect()
+    }
+
+    /// Whether any Service has been served directly so far; followed.
+    pub fn serves_directly(&self) -> watch::Receiver<bool> {
+        self.serves_directly.subscribe()
     }
 
     /// A Service as last seen.
@@ -237,6 +245,7 @@ impl Index {
         let gateway = Key::gateway_of(&name);
         if service.as_ref().is_some_and(is_direct) {
             self.direct.insert(name.clone());
+            self.serves_directly.send_if_modified(|known| !std::mem::replace(known, true));
         } else {
             self.direct.remove(&name);
         }

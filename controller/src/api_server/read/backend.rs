@@ -7,12 +7,15 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
 use kube::{Resource, ResourceExt};
 use lb_svc_core::model::{Backend, PodId};
 use lb_svc_crds::names;
-use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Deserializer};
 
-/// A pod, as far as our readiness gate concerns it: all of them are watched.
+/// A pod, as far as our readiness gate concerns it. All of the cluster are
+/// watched, so that it is read straight from JSON, and no more of it than this.
 #[derive(Resource, Clone, Debug, Deserialize)]
 #[resource(inherit = core::Pod)]
 pub struct GatedPod {
+    #[serde(deserialize_with = "metadata")]
     metadata: meta::ObjectMeta,
     spec: Option<GatedPodSpec>,
     status: Option<GatedPodStatus>,
@@ -21,13 +24,49 @@ pub struct GatedPod {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct GatedPodSpec {
-    readiness_gates: Option<Vec<core::PodReadinessGate>>,
+    readiness_gates: Option<Vec<Gate>>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Gate {
+    condition_type: String,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
 struct GatedPodStatus {
     phase: Option<String>,
-    conditions: Option<Vec<core::PodCondition>>,
+    conditions: Option<Vec<GateCondition>>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct GateCondition {
+    #[serde(rename = "type")]
+    kind: String,
+    status: String,
+    last_transition_time: Option<String>,
+}
+
+/// What is used of a pod's metadata; `managedFields` alone are half of a pod.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Metadata {
+    name: Option<String>,
+    namespace: Option<String>,
+    uid: Option<String>,
+    resource_version: Option<String>,
+    labels: Option<BTreeMap<String, String>>,
+    deletion_timestamp: Option<IgnoredAny>,
+}
+
+fn metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<meta::ObjectMeta, D::Error> {
+    let Metadata { name, namespace, uid, resource_version, labels, deletion_timestamp } =
+        Metadata::deserialize(deserializer)?;
+    // When it was deleted is of no use.
+    let deletion_timestamp = deletion_timestamp.map(|_| meta::Time(jiff::Timestamp::UNIX_EPOCH));
+    let rest = meta::ObjectMeta::default();
+    Ok(meta::ObjectMeta { name, namespace, uid, resource_version, labels, deletion_timestamp, ..rest })
 }
 
 impl GatedPod {
@@ -57,7 +96,7 @@ fn labels(object: &GatedPod) -> BTreeMap<String, String> {
 pub fn backend(object: &GatedPod) -> Backend {
     let status = object.status.clone().unwrap_or_default();
     let conditions = status.conditions.unwrap_or_default();
-    let condition = |kind: &str| conditions.iter().find(|condition| condition.type_ == kind);
+    let condition = |kind: &str| conditions.iter().find(|condition| condition.kind == kind);
     let is = |kind: &str, status: &str| condition(kind).filter(|condition| condition.status == status);
     let is_true = |kind: &str| is(kind, "True").is_some();
     let ended = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
@@ -72,7 +111,7 @@ pub fn backend(object: &GatedPod) -> Backend {
             && others
             && is_true("ContainersReady"),
         gate_satisfied_at: is(names::READINESS_GATE, "True").map(|condition| {
-            let since = condition.last_transition_time.as_ref().map(|time| time.0);
+            let since = condition.last_transition_time.as_ref().and_then(|time| time.parse().ok());
             since.unwrap_or_default()
         }),
         gate_reported: is(names::READINESS_GATE, "False").is_some(),

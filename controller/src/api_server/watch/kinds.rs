@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::ResourceExt;
+use kube::core::DeserializeGuard;
 use lb_svc_core::model::{GatewayLocation, ObjectKind, ObjectName, ServiceRef};
 use lb_svc_crds::{IP, Subnet, names};
 
@@ -15,6 +16,8 @@ use crate::api_server::read::{self, GatedPod, NetworkAttachmentDefinition};
 use crate::index::{Index, Key};
 
 impl Watched for Service {
+    type Read = DeserializeGuard<Self>;
+
     fn set(index: &mut Index, object: Self) -> Vec<Key> {
         let name = read::service_ref(&object);
         index.set_service(name, read::service(&object))
@@ -45,6 +48,8 @@ fn parts_gone(index: &Index, part: ObjectKind, names: &BTreeSet<ObjectName>) -> 
 }
 
 impl Watched for ConfigMap {
+    type Read = DeserializeGuard<Self>;
+
     fn set(index: &mut Index, object: Self) -> Vec<Key> {
         match read::gateway_of(&object) {
             Some(gateway) => index.set_config(gateway, Some(read::config(&object)), read::seal(&object)),
@@ -63,6 +68,8 @@ impl Watched for ConfigMap {
 }
 
 impl Watched for Deployment {
+    type Read = DeserializeGuard<Self>;
+
     fn set(index: &mut Index, object: Self) -> Vec<Key> {
         match read::gateway_of(&object) {
             Some(gateway) => index.set_deployment(gateway, Some(read::deployment(&object))),
@@ -81,6 +88,8 @@ impl Watched for Deployment {
 }
 
 impl Watched for PodDisruptionBudget {
+    type Read = DeserializeGuard<Self>;
+
     fn set(index: &mut Index, object: Self) -> Vec<Key> {
         match read::gateway_of(&object) {
             Some(gateway) => index.set_budget(gateway, Some(read::budget(&object))),
@@ -99,6 +108,8 @@ impl Watched for PodDisruptionBudget {
 }
 
 impl Watched for Pod {
+    type Read = DeserializeGuard<Self>;
+
     fn set(index: &mut Index, object: Self) -> Vec<Key> {
         match read::gateway_of_pod(&object) {
             Some(gateway) => index.set_pod(gateway, &object.name_any(), Some(read::pod(&object))),
@@ -121,6 +132,8 @@ impl Watched for Pod {
 }
 
 impl Watched for EndpointSlice {
+    type Read = DeserializeGuard<Self>;
+
     fn matters(&self) -> bool {
         self.address_type == "IPv4"
     }
@@ -140,6 +153,8 @@ impl Watched for EndpointSlice {
 }
 
 impl Watched for GatedPod {
+    type Read = Self;
+
     fn matters(&self) -> bool {
         self.is_gated()
     }
@@ -159,6 +174,8 @@ impl Watched for GatedPod {
 }
 
 impl Watched for Node {
+    type Read = DeserializeGuard<Self>;
+
     fn begin(index: &mut Index) {
         index.begin_nodes();
     }
@@ -181,6 +198,8 @@ impl Watched for Node {
 }
 
 impl Watched for Namespace {
+    type Read = DeserializeGuard<Self>;
+
     fn set(index: &mut Index, object: Self) -> Vec<Key> {
         index.set_namespace(&object.name_any(), true)
     }
@@ -195,6 +214,8 @@ impl Watched for Namespace {
 }
 
 impl Watched for NetworkAttachmentDefinition {
+    type Read = DeserializeGuard<Self>;
+
     fn set(index: &mut Index, object: Self) -> Vec<Key> {
         let attachment = read::attachment(&object);
         index.set_attachment((object.namespace().unwrap_or_default(), object.name_any()), Some(attachment))
@@ -211,6 +232,8 @@ impl Watched for NetworkAttachmentDefinition {
 }
 
 impl Watched for Subnet {
+    type Read = DeserializeGuard<Self>;
+
     fn set(index: &mut Index, object: Self) -> Vec<Key> {
         // Kube-OVN's own Subnets are none of our business.
         let subnet = (!names::Provider::is_ovn(&object.spec.provider)).then(|| read::subnet(&object));
@@ -231,6 +254,8 @@ impl Watched for Subnet {
 }
 
 impl Watched for IP {
+    type Read = DeserializeGuard<Self>;
+
     fn set(index: &mut Index, object: Self) -> Vec<Key> {
         match read::claim(&object) {
             Ok(claim) => index.set_claim(claim),
