@@ -60,6 +60,8 @@ pub struct Workload {
     pub rollout: Rollout,
     /// Why it stays as it is, though something else is asked for.
     pub warning: Option<Problem>,
+    /// After which time refused pods are asked for again, if there are any.
+    pub again: Option<Duration>,
 }
 
 /// Decides what is to be done for a workload.
@@ -100,7 +102,9 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<Workload, Problem> {
             if several && waits_for_key(inputs) {
                 workload.actions.extend(key(gateway));
             }
-            if is_to_ask_again(inputs) {
+            workload.again = ask_again_in(inputs);
+            if workload.again == Some(Duration::ZERO) {
+                workload.again = ASK_AGAIN.0.try_into().ok();
                 wanted["metadata"]["annotations"][names::ASKED_ANNOTATION] = now.to_string().into();
                 workload.actions.push(Action::WriteDeployment(wanted));
             }
@@ -196,20 +200,19 @@ fn attachment<'a>(provider: &Provider, known: Option<&'a Attachment>) -> Result<
     }
 }
 
-/// Whether pods were refused, and have not been asked for again lately.
-fn is_to_ask_again(inputs: &Inputs<'_>) -> bool {
+/// After which time pods that were refused are to be asked for again.
+fn ask_again_in(inputs: &Inputs<'_>) -> Option<Duration> {
     let Inputs { gateway, quiet, now, .. } = inputs;
-    let Some(OwnedObject { content, deleting: false, .. }) = &gateway.deployment else { return false };
+    let Some(OwnedObject { content, deleting: false, .. }) = &gateway.deployment else { return None };
+    content.failure.as_ref()?;
     let asked = content.live["metadata"]["annotations"][names::ASKED_ANNOTATION].as_str();
-    let asked = asked.and_then(|at| at.parse::<Timestamp>().ok());
-    let is_due = |asked: Timestamp| {
-        let since = now.duration_since(asked).abs();
-        let quiet = SignedDuration::try_from(*quiet).unwrap_or(SignedDuration::MAX);
-        let (first, last) = ASK_AGAIN;
-        // As long again as it had been quiet then.
-        since >= (quiet - since).clamp(first, last)
-    };
-    content.failure.is_some() && asked.is_none_or(is_due)
+    let Some(asked) = asked.and_then(|at| at.parse::<Timestamp>().ok()) else { return Some(Duration::ZERO) };
+    let since = now.duration_since(asked).abs();
+    let quiet = SignedDuration::try_from(*quiet).unwrap_or(SignedDuration::MAX);
+    let (first, last) = ASK_AGAIN;
+    // As long again as it had been quiet then.
+    let rest = (quiet - since).clamp(first, last) - since;
+    Some(rest.try_into().unwrap_or_default())
 }
 
 /// Writes the key, once the ConfigMap is there to own it.
@@ -252,7 +255,7 @@ mod tests {
     use crate::observed::Observed;
     use crate::service::conditions::{GATEWAY_READY, LIMITED};
     use crate::service::plan::Plan;
-    use crate::service::plan::plan;
+    use crate::service::plan::{Requeue, plan};
     use crate::testing::gateway::{
         carried_out, claim, claimed, config_of, configured, deployment_of, is_converged, objects, owned,
         reason, refused, replicated, served, set, set_wrongly, status, steps, two_pods,
@@ -465,7 +468,7 @@ mod tests {
         let mut observed = carried_out(claimed(&[claim("172.18.0.11", Requested::Dynamic)]), "172.18.0.11");
         observed.gateway.deployment.as_mut().unwrap().content.failure = Some("violates PodSecurity".into());
         let (mut asks, mut changed) = (Vec::new(), 0);
-        for second in 0..7200 {
+        for second in (0..7200).step_by(10) {
             if second == 4000 {
                 changed = second;
             }
@@ -479,5 +482,17 @@ mod tests {
         assert_eq!(asks[..7], [0, 30, 60, 120, 240, 480, 960]);
         assert_eq!(asks[7..11], [1560, 2160, 2760, 3360], "ten minutes at most");
         assert!(asks[12] - asks[11] <= 60, "something has changed: {asks:?}");
+
+        // A plan is made in time for that.
+        observed.gateway.pods.clear();
+        observed.remembered.quiet = Duration::ZERO;
+        let in_time = |observed: &Observed| match plan(observed).next {
+            Requeue::Unconverged { within, .. } => within,
+            other => panic!("{other:?}"),
+        };
+        observed.now = Timestamp::from_second(asks[asks.len() - 1] + 10).unwrap();
+        assert_eq!(in_time(&observed), Some(Duration::from_secs(20)));
+        observed.now += ASK_AGAIN.0;
+        assert_eq!(in_time(&observed), Some(Duration::from_secs(30)));
     }
 }

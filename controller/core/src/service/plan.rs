@@ -384,6 +384,7 @@ fn serve(service: &Service, spec: &ServiceSpec, observed: &Observed) -> Plan {
         Fill::Write(_) => warnings.extend(remembered.fill_failure.as_ref().map(|failed| failed.problem(&[]))),
         Fill::Not | Fill::Later => {}
     }
+    let again = workload.as_ref().ok().and_then(|workload| workload.again);
     if let (Ok(Some(config)), true) = (&config, programmed) {
         actions.extend(allocation.release_surplus(&gateway.pods, &config.digests, uid));
     }
@@ -428,7 +429,7 @@ fn serve(service: &Service, spec: &ServiceSpec, observed: &Observed) -> Plan {
     let waits = conditions.is_passing();
     let converged = (programmed || address_pending) && is_settled && (!waits || passing::lasts(observed));
     Plan {
-        next: requeue(observed, converged, &actions, &acknowledgement).within(later),
+        next: requeue(observed, converged, &actions, &acknowledgement).within(later.or(again)),
         index: IndexUpdate { rollout, address_pending, verdicts: acknowledgement.verdicts() },
         remember: acknowledgement.convergence.map(|convergence| convergence.state),
         waits,
