@@ -92,9 +92,7 @@ pub struct Service {
     /// `spec.loadBalancerSourceRanges`, or the annotation that was before it, as
     /// written.
     pub source_ranges: Vec<String>,
-    /// Whether `spec.trafficDistribution` is set.
-    pub traffic_distribution: bool,
-    /// The names of its annotations and labels that
+    /// The names of its annotations and labels, and the paths of its fields, that
     /// [`unheeded`](crate::service::unheeded) has an entry for.
     pub unheeded: Vec<String>,
     /// `status.loadBalancer.ingress`.

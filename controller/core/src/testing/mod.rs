@@ -64,7 +64,6 @@ pub fn service() -> Service {
         local_policy: false,
         internal_local: false,
         source_ranges: Vec::new(),
-        traffic_distribution: false,
         unheeded: Vec::new(),
         ingress: Vec::new(),
         conditions: Vec::new(),

@@ -63,7 +63,7 @@ pub fn service(object: &core::Service) -> Option<Service> {
         (spec.ports, spec.selector, spec.load_balancer_source_ranges) = (None, None, None);
     }
     let ingress = status.load_balancer.and_then(|lb| lb.ingress).unwrap_or_default();
-    let names = object.annotations().keys().chain(object.labels().keys());
+    let unheeded = unheeded(object, &spec);
     Some(Service {
         id: ServiceId { service: service_ref(object), uid: object.uid().unwrap_or_default() },
         resource_version: object.resource_version().unwrap_or_default(),
@@ -85,16 +85,25 @@ pub fn service(object: &core::Service) -> Option<Service> {
         local_policy: spec.external_traffic_policy.as_deref() == Some("Local"),
         internal_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
         source_ranges: source_ranges(object, spec.load_balancer_source_ranges.unwrap_or_default()),
-        traffic_distribution: spec.traffic_distribution.is_some(),
-        unheeded: names
-            .filter(|name| !is_ours(name) && unheeded::find(name).is_some())
-            .take(NAMED)
-            .map(|name| cut(name, NAME_MAX))
-            .collect(),
+        unheeded,
         ingress: ingress.into_iter().take(INGRESS_MAX).map(self::ingress).collect(),
         conditions,
         since,
     })
+}
+
+/// The names of annotations and labels, and the paths of fields, that have no
+/// effect here.
+fn unheeded(object: &core::Service, spec: &core::ServiceSpec) -> Vec<String> {
+    let is_set = |list: &Option<Vec<String>>| list.as_ref().is_some_and(|list| !list.is_empty());
+    let fields = [
+        ("spec.trafficDistribution", spec.traffic_distribution.is_some()),
+        ("spec.externalIPs", is_set(&spec.external_ips)),
+    ];
+    let fields = fields.into_iter().filter(|(_, set)| *set).map(|(path, _)| path);
+    let names = object.annotations().keys().chain(object.labels().keys()).map(String::as_str);
+    let names = fields.chain(names.filter(|name| !is_ours(name)));
+    unheeded::select(names, NAMED).into_iter().map(|name| cut(name, NAME_MAX)).collect()
 }
 
 /// Whether an annotation that is not of our domain has a meaning here.
@@ -253,6 +262,16 @@ mod tests {
             "spec": { "type": "ClusterIP", "loadBalancerIP": "172.18.0.11", "ports": [{ "port": 80 }] },
         }));
         assert_eq!(filled.unwrap().ports, [], "only its address is of interest");
+    }
+
+    #[test]
+    fn b20_fields_without_effect_are_named() {
+        let annotations = json!({ names::PROVIDER_ANNOTATION: "lan.kube-system" });
+        let spec = json!({
+            "type": "LoadBalancer", "externalIPs": ["192.0.2.1"], "trafficDistribution": "PreferClose",
+        });
+        let service = read(json!({ "metadata": { "annotations": annotations }, "spec": spec })).unwrap();
+        assert_eq!(service.unheeded, ["spec.trafficDistribution", "spec.externalIPs"]);
     }
 
     #[test]
