@@ -153,3 +153,26 @@ fn r1_an_umlaut_in_a_label_names_no_gateway() {
     }
     assert_eq!(ServiceRef::parse("default/web"), Some(ServiceRef::new("default", "web")));
 }
+
+#[test]
+fn b38_three_thousand_ports_fit_into_the_service_and_the_config_map() {
+    use lb_svc_core::testing::gateway::{carried_out, claim, claimed};
+    let mut observed = claimed(&[claim("172.18.0.11", lb_svc_crds::Requested::Dynamic)]);
+    observed.service.as_mut().unwrap().ports =
+        (10_000..13_000).map(|number| lb_svc_core::testing::port("UDP", number)).collect();
+    let observed = carried_out(observed, "172.18.0.11");
+    let entry = read::ingress_entry(&observed.service.as_ref().unwrap().ingress[0]);
+    assert_eq!(entry.ports.as_ref().map(Vec::len), Some(3000));
+    let status = serde_json::to_string(&entry).unwrap().len();
+    // What the user wrote, with node ports, and who wrote it.
+    let port = |n: u32| json!({ "name": format!("rtp-{n}"), "protocol": "UDP", "port": n, "targetPort": n, "nodePort": n });
+    let managed = |n: u32| {
+        let key = format!("k:{{\"port\":{n},\"protocol\":\"UDP\"}}");
+        json!({ key: { ".": {}, "f:name": {}, "f:port": {}, "f:protocol": {}, "f:targetPort": {} } })
+    };
+    let theirs: usize =
+        (10_000..13_000).map(|n| port(n).to_string().len() + managed(n).to_string().len()).sum();
+    let config = observed.gateway.config.unwrap().content.len();
+    assert!(status + theirs < 1 << 20, "an object in etcd takes 1.5 MiB");
+    assert!(config < 1 << 19, "a ConfigMap takes 1 MiB");
+}

@@ -106,8 +106,12 @@ reasons! {
     AttachmentInvalid,
     /// There is no such attachment.
     AttachmentNotFound,
+    /// Interfaces of the attachment do not have hardware addresses of their own.
+    AttachmentShared,
     /// The gateway's configuration does not fit into a ConfigMap.
     ConfigTooLarge,
+    /// A pod of a gateway with several has a CPU limit.
+    CpuLimited,
     /// The gateway is where the controller may not look.
     GatewayElsewhere,
     /// The gateway serves.

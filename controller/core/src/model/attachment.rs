@@ -8,6 +8,8 @@ pub struct Attachment {
     pub l2_segment: Option<String>,
     /// The extended resource that a pod needs one of for it.
     pub resource: Option<String>,
+    /// Whether its interfaces share the hardware address of the node's.
+    pub shared: bool,
     /// Digest of what interfaces are made from, however it is spelled.
     pub digest: String,
     /// Why no interface can be made from it.

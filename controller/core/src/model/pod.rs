@@ -41,6 +41,8 @@ pub struct Pod {
     pub unready_since: Option<Timestamp>,
     /// Whether it has the election's key mounted, and so takes part in one.
     pub member: bool,
+    /// The CPU limit of one of its containers, as the API server has it.
+    pub cpu_limit: Option<String>,
     /// Its pod IP.
     pub address: Option<IpAddr>,
     /// The attached interface's hardware address, as Multus reports it.

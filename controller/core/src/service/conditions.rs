@@ -19,7 +19,7 @@ use crate::backend::convergence::Convergence;
 use crate::gateway::rollout::Rollouts;
 use crate::gateway::workload::{START_GRACE, is_late};
 use crate::ipam::{Claim, Network};
-use crate::model::{Condition, Ingress, Pod, Problem, Service, Setting};
+use crate::model::{Attachment, Condition, Ingress, Pod, Problem, Service, Setting};
 use crate::observed::{Observed, ObservedAddresses};
 
 /// The Service holds an address.
@@ -275,6 +275,24 @@ pub fn out_of_range(claim: &Claim, addresses: &ObservedAddresses) -> Option<Prob
     Some(Problem::new(Reason::AddressNotInSubnet, message))
 }
 
+/// That pods of an election may be kept from a processor for longer than their
+/// lease lasts: what a change of the data path takes is used up in a moment.
+pub fn cpu_limited(pods: &[&Pod]) -> Option<Problem> {
+    let limit = |pod: &&Pod| pod.cpu_limit.clone().filter(|_| pod.of_deployment && pod.member);
+    let (pod, limit) = pods.iter().find_map(|pod| Some((pod, limit(pod)?)))?;
+    let message = format!(
+        "gateway pod {} has a CPU limit of {limit}, by which the address may move to another pod at any change: remove it from the namespace's LimitRange or from the setting of resources",
+        pod.name
+    );
+    Some(Problem::new(Reason::CpuLimited, message))
+}
+
+/// That an attachment's interfaces share their node's hardware address.
+pub fn shared_attachment(attachment: Option<&Attachment>) -> Option<Problem> {
+    let message = "the attachment is of type ipvlan: all gateways of a node have the node's hardware address, so that an address in use by a host there is not told from one of a gateway; use macvlan";
+    attachment.filter(|attachment| attachment.shared).map(|_| Problem::new(Reason::AttachmentShared, message))
+}
+
 /// That health checks find no endpoint of some port healthy.
 pub fn all_unhealthy(convergence: Option<&Convergence>) -> Option<Problem> {
     let ports: &[Port] = &convergence?.all_unhealthy;
@@ -499,6 +517,29 @@ mod tests {
         let observed = settle(observed);
         assert!(message(&observed, LIMITED).ends_with(": so it is"));
         assert_eq!(plan(&observed).next, Requeue::Converged { poll: true }, "until it is over");
+    }
+
+    #[test]
+    fn r28_cpu_limit_of_pods_of_an_election_is_reported() {
+        let mut observed = two_pods();
+        observed.gateway.pods[1].cpu_limit = Some("50m".into());
+        let limited = |observed: &Observed| message(&settle(observed.clone()), LIMITED).to_owned();
+        assert_eq!(limited(&observed), "", "a pod that anyone may have made");
+        observed.gateway.pods[1].of_deployment = true;
+        let said = limited(&observed);
+        assert!(said.contains("pod b has a CPU limit of 50m"), "{said}");
+        observed.gateway.pods[1].member = false;
+        assert_eq!(limited(&observed), "", "one pod has no lease to lose");
+    }
+
+    #[test]
+    fn b32_attachment_that_shares_a_hardware_address_is_reported() {
+        let mut observed = carried_out(claimed(&[claim("172.18.0.11", Requested::Dynamic)]), "172.18.0.11");
+        observed.attachment.as_mut().unwrap().shared = true;
+        let observed = settle(observed);
+        let service = observed.service.as_ref().unwrap();
+        assert_eq!(reason(&service.conditions, LIMITED), "AttachmentShared");
+        assert_eq!(reason(&service.conditions, GATEWAY_READY), "GatewayReady");
     }
 
     #[test]

@@ -340,6 +340,8 @@ fn serve(service: &Service, spec: &ServiceSpec, observed: &Observed) -> Plan {
     if let Ok(Some(config)) = &config {
         later = write(config, observed, &mut actions);
         warnings.extend(config.left_out.clone());
+        warnings.extend(conditions::cpu_limited(&pods));
+        warnings.extend(conditions::shared_attachment(observed.attachment.as_ref()));
         if let Ok(workload) = &workload {
             actions.extend(workload.actions.iter().cloned());
             actions.extend(repair::replace(&pods, observed.now));
@@ -617,6 +619,22 @@ mod tests {
         assert_eq!(service.ingress, []);
         assert_eq!(reason(&service.conditions, GATEWAY_READY), "UnsupportedProtocol");
         assert!(is_converged(&plan(&observed)), "nothing is waited for");
+    }
+
+    #[test]
+    fn r37_service_of_the_controllers_class_without_an_attachment_gets_a_condition() {
+        let mut observed = claimed(&[]);
+        let service = observed.service.as_mut().unwrap();
+        service.annotations.clear();
+        assert_eq!(steps(&plan(&observed)), [], "of no class it is another's");
+        let service = observed.service.as_mut().unwrap();
+        service.class = Some(names::LOAD_BALANCER_CLASS.to_owned());
+        let planned = plan(&observed);
+        let (_, conditions) = status(&planned).unwrap();
+        for kind in [ADDRESS_ALLOCATED, GATEWAY_READY] {
+            assert_eq!(reason(conditions, kind), "ProviderMissing");
+        }
+        assert_eq!(events(&planned).len(), 1);
     }
 
     #[test]

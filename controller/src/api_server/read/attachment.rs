@@ -37,14 +37,20 @@ pub fn attachment(object: &NetworkAttachmentDefinition) -> Attachment {
     Attachment {
         l2_segment: l2_segment(&config),
         resource: object.annotations().get(names::RESOURCE_NAME_ANNOTATION).map(|name| cut(name, NAME_MAX)),
+        shared: plugin(&config)["type"] == "ipvlan",
         digest: names::digest(config.to_string().as_bytes()),
         fault,
     }
 }
 
+/// The plugin that makes the interface: the first of several.
+fn plugin(config: &Value) -> &Value {
+    config["plugins"].get(0).unwrap_or(config)
+}
+
 /// CNI type, interface and VLAN, where the configuration names them.
 fn l2_segment(config: &Value) -> Option<String> {
-    let plugin = config["plugins"].get(0).unwrap_or(config);
+    let plugin = plugin(config);
     let (kind, master) = (plugin["type"].as_str()?, plugin["master"].as_str()?);
     let vlan = ["vlan", "vlanId"].iter().find_map(|key| plugin[key].as_u64()).unwrap_or(0);
     let [kind, master] = [kind, master].map(|name| cut(name, NAME_MAX));
@@ -56,6 +62,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn b32_ipvlan_is_told_from_macvlan() {
+        let shared = |config: &str| {
+            let spec = NetworkAttachmentDefinitionSpec { config: config.to_owned() };
+            attachment(&NetworkAttachmentDefinition::new("lan", spec)).shared
+        };
+        assert!(shared(r#"{"type": "ipvlan", "master": "eth0"}"#));
+        assert!(shared(r#"{"plugins": [{"type": "ipvlan"}, {"type": "tuning"}]}"#));
+        assert!(!shared(r#"{"plugins": [{"type": "macvlan"}]}"#) && !shared("") && !shared("[1]"));
+    }
+
+    #[test]
     fn attachment_digest_ignores_formatting() {
         let of = |config: &str| {
             let spec = NetworkAttachmentDefinitionSpec { config: config.to_owned() };
@@ -65,6 +82,7 @@ mod tests {
         assert_eq!(of(r#"{ "master":"eth0", "type":"macvlan" }"#), one);
         assert_eq!(one.l2_segment.as_deref(), Some("macvlan on eth0, VLAN 0"));
         assert_ne!(of(r#"{"type": "macvlan", "master": "eth1"}"#).digest, one.digest);
+        assert!(!one.shared);
         assert!(of("{").fault.is_some());
         assert_eq!(of("").fault, None, "it is on the node then");
     }

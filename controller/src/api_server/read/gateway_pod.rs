@@ -78,6 +78,7 @@ pub fn pod(object: &core::Pod) -> Pod {
         node_lost: false,
         ready,
         unready_since: changed.map(|time| time.0).or(created).filter(|_| !ready),
+        cpu_limit: spec.and_then(cpu_limit),
         member: volumes.iter().any(|volume| volume.name == KEY_VOLUME),
         address: status.pod_ip.as_deref().and_then(|ip| ip.parse().ok()),
         mac: annotations
@@ -92,6 +93,13 @@ pub fn pod(object: &core::Pod) -> Pod {
         waiting: unschedulable.or(waiting),
         report: StatusReport::NotQueried,
     }
+}
+
+/// The CPU limit of one of the containers, which a LimitRange may have set.
+fn cpu_limit(spec: &core::PodSpec) -> Option<String> {
+    let limit =
+        |container: &core::Container| container.resources.as_ref()?.limits.as_ref()?.get("cpu").cloned();
+    spec.containers.iter().find_map(limit).map(|limit| cut(&limit.0, TEXT_MAX))
 }
 
 /// Whether an annotation is one that the controller writes on gateway pods.
@@ -169,6 +177,17 @@ mod tests {
         assert!(
             pod.annotations.len() <= ANNOTATIONS_MAX && pod.annotations.keys().all(|key| is_written(key))
         );
+    }
+
+    #[test]
+    fn r28_cpu_limit_is_that_of_a_container() {
+        let of = |limits: Value| {
+            let container = json!({ "name": "gateway", "resources": { "limits": limits } });
+            let object = json!({ "metadata": {}, "spec": { "containers": [{ "name": "x" }, container] } });
+            pod(&serde_json::from_value(object).unwrap()).cpu_limit
+        };
+        assert_eq!(of(json!({ "cpu": "50m", "memory": "64Mi" })).as_deref(), Some("50m"));
+        assert_eq!(of(json!({ "memory": "64Mi" })), None);
     }
 
     #[test]
