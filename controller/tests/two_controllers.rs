@@ -460,7 +460,8 @@ impl Controller {
             // A pod that has gone since answers nothing.
             pod.report = api.pods.get(&pod.name).map_or(StatusReport::NoResponse, |live| live.report.clone());
             if let StatusReport::Reported(status) = &pod.report {
-                let ours = status.conflicts.values().filter(|mac| self.index.is_gateway_mac(mac));
+                let ours =
+                    status.conflicts.values().filter(|mac| self.index.is_mac_of(&gateway_of(&service), mac));
                 observed.addresses.gateway_macs.extend(ours.cloned());
             }
         }

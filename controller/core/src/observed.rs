@@ -62,8 +62,8 @@ pub struct ObservedAddresses {
     pub is_namespace_gone: bool,
     /// Why no address could be had a moment ago, if that was tried.
     pub allocation_error: Option<AllocationError>,
-    /// Of the hardware addresses that gateways name in conflicts, those that
-    /// are gateways' own.
+    /// Of the hardware addresses that pods name in conflicts, those that are of this
+    /// gateway itself.
     pub gateway_macs: BTreeSet<String>,
 }
 

@@ -309,12 +309,14 @@ impl Index {
         concerns(changed, Key::Gateway(location.gateway))
     }
 
-    /// Whether a gateway's interface has this hardware address.
-    pub fn is_gateway_mac(&self, mac: &str) -> bool {
-        let has = |SeenPod { pod, .. }: &SeenPod| {
-            pod.of_deployment && pod.mac.as_deref().is_some_and(|own| own.eq_ignore_ascii_case(mac))
+    /// Whether an interface of this very gateway has this hardware address, wherever its
+    /// pods are. One that answers for an address of another's has no business to.
+    pub fn is_mac_of(&self, gateway: &GatewayRef, mac: &str) -> bool {
+        let has = |seen: &SeenPod| {
+            seen.pod.of_deployment && seen.pod.mac.as_deref().is_some_and(|own| own.eq_ignore_ascii_case(mac))
         };
-        self.gateways.values().flat_map(|objects| objects.pods.values()).any(has)
+        let own = self.gateways.iter().filter(|(location, _)| location.gateway == *gateway);
+        own.flat_map(|(_, objects)| objects.pods.values()).any(has)
     }
 
     /// How many gateways have pods with a key of an election.

@@ -343,6 +343,18 @@ mod tests {
     }
 
     #[test]
+    fn r14_only_a_gateways_own_hardware_addresses_are_on_their_way_out() {
+        let mut index = Index::new(None);
+        let pod = |mac: &str| Pod { mac: Some(mac.to_owned()), of_deployment: true, ..Pod::default() };
+        for (n, mac) in [(0, "02:00:00:00:00:01"), (1, "02:00:00:00:00:02")] {
+            show(&mut index, n, false);
+            index.set_pod(location(n), "gw", Some(pod(mac)));
+        }
+        assert!(index.is_mac_of(&gateway(0), "02:00:00:00:00:01"));
+        assert!(!index.is_mac_of(&gateway(0), "02:00:00:00:00:02"), "another's has the address");
+    }
+
+    #[test]
     fn r5_kept_addresses_are_counted_and_go_with_their_namespace() {
         let mut index = Index::new(None);
         let kept = |n: usize| {

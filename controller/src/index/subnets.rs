@@ -56,10 +56,13 @@ impl Index {
     /// The watch shows this claim.
     pub fn set_claim(&mut self, claim: Claim) -> Vec<Key> {
         let address = claim.address;
-        let mut keys = vec![Key::gateway_of(&claim.owner.service), Key::Subnet(claim.subnet.clone())];
+        let subnet = claim.subnet.clone();
+        let mut keys = vec![Key::gateway_of(&claim.owner.service), Key::Subnet(subnet.clone())];
         if !self.allocator.apply(claim, true) {
             return Vec::new();
         }
+        let settled = self.allocator.settle_overlaps(&subnet);
+        keys.extend(self.concerned_by_subnets(&settled));
         // One that serves the address without a claim gives way.
         let serves =
             |name: &&ServiceRef| self.services.get(name).is_some_and(|service| service.has_ingress(address));
@@ -142,10 +145,12 @@ impl Index {
     }
 
     /// The watch shows that these claims are gone.
-    fn claims_gone(&self, claims: &[Claim]) -> Vec<Key> {
+    fn claims_gone(&mut self, claims: &[Claim]) -> Vec<Key> {
         let mut keys = Vec::new();
         for claim in claims {
             keys.extend([Key::gateway_of(&claim.owner.service), Key::Subnet(claim.subnet.clone())]);
+            let settled = self.allocator.settle_overlaps(&claim.subnet);
+            keys.extend(self.concerned_by_subnets(&settled));
         }
         if !claims.is_empty() {
             keys.extend(self.waiting_keys());

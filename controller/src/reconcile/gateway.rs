@@ -133,7 +133,7 @@ impl Reconciler {
                     .conflicts
                     .iter()
                     .filter(|(address, _)| claims.iter().any(|claim| claim.address == **address));
-                let own = conflicts.map(|(_, mac)| mac).filter(|mac| index.is_gateway_mac(mac));
+                let own = conflicts.map(|(_, mac)| mac).filter(|mac| index.is_mac_of(gateway, mac));
                 observed.addresses.gateway_macs.extend(own.cloned());
             }
         }

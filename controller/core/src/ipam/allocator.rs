@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr};
 
+use ipnet::Ipv4Net;
 use lb_svc_crds::SubnetSpec;
 use lb_svc_crds::names::Provider;
 use lb_svc_crds::range::IpRange;
@@ -29,10 +30,15 @@ impl Subnet {
         self.parsed.as_ref().ok().map(|(network, _)| network)
     }
 
-    /// Changes its pool, if it is one of `provider`, or whichever it is of.
-    fn change(&mut self, provider: Option<&Provider>, address: Ipv4Addr, change: fn(&mut Pool, Ipv4Addr)) {
+    /// Changes its pool, if it is one of these attachments, or whichever it is of.
+    fn change(
+        &mut self,
+        of: Option<&BTreeSet<Provider>>,
+        address: Ipv4Addr,
+        change: fn(&mut Pool, Ipv4Addr),
+    ) {
         if let Ok((network, pool)) = &mut self.parsed
-            && provider.is_none_or(|provider| network.provider == *provider)
+            && of.is_none_or(|providers| providers.contains(&network.provider))
         {
             change(pool, address);
         }
@@ -124,21 +130,70 @@ impl Allocator {
         self.find_overlaps()
     }
 
-    /// An attachment is on this L2 segment; `None` if that is not known. Returns the
-    /// Subnets for which that changes something.
+    /// An attachment is on this L2 segment; `None` if that is not known. Where it was
+    /// known and has addresses in use, it stays as it was: what runs on the segment
+    /// does not leave it with the attachment's object. Returns the Subnets for which
+    /// that changes something.
     pub fn set_l2_segment(&mut self, provider: Provider, l2_segment: Option<String>) -> Vec<String> {
+        let before = self.l2_segments.get(&provider).cloned();
         match l2_segment {
-            Some(l2_segment) => self.l2_segments.insert(provider, l2_segment),
-            None => self.l2_segments.remove(&provider),
-        };
+            Some(l2_segment) => {
+                self.l2_segments.insert(provider.clone(), l2_segment);
+            }
+            None if self.claims().any(|claim| claim.provider == provider) => {}
+            None => {
+                self.l2_segments.remove(&provider);
+            }
+        }
+        if before != self.l2_segments.get(&provider).cloned() {
+            self.make_pools();
+        }
         self.find_overlaps()
     }
 
-    /// Finds anew which Subnets overlap an older one; returns those for which
-    /// that changes something.
+    /// Makes all pools anew.
+    fn make_pools(&mut self) {
+        let networks: Vec<(String, Network)> = self
+            .subnets
+            .iter()
+            .filter_map(|(name, subnet)| Some((name.clone(), subnet.network()?.clone())))
+            .collect();
+        for (name, network) in networks {
+            let pool = self.pool(&network);
+            if let Some(subnet) = self.subnets.get_mut(&name) {
+                subnet.parsed = Ok((network, pool));
+            }
+        }
+    }
+
+    /// The attachments on the L2 segment of `provider`, itself among them: they share
+    /// their addresses.
+    fn on_segment_of(&self, provider: &Provider) -> BTreeSet<Provider> {
+        let segment = self.l2_segments.get(provider);
+        let others = self.l2_segments.iter().filter(|(_, other)| Some(*other) == segment);
+        others.map(|(other, _)| other.clone()).chain([provider.clone()]).collect()
+    }
+
+    /// Claims of a Subnet have come or gone. Returns the Subnets for which that changes
+    /// whether they are valid.
+    pub fn settle_overlaps(&mut self, subnet: &str) -> Vec<String> {
+        let concerns = |(name, other): (&String, &Subnet)| match &other.overlaps {
+            Some(InvalidSubnet::Overlaps(_, valid)) => name == subnet || valid == subnet,
+            _ => false,
+        };
+        if self.subnets.iter().any(concerns) { self.find_overlaps() } else { Vec::new() }
+    }
+
+    /// Finds anew which Subnets overlap another that precedes them; returns those for
+    /// which that changes something.
     fn find_overlaps(&mut self) -> Vec<String> {
         let parsed = self.subnets.values().filter_map(|subnet| Some((&subnet.age, subnet.network()?)));
-        let mut overlaps = overlap::find(parsed, &self.l2_segments);
+        let has_claims = |subnet: &str, within: Ipv4Net| {
+            let own = self.claims().filter(|claim| claim.subnet == subnet);
+            own.map(|claim| claim.address)
+                .any(|address| matches!(address, IpAddr::V4(v4) if within.contains(&v4)))
+        };
+        let mut overlaps = overlap::find(parsed, &self.l2_segments, has_claims);
         let mut changed = Vec::new();
         for (name, subnet) in &mut self.subnets {
             let found = overlaps.remove(name);
@@ -177,12 +232,13 @@ impl Allocator {
     /// has them.
     fn pool(&self, network: &Network) -> Pool {
         let mut pool = Pool::new(network);
+        let shared = self.on_segment_of(&network.provider);
         let claimed = self.claims.values().map(|entry| (&entry.claim.provider, entry.claim.address));
         let reserved = self.reserved.values().map(|reserved| (&reserved.provider, reserved.address));
         let strangers = self.strangers.values().filter_map(|stranger| stranger.address.as_ref());
         let strangers = strangers.map(|(provider, address)| (provider, *address));
         for (provider, address) in claimed.chain(reserved).chain(strangers) {
-            if let (true, IpAddr::V4(address)) = (*provider == network.provider, address) {
+            if let (true, IpAddr::V4(address)) = (shared.contains(provider), address) {
                 pool.take(address);
             }
         }
@@ -321,11 +377,14 @@ impl Allocator {
 
     /// Gives back an address to the pools of `provider`, unless something has it.
     fn give_back(&mut self, provider: &Provider, address: IpAddr) {
-        let name = provider.claim_name(address);
+        let shared = self.on_segment_of(provider);
+        let mut names = shared.iter().map(|provider| provider.claim_name(address));
         let a_node = || self.nodes.values().flatten().any(|node| IpAddr::V4(*node) == address);
-        let is_used = self.claims.contains_key(&name)
-            || self.reserved.contains_key(&name)
-            || self.strangers.get(&name).is_some_and(|stranger| stranger.address.is_some());
+        let is_used = names.any(|name| {
+            self.claims.contains_key(&name)
+                || self.reserved.contains_key(&name)
+                || self.strangers.get(&name).is_some_and(|stranger| stranger.address.is_some())
+        });
         if !is_used && !a_node() {
             self.each_pool(provider, address, Pool::release);
         }
@@ -333,7 +392,8 @@ impl Allocator {
 
     fn each_pool(&mut self, provider: &Provider, address: IpAddr, change: fn(&mut Pool, Ipv4Addr)) {
         let IpAddr::V4(address) = address else { return };
-        self.subnets.values_mut().for_each(|subnet| subnet.change(Some(provider), address, change));
+        let shared = self.on_segment_of(provider);
+        self.subnets.values_mut().for_each(|subnet| subnet.change(Some(&shared), address, change));
     }
 
     /// The Subnets that may serve `request`, by name.
@@ -403,21 +463,27 @@ impl Allocator {
         if self.nodes.values().any(|addresses| addresses.contains(&v4)) {
             return not_assignable("the address of a node of the cluster".to_owned());
         }
-        let claim_name = request.provider.claim_name(address);
-        if let Some(entry) = self.claims.get(&claim_name) {
-            let (owner, own) = (&entry.claim.owner.service, &request.owner.service);
-            if owner == own {
-                return Err(AllocationError::BeingFreed(address));
+        for provider in self.on_segment_of(&request.provider) {
+            let claim_name = provider.claim_name(address);
+            if let Some(Entry { claim, .. }) = self.claims.get(&claim_name) {
+                let (owner, own) = (&claim.owner.service, &request.owner.service);
+                // It may move its address to another attachment of the segment.
+                if claim.owner.uid == request.owner.uid && provider != request.provider {
+                    continue;
+                }
+                if owner == own {
+                    return Err(AllocationError::BeingFreed(address));
+                }
+                // Tenants are not told each other's names.
+                let is_near = owner.namespace == own.namespace;
+                return Err(AllocationError::Taken(address, is_near.then(|| owner.name.clone())));
             }
-            // Tenants are not told each other's names.
-            let is_near = owner.namespace == own.namespace;
-            return Err(AllocationError::Taken(address, is_near.then(|| owner.name.clone())));
-        }
-        if self.strangers.contains_key(&claim_name) {
-            return Err(AllocationError::NoClaim(address, claim_name));
-        }
-        if self.reserved.contains_key(&claim_name) {
-            return Err(AllocationError::Taken(address, None));
+            if self.strangers.contains_key(&claim_name) {
+                return Err(AllocationError::NoClaim(address, claim_name));
+            }
+            if self.reserved.contains_key(&claim_name) {
+                return Err(AllocationError::Taken(address, None));
+            }
         }
         Ok((*name).clone())
     }
@@ -690,6 +756,82 @@ mod tests {
         ));
         assert_eq!(allocator.remove(name, &mine.id.uid), Some(mine));
         assert!(allocator.reserve(&asked).is_ok());
+    }
+
+    /// Subnets `a` and `b` of two attachments of one L2 segment, the first the older.
+    fn of_one_segment(a: &str, b: &str) -> Allocator {
+        let mut allocator = Allocator::default();
+        for (name, provider, cidr, created) in [("a", "lan", a, 1), ("b", "other", b, 2)] {
+            let provider = format!("{provider}.kube-system");
+            allocator.set_l2_segment(provider.parse().unwrap(), Some("macvlan eth0".into()));
+            let spec = SubnetSpec { provider, ..spec(cidr, "", &[]) };
+            let created = jiff::Timestamp::from_second(created).ok();
+            allocator.set_subnet(name, &spec, created, false);
+        }
+        allocator
+    }
+
+    fn asks_of(provider: &str, name: &str, address: Option<&str>) -> AddressRequest {
+        AddressRequest {
+            provider: format!("{provider}.kube-system").parse().unwrap(),
+            ..request(name, address)
+        }
+    }
+
+    #[test]
+    fn r14_claims_exclude_on_every_attachment_of_the_segment() {
+        let mut allocator = of_one_segment("10.0.0.0/24", "10.0.1.0/24");
+        let theirs = asks_of("other", "theirs", Some("10.0.1.2"));
+        let reservation = allocator.reserve(&theirs).unwrap();
+        allocator.apply(claim(&theirs, &reservation), true);
+        // Its Subnet shrinks around it, and the first one's grows over it.
+        let spec_of = |provider: &str, cidr: &str| SubnetSpec {
+            provider: format!("{provider}.kube-system"),
+            ..spec(cidr, "", &[])
+        };
+        allocator.set_subnet("b", &spec_of("other", "10.0.2.0/24"), None, false);
+        allocator.set_subnet("a", &spec_of("lan", "10.0.1.0/24"), None, false);
+        let asks = asks_of("lan", "ours", Some("10.0.1.2"));
+        assert_eq!(
+            allocator.reserve(&asks),
+            Err(AllocationError::Taken("10.0.1.2".parse().unwrap(), Some("theirs".into())))
+        );
+        let any = allocator.reserve(&asks_of("lan", "ours", None)).unwrap();
+        assert_eq!(any.address.to_string(), "10.0.1.3", "the first that is free");
+        // The same Service may move its address to the other attachment.
+        assert!(allocator.reserve(&asks_of("lan", "theirs", Some("10.0.1.2"))).is_ok());
+    }
+
+    #[test]
+    fn r14_subnet_that_has_claims_precedes_an_older_one_that_was_edited_over_it() {
+        let mut allocator = of_one_segment("10.0.0.0/24", "10.0.1.0/24");
+        let theirs = asks_of("other", "theirs", None);
+        let reservation = allocator.reserve(&theirs).unwrap();
+        let held = claim(&theirs, &reservation);
+        allocator.apply(held.clone(), true);
+        let mut wide = spec("10.0.0.0/23", "", &[]);
+        wide.provider = "lan.kube-system".into();
+        let created = jiff::Timestamp::from_second(1).ok();
+        assert_eq!(allocator.set_subnet("a", &wide, created, false), ["a"]);
+        let invalid = |allocator: &Allocator, name: &str| allocator.usage(name).unwrap().invalid.is_some();
+        assert!(invalid(&allocator, "a") && !invalid(&allocator, "b"));
+        // With the claim its precedence goes.
+        allocator.remove(&held.id.name, &held.id.uid);
+        assert_eq!(allocator.settle_overlaps("b"), ["a", "b"]);
+        assert!(!invalid(&allocator, "a") && invalid(&allocator, "b"));
+    }
+
+    #[test]
+    fn r14_segment_is_remembered_while_addresses_on_it_are_in_use() {
+        let mut allocator = of_one_segment("10.0.0.0/24", "10.0.1.0/24");
+        let theirs = asks_of("other", "theirs", None);
+        let reservation = allocator.reserve(&theirs).unwrap();
+        allocator.apply(claim(&theirs, &reservation), true);
+        allocator.set_l2_segment("other.kube-system".parse().unwrap(), None);
+        let mut over = spec("10.0.1.0/24", "", &[]);
+        over.provider = "lan.kube-system".into();
+        allocator.set_subnet("c", &over, jiff::Timestamp::from_second(3).ok(), false);
+        assert!(allocator.usage("c").unwrap().invalid.is_some(), "the gateways are on the wire still");
     }
 
     #[test]
