@@ -382,14 +382,18 @@ async fn r5_a_kept_address_goes_with_its_namespace() {
     scene("kept", async |scene| {
         let mut kept = web("web");
         kept["metadata"]["annotations"]["lb-svc.kubeovn.io/keep-address"] = "true".into();
+        let ends = async || {
+            until("the gateway is gone", SLOW, async || {
+                let objects = ["get", "deployments,configmaps,pods", "-n", &scene.namespace, "-o", "name"];
+                let left = Lab::kubectl(&objects).await.map_err(|error| error.to_string())?;
+                expect(!left.contains("lb-svc-web"), left)
+            })
+            .await;
+        };
         scene.create::<Service>(kept.clone()).await;
         let ip = scene.address("web").await;
         scene.api::<Service>().delete("web", &DeleteParams::default()).await.unwrap();
-        until("the gateway is gone", SLOW, async || {
-            let left = scene.gateways("web").await;
-            expect(left.is_empty(), left.len())
-        })
-        .await;
+        ends().await;
         let addresses = async || -> Vec<String> {
             scene.claims().await.into_iter().map(|claim| claim.spec.v4_ip_address).collect()
         };
@@ -397,11 +401,7 @@ async fn r5_a_kept_address_goes_with_its_namespace() {
         scene.create::<Service>(kept).await;
         assert_eq!(scene.address("web").await, ip);
         scene.api::<Service>().delete("web", &DeleteParams::default()).await.unwrap();
-        until("the gateway is gone", SLOW, async || {
-            let left = scene.gateways("web").await;
-            expect(left.is_empty(), left.len())
-        })
-        .await;
+        ends().await;
         assert_eq!(addresses().await, [ip.to_string()]);
         // The scene deletes the namespace, and waits until no claim of it is left.
     })
