@@ -99,9 +99,10 @@ pub struct Election {
     /// The hardware addresses of pods of this gateway that may answer for the
     /// addresses and take no part in the election: those from before it had one.
     /// A pod that starts alone waits for as long as one of them answers, and 10 s
-    /// at most for any other host. Earlier gateways wait for all alike.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub predecessors: Vec<String>,
+    /// at most for any other host; with `None`, as of earlier controllers, for all alike,
+    /// as earlier gateways do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub predecessors: Option<Vec<String>>,
 }
 
 /// An address to own, and the network it stands in.

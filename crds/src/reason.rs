@@ -31,6 +31,8 @@ reasons! {
     // Of addresses.
     /// The Service holds an address.
     AddressAllocated,
+    /// Another host answers for the address that is in use.
+    AddressAnsweredTwice,
     /// An earlier Service of the name, or its gateway, still has the address.
     AddressBeingFreed,
     /// A foreign host has the address.

@@ -31,6 +31,17 @@ pub enum Limit {
         /// The Subnet's CIDR.
         network: Ipv4Net,
     },
+    /// Another host answers for an address that is in use.
+    #[error(
+        "{address} is answered for by {} as well, so some clients reach that host instead: where kube-proxy runs in IPVS mode, set its strictARP or the Service's annotation lb-svc.kubeovn.io/pass-through; else take the address from that host, or give the Service another",
+        some(.hosts)
+    )]
+    AddressAnsweredTwice {
+        /// The address.
+        address: Ipv4Addr,
+        /// The hosts' hardware addresses.
+        hosts: Vec<String>,
+    },
 }
 
 impl Limit {
@@ -40,6 +51,7 @@ impl Limit {
             Self::Ipv6NotBlocked(_) => "Ipv6NotBlocked",
             Self::BackendsUnreachable(_) => "BackendsUnreachable",
             Self::RouterSilent { .. } => "RouterSilent",
+            Self::AddressAnsweredTwice { .. } => "AddressAnsweredTwice",
         }
     }
 }

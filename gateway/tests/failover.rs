@@ -495,7 +495,9 @@ fn b17_a_stranger_keeps_an_address_that_was_in_service_for_ten_seconds_at_most()
     lab.router.run(&format!("ip address add {VIP}/32 dev lo"));
     lab.key(7);
     let start = Instant::now();
-    let gateway = lab.serving(&config(&[("TCP", 80), ("UDP", 53)]));
+    let mut known = config(&[("TCP", 80), ("UDP", 53)]);
+    known["election"]["predecessors"] = json!([]);
+    let gateway = lab.serving(&known);
     wait("it to be ready", || (gateway.get("/readyz")?.0 == 200).then_some(()));
     assert_eq!(role(&gateway), Some(Role::Standby));
     while role(&gateway) != Some(Role::Active) {

@@ -522,6 +522,20 @@ fn b16_router_that_does_not_answer_is_reported() {
 }
 
 #[test]
+fn b17_host_that_answers_beside_the_gateway_is_reported() {
+    let lab = Lab::new();
+    // As a node with the address on kube-ipvs0.
+    lab.router.run(&format!("ip addr add {VIP}/32 dev lo"));
+    let gateway = lab.serving(&config(&[("TCP", 80)]));
+    let (said, _) = wait_for(Duration::from_secs(40), "the limit", || {
+        gateway.status()?.limits.get("AddressAnsweredTwice").cloned()
+    });
+    let mac = said.split_whitespace().find(|word| word.matches(':').count() == 5).unwrap();
+    assert!(lab.router.run("ip link show eth0").contains(mac) && said.contains("strictARP"), "{said}");
+    assert_eq!(gateway.get("/readyz").unwrap().0, 200, "it is a limit, and no fault");
+}
+
+#[test]
 fn r44_nothing_is_forwarded_before_and_without_the_filter() {
     let lab = Lab::new();
     // A pod that forwards from the beginning, with an address of an IPAM's.

@@ -168,9 +168,8 @@ impl Index {
             return Vec::new();
         }
         let provider = Provider { namespace: name.0, name: name.1 };
-        let subnets = self
-            .allocator
-            .set_l2_segment(provider.clone(), attachment.and_then(|attachment| attachment.l2_segment));
+        let subnets =
+            self.allocator.set_l2_segment(&provider, attachment.and_then(|attachment| attachment.l2_segment));
         let provider = provider.to_string();
         let users = self
             .services

@@ -174,7 +174,7 @@
 //! - (e) A host that is no member answers for the addresses when a member starts
 //!   alone (`address_in_use`): the member waits for as long as that lasts if the host
 //!   is a pod of the same gateway: the controller names it, or it sends frames of the
-//!   gateway with another key. Of any other host nothing is
+//!   gateway with another key, or without receiving from us. Of any other host nothing is
 //!   known: after [`STRANGER_WAIT`] the member takes over, and both answer until the
 //!   other is mended. Beside a peer it does not wait.
 //!

@@ -159,8 +159,9 @@ struct Agent {
 impl Agent {
     async fn run(mut self) {
         let mut changed = Changed::ALL;
+        let heartbeat = self.announcer.heartbeat();
         loop {
-            self.announcer.beat();
+            heartbeat.beat(Instant::now());
             if changed.nftables {
                 self.datapath.distrust();
             }
@@ -168,10 +169,10 @@ impl Agent {
             if changed.files && self.inputs.read(&self.cli.config_dir, &self.cli.pod_info_dir) {
                 self.backoff.forget_failures();
             }
-            let faults = self.run_once().await;
+            let faults = heartbeat.beside(self.run_once()).await;
             self.announcer.set_priority(priority::compute(self.links.up, &faults));
             self.publish(&faults);
-            if let Err(fault) = self.datapath.read_back().await {
+            if let Err(fault) = heartbeat.beside(self.datapath.read_back()).await {
                 debug!("{fault}");
             }
             self.update_background(trust);
@@ -202,9 +203,7 @@ impl Agent {
     async fn steps(&mut self) -> Result<Vec<Fault>, Fault> {
         let started = Instant::now();
         let Some(pod) = self.observe(started).await? else { return Ok(Vec::new()) };
-        self.announcer.beat();
         let assignment = self.assign(&pod).await?;
-        self.announcer.beat();
         self.program(started, pod, assignment).await
     }
 
@@ -225,7 +224,7 @@ impl Agent {
         self.links = Links::default();
         self.announcer.set_interface(None);
         let lan = lan.inspect_err(|_| self.announcer.stop(started))?;
-        let primary = primary?;
+        let primary = primary.inspect_err(|_| self.announcer.stop(started))?;
         self.announcer.set_interface(Some(&lan.link));
         let mac = lan.link.mac.map(format_mac).unwrap_or_default();
         self.links.interface = Some(Interface { name: lan.link.name.clone(), mac });
@@ -395,8 +394,9 @@ impl Agent {
     async fn wait(&mut self, failed: bool) -> Changed {
         let pause = self.backoff.after_run(failed);
         let until = Instant::now() + pause;
+        let heartbeat = self.announcer.heartbeat();
         loop {
-            self.announcer.beat();
+            heartbeat.beat(Instant::now());
             if self.announcer.poll() {
                 return Changed::OWN;
             }
@@ -426,7 +426,7 @@ impl Agent {
                 return Changed::OWN;
             }
             let now = Instant::now();
-            self.stale.delete_again(now).await;
+            heartbeat.beside(self.stale.delete_again(now)).await;
             if until <= now {
                 self.wake.watch_directories();
                 self.backoff.quiet();

@@ -1,6 +1,6 @@
 //! What the agent reports: status, readiness, metrics and log lines.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -67,6 +67,10 @@ pub struct Reporter {
     faults: Sentences,
     /// The limits that were logged.
     limits: Sentences,
+    /// The digest that metrics show.
+    digest: Option<String>,
+    /// The endpoints that metrics show.
+    endpoints: HashSet<EndpointState>,
 }
 
 impl Reporter {
@@ -77,7 +81,15 @@ impl Reporter {
         published: Arc<Published>,
         pod_ips: watch::Sender<BTreeSet<IpAddr>>,
     ) -> Self {
-        Self { metrics, published, pod_ips, faults: Sentences::new(), limits: Sentences::new() }
+        Self {
+            metrics,
+            published,
+            pod_ips,
+            faults: Sentences::new(),
+            limits: Sentences::new(),
+            digest: None,
+            endpoints: HashSet::new(),
+        }
     }
 
     /// Sets the addresses that the HTTP server listens on. Without any, they stay as they
@@ -126,7 +138,13 @@ impl Reporter {
         metrics.ready.set(i64::from(ready));
         metrics.active.set(i64::from(owner));
         metrics.addresses.set(count(status.addresses.len()));
-        metrics.config.clear();
+        // A scrape may be written meanwhile: nothing that stays is taken away.
+        if self.digest != status.digest {
+            if let Some(digest) = self.digest.take() {
+                metrics.config.remove(&Digest { digest });
+            }
+            self.digest.clone_from(&status.digest);
+        }
         if let Some(digest) = status.digest.clone() {
             metrics.config.get_or_create(&Digest { digest }).set(1);
         }
@@ -134,9 +152,9 @@ impl Reporter {
     }
 
     /// Shows the frontends that are served, and their endpoints, in the metrics.
-    pub fn show_targets(&self, forwards: &Forwards, targets: &Targets) {
+    pub fn show_targets(&mut self, forwards: &Forwards, targets: &Targets) {
         self.metrics.ports.set(count(targets.len()));
-        self.metrics.endpoints.clear();
+        let mut gone = std::mem::take(&mut self.endpoints);
         for (frontend, target) in targets {
             let (Some(forward), Some(endpoints)) = (forwards.get(frontend), target.endpoints()) else {
                 continue;
@@ -145,7 +163,12 @@ impl Reporter {
             for (state, number) in [("live", endpoints.live.len()), ("draining", endpoints.draining.len())] {
                 let labels = EndpointState { port: port.clone(), state };
                 self.metrics.endpoints.get_or_create(&labels).set(count(number));
+                gone.remove(&labels);
+                self.endpoints.insert(labels);
             }
+        }
+        for labels in gone {
+            self.metrics.endpoints.remove(&labels);
         }
     }
 
@@ -176,8 +199,8 @@ fn show(
     }
     for reason in before.keys().filter(|reason| !now.contains_key(*reason)) {
         info!(reason, "{what} cleared");
+        metric.remove(&Reason { reason });
     }
-    metric.clear();
     for reason in now.keys() {
         metric.get_or_create(&Reason { reason }).set(1);
     }

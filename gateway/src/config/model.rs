@@ -23,8 +23,9 @@ pub struct Config {
     pub nat: NatBackend,
     /// The election, if the gateway has several pods.
     pub election: Option<Election>,
-    /// Hosts that are pods of this gateway, and take no part in the election.
-    pub predecessors: BTreeSet<Mac>,
+    /// Hosts that are pods of this gateway, and take no part in the election; `None` if
+    /// the controller does not name them.
+    pub predecessors: Option<BTreeSet<Mac>>,
     /// Parts of the file that this build ignores, as sentences for people.
     pub notes: Vec<String>,
 }

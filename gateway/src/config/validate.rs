@@ -170,8 +170,8 @@ fn validate(wire: GatewayConfig) -> Result<Config, Invalid> {
         }
     }
     let election = wire.election.as_ref().map(validate_election).transpose()?;
-    let predecessors = wire.election.iter().flat_map(|election| &election.predecessors);
-    let predecessors = predecessors.filter_map(|mac| parse_mac(mac)).collect();
+    let predecessors = wire.election.as_ref().and_then(|election| election.predecessors.as_ref());
+    let predecessors = predecessors.map(|macs| macs.iter().filter_map(|mac| parse_mac(mac)).collect());
     let (attachment, nat) = (wire.attachment, wire.nat_backend);
     Ok(Config { attachment, addresses, forwards, nat, election, predecessors, notes })
 }

@@ -86,12 +86,9 @@ impl Checks {
             let ports: Vec<u16> = ports.into_iter().collect();
             let check = self.0.entry(ip).or_insert_with(|| Check::new(now, ports.clone()));
             if check.ports != ports {
-                // What was proven is so for every port.
-                let verdict = check.verdict;
-                *check = Check::new(now, ports);
-                if verdict == Verdict::Proven {
-                    (check.verdict, check.next) = (verdict, Some(now + PROVEN_INTERVAL));
-                }
+                // What is known is so for every port.
+                let next = if check.verdict == Verdict::Proven { now + PROVEN_INTERVAL } else { now };
+                *check = Check { verdict: check.verdict, next: Some(next), ..Check::new(now, ports) };
             }
         }
     }
@@ -109,6 +106,13 @@ impl Checks {
             Some(SocketAddrV4::new(*ip, check.port()?))
         })
         .collect()
+    }
+
+    /// Has a check done later that could not be done.
+    fn postpone(&mut self, now: Instant, at: SocketAddrV4) {
+        if let Some(check) = self.0.get_mut(at.ip()).filter(|check| check.port() == Some(at.port())) {
+            check.next = Some(now + INTERVAL);
+        }
     }
 
     /// Records a result. Returns whether the state changed.
@@ -180,11 +184,15 @@ impl ForwardingChecks {
         let Some(Ok((at, result))) = self.running.join_next().await else {
             return std::future::pending().await;
         };
-        let verdict = result.unwrap_or_else(|error| {
-            debug!(%at, %error, "forwarding not checked");
-            Verdict::Unknown
-        });
-        self.checks.record(Instant::now(), at, verdict)
+        match result {
+            Ok(verdict) => self.checks.record(Instant::now(), at, verdict),
+            // It was not asked, which is no silence.
+            Err(error) => {
+                debug!(%at, %error, "forwarding not checked");
+                self.checks.postpone(Instant::now(), at);
+                false
+            }
+        }
     }
 
     /// The ClusterIPs that have not answered for a minute, on any TCP port.

@@ -127,7 +127,9 @@ fn off_the_lan(state: &NetworkState, lan: u32) -> Vec<Route> {
     let own = state.routes.iter().filter(|route| route.table == MAIN);
     let (direct, via): (Vec<Route>, Vec<Route>) =
         own.filter_map(copy).partition(|route| matches!(route.hop, Hop::Direct { .. }));
-    direct.into_iter().chain(via).collect()
+    // Of those with one key the kernel uses the first, and takes no other here.
+    let mut keys = BTreeSet::new();
+    direct.into_iter().chain(via).filter(|route| keys.insert(route.key())).collect()
 }
 
 fn settings(lan: u32, primary: u32, rp_filter_of_all: u32) -> Vec<(u32, Setting, u32)> {

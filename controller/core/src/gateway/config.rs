@@ -113,7 +113,7 @@ pub fn desired(spec: &ServiceSpec, inputs: &Inputs<'_>) -> Result<Option<Rendere
         election: Some(Election {
             gateway: assignment::id_of(&service.id).to_string(),
             interval_ms: ADVERTISEMENT_INTERVAL_MS,
-            predecessors: predecessors(all_pods, &service.id.uid),
+            predecessors: Some(predecessors(all_pods, &service.id.uid)),
         }),
     };
     Rendered::of(config).map(Some)

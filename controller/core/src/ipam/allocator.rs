@@ -134,18 +134,18 @@ impl Allocator {
     /// known and has addresses in use, it stays as it was: what runs on the segment
     /// does not leave it with the attachment's object. Returns the Subnets for which
     /// that changes something.
-    pub fn set_l2_segment(&mut self, provider: Provider, l2_segment: Option<String>) -> Vec<String> {
-        let before = self.l2_segments.get(&provider).cloned();
+    pub fn set_l2_segment(&mut self, provider: &Provider, l2_segment: Option<String>) -> Vec<String> {
+        let before = self.l2_segments.get(provider).cloned();
         match l2_segment {
             Some(l2_segment) => {
                 self.l2_segments.insert(provider.clone(), l2_segment);
             }
-            None if self.claims().any(|claim| claim.provider == provider) => {}
+            None if self.claims().any(|claim| claim.provider == *provider) => {}
             None => {
-                self.l2_segments.remove(&provider);
+                self.l2_segments.remove(provider);
             }
         }
-        if before != self.l2_segments.get(&provider).cloned() {
+        if before != self.l2_segments.get(provider).cloned() {
             self.make_pools();
         }
         self.find_overlaps()
@@ -763,7 +763,7 @@ mod tests {
         let mut allocator = Allocator::default();
         for (name, provider, cidr, created) in [("a", "lan", a, 1), ("b", "other", b, 2)] {
             let provider = format!("{provider}.kube-system");
-            allocator.set_l2_segment(provider.parse().unwrap(), Some("macvlan eth0".into()));
+            allocator.set_l2_segment(&provider.parse().unwrap(), Some("macvlan eth0".into()));
             let spec = SubnetSpec { provider, ..spec(cidr, "", &[]) };
             let created = jiff::Timestamp::from_second(created).ok();
             allocator.set_subnet(name, &spec, created, false);
@@ -827,7 +827,7 @@ mod tests {
         let theirs = asks_of("other", "theirs", None);
         let reservation = allocator.reserve(&theirs).unwrap();
         allocator.apply(claim(&theirs, &reservation), true);
-        allocator.set_l2_segment("other.kube-system".parse().unwrap(), None);
+        allocator.set_l2_segment(&"other.kube-system".parse().unwrap(), None);
         let mut over = spec("10.0.1.0/24", "", &[]);
         over.provider = "lan.kube-system".into();
         allocator.set_subnet("c", &over, jiff::Timestamp::from_second(3).ok(), false);
@@ -901,8 +901,8 @@ mod tests {
         allocator.set_subnet("other", &other, at(3), false);
         assert_eq!(allocator.usage("other").unwrap().invalid, None);
         let l2_segment = || Some("macvlan on eth0".to_owned());
-        allocator.set_l2_segment("other.kube-system".parse().unwrap(), l2_segment());
-        assert_eq!(allocator.set_l2_segment("lan.kube-system".parse().unwrap(), l2_segment()), ["other"]);
+        allocator.set_l2_segment(&"other.kube-system".parse().unwrap(), l2_segment());
+        assert_eq!(allocator.set_l2_segment(&"lan.kube-system".parse().unwrap(), l2_segment()), ["other"]);
 
         assert_eq!(allocator.remove_subnet("c-old"), ["b-new", "other"]);
         assert_eq!(allocator.usage("b-new").unwrap().invalid, None);

@@ -33,7 +33,7 @@ const LIMITED_MAX: usize = 8 * 1024;
 pub const LIMITED: &str = "lb-svc.kubeovn.io/Limited";
 
 /// The reasons of what a gateway's pod reports as a limit, the worst first.
-const LIMITS: [Reason; 2] = [Reason::RouterSilent, Reason::Ipv6NotBlocked];
+const LIMITS: [Reason; 3] = [Reason::AddressAnsweredTwice, Reason::RouterSilent, Reason::Ipv6NotBlocked];
 
 /// How long a write fails before that is said on the Service.
 pub const FAILS_FOR: Duration = Duration::from_secs(30);

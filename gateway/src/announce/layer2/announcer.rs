@@ -17,11 +17,12 @@ use super::election_task::{ElectionTask, LanHosts, Parameters, Snapshot, read_ke
 use super::garp_schedule::{AnnouncingInterface, GarpSchedule};
 use super::lease::{self, Lease};
 use super::router_watch::RouterWatch;
+use super::stranger_watch::StrangerWatch;
 use super::watchdog::Heartbeat;
 use crate::config::Config;
 use crate::datapath::Trust;
 use crate::fault::Fault;
-use crate::l2::arp::{self, Frame, Mac};
+use crate::l2::arp::{self, Frame, Mac, format_mac};
 use crate::l2::socket::{ArpFilter, FrameSender, PacketReceiver, PolledReceiver};
 use crate::limit::Limit;
 use crate::route::model::{Link, NetworkState};
@@ -51,8 +52,11 @@ pub struct Layer2 {
     routers: RouterWatch,
     /// Queues what the routers say, on the interface with this `ifindex`: of these.
     router_frames: Option<(u32, Vec<Ipv4Addr>, PolledReceiver)>,
-    /// An address that the interface has, to ask routers from.
-    held: Option<Ipv4Addr>,
+    /// When to look again whether this pod owns the addresses.
+    look_again: Option<Instant>,
+    strangers: StrangerWatch,
+    /// Queues what is said for the addresses that the interface with this `ifindex` has.
+    address_frames: Option<(u32, Vec<Ipv4Addr>, PolledReceiver)>,
 }
 
 impl Layer2 {
@@ -74,7 +78,9 @@ impl Layer2 {
             garp: GarpSchedule::default(),
             routers: RouterWatch::default(),
             router_frames: None,
-            held: None,
+            look_again: None,
+            strangers: StrangerWatch::default(),
+            address_frames: None,
         }
     }
 
@@ -89,6 +95,8 @@ impl Layer2 {
         self.receiver = None;
         self.routers.set(now, None, &[]);
         self.router_frames = None;
+        self.strangers.set(now, None, &[]);
+        self.address_frames = None;
     }
 
     /// Takes part in the election, if the pod has one. Returns whether this pod owns
@@ -149,6 +157,9 @@ impl Layer2 {
         }
         self.snapshot = snapshot;
         let active = task.is_active();
+        // Renewed just then, or about to resign, of which the latter alone is a change.
+        let in_doubt = !active && self.snapshot.status.role == Role::Active;
+        self.look_again = in_doubt.then(|| Instant::now() + lease_time(election.interval));
         self.election = Some(task);
         Ok(active)
     }
@@ -160,9 +171,9 @@ impl Layer2 {
         }
     }
 
-    /// Notes that the agent's loop comes round; a member resigns if it does not.
-    pub fn beat(&self) {
-        self.heartbeat.beat(Instant::now());
+    /// To be told that the agent's loop comes round; a member resigns if it does not.
+    pub fn heartbeat(&self) -> Heartbeat {
+        self.heartbeat.clone()
     }
 
     /// Whether another pod may take over: a member of an election runs.
@@ -226,25 +237,44 @@ impl Layer2 {
         let routers: BTreeSet<Ipv4Addr> = config.addresses.iter().filter_map(|a| a.gateway).collect();
         let routers: Vec<Ipv4Addr> = routers.into_iter().collect();
         let known = self.router_frames.take();
-        self.router_frames = known.filter(|(index, of, _)| *index == lan.index && *of == routers);
-        if self.router_frames.is_none() && self.has_net_raw && !routers.is_empty() {
-            let filter = ArpFilter { senders: routers.clone(), targets: Vec::new() };
-            self.router_frames = PolledReceiver::arp(&lan.name, &filter)
-                .inspect_err(|error| warn!(%error, "the LAN's routers are not watched"))
-                .ok()
-                .map(|receiver| (lan.index, routers.clone(), receiver));
-        }
+        self.router_frames = self.queue_of(known, lan, &routers);
         let interface = AnnouncingInterface::of(lan).filter(|_| self.router_frames.is_some());
         self.routers.set(Instant::now(), interface, &routers);
     }
 
-    /// The limits of a LAN whose routers do not answer.
+    /// Queues what these hosts of the LAN say, by the queue that there is if it is of
+    /// them. Without NET_RAW there is none, which is a fault of its own.
+    fn queue_of(
+        &self,
+        known: Option<(u32, Vec<Ipv4Addr>, PolledReceiver)>,
+        lan: &Link,
+        hosts: &[Ipv4Addr],
+    ) -> Option<(u32, Vec<Ipv4Addr>, PolledReceiver)> {
+        if known.as_ref().is_some_and(|(index, of, _)| *index == lan.index && *of == hosts) {
+            return known;
+        }
+        if !self.has_net_raw || hosts.is_empty() {
+            return None;
+        }
+        let filter = ArpFilter { senders: hosts.to_vec(), targets: Vec::new() };
+        PolledReceiver::arp(&lan.name, &filter)
+            .inspect_err(|error| warn!(?hosts, %error, "hosts of the LAN are not watched"))
+            .ok()
+            .map(|receiver| (lan.index, hosts.to_vec(), receiver))
+    }
+
+    /// The limits of a LAN whose routers do not answer, or others do in this pod's place.
     pub fn limits(&self, config: &Config) -> Vec<Limit> {
         let limit = |router| {
             let of = config.addresses.iter().find(|address| address.gateway == Some(router))?;
             Some(Limit::RouterSilent { router, network: of.network })
         };
-        self.routers.silent().filter_map(limit).collect()
+        let answered_twice = |(address, hosts): (Ipv4Addr, &BTreeSet<Mac>)| Limit::AddressAnsweredTwice {
+            address,
+            hosts: hosts.iter().copied().map(format_mac).collect(),
+        };
+        let silent = self.routers.silent().filter_map(limit);
+        silent.chain(self.strangers.strangers().map(answered_twice)).collect()
     }
 
     /// Receives ARP from and for these addresses.
@@ -276,23 +306,29 @@ impl Layer2 {
         // A member whose link was down, unnoticed, may have been replaced meanwhile. It
         // has received of that by then.
         let settle = self.election.as_ref().map(|task| 2 * lease_time(task.parameters().election.interval));
-        self.held = addresses.first().copied();
+        let known = self.address_frames.take();
+        self.address_frames = interface.and_then(|lan| self.queue_of(known, lan, addresses));
         let interface = interface.and_then(AnnouncingInterface::of);
+        let watched = interface.filter(|_| self.address_frames.is_some());
+        self.strangers.set(Instant::now(), watched, addresses);
         self.garp.set(Instant::now(), interface, addresses, settle.unwrap_or_default());
     }
 
     /// Sends the announcements, probes and requests that are due, and processes received
     /// frames. Returns whether an address was verified or has a conflict, or a router is
-    /// silent, or is no more.
+    /// silent, or another host answers for an address, or does no more.
     pub fn poll(&mut self) -> bool {
         self.send_announcements();
-        let routers_changed = self.ask_routers();
-        self.detect_conflicts() || routers_changed
+        let limits_changed = self.ask_routers() | self.ask_for_strangers();
+        let now = Instant::now();
+        let in_doubt = self.look_again.take_if(|at| *at <= now).is_some();
+        self.detect_conflicts() || limits_changed || in_doubt
     }
 
     /// When to call [`Self::poll`] next.
     pub fn due(&self) -> Option<Instant> {
-        [self.garp.due(), self.detection.due(), self.routers.due()].into_iter().flatten().min()
+        let due = [self.garp.due(), self.detection.due(), self.routers.due(), self.strangers.due()];
+        due.into_iter().chain([self.look_again]).flatten().min()
     }
 
     /// Waits for frames to process by [`Self::poll`], or for a change of the election.
@@ -335,13 +371,29 @@ impl Layer2 {
         let requests = self.routers.poll(now);
         if let Some(from) = self.routers.interface() {
             for (router, to) in requests {
-                let request = match self.held {
-                    Some(own) => arp::request(from.mac, own, router),
-                    // A standby has no address to ask from.
-                    None => arp::probe(from.mac, router),
-                };
+                // Not from an address, which may be of another network than the router's.
+                let request = arp::unicast_to(to, arp::probe(from.mac, router));
                 // A request that is not sent is not answered either.
-                let _ = self.sender.send(interface, &arp::unicast_to(to, request));
+                let _ = self.sender.send(interface, &request);
+            }
+        }
+        changed
+    }
+
+    fn ask_for_strangers(&mut self) -> bool {
+        let (Some(interface), Some((_, _, receiver))) = (&self.interface, &self.address_frames) else {
+            return false;
+        };
+        let now = Instant::now();
+        if self.strangers.due().is_none_or(|due| due > now) {
+            return false;
+        }
+        let frames: Vec<Frame> = receiver.receive().filter_map(|frame| Frame::parse(&frame)).collect();
+        let changed = self.strangers.receive(now, &frames);
+        if let Some(from) = self.strangers.interface() {
+            for address in self.strangers.poll(now) {
+                // A probe that is not sent is not answered either.
+                let _ = self.sender.send(interface, &arp::probe(from.mac, address));
             }
         }
         changed

@@ -78,8 +78,9 @@ pub struct LanHosts {
     pub addresses: Vec<Ipv4Addr>,
     /// The LAN's routers.
     pub routers: Vec<Ipv4Addr>,
-    /// Pods of this gateway that may answer for the addresses, and are no members.
-    pub predecessors: BTreeSet<Mac>,
+    /// Pods of this gateway that may answer for the addresses, and are no members; `None`
+    /// if the controller does not name them.
+    pub predecessors: Option<BTreeSet<Mac>>,
 }
 
 /// What the agent tells the member.

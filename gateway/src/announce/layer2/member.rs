@@ -36,8 +36,8 @@ use crate::telemetry::metrics::ElectionMetrics;
 
 /// Length of an Ethernet header.
 const ETHERNET: usize = 14;
-/// How many hosts with another key are remembered.
-const OTHER_KEYS_MAX: usize = 16;
+/// How many hosts are remembered that send frames of this gateway and are no peers.
+const NOT_PEERS_MAX: usize = 16;
 /// How often to look whether there is a reason to take part again.
 const PAUSED_CHECK: Duration = Duration::from_millis(50);
 
@@ -145,8 +145,8 @@ impl Member {
             stalled: false,
             isolated: false,
             hosts: Hosts { mac: parameters.mac, addresses: Vec::new(), routers: Vec::new() },
-            predecessors: BTreeSet::new(),
-            other_keys: BTreeSet::new(),
+            predecessors: None,
+            not_peers: BTreeSet::new(),
             since: SystemTime::now(),
             metrics,
             counted: Counters::default(),
@@ -223,11 +223,12 @@ struct Driver {
     stalled: bool,
     isolated: bool,
     hosts: Hosts,
-    /// Pods of this gateway that are no members.
-    predecessors: BTreeSet<Mac>,
-    /// Hosts that send frames of this gateway with another key, at most
-    /// [`OTHER_KEYS_MAX`].
-    other_keys: BTreeSet<Mac>,
+    /// Pods of this gateway that are no members; `None` if the controller does not name
+    /// them.
+    predecessors: Option<BTreeSet<Mac>>,
+    /// Hosts that send frames of this gateway and are no peers, at most
+    /// [`NOT_PEERS_MAX`].
+    not_peers: BTreeSet<Mac>,
     since: SystemTime,
     metrics: ElectionMetrics,
     counted: Counters,
@@ -312,10 +313,10 @@ impl Driver {
             let Ok(length) = frames.try_read(&mut buffer) else { break };
             if !self.is_paused() {
                 let payload = buffer.get(ETHERNET..length).unwrap_or_default();
-                let before = self.election.counters().bad_tag;
+                let before = self.unheeded();
                 self.carry_out(|election, now| election.receive(now, payload));
-                if self.election.counters().bad_tag > before && self.other_keys.len() < OTHER_KEYS_MAX {
-                    self.other_keys.extend(buffer.get(6..12).and_then(|mac| Mac::try_from(mac).ok()));
+                if self.unheeded() > before && self.not_peers.len() < NOT_PEERS_MAX {
+                    self.not_peers.extend(buffer.get(6..12).and_then(|mac| Mac::try_from(mac).ok()));
                 }
                 any = true;
             }
@@ -323,6 +324,13 @@ impl Driver {
         if any {
             self.publish();
         }
+    }
+
+    /// How many frames of this gateway came from hosts that are no peers: they have
+    /// another key, or do not receive from this pod.
+    fn unheeded(&self) -> u64 {
+        let counters = self.election.counters();
+        counters.bad_tag + counters.unacknowledging
     }
 
     fn send(&self, payload: &[u8]) -> io::Result<()> {
@@ -393,7 +401,9 @@ impl Driver {
             return;
         }
         let now = Instant::now();
-        let is_same_gateway = |mac: &Mac| self.predecessors.contains(mac) || self.other_keys.contains(mac);
+        // An earlier controller names none: they may be any.
+        let named = |mac: &Mac| self.predecessors.as_ref().is_none_or(|macs| macs.contains(mac));
+        let is_same_gateway = |mac: &Mac| named(mac) || self.not_peers.contains(mac);
         let answers = guard.receive(now, &self.hosts, is_same_gateway, received);
         if let Some(same_gateway) = answers.in_use {
             self.election.address_in_use(self::now(), same_gateway);

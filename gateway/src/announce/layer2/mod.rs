@@ -26,6 +26,7 @@
 //! | `lan` | the sockets of the two above |
 //! | [`conflict_detection`] | probing for an address before it is assigned (RFC 5227) |
 //! | [`router_watch`] | whether the LAN's routers answer |
+//! | [`stranger_watch`] | whether other hosts answer for the addresses |
 //! | [`garp_schedule`] | when to send gratuitous ARP |
 
 pub mod announcer;
@@ -38,6 +39,7 @@ pub mod lease;
 mod member;
 pub mod router_watch;
 mod startup_guard;
+pub mod stranger_watch;
 pub mod watchdog;
 
 pub use announcer::Layer2;

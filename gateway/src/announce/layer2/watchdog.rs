@@ -6,13 +6,16 @@
 //!   agent's loop ── beat ──▶ Heartbeat ◀── look ── Watchdog ──▶ the member resigns
 //! ```
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// The agent's loop stands still if it has not come round for this time: longer than any
-/// of its steps takes before it is given up ([`TIMEOUT`](crate::datapath::command)).
+/// The agent's loop stands still if it has not come round for this time.
 const STALLED_AFTER: Duration = Duration::from_secs(10);
+/// Work that waits for programs and for the kernel may take this long: each step of it is
+/// given up after some seconds, and on a starved node there may be several of them.
+const WORK_MAX: Duration = Duration::from_secs(60);
 /// The loop comes round at least so often while it waits.
 pub const BEAT: Duration = Duration::from_secs(1);
 
@@ -36,6 +39,20 @@ impl Heartbeat {
     pub fn beat(&self, now: Instant) {
         let since = now.saturating_duration_since(self.start).as_millis();
         self.last.store(u64::try_from(since).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Does work of the loop, which comes round while the work waits for something else.
+    pub async fn beside<T>(&self, work: impl Future<Output = T>) -> T {
+        let began = Instant::now();
+        let mut work = pin!(work);
+        loop {
+            let now = Instant::now();
+            self.beat(now);
+            tokio::select! {
+                done = &mut work => return done,
+                () = tokio::time::sleep(BEAT), if now < began + WORK_MAX => {}
+            }
+        }
     }
 
     fn last(&self) -> Instant {
@@ -110,5 +127,16 @@ mod tests {
         );
         heartbeat.beat(start + now);
         assert_eq!(watchdog.look(start + now), Some(false));
+    }
+
+    #[tokio::test]
+    async fn r16_loop_comes_round_while_its_work_waits() {
+        let heartbeat = Heartbeat::default();
+        let began = Instant::now();
+        let waits = async {
+            tokio::time::sleep(BEAT + Duration::from_millis(200)).await;
+            heartbeat.last()
+        };
+        assert!(heartbeat.beside(waits).await >= began + BEAT);
     }
 }
