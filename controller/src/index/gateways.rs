@@ -299,7 +299,7 @@ impl Index {
         match pod {
             Some(pod) => {
                 let stayed = known.filter(|seen| (&seen.pod.uid, &seen.pod.node) == (&pod.uid, &pod.node));
-                let now = || self.nodes.moment(pod.node.as_deref().unwrap_or_default());
+                let now = || self.nodes.moment(pod.node.as_deref().unwrap_or_default(), Instant::now());
                 let since = stayed.map_or_else(now, |seen| seen.since);
                 objects.pods.insert(name.to_owned(), SeenPod { pod, since })
             }

@@ -370,6 +370,13 @@ mod tests {
         }
         let before = |n| index.observe(&gateway(n), Instant::now()).addresses.kept_before;
         assert_eq!([0, 1, 2, 3].map(before), [2, 0, 3, 1]);
+        // One that asks anew takes the place of none.
+        let mut asks = lb_svc_core::testing::service();
+        asks.annotations.insert(names::KEEP_ADDRESS_ANNOTATION.to_owned(), "true".to_owned());
+        let new = ServiceRef::new("default", "a");
+        index.set_service(new.clone(), Some(asks));
+        let observed = index.observe(&GatewayRef::dedicated_to(new), Instant::now());
+        assert_eq!(observed.addresses.kept_before, 4);
 
         let gone = |index: &Index| index.observe(&gateway(1), Instant::now()).addresses.is_namespace_gone;
         assert!(!gone(&index), "no namespace was seen yet");

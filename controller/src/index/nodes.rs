@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-/// For how long a deleted node is remembered: longer than the watch of pods may
-/// be behind that of nodes.
-const REMEMBERED: Duration = Duration::from_secs(600);
+/// For how long a deleted node is remembered: as long as the watch of pods may be
+/// behind that of nodes. Later the node may be there again, and not be seen yet.
+const REMEMBERED: Duration = Duration::from_secs(10);
 
 /// A moment, as the number of lists of all nodes that had been begun by then.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -56,8 +56,9 @@ impl Nodes {
     }
 
     /// Now, for a pod that is seen on this node for the first time.
-    pub fn moment(&self, name: &str) -> Moment {
-        if self.deleted.contains_key(name) { Moment::PAST } else { Moment(self.begun) }
+    pub fn moment(&self, name: &str, now: Instant) -> Moment {
+        let deleted = self.deleted.get(name).is_some_and(|at| now.duration_since(*at) < REMEMBERED);
+        if deleted { Moment::PAST } else { Moment(self.begun) }
     }
 
     /// Whether there is a node of this name.

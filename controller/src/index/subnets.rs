@@ -71,15 +71,17 @@ impl Index {
     }
 
     /// How many addresses Services of other names in the namespace of `service` have
-    /// kept, or are to keep, before those of `claims`: first those of Services that
-    /// are gone, then by name, so that all look at it alike.
+    /// kept, or are to keep, before those of `claims`: all of them, as long as none of
+    /// these is to be kept; then those of Services that are gone, and by name, so that
+    /// of too many all choose the same.
     pub(super) fn kept_before(&self, service: &ServiceRef, claims: &[Claim]) -> usize {
         let asks = self
             .services
             .get(service)
             .is_some_and(|service| service.annotations.contains_key(names::KEEP_ADDRESS_ANNOTATION));
         // All claims are looked through: only for those that it is about.
-        if !asks && !claims.iter().any(|claim| claim.keep) {
+        let keeps = claims.iter().any(|claim| claim.keep);
+        if !asks && !keeps {
             return 0;
         }
         let rank = |service: &ServiceRef| (self.services.contains_key(service), service.clone());
@@ -87,7 +89,7 @@ impl Index {
         let kept = self.allocator.claims().filter(|claim| claim.keep);
         let others =
             kept.map(|claim| &claim.owner.service).filter(|other| other.namespace == service.namespace);
-        others.filter(|other| *other != service && rank(other) < own).count()
+        others.filter(|other| *other != service && (!keeps || rank(other) < own)).count()
     }
 
     /// Whether a namespace is gone, as far as that is seen.
@@ -170,13 +172,21 @@ impl Index {
         let provider = Provider { namespace: name.0, name: name.1 };
         let subnets =
             self.allocator.set_l2_segment(&provider, attachment.and_then(|attachment| attachment.l2_segment));
+        let claimed: BTreeSet<ServiceRef> = self
+            .allocator
+            .claims()
+            .filter(|claim| claim.provider == provider)
+            .map(|claim| claim.owner.service.clone())
+            .collect();
         let provider = provider.to_string();
         let users = self
             .services
             .iter()
             .filter(|(_, service)| service.annotations.get(names::PROVIDER_ANNOTATION) == Some(&provider));
         let users = users.map(|(name, _)| Key::gateway_of(name));
-        users.chain(self.concerned_by_subnets(&subnets)).collect()
+        // What cannot be read of a Service is taken from its claim.
+        let owners = claimed.iter().map(Key::gateway_of);
+        users.chain(owners).chain(self.concerned_by_subnets(&subnets)).collect()
     }
 
     /// A node is so; `None` if it is gone.

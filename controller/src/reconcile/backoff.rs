@@ -14,8 +14,9 @@ pub(super) const HOLDS_GATES: Duration = Duration::from_secs(1);
 /// nothing changes. Of what it waits for Kubernetes shows most; not a quota, say,
 /// or an object of others that has its name.
 pub(super) const UNCONVERGED: (Duration, Duration) = (Duration::from_millis(25), Duration::from_secs(600));
-/// The number of its pause once something has changed: 3.2 s, then the next.
-pub(super) const WOKEN: u32 = 7;
+/// The most runs without a change that count once something has changed: the next
+/// pause is 3.2 s then.
+pub(super) const WOKEN: u32 = 6;
 /// The first and the longest pause after a failed write.
 pub(super) const FAILED: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(60));
 

@@ -156,7 +156,9 @@ impl Reconciler {
             }
             Action::DeleteOrphans(uid) => {
                 let sets = api_server.delete_orphans(location, uid).await?;
-                tracing::warn!(%service, ?sets, "ReplicaSets deleted that no Deployment owns");
+                if !sets.is_empty() {
+                    tracing::warn!(%service, ?sets, "ReplicaSets deleted that no Deployment owns");
+                }
             }
             Action::DeleteBudget(uid, version) => api_server.delete_budget(location, uid, version).await?,
             Action::AnnotatePod { pod, uid, annotations, nudge } => {

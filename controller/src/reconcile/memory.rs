@@ -113,8 +113,10 @@ impl Memory {
     pub fn next(&mut self, requeue: Requeue) -> Option<Duration> {
         match requeue {
             Requeue::Never => None,
-            Requeue::Converged { poll: true } => Some(about(CONVERGED_POLL)),
-            Requeue::Converged { poll: false } => Some(CONVERGED),
+            Requeue::Converged { poll } => {
+                self.unconverged_runs = 0;
+                Some(if poll { about(CONVERGED_POLL) } else { CONVERGED })
+            }
             Requeue::Unconverged { restart, holds_gates, reports, within } => {
                 self.unconverged_runs = if restart { 0 } else { self.unconverged_runs + 1 };
                 let (first, last) = UNCONVERGED;

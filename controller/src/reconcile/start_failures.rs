@@ -76,6 +76,10 @@ impl LookUps {
         let (memory, turns) = (Arc::clone(&self.memory), Arc::clone(&self.turns));
         async move {
             let Ok(_turn) = turns.acquire().await else { return };
+            let is_known = |memory: &Memory| memory.start_failures.contains_key(&uid);
+            if !lock(&memory).get(&key).is_some_and(is_known) {
+                return;
+            }
             let told = contain_future(api_server.start_failure(&namespace, &uid)).await;
             let told = told.unwrap_or_else(|panic| Err(panic.into()));
             let mut memory = lock(&memory);

@@ -23,11 +23,12 @@ impl Reconciler {
             return Ok(None);
         };
         let written = async {
-            if let Some(status) = &status {
-                self.api_server.set_subnet_status(name, &subnet, status).await?;
-            }
+            // First, or the watch shows the status with the finalizer that is about to go.
             if let Some(hold) = hold {
                 self.api_server.hold_subnet(name, &subnet, hold).await?;
+            }
+            if let Some(status) = &status {
+                self.api_server.set_subnet_status(name, &subnet, status).await?;
             }
             Ok(())
         };

@@ -6,7 +6,6 @@ use crate::action::Action;
 use crate::ipam::Claim;
 use crate::model::{OwnedObject, Pod};
 use crate::observed::{Observed, ObservedGateway};
-use crate::service::allocation;
 
 /// How many deletions of orphans a run makes: anyone may label pods as such.
 const ORPHANS_AT_ONCE: usize = 8;
@@ -28,13 +27,16 @@ pub fn delete_objects(gateway: &ObservedGateway, keep: Option<&str>) -> Vec<Acti
     actions.extend(budget.map(|(uid, version)| Action::DeleteBudget(uid, version)));
     actions.extend(deployment.map(|(uid, version)| Action::DeleteDeployment(uid, version)));
     actions.extend(config.map(|(uid, version)| Action::DeleteConfig(uid, version)));
-    actions.extend(delete_orphans(gateway, keep));
     actions
 }
 
 /// Deletes what is left of pods without a Deployment, and would stay for ever:
-/// their ReplicaSets, or the pods themselves.
-fn delete_orphans(gateway: &ObservedGateway, keep: Option<&str>) -> Vec<Action> {
+/// their ReplicaSets, or the pods themselves; not where it cannot be seen whether
+/// there is a Deployment.
+pub fn delete_orphans(gateway: &ObservedGateway, keep: Option<&str>) -> Vec<Action> {
+    if !gateway.is_visible {
+        return Vec::new();
+    }
     let deployed = gateway.deployment.as_ref().and_then(|deployment| deployment.owner_uid.as_deref());
     let is_orphan = |pod: &&Pod| {
         let owner = Some(pod.owner_uid.as_str()).filter(|uid| !uid.is_empty());
@@ -67,14 +69,15 @@ pub fn is_held(gateway: &ObservedGateway, claim: &Claim) -> bool {
 /// Releases the claims of every Service but the one with the uid `current` for
 /// whose address nothing can answer any more. A claim that is to be retained
 /// outlives its Service, but not the Service's request for a gateway, nor the
-/// namespace, nor the number that the namespace may keep.
+/// namespace.
 pub fn release_orphaned(observed: &Observed, current: Option<&str>) -> Vec<Action> {
     let addresses = &observed.addresses;
-    let may_keep = !addresses.is_namespace_gone && allocation::may_keep(observed);
     let existing = observed.service.as_ref().map(|service| &service.id.uid);
     let is_orphaned = |claim: &&Claim| {
-        let retained =
-            claim.keep && may_keep && claim.conflict.is_empty() && Some(&claim.owner.uid) != existing;
+        let retained = claim.keep
+            && !addresses.is_namespace_gone
+            && claim.conflict.is_empty()
+            && Some(&claim.owner.uid) != existing;
         Some(claim.owner.uid.as_str()) != current && !retained && !is_held(&observed.gateway, claim)
     };
     let orphaned = addresses.claims.iter().filter(is_orphaned);

@@ -271,39 +271,50 @@ fn fit(config: GatewayConfig) -> Result<(GatewayConfig, Option<Problem>), Proble
     if whole <= CONFIG_MAX {
         return Ok((config, None));
     }
-    let with_at_most = |most: usize| {
-        let mut config = config.clone();
-        for subset in subsets_of(&mut config) {
-            subset.addresses.truncate(most);
-            subset.draining.clear();
-        }
-        config
-    };
-    let mut config = config.clone();
-    let ready: Vec<usize> = subsets_of(&mut config).map(|subset| subset.addresses.len()).collect();
-    let (mut most, mut too_many) = (0, ready.iter().max().map_or(0, |longest| longest + 1));
-    let mut fitting = with_at_most(most);
-    if length(&fitting) > CONFIG_MAX {
+    let mut fitting = config.clone();
+    for subset in subsets_of(&mut fitting) {
+        subset.addresses.clear();
+        subset.draining.clear();
+    }
+    let base = length(&fitting);
+    if base > CONFIG_MAX {
         let message = format!(
             "the gateway's configuration is {whole} bytes, a ConfigMap holds {CONFIG_MAX}: use fewer ports, or fewer endpoints"
         );
         return Err(Problem::new(Reason::ConfigTooLarge, message));
     }
+    let mut config = config;
+    // The bytes of the first so many addresses of each: in quotes, and with a comma.
+    let lengths = subsets_of(&mut config).map(|subset| {
+        let mut sum = 0;
+        let sums = subset.addresses.iter().map(|address| {
+            sum += address.to_string().len() + 3;
+            sum
+        });
+        sums.collect::<Vec<usize>>()
+    });
+    let lengths: Vec<Vec<usize>> = lengths.collect();
+    let fits = |most: usize| {
+        let of = |sums: &Vec<usize>| most.min(sums.len()).checked_sub(1).map_or(0, |last| sums[last]);
+        base + lengths.iter().map(of).sum::<usize>() <= CONFIG_MAX
+    };
+    let (mut most, mut too_many) = (0, lengths.iter().map(Vec::len).max().unwrap_or_default() + 1);
     while most + 1 < too_many {
         let middle = usize::midpoint(most, too_many);
-        let candidate = with_at_most(middle);
-        if length(&candidate) <= CONFIG_MAX {
-            (most, fitting) = (middle, candidate);
-        } else {
-            too_many = middle;
-        }
+        *(if fits(middle) { &mut most } else { &mut too_many }) = middle;
     }
-    let used: usize = ready.iter().map(|ready| ready.min(&most)).sum();
+    for subset in subsets_of(&mut config) {
+        subset.addresses.truncate(most);
+        subset.draining.clear();
+    }
+    // In thousands: what is said is not to change with each endpoint.
+    let thousands = |most: usize| lengths.iter().map(|sums| sums.len().min(most)).sum::<usize>() / 1000;
     let message = format!(
-        "the gateway's configuration would be {whole} bytes, a ConfigMap holds {CONFIG_MAX}: {used} of {} ready endpoints get connections, and those on their way out keep none; use fewer, or several Services",
-        ready.iter().sum::<usize>()
+        "the gateway's configuration is more than the {CONFIG_MAX} bytes that a ConfigMap holds: about {} of {} thousand ready endpoints get connections, and those on their way out keep none; use fewer, or several Services",
+        thousands(most),
+        thousands(usize::MAX),
     );
-    Ok((fitting, Some(Problem::new(Reason::ConfigTooLarge, message))))
+    Ok((config, Some(Problem::new(Reason::ConfigTooLarge, message))))
 }
 
 fn subsets_of(config: &mut GatewayConfig) -> impl Iterator<Item = &mut Subset> {
@@ -511,12 +522,12 @@ mod tests {
         observed.endpoints.slices = vec![many(10, 40_000, "ready"), many(11, 60_000, "leaving")];
         let (addresses, draining, _, (limited, said)) = written(&observed);
         assert_eq!((addresses.len(), draining, limited.as_str()), (40_000, 0, "ConfigTooLarge"));
-        assert!(said.contains("40000 of 40000 ready endpoints"), "{said}");
+        assert!(said.contains("40 of 40 thousand ready endpoints"), "{said}");
         // Then as many as there is room for are used.
         observed.endpoints.slices = vec![many(10, u16::MAX, "ready"), many(12, 20_000, "ready")];
         let (addresses, _, length, (_, said)) = written(&observed);
         assert!(length > CONFIG_MAX - 64, "{length} bytes, {} endpoints", addresses.len());
-        assert!(said.contains(&format!("{} of 85535", addresses.len())), "{said}");
+        assert!(said.contains(&format!("{} of 85 thousand", addresses.len() / 1000)), "{said}");
         // One that is gone gets no more connections.
         let gone = addresses[0].clone();
         let mut slice = EndpointSlice::clone(&observed.endpoints.slices[0]);

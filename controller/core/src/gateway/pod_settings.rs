@@ -125,7 +125,7 @@ impl Settings {
             permissions.check(setting, value).map_err(|fault| {
                 Problem::new(Reason::SettingNotAllowed, format!("annotation {name}: {fault}"))
             })?;
-            settings.set(setting, value.clone());
+            settings.set(setting, permissions.bounded(setting, value.clone()));
         }
         Ok(settings)
     }
@@ -179,6 +179,15 @@ impl ServicePermissions {
             }
             _ => Ok(()),
         }
+    }
+
+    /// The value with what bounds it: a Service that sets resources replaces the
+    /// default, which has a limit of memory.
+    fn bounded(&self, setting: Setting, mut value: Value) -> Value {
+        if setting == Setting::Resources && value["limits"]["memory"].is_null() {
+            value["limits"]["memory"] = self.memory.clone().into();
+        }
+        value
     }
 
     fn check_resources(&self, value: &Value) -> Result<(), String> {

@@ -145,10 +145,13 @@ impl Allocator {
                 self.l2_segments.remove(provider);
             }
         }
-        if before != self.l2_segments.get(provider).cloned() {
-            self.make_pools();
+        if before == self.l2_segments.get(provider).cloned() {
+            return self.find_overlaps();
         }
-        self.find_overlaps()
+        // Addresses may have become free in all of them.
+        self.make_pools();
+        self.find_overlaps();
+        self.subnets.keys().cloned().collect()
     }
 
     /// Makes all pools anew.
@@ -902,7 +905,8 @@ mod tests {
         assert_eq!(allocator.usage("other").unwrap().invalid, None);
         let l2_segment = || Some("macvlan on eth0".to_owned());
         allocator.set_l2_segment(&"other.kube-system".parse().unwrap(), l2_segment());
-        assert_eq!(allocator.set_l2_segment(&"lan.kube-system".parse().unwrap(), l2_segment()), ["other"]);
+        allocator.set_l2_segment(&"lan.kube-system".parse().unwrap(), l2_segment());
+        assert!(allocator.usage("other").unwrap().invalid.is_some());
 
         assert_eq!(allocator.remove_subnet("c-old"), ["b-new", "other"]);
         assert_eq!(allocator.usage("b-new").unwrap().invalid, None);

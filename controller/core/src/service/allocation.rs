@@ -623,7 +623,7 @@ mod tests {
         assert_eq!(steps(&plan(&gone)), []);
         let mut many = gone.clone();
         many.addresses.kept_before = most;
-        assert_eq!(steps(&plan(&many)), [Action::Release(kept.id.clone())]);
+        assert_eq!(steps(&plan(&many)), [], "what is kept stays, though fewer may be by now");
         let mut without_namespace = gone;
         without_namespace.addresses.is_namespace_gone = true;
         assert_eq!(steps(&plan(&without_namespace)), [Action::Release(kept.id)]);

@@ -1,8 +1,7 @@
 //! The status of a Service: ingress, conditions, and the Events that say what
 //! changed in them.
 
-use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -345,17 +344,15 @@ pub fn unreachable(observed: &Observed, pods: &[&Pod]) -> Option<Problem> {
     let problem = limit(pods, Reason::BackendsUnreachable)?;
     let slices = observed.endpoints.slices.iter();
     let of_tcp = slices.filter(|slice| slice.ports.iter().any(|port| port.protocol == Transport::Tcp));
-    let ready = of_tcp.flat_map(|slice| &slice.endpoints).filter(|endpoint| endpoint.ready);
-    let ready: BTreeSet<Ipv4Addr> = ready.map(|endpoint| endpoint.address).collect();
+    let is_any_ready = of_tcp.flat_map(|slice| &slice.endpoints).any(|endpoint| endpoint.ready);
     let message = format!(
-        "{}; of the endpoints {} are ready: if there are NetworkPolicies, allow egress from, and ingress to the backends from, pods with the label {}={} in namespace {}",
+        "{}; some endpoints are ready: if there are NetworkPolicies, allow egress from, and ingress to the backends from, pods with the label {}={} in namespace {}",
         problem.message,
-        ready.len(),
         names::MANAGED_BY_LABEL,
         names::MANAGED_BY,
         observed.gateway.namespace,
     );
-    (!ready.is_empty()).then_some(Problem { message, ..problem })
+    is_any_ready.then_some(Problem { message, ..problem })
 }
 
 /// An obstacle, with a word on the gateways that wait for it to go.
@@ -490,7 +487,7 @@ mod tests {
         }
         let observed = limited(&served, &[(1, "ready"), (2, "unready")]);
         let said = message(&observed, LIMITED);
-        assert!(said.contains("so it is; of the endpoints 1 are ready"), "{said}");
+        assert!(said.contains("so it is; some endpoints are ready"), "{said}");
         assert!(said.contains("app.kubernetes.io/managed-by=lb-svc in namespace default"), "{said}");
         let reason_of = |observed: &Observed, kind: &str| {
             reason(&observed.service.as_ref().unwrap().conditions, kind).to_owned()

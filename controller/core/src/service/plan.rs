@@ -174,6 +174,7 @@ fn withdraw(observed: &Observed) -> Plan {
     }
     actions.extend(cleanup::delete_objects(&observed.gateway, None));
     actions.extend(cleanup::release_orphaned(observed, None));
+    actions.extend(cleanup::delete_orphans(&observed.gateway, None));
     // A write of its own may have shown what the queue was not told of.
     let converged = observed.addresses.claims.is_empty() && actions.is_empty();
     let next = requeue(observed, converged, &actions, &Acknowledgement::default());
@@ -188,6 +189,7 @@ fn keep_serving(service: &Service, problem: &Problem, observed: &Observed) -> Pl
     let Observed { addresses, gateway, .. } = observed;
     let uid = service.id.uid.as_str();
     let pods = gateway.living_pods(uid);
+    let placement = placement::place(uid, gateway, &pods, observed.rollouts.others);
     let own = allocation::own_claims(service, addresses);
     let is_given_away = addresses.is_given_away;
     let mut actions = cleanup::delete_objects(gateway, (!is_given_away).then_some(uid));
@@ -210,8 +212,9 @@ fn keep_serving(service: &Service, problem: &Problem, observed: &Observed) -> Pl
         }
         acknowledge(config, &pods, observed)
     });
+    actions.extend(cleanup::delete_orphans(gateway, (!is_given_away).then_some(uid)));
     let ingress = ingress_as_before(service, &own, observed);
-    let is_lost = !ingress.is_empty() && gateway.last_config().is_none();
+    let is_lost = !ingress.is_empty() && gateway.is_visible && gateway.last_config().is_none();
     let ready = match is_lost {
         true => Problem {
             message: format!(
@@ -236,11 +239,11 @@ fn keep_serving(service: &Service, problem: &Problem, observed: &Observed) -> Pl
     let report = conditions.report(None);
     let converged = acknowledged && actions.is_empty() && report.is_empty() && !acknowledgement.is_changing();
     Plan {
-        next: requeue(observed, converged, &actions, &acknowledgement).within(later),
+        next: requeue(observed, converged, &actions, &acknowledgement).within(later.or(workload.again)),
         index: IndexUpdate {
             verdicts: acknowledgement.verdicts(),
             address_pending: serves_without_claim(service, &own, observed),
-            rollout: workload.rollout,
+            rollout: workload.rollout.or(placement.rollout),
         },
         remember: acknowledgement.convergence.map(|convergence| convergence.state),
         waits: false,
@@ -360,6 +363,8 @@ fn serve(service: &Service, spec: &ServiceSpec, observed: &Observed) -> Plan {
         acknowledgement = acknowledge(config, &pods, observed);
     }
     how += &conditions::directly(spec.direct.as_ref().map(|direct| direct.cause));
+    // Last, for it may be refused, and nothing else depends on it.
+    actions.extend(cleanup::delete_orphans(gateway, stays.then_some(uid)));
     let keeps = spec.keep && allocation::may_keep(observed);
     actions.extend(allocation.retain(keeps));
     if spec.keep && !keeps {
@@ -527,7 +532,16 @@ fn requeue(
             || convergence.is_some_and(|it| it.checks);
         return Requeue::Converged { poll };
     }
-    let wrote = |action: &Action| matches!(action, Action::WriteConfig(_) | Action::AnnotatePod { .. });
+    let wrote = |action: &Action| {
+        matches!(
+            action,
+            Action::WriteConfig(_)
+                | Action::AnnotatePod { .. }
+                | Action::Claim(_)
+                | Action::Adopt(_)
+                | Action::MarkConflict(..)
+        )
+    };
     Requeue::Unconverged {
         restart: actions.iter().any(wrote),
         holds_gates: convergence.is_some_and(|convergence| convergence.holds_gates),

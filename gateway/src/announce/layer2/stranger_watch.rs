@@ -88,8 +88,13 @@ impl StrangerWatch {
             let answers = std::mem::take(&mut owned.answers);
             owned.rounds = if answers.is_empty() { 0 } else { owned.rounds.saturating_add(1) };
             owned.next = now + if owned.rounds == 1 { CONFIRM } else { INTERVAL };
-            let strangers = if owned.rounds >= ROUNDS { answers } else { BTreeSet::new() };
-            changed |= std::mem::replace(&mut owned.strangers, strangers.clone()) != strangers;
+            // Of many hosts others answer first each time, which is no news.
+            let begins = owned.rounds >= ROUNDS && owned.strangers.is_empty();
+            let ends = owned.rounds == 0 && !owned.strangers.is_empty();
+            if begins || ends {
+                owned.strangers = answers;
+                changed = true;
+            }
         }
         changed
     }
