@@ -14,6 +14,27 @@ use lb_svc_crds::{IP, Subnet};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
+#[test]
+fn r12_manifests_run_two_controllers_that_leave_a_lost_node_soon() {
+    let file = |name: &str| {
+        let path = format!("{}/../manifests/controller/{name}.yaml", env!("CARGO_MANIFEST_DIR"));
+        std::fs::read_to_string(path).unwrap()
+    };
+    let deployment: Deployment = serde_saphyr::from_str(&file("deployment")).unwrap();
+    let spec = deployment.spec.unwrap();
+    let pod = spec.template.spec.unwrap();
+    assert_eq!(spec.replicas, Some(2));
+    let apart = pod.affinity.unwrap().pod_anti_affinity.unwrap();
+    assert!(apart.preferred_during_scheduling_ignored_during_execution.is_some());
+    assert_eq!(apart.required_during_scheduling_ignored_during_execution, None, "one node is enough");
+    assert_eq!(pod.priority_class_name.as_deref(), Some("system-cluster-critical"));
+    let tolerations = pod.tolerations.unwrap();
+    assert_eq!(tolerations.len(), 2);
+    assert!(tolerations.iter().all(|it| it.toleration_seconds.is_some_and(|seconds| seconds <= 10)));
+    let budget: PodDisruptionBudget = serde_saphyr::from_str(&file("budget")).unwrap();
+    assert_eq!(budget.spec.unwrap().selector, Some(spec.selector));
+}
+
 /// Text as a hostile author writes it: long, of many bytes a character, with
 /// what separates names, numbers at their limits, and JSON.
 fn text() -> impl Strategy<Value = String> {
