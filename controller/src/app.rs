@@ -22,8 +22,8 @@ use crate::config_file;
 use crate::gateway_client::GatewayClient;
 use crate::index::Index;
 use crate::reconcile::{Keys, Reconciler, queue};
-use crate::telemetry::health;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::{health, memory};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a start-up question to the API server may take.
@@ -55,6 +55,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     };
     tokio::select! {
         done = work => done,
+        () = memory::watch() => Ok(()),
         served = server => match served {
             Ok(Err(error)) => Err(error).context("serving health and metrics"),
             _ => bail!("the health server ended"),

@@ -10,6 +10,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
+use super::memory::Memory;
 use crate::index::Index;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -81,7 +82,15 @@ impl Collector for Gauges {
                 index.failed_rollouts(),
             )
         };
+        let memory = Memory::now();
+        let bytes = |bytes: Option<u64>| usize::try_from(bytes.unwrap_or_default()).unwrap_or(usize::MAX);
         for (name, help, value) in [
+            ("memory_bytes", "Resident memory", bytes(memory.map(|memory| memory.used))),
+            (
+                "memory_limit_bytes",
+                "Memory limit of the container, 0 without one",
+                bytes(memory.and_then(|memory| memory.limit)),
+            ),
             ("claims", "Addresses held", claims),
             ("services_waiting", "Services that wait for an address", waiting),
             ("rollouts_failed", "Gateways that a roll-out for all broke: it goes no further", halting),
