@@ -4,13 +4,16 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use k8s_openapi::ByteString;
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service};
 use kube::ResourceExt;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
-use lb_svc_crds::names::{GATEWAY_NAMESPACE_LABEL, SERVICE_ANNOTATION, gateway_name_apart};
+use lb_svc_crds::names::{
+    GATEWAY_NAMESPACE_LABEL, SERVICE_ANNOTATION, SIGNING_SECRET, TRUSTED_KEYS_VARIABLE, gateway_name_apart,
+};
 use lb_svc_e2e::objects::{backends, port, service, web};
 use lb_svc_e2e::outage::Watch;
 use lb_svc_e2e::{
@@ -31,7 +34,7 @@ async fn controller(scene: &Scene, more: &[&str]) {
     let args = [&usual[..], more].concat();
     let deployments: Api<Deployment> = Api::namespaced(scene.client(), SYSTEM);
     let template = json!({
-        "metadata": { "annotations": { "test": scene.namespace, "at": format!("{:?}", std::time::SystemTime::now()) } },
+        "metadata": { "annotations": { "test": scene.namespace, "at": format!("{:?}", SystemTime::now()) } },
         "spec": { "containers": [{ "name": "controller", "args": args }] },
     });
     let patch = Patch::Strategic(json!({ "spec": { "replicas": 1, "template": template } }));
@@ -451,6 +454,70 @@ async fn b06_deployments_of_an_earlier_release_are_made_anew_once() {
         assert!(two.longest < Duration::from_millis(800), "{two:?}");
         let sets = ["get", "replicasets", "-n", &scene.namespace, "-l", "service", "-o", "name"];
         assert_eq!(Lab::kubectl(&sets).await.unwrap().trim(), "");
+    })
+    .await;
+}
+
+/// Changes the Secret with the signing keys, and has the controller read it.
+async fn resign(scene: &Scene, data: Value) {
+    let secrets: Api<Secret> = Api::namespaced(scene.client(), SYSTEM);
+    let patch = Patch::Merge(json!({ "data": data }));
+    secrets.patch(SIGNING_SECRET, &PatchParams::default(), &patch).await.unwrap();
+    controller(scene, &[]).await;
+}
+
+/// The keys that the gateway of `service` trusts, once its pods of before are replaced.
+async fn trusted(scene: &Scene, service: &str) -> Result<String, String> {
+    let pod = scene.gateway(service).await;
+    let variables = pod.spec.unwrap_or_default().containers.remove(0).env.unwrap_or_default();
+    let found = variables.into_iter().find(|variable| variable.name == TRUSTED_KEYS_VARIABLE);
+    found.and_then(|variable| variable.value).ok_or_else(|| "it trusts no key".to_owned())
+}
+
+#[tokio::test]
+async fn r10_the_signing_key_is_replaced_as_documented_and_nothing_stops() {
+    scene("resigned", async |scene| {
+        let ip = scene.served("web", 2).await;
+        let first = trusted(&scene, "web").await.unwrap();
+        assert!(!first.contains(','), "one key: {first}");
+        let secrets: Api<Secret> = Api::namespaced(scene.client(), SYSTEM);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        let next = ByteString(format!("{:032x}", now.as_nanos()).into_bytes());
+
+        // 1. Gateways learn the next key.
+        resign(&scene, json!({ "next": next })).await;
+        let both = until("both keys are trusted", SLOW, async || {
+            let keys = trusted(&scene, "web").await?;
+            expect(keys.contains(','), keys.clone()).map(|()| keys)
+        })
+        .await;
+        serves(ip).await;
+        // 2. It signs, and the other is trusted no longer.
+        resign(&scene, json!({ "current": next, "next": null })).await;
+        let second = until("one key is trusted", SLOW, async || {
+            let keys = trusted(&scene, "web").await?;
+            expect(!keys.contains(','), keys.clone()).map(|()| keys)
+        })
+        .await;
+        assert!(both.contains(&first) && both.contains(&second) && second != first);
+        serves(ip).await;
+        let ports = json!([{ "name": "a", "port": 80 }, { "name": "b", "port": 81, "targetPort": 80 }]);
+        scene.patch_service("web", json!({ "spec": { "ports": ports } })).await;
+        until("port 81", SLOW, async || client::get(ip, 81).await).await;
+
+        // A lost key: the controller makes another, and gateways follow it once they are replaced.
+        secrets.delete(SIGNING_SECRET, &DeleteParams::default()).await.unwrap();
+        controller(&scene, &[]).await;
+        until("another key is trusted", SLOW, async || {
+            let keys = trusted(&scene, "web").await?;
+            expect(keys != second, keys)
+        })
+        .await;
+        serves(ip).await;
+        let ports = json!([{ "name": "a", "port": 80 }, { "name": "c", "port": 82, "targetPort": 80 }]);
+        scene.patch_service("web", json!({ "spec": { "ports": ports } })).await;
+        until("port 82", SLOW, async || client::get(ip, 82).await).await;
+        controller(&scene, &[]).await;
     })
     .await;
 }
