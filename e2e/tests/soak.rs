@@ -12,9 +12,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service};
 use kube::ResourceExt;
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, PropagationPolicy};
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, PropagationPolicy};
+use lb_svc_crds::names::{MASTER_SECRET, SIGNING_SECRET};
 use lb_svc_e2e::objects::{PROVIDER, SUBNET, backends, port, service};
 use lb_svc_e2e::{Lab, Scene, client, expect, scene, until, until_using};
 use serde_json::{Value, json};
@@ -54,9 +55,17 @@ async fn two_controllers_that_both_lead() {
     .await;
 }
 
-/// Another controller, which holds a Lease of its own in the test's namespace.
+/// Another controller, which holds a Lease of its own in the test's namespace, and has the
+/// keys of the first.
 async fn second_controller(scene: &Scene) {
     let ns = &scene.namespace;
+    let keys: Api<Secret> = Api::namespaced(scene.client(), "lb-svc-system");
+    for name in [SIGNING_SECRET, MASTER_SECRET] {
+        let data = keys.get_opt(name).await.unwrap().and_then(|secret| secret.data);
+        let Some(data) = data else { continue };
+        let metadata = json!({ "name": name });
+        scene.create::<Secret>(json!({ "metadata": metadata, "data": data })).await;
+    }
     Lab::apply(&format!(
         r#"
 apiVersion: v1
@@ -78,7 +87,9 @@ subjects: [{{kind: ServiceAccount, name: second, namespace: {ns}}}]
 apiVersion: rbac.authorization.k8s.io/v1
 kind: Role
 metadata: {{name: second, namespace: {ns}}}
-rules: [{{apiGroups: [coordination.k8s.io], resources: [leases], verbs: [get, create, patch]}}]
+rules:
+- {{apiGroups: [coordination.k8s.io], resources: [leases], verbs: [get, create, patch]}}
+- {{apiGroups: [""], resources: [secrets], verbs: [get, create]}}
 ---
 apiVersion: rbac.authorization.k8s.io/v1
 kind: RoleBinding
