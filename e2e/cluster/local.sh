@@ -136,7 +136,8 @@ verb_dump() {
   dump_section nodes 20 kubectl_admin get nodes -o wide
   dump_section "taints of nodes" 20 kubectl_admin get nodes \
     -o 'jsonpath={range .items[*]}{.metadata.name} {.spec.taints}{"\n"}{end}'
-  dump_section "memory and disk of this machine" 20 eval 'free -m; df -m "$STATE"'
+  dump_section "memory of this machine" 20 free -m
+  dump_section "disk of this machine" 20 df -m "$STATE"
   dump_section pods 60 kubectl_admin get pods -A -o wide
   dump_section "services and what this product makes of them" 60 \
     kubectl_admin get services,deployments,network-attachment-definitions -A -o wide
