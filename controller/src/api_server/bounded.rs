@@ -25,7 +25,7 @@ const LARGE: usize = 64 * 1024;
 /// How many large answers are read at once.
 const LARGE_AT_ONCE: usize = 4;
 
-/// An answer is longer than [`ANSWER_MAX`], and was not read.
+/// An answer is longer than `ANSWER_MAX`, and was not read.
 #[derive(Debug, thiserror::Error)]
 #[error("the answer to {0} is longer than {max} MiB, and is not read", max = ANSWER_MAX >> 20)]
 pub struct TooLarge(String);
