@@ -1293,7 +1293,8 @@ fn what_passes_is_counted_by_port() {
     gateway.kill();
     lab.client.tcp(&format!("{VIP}:80")).unwrap();
     let gateway = lab.serving(&config(&[("TCP", 80)]));
-    assert_eq!(connections(&gateway, "tcp", 80), 6);
+    // A process that has just become ready may not have read the counters yet.
+    wait("six connections", || (connections(&gateway, "tcp", 80) == 6).then_some(()));
 
     // Whoever takes the counters away, they are back.
     lab.pod.run("nft delete table ip lb-svc-traffic");
