@@ -330,6 +330,22 @@ mod tests {
         index.set_service(service.clone(), Some(web));
     }
 
+    /// Answers all requests, by method and path, and records these and their bodies.
+    async fn answer_all(
+        handle: &mut Handle,
+        asked: &mut Vec<(String, String)>,
+        by: impl Fn(&str) -> (u16, Value),
+    ) {
+        while let Some((request, send)) = handle.next_request().await {
+            let line = format!("{} {}", request.method(), request.uri().path());
+            let bytes = request.into_body().collect().await.unwrap().to_bytes();
+            let (code, body) = by(&line);
+            asked.push((line, String::from_utf8(bytes.to_vec()).unwrap()));
+            let body = Body::from(body.to_string().into_bytes());
+            send.send_response(Response::builder().status(code).body(body).unwrap());
+        }
+    }
+
     #[tokio::test]
     async fn r22_write_that_fails_for_long_is_reported_on_the_service() {
         for (claimed, first, what) in [
@@ -340,17 +356,8 @@ mod tests {
             request_address(&reconciler, &service, claimed);
             let key = Key::gateway_of(&service);
             let mut asked = Vec::new();
-            let answers = async {
-                while let Some((request, send)) = handle.next_request().await {
-                    let line = format!("{} {}", request.method(), request.uri().path());
-                    let bytes = request.into_body().collect().await.unwrap().to_bytes();
-                    asked.push((line, String::from_utf8(bytes.to_vec()).unwrap()));
-                    let body =
-                        json!({ "status": "Failure", "code": 500, "message": "failed calling webhook" });
-                    let body = Body::from(body.to_string().into_bytes());
-                    send.send_response(Response::builder().status(500).body(body).unwrap());
-                }
-            };
+            let failure = json!({ "status": "Failure", "code": 500, "message": "failed calling webhook" });
+            let answers = answer_all(&mut handle, &mut asked, |_| (500, failure.clone()));
             let runs = async {
                 reconciler.run(key.clone(), Cause::Change).await;
                 let long_ago = Instant::now().checked_sub(Duration::from_secs(30)).unwrap();
@@ -387,10 +394,11 @@ mod tests {
         subnet.held = true;
         lock(&reconciler.index).set_subnet("lan", Some(subnet));
         let held = || lock(&reconciler.index).subnet("lan").unwrap().held;
-        // The status first, then the finalizer.
-        for (code, held_after) in [([200, 500], true), ([200, 200], false)] {
+        // The finalizer first, then the status.
+        for (codes, held_after) in [(&[500_u16][..], true), (&[200, 500], false), (&[200, 200], false)] {
+            lock(&reconciler.index).set_held("lan", true);
             let answers = async {
-                for code in code {
+                for &code in codes {
                     let (request, send) = handle.next_request().await.unwrap();
                     assert!(request.uri().path().starts_with("/apis/kubeovn.io/v1/subnets/lan"));
                     assert!(!held(), "before it is written");
@@ -413,24 +421,15 @@ mod tests {
         request_address(&reconciler, &service, false);
         let key = Key::gateway_of(&service);
         let mut asked = Vec::new();
-        let answers = async {
-            while let Some((request, send)) = handle.next_request().await {
-                let line = format!("{} {}", request.method(), request.uri().path());
-                let bytes = request.into_body().collect().await.unwrap().to_bytes();
-                let (code, body) = match line.split_once(' ').unwrap() {
-                    ("POST", path) if path.ends_with("/ips") => (409, json!({ "code": 409 })),
-                    ("GET", _) => {
-                        let name = "lan.kube-system.172.18.0.11";
-                        let meta = json!({ "name": name, "uid": "odd", "resourceVersion": "5" });
-                        (200, json!({ "metadata": meta, "spec": { "podName": "someone" } }))
-                    }
-                    _ => (200, json!({ "metadata": { "name": "x" } })),
-                };
-                asked.push((line, String::from_utf8(bytes.to_vec()).unwrap()));
-                let body = Body::from(body.to_string().into_bytes());
-                send.send_response(Response::builder().status(code).body(body).unwrap());
+        let answers = answer_all(&mut handle, &mut asked, |line| match line.split_once(' ').unwrap() {
+            ("POST", path) if path.ends_with("/ips") => (409, json!({ "code": 409 })),
+            ("GET", _) => {
+                let name = "lan.kube-system.172.18.0.11";
+                let meta = json!({ "name": name, "uid": "odd", "resourceVersion": "5" });
+                (200, json!({ "metadata": meta, "spec": { "podName": "someone" } }))
             }
-        };
+            _ => (200, json!({ "metadata": { "name": "x" } })),
+        });
         tokio::select! {
             _ = reconciler.run(key, Cause::Change) => {}
             () = answers => {}
@@ -447,24 +446,21 @@ mod tests {
         let Scene { reconciler, mut handle, service, .. } = Scene::new();
         request_address(&reconciler, &service, true);
         let mut asked = Vec::new();
-        let answers = async {
-            while let Some((request, send)) = handle.next_request().await {
-                let line = format!("{} {}", request.method(), request.uri().path());
-                let (code, body) = match (request.method().as_str(), line.contains("/configmaps")) {
-                    ("GET", true) => (200, json!({ "metadata": { "name": "lb-svc-web" } })),
-                    ("POST", true) => (409, json!({ "status": "Failure", "code": 409 })),
-                    _ => (404, json!({ "status": "Failure", "code": 404 })),
-                };
-                let body = Body::from(body.to_string().into_bytes());
-                asked.push(line);
-                send.send_response(Response::builder().status(code).body(body).unwrap());
+        let answers = answer_all(&mut handle, &mut asked, |line| match line.split_once(' ').unwrap() {
+            ("GET", path) if path.contains("/configmaps") => {
+                (200, json!({ "metadata": { "name": "lb-svc-web" } }))
             }
-        };
+            ("POST", path) if path.contains("/configmaps") => {
+                (409, json!({ "status": "Failure", "code": 409 }))
+            }
+            _ => (404, json!({ "status": "Failure", "code": 404 })),
+        });
         let again = tokio::select! {
             again = reconciler.run(Key::gateway_of(&service), Cause::Change) => again,
             () = answers => None,
         };
         let configs = "/api/v1/namespaces/default/configmaps";
+        let asked: Vec<String> = asked.into_iter().map(|(line, _)| line).collect();
         assert_eq!(asked, [format!("POST {configs}"), format!("GET {configs}/lb-svc-test-service")]);
         assert_eq!(again, Some(FAILED.0), "to say so");
         let planned = |at| {

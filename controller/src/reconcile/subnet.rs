@@ -22,20 +22,17 @@ impl Reconciler {
         let Some((SubnetPlan { status, hold }, subnet)) = seen else {
             return Ok(None);
         };
-        let written = async {
-            // First, or the watch shows the status with the finalizer that is about to go.
-            if let Some(hold) = hold {
-                self.api_server.hold_subnet(name, &subnet, hold).await?;
+        // First, or the watch shows the status with the finalizer that is about to go.
+        if let Some(hold) = hold {
+            let written = self.api_server.hold_subnet(name, &subnet, hold).await;
+            if written.is_err() && !hold {
+                lock(&self.index).set_held(name, true);
             }
-            if let Some(status) = &status {
-                self.api_server.set_subnet_status(name, &subnet, status).await?;
-            }
-            Ok(())
-        };
-        let written = written.await;
-        if written.is_err() && hold == Some(false) {
-            lock(&self.index).set_held(name, true);
+            written?;
         }
-        written.map(|()| None)
+        if let Some(status) = &status {
+            self.api_server.set_subnet_status(name, &subnet, status).await?;
+        }
+        Ok(None)
     }
 }
