@@ -11,8 +11,7 @@ use crate::observed::{Observed, ObservedGateway};
 const ORPHANS_AT_ONCE: usize = 8;
 
 /// Deletes the gateway's objects unless they are for the Service with the uid
-/// `keep`, or not made by the controller; pods with what made them, or alone if
-/// that was deleted without them.
+/// `keep`, or not made by the controller.
 pub fn delete_objects(gateway: &ObservedGateway, keep: Option<&str>) -> Vec<Action> {
     fn stale<'a, T>(object: Option<&'a OwnedObject<T>>, keep: Option<&str>) -> Option<(String, String)> {
         let stale = |object: &&'a OwnedObject<T>| {

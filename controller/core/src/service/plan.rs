@@ -363,8 +363,6 @@ fn serve(service: &Service, spec: &ServiceSpec, observed: &Observed) -> Plan {
         acknowledgement = acknowledge(config, &pods, observed);
     }
     how += &conditions::directly(spec.direct.as_ref().map(|direct| direct.cause));
-    // Last, for it may be refused, and nothing else depends on it.
-    actions.extend(cleanup::delete_orphans(gateway, stays.then_some(uid)));
     let keeps = spec.keep && allocation::may_keep(observed);
     actions.extend(allocation.retain(keeps));
     if spec.keep && !keeps {
@@ -395,6 +393,8 @@ fn serve(service: &Service, spec: &ServiceSpec, observed: &Observed) -> Plan {
     if let (Ok(Some(config)), true) = (&config, programmed) {
         actions.extend(allocation.release_surplus(&gateway.pods, &config.digests, uid));
     }
+    // Last, for it may be refused, and nothing else depends on it.
+    actions.extend(cleanup::delete_orphans(gateway, stays.then_some(uid)));
 
     let conditions = Conditions {
         ingress: match shown {
