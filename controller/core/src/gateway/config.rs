@@ -38,12 +38,10 @@ pub struct Inputs<'a> {
     pub networks: &'a BTreeMap<String, Network>,
     /// The Service's endpoints.
     pub endpoints: &'a ObservedEndpoints,
-    /// The ConfigMap as it is, if its content is to be relied upon.
-    pub known: Option<&'a OwnedObject<String>>,
-    /// The gateway's living pods.
+    /// The gateway as it is.
+    pub gateway: &'a ObservedGateway,
+    /// Its living pods.
     pub pods: &'a [&'a Pod],
-    /// All its pods.
-    pub all_pods: &'a [Pod],
     /// The NAT back end where the Service does not say.
     pub nat_backend: NatBackend,
 }
@@ -54,11 +52,11 @@ pub struct Inputs<'a> {
 /// # Errors
 /// Why an address cannot be served, or that a ConfigMap cannot hold it.
 pub fn desired(spec: &ServiceSpec, inputs: &Inputs<'_>) -> Result<Option<Rendered>, Problem> {
-    let Inputs { service, serving, networks, endpoints, known, pods, all_pods, nat_backend } = *inputs;
+    let Inputs { service, serving, networks, endpoints, gateway, pods, nat_backend } = *inputs;
     if serving.is_empty() {
         return Ok(None);
     }
-    let known = parse(known);
+    let known = parse(gateway.own_config());
     let mut addresses = Vec::new();
     for claim in serving {
         let listed = known
@@ -113,7 +111,7 @@ pub fn desired(spec: &ServiceSpec, inputs: &Inputs<'_>) -> Result<Option<Rendere
         election: Some(Election {
             gateway: assignment::id_of(&service.id).to_string(),
             interval_ms: ADVERTISEMENT_INTERVAL_MS,
-            predecessors: Some(predecessors(all_pods, &service.id.uid)),
+            predecessors: Some(predecessors(&gateway.pods, &service.id.uid)),
         }),
     };
     Rendered::of(config).map(Some)
@@ -198,8 +196,18 @@ pub struct Rendered {
 }
 
 impl Rendered {
+    /// The configuration, as far as a ConfigMap holds it.
     fn of(config: GatewayConfig) -> Result<Self, Problem> {
-        let (config, left_out) = fit(config)?;
+        let whole = Self::whole(config.clone());
+        if whole.unproven.len() <= CONFIG_MAX {
+            return Ok(whole);
+        }
+        let (config, left_out) = fit(config, whole.unproven.len())?;
+        Ok(Self { left_out: Some(left_out), ..Self::whole(config) })
+    }
+
+    /// The whole configuration, however large.
+    fn whole(config: GatewayConfig) -> Self {
         let text = render(&config);
         let mut config = unproven(config);
         let unproven = render(&config);
@@ -212,7 +220,7 @@ impl Rendered {
             EndpointTargets { ports, subsets, check, rest }
         });
         let digests = Digests([&text, &unproven].map(|text| names::digest(text.as_bytes())));
-        Ok(Self { text, unproven, digests, targets, left_out })
+        Self { text, unproven, digests, targets, left_out: None }
     }
 
     /// Writes the ConfigMap, unless it is so, and signed. `written`: how long ago it
@@ -259,31 +267,25 @@ fn interval(bytes: usize) -> Duration {
     shortest + Duration::from_millis(millis(longest - shortest) * above / (large - small))
 }
 
-/// The configuration, as far as a ConfigMap holds it, and what is left out: the
-/// endpoints that are on their way out, and if need be the last of those that are
-/// ready.
+/// What a ConfigMap holds of a configuration that takes `whole` bytes, which is too
+/// many, and what is left out: the endpoints that are on their way out, and if need be
+/// the last of those that are ready.
 ///
 /// # Errors
 /// It is too large without endpoints.
-fn fit(config: GatewayConfig) -> Result<(GatewayConfig, Option<Problem>), Problem> {
-    let length = |config: &GatewayConfig| render(&unproven(config.clone())).len();
-    let whole = length(&config);
-    if whole <= CONFIG_MAX {
-        return Ok((config, None));
-    }
-    let mut fitting = config.clone();
-    for subset in subsets_of(&mut fitting) {
+fn fit(mut config: GatewayConfig, whole: usize) -> Result<(GatewayConfig, Problem), Problem> {
+    let mut without = config.clone();
+    for subset in subsets_of(&mut without) {
         subset.addresses.clear();
         subset.draining.clear();
     }
-    let base = length(&fitting);
+    let base = render(&unproven(without)).len();
     if base > CONFIG_MAX {
         let message = format!(
             "the gateway's configuration is {whole} bytes, a ConfigMap holds {CONFIG_MAX}: use fewer ports, or fewer endpoints"
         );
         return Err(Problem::new(Reason::ConfigTooLarge, message));
     }
-    let mut config = config;
     // The bytes of the first so many addresses of each: in quotes, and with a comma.
     let lengths = subsets_of(&mut config).map(|subset| {
         let mut sum = 0;
@@ -314,7 +316,7 @@ fn fit(config: GatewayConfig) -> Result<(GatewayConfig, Option<Problem>), Proble
         thousands(most),
         thousands(usize::MAX),
     );
-    Ok((config, Some(Problem::new(Reason::ConfigTooLarge, message))))
+    Ok((config, Problem::new(Reason::ConfigTooLarge, message)))
 }
 
 fn subsets_of(config: &mut GatewayConfig) -> impl Iterator<Item = &mut Subset> {

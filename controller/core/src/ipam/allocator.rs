@@ -169,12 +169,17 @@ impl Allocator {
         }
     }
 
-    /// The attachments on the L2 segment of `provider`, itself among them: they share
-    /// their addresses.
+    /// Whether two attachments are on one L2 segment, and so share their addresses.
+    /// One whose segment is not known is on a segment of its own.
+    fn share_segment(&self, one: &Provider, other: &Provider) -> bool {
+        let segment = |provider| self.l2_segments.get(provider);
+        one == other || segment(one).is_some_and(|known| segment(other) == Some(known))
+    }
+
+    /// The attachments on the L2 segment of `provider`, itself among them.
     fn on_segment_of(&self, provider: &Provider) -> BTreeSet<Provider> {
-        let segment = self.l2_segments.get(provider);
-        let others = self.l2_segments.iter().filter(|(_, other)| Some(*other) == segment);
-        others.map(|(other, _)| other.clone()).chain([provider.clone()]).collect()
+        let others = self.l2_segments.keys().filter(|other| self.share_segment(provider, other));
+        others.chain([provider]).cloned().collect()
     }
 
     /// Claims of a Subnet have come or gone. Returns the Subnets for which that changes
@@ -196,7 +201,8 @@ impl Allocator {
             own.map(|claim| claim.address)
                 .any(|address| matches!(address, IpAddr::V4(v4) if within.contains(&v4)))
         };
-        let mut overlaps = overlap::find(parsed, &self.l2_segments, has_claims);
+        let share = |one: &Provider, other: &Provider| self.share_segment(one, other);
+        let mut overlaps = overlap::find(parsed, share, has_claims);
         let mut changed = Vec::new();
         for (name, subnet) in &mut self.subnets {
             let found = overlaps.remove(name);
@@ -235,13 +241,12 @@ impl Allocator {
     /// has them.
     fn pool(&self, network: &Network) -> Pool {
         let mut pool = Pool::new(network);
-        let shared = self.on_segment_of(&network.provider);
         let claimed = self.claims.values().map(|entry| (&entry.claim.provider, entry.claim.address));
         let reserved = self.reserved.values().map(|reserved| (&reserved.provider, reserved.address));
         let strangers = self.strangers.values().filter_map(|stranger| stranger.address.as_ref());
         let strangers = strangers.map(|(provider, address)| (provider, *address));
         for (provider, address) in claimed.chain(reserved).chain(strangers) {
-            if let (true, IpAddr::V4(address)) = (shared.contains(provider), address) {
+            if let (true, IpAddr::V4(address)) = (self.share_segment(provider, &network.provider), address) {
                 pool.take(address);
             }
         }

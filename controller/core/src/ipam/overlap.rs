@@ -10,42 +10,37 @@ use super::{InvalidSubnet, Network};
 /// When a Subnet was created, and its name.
 pub type Age = (Option<jiff::Timestamp>, String);
 
-/// The Subnets, by name, that have addresses of another one on their L2 segment and
-/// do not precede it. An attachment whose segment is not known is one of its own.
+/// The Subnets, by name, that have addresses of another one and do not precede it,
+/// where attachments `share` an L2 segment.
 ///
 /// A Subnet precedes those that it overlaps if it has claims on the addresses that
 /// both have, which `has_claims` says of a Subnet and a network: another that was
 /// edited to reach there gives out none of them. Among others the older one stays.
 pub fn find<'a>(
     subnets: impl Iterator<Item = (&'a Age, &'a Network)>,
-    l2_segments: &HashMap<Provider, String>,
+    share: impl Fn(&Provider, &Provider) -> bool,
     has_claims: impl Fn(&str, Ipv4Net) -> bool,
 ) -> HashMap<String, InvalidSubnet> {
-    let segment = |network: &Network| {
-        let known = l2_segments.get(&network.provider).cloned();
-        known.unwrap_or_else(|| network.provider.to_string())
+    let all: Vec<(&Age, &Network)> = subnets.collect();
+    let meet = |one: &Network, other: &Network| {
+        share(&one.provider, &other.provider)
+            && (one.cidr.contains(&other.cidr) || other.cidr.contains(&one.cidr))
     };
-    let all: Vec<(String, &Age, &Network)> =
-        subnets.map(|(age, network)| (segment(network), age, network)).collect();
-    let meet = |(segment, _, one): &(String, &Age, &Network), other: &(String, &Age, &Network)| {
-        *segment == other.0 && (one.cidr.contains(&other.2.cidr) || other.2.cidr.contains(&one.cidr))
+    let holds = |(age, network): &(&Age, &Network)| {
+        let mut others = all.iter().filter(|(other, _)| other != age);
+        others.any(|(_, other)| meet(network, other) && has_claims(&age.1, other.cidr))
     };
-    let holds = |subnet: &(String, &Age, &Network)| {
-        let mut others = all.iter().filter(|other| other.1 != subnet.1 && meet(subnet, other));
-        others.any(|(_, _, other)| has_claims(&subnet.1.1, other.cidr))
-    };
-    let mut in_order: Vec<(bool, &(String, &Age, &Network))> =
-        all.iter().map(|subnet| (!holds(subnet), subnet)).collect();
-    in_order.sort_by_key(|(is_without, (_, age, _))| (*is_without, *age));
-    let mut valid: Vec<&(String, &Age, &Network)> = Vec::new();
+    let mut in_order = all.clone();
+    in_order.sort_by_cached_key(|subnet| (!holds(subnet), subnet.0));
+    let mut valid: Vec<(&Age, &Network)> = Vec::new();
     let mut overlaps = HashMap::new();
-    for (_, subnet) in in_order {
-        match valid.iter().find(|other| meet(subnet, other)) {
-            Some((_, (_, preceding), _)) => {
-                let overlap = InvalidSubnet::Overlaps(subnet.2.cidr.into(), preceding.clone());
-                overlaps.insert(subnet.1.1.clone(), overlap);
+    for (age, network) in in_order {
+        match valid.iter().find(|(_, other)| meet(network, other)) {
+            Some((preceding, _)) => {
+                let overlap = InvalidSubnet::Overlaps(network.cidr.into(), preceding.1.clone());
+                overlaps.insert(age.1.clone(), overlap);
             }
-            None => valid.push(subnet),
+            None => valid.push((age, network)),
         }
     }
     overlaps

@@ -324,9 +324,8 @@ fn serve(service: &Service, spec: &ServiceSpec, observed: &Observed) -> Plan {
             serving: &allocation.serving,
             networks: &addresses.networks,
             endpoints: &observed.endpoints,
-            known: gateway.own_config(),
+            gateway,
             pods: &pods,
-            all_pods: &gateway.pods,
             nat_backend: observed.configuration.nat_backend,
         };
         config::desired(spec, &inputs)
