@@ -67,12 +67,10 @@ pub async fn converge(
     mut state: NetworkState,
 ) -> Result<Changes, Fault> {
     let (mut ops, mut datapath_changed) = (Vec::new(), false);
-    let mut left = Vec::new();
     let mut ipv6_refused = None;
+    let mut left = plan(&state, &desired.route);
     for _ in 0..ROUNDS {
         datapath_changed |= datapath.ensure(&desired.datapath).await?;
-        left = plan(&state, &desired.route);
-        left.retain(|op| ipv6_refused.is_none() || !op.is_ipv6());
         if left.is_empty() {
             break;
         }

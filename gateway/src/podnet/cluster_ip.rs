@@ -65,7 +65,7 @@ impl Check {
 
     /// The port to check.
     fn port(&self) -> Option<u16> {
-        self.ports.iter().cycle().nth(self.unanswered % self.ports.len().max(1)).copied()
+        self.ports.get(self.unanswered % self.ports.len().max(1)).copied()
     }
 }
 
@@ -108,19 +108,21 @@ impl Checks {
         .collect()
     }
 
+    /// The check of this port, unless another is checked by now.
+    fn of(&mut self, at: SocketAddrV4) -> Option<&mut Check> {
+        self.0.get_mut(at.ip()).filter(|check| check.port() == Some(at.port()))
+    }
+
     /// Has a check done later that could not be done.
     fn postpone(&mut self, now: Instant, at: SocketAddrV4) {
-        if let Some(check) = self.0.get_mut(at.ip()).filter(|check| check.port() == Some(at.port())) {
+        if let Some(check) = self.of(at) {
             check.next = Some(now + INTERVAL);
         }
     }
 
     /// Records a result. Returns whether the state changed.
     fn record(&mut self, now: Instant, at: SocketAddrV4, verdict: Verdict) -> bool {
-        let check = self.0.get_mut(at.ip()).filter(|check| check.port() == Some(at.port()));
-        let Some(check) = check else {
-            return false;
-        };
+        let Some(check) = self.of(at) else { return false };
         check.next = Some(now + if verdict == Verdict::Proven { PROVEN_INTERVAL } else { INTERVAL });
         if verdict == Verdict::Unknown {
             check.unanswered += 1;

@@ -50,13 +50,41 @@ pub struct Layer2 {
     sender: FrameSender,
     garp: GarpSchedule,
     routers: RouterWatch,
-    /// Queues what the routers say, on the interface with this `ifindex`: of these.
-    router_frames: Option<(u32, Vec<Ipv4Addr>, PolledReceiver)>,
+    router_frames: Option<FramesOf>,
     /// When to look again whether this pod owns the addresses.
     look_again: Option<Instant>,
     strangers: StrangerWatch,
-    /// Queues what is said for the addresses that the interface with this `ifindex` has.
-    address_frames: Option<(u32, Vec<Ipv4Addr>, PolledReceiver)>,
+    address_frames: Option<FramesOf>,
+}
+
+/// Queues the ARP frames of some hosts of the LAN.
+struct FramesOf {
+    /// The `ifindex` of the interface.
+    index: u32,
+    hosts: Vec<Ipv4Addr>,
+    receiver: PolledReceiver,
+}
+
+impl FramesOf {
+    /// The queue that there is, if it is of these hosts, or another; `None` without hosts,
+    /// or if the kernel refuses. Needs NET_RAW.
+    fn hosts(known: Option<Self>, lan: &Link, hosts: &[Ipv4Addr]) -> Option<Self> {
+        if known.as_ref().is_some_and(|known| known.index == lan.index && known.hosts == hosts) {
+            return known;
+        }
+        if hosts.is_empty() {
+            return None;
+        }
+        let filter = ArpFilter { senders: hosts.to_vec(), targets: Vec::new() };
+        let receiver = PolledReceiver::arp(&lan.name, &filter)
+            .inspect_err(|error| warn!(?hosts, %error, "hosts of the LAN are not watched"));
+        Some(Self { index: lan.index, hosts: hosts.to_vec(), receiver: receiver.ok()? })
+    }
+
+    /// Takes the queued frames.
+    fn received(&self) -> Vec<Frame> {
+        self.receiver.receive().filter_map(|frame| Frame::parse(&frame)).collect()
+    }
 }
 
 impl Layer2 {
@@ -236,31 +264,10 @@ impl Layer2 {
     pub fn watch_routers(&mut self, lan: &Link, config: &Config) {
         let routers: BTreeSet<Ipv4Addr> = config.addresses.iter().filter_map(|a| a.gateway).collect();
         let routers: Vec<Ipv4Addr> = routers.into_iter().collect();
-        let known = self.router_frames.take();
-        self.router_frames = self.queue_of(known, lan, &routers);
+        self.router_frames =
+            self.has_net_raw.then(|| FramesOf::hosts(self.router_frames.take(), lan, &routers)).flatten();
         let interface = AnnouncingInterface::of(lan).filter(|_| self.router_frames.is_some());
         self.routers.set(Instant::now(), interface, &routers);
-    }
-
-    /// Queues what these hosts of the LAN say, by the queue that there is if it is of
-    /// them. Without NET_RAW there is none, which is a fault of its own.
-    fn queue_of(
-        &self,
-        known: Option<(u32, Vec<Ipv4Addr>, PolledReceiver)>,
-        lan: &Link,
-        hosts: &[Ipv4Addr],
-    ) -> Option<(u32, Vec<Ipv4Addr>, PolledReceiver)> {
-        if known.as_ref().is_some_and(|(index, of, _)| *index == lan.index && *of == hosts) {
-            return known;
-        }
-        if !self.has_net_raw || hosts.is_empty() {
-            return None;
-        }
-        let filter = ArpFilter { senders: hosts.to_vec(), targets: Vec::new() };
-        PolledReceiver::arp(&lan.name, &filter)
-            .inspect_err(|error| warn!(?hosts, %error, "hosts of the LAN are not watched"))
-            .ok()
-            .map(|receiver| (lan.index, hosts.to_vec(), receiver))
     }
 
     /// The limits of a LAN whose routers do not answer, or others do in this pod's place.
@@ -306,8 +313,8 @@ impl Layer2 {
         // A member whose link was down, unnoticed, may have been replaced meanwhile. It
         // has received of that by then.
         let settle = self.election.as_ref().map(|task| 2 * lease_time(task.parameters().election.interval));
-        let known = self.address_frames.take();
-        self.address_frames = interface.and_then(|lan| self.queue_of(known, lan, addresses));
+        let lan = interface.filter(|_| self.has_net_raw);
+        self.address_frames = lan.and_then(|lan| FramesOf::hosts(self.address_frames.take(), lan, addresses));
         let interface = interface.and_then(AnnouncingInterface::of);
         let watched = interface.filter(|_| self.address_frames.is_some());
         self.strangers.set(Instant::now(), watched, addresses);
@@ -359,15 +366,12 @@ impl Layer2 {
     }
 
     fn ask_routers(&mut self) -> bool {
-        let (Some(interface), Some((_, _, receiver))) = (&self.interface, &self.router_frames) else {
-            return false;
-        };
+        let (Some(interface), Some(frames)) = (&self.interface, &self.router_frames) else { return false };
         let now = Instant::now();
         if self.routers.due().is_none_or(|due| due > now) {
             return false;
         }
-        let frames: Vec<Frame> = receiver.receive().filter_map(|frame| Frame::parse(&frame)).collect();
-        let changed = self.routers.receive(now, &frames);
+        let changed = self.routers.receive(now, &frames.received());
         let requests = self.routers.poll(now);
         if let Some(from) = self.routers.interface() {
             for (router, to) in requests {
@@ -381,15 +385,12 @@ impl Layer2 {
     }
 
     fn ask_for_strangers(&mut self) -> bool {
-        let (Some(interface), Some((_, _, receiver))) = (&self.interface, &self.address_frames) else {
-            return false;
-        };
+        let (Some(interface), Some(frames)) = (&self.interface, &self.address_frames) else { return false };
         let now = Instant::now();
         if self.strangers.due().is_none_or(|due| due > now) {
             return false;
         }
-        let frames: Vec<Frame> = receiver.receive().filter_map(|frame| Frame::parse(&frame)).collect();
-        let changed = self.strangers.receive(now, &frames);
+        let changed = self.strangers.receive(now, &frames.received());
         if let Some(from) = self.strangers.interface() {
             for address in self.strangers.poll(now) {
                 // A probe that is not sent is not answered either.
