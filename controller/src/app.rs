@@ -120,6 +120,7 @@ async fn lead(
     let mut lost = false;
     if led {
         tracing::info!(name = args.name, "leading");
+        metrics.lead();
         let reconciler = Reconciler::new(
             Arc::clone(index),
             configuration,

@@ -15,6 +15,14 @@ impl Index {
         self.subnets.get(name)
     }
 
+    /// Each Subnet, and how many of its addresses are claimed and free by its
+    /// status.
+    pub fn subnet_usage(&self) -> Vec<(String, u64, u64)> {
+        let usage =
+            |(name, subnet): (&String, &Subnet)| (name.clone(), subnet.status.using, subnet.status.available);
+        self.subnets.iter().map(usage).collect()
+    }
+
     /// Whether a Subnet has the controller's finalizer is about to change, or has
     /// not changed after all.
     pub fn set_held(&mut self, name: &str, held: bool) {

@@ -138,6 +138,14 @@ impl Reporter {
         metrics.ready.set(i64::from(ready));
         metrics.active.set(i64::from(owner));
         metrics.addresses.set(count(status.addresses.len()));
+        match &status.election {
+            Some(election) => {
+                metrics.peers.get_or_create(&[]).set(count(election.peers.len()));
+            }
+            None => {
+                metrics.peers.remove(&[]);
+            }
+        }
         // A scrape may be written meanwhile: nothing that stays is taken away.
         if self.digest != status.digest {
             if let Some(digest) = self.digest.take() {
@@ -215,6 +223,8 @@ fn count(number: usize) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use lb_svc_crds::gateway::ElectionStatus;
+    use prometheus_client::encoding::text::encode;
     use prometheus_client::registry::Registry;
 
     #[test]
@@ -247,6 +257,27 @@ mod tests {
         reporter.set_pod_ips(addresses.clone());
         reporter.set_pod_ips(BTreeSet::new());
         assert_eq!(*receiver.borrow(), addresses);
+    }
+
+    #[test]
+    fn peers_are_shown_where_there_is_an_election() {
+        let (metrics, registry) = Metrics::new("test");
+        let published = Arc::new(Published::new(Registry::default(), Vec::new()));
+        let mut reporter = Reporter::new(metrics, published, watch::channel(BTreeSet::new()).0);
+        let shown = |reporter: &mut Reporter, peers: Option<&[&str]>| {
+            let election = peers.map(|peers| ElectionStatus {
+                peers: peers.iter().map(ToString::to_string).collect(),
+                ..ElectionStatus::default()
+            });
+            reporter.publish(GatewayStatus { election, ..GatewayStatus::default() }, true, true);
+            let mut text = String::new();
+            encode(&mut text, &registry).unwrap();
+            text.lines().find_map(|line| line.strip_prefix("lb_svc_gateway_peers{} ")).map(str::to_owned)
+        };
+        assert_eq!(shown(&mut reporter, None), None);
+        assert_eq!(shown(&mut reporter, Some(&["b", "c"])).as_deref(), Some("2"));
+        assert_eq!(shown(&mut reporter, Some(&[])).as_deref(), Some("0"));
+        assert_eq!(shown(&mut reporter, None), None);
     }
 
     #[test]

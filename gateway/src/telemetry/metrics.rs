@@ -86,6 +86,9 @@ pub struct EndpointState {
     pub state: &'static str,
 }
 
+/// Without labels, of a metric that is not always there.
+pub type Unlabelled = [(String, String); 0];
+
 /// All metrics; a clone shares them.
 #[derive(Clone, Default)]
 pub struct Metrics {
@@ -95,6 +98,8 @@ pub struct Metrics {
     pub ready: Gauge,
     /// 1 if this pod owns the addresses: it has no election, or is elected.
     pub active: Gauge,
+    /// Other pods of the gateway that the election hears; absent without an election.
+    pub peers: Family<Unlabelled, Gauge>,
     /// Changes of role in the election.
     pub role_changes: Counter<u64, AtomicU64>,
     /// Times that two pods were active at once.
@@ -155,6 +160,7 @@ impl Metrics {
         r.register("config", "The configuration carried out", metrics.config.clone());
         r.register("ready", "Whether the addresses are served", metrics.ready.clone());
         r.register("active", "Whether the addresses are this pod's", metrics.active.clone());
+        r.register("peers", "Other pods of the gateway that are heard", metrics.peers.clone());
         r.register("role_changes", "Changes of role in the election", metrics.role_changes.clone());
         r.register("splits", "Times that two pods were active at once", metrics.splits.clone());
         r.register(
