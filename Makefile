@@ -4,7 +4,7 @@
 #   make demo-down            end that cluster, and leave nothing behind
 #   make test                 all rings of tests, with a table of their times
 #   make lint                 one ring: formatting, clippy, shellcheck, licences
-#   make unit [TEST=name]     one ring: unit tests and recorded conversations
+#   make unit [TEST=name]     one ring: unit tests, recorded conversations, the chart
 #   make netns [SUITE=direct] [TEST=name]
 #                             one ring: the gateway in network namespaces
 #   make e2e                  one ring: end to end, on a cluster made anew
@@ -12,11 +12,13 @@
 #                             one suite or test, on the cluster that is up
 #   make cluster-up           bring a cluster for the end-to-end tests up
 #   make images               the two images, as archives in target/images
-#   make crds                 write crds/yaml from the types in crds/
+#   make crds                 write crds/yaml, and the chart's copy, from the types in crds/
+#   make chart [TEST=name]    of unit: the Helm chart, its alerts and its dashboard
+#   make monitoring           write manifests/monitoring from the chart
 #   make bench                measure, and print one table (about two hours)
 #
 # TEST selects the tests whose names contain it, SUITE a file of tests. All but
-# lint, unit and crds take root.
+# lint, unit, chart, crds and monitoring take root.
 # CLUSTER=kind runs demo, e2e and bench on kind instead of the local cluster.
 # docs/dev/testing.md has more.
 
@@ -42,7 +44,7 @@ deny_version := 0.20.2
 deny := $(cache)/cargo-deny-$(deny_version)/bin/cargo-deny
 scripts = .ci/run $(shell find . -path ./target -prune -o -name '*.sh' -print)
 
-.PHONY: help demo demo-down test lint unit netns e2e bench images crds deps cluster-up cluster-down
+.PHONY: help demo demo-down test lint unit netns e2e bench images crds chart monitoring deps cluster-up cluster-down
 
 help:
 	@sed -n '3,/^$$/s/^# \{0,1\}//p' Makefile
@@ -79,6 +81,12 @@ unit:
 	cargo test $(locked) -p lb-svc-controller --test conversation --test documented \
 	  --test faults --test hostile --test regressions --test two_controllers $(TEST)
 	cargo test $(locked) -p lb-svc-election --test sim $(TEST)
+	@$(MAKE) --no-print-directory chart
+
+# Helm, kustomize and promtool come from the cache; Helm is built once.
+chart:
+	@helm=$$($(cluster) helm); prometheus=$$($(cluster) prometheus); \
+	  PATH=$$helm:$$prometheus:$$PATH cargo test $(locked) -p lb-svc-controller --test chart $(TEST)
 
 # All suites of this ring, and of them those in which the NAT back end matters:
 # they run once with each.
@@ -137,4 +145,11 @@ crds:
 	@for kind in subnets ips; do \
 	  cargo run -q $(locked) -p lb-svc-crds --features crdgen --bin crdgen $$kind > crds/yaml/$$kind.yaml.tmp; \
 	  mv crds/yaml/$$kind.yaml.tmp crds/yaml/$$kind.yaml; \
+	  cp crds/yaml/$$kind.yaml charts/lb-svc/files/crds/$$kind.yaml; \
 	done
+
+monitoring:
+	@helm=$$($(cluster) helm); \
+	  $$helm/helm template lb-svc charts/lb-svc --namespace lb-svc-system --show-only templates/monitoring.yaml \
+	    --set monitoring.monitors=true,monitoring.rules=true,monitoring.dashboard=true > manifests/monitoring/monitoring.yaml.tmp
+	@mv manifests/monitoring/monitoring.yaml.tmp manifests/monitoring/monitoring.yaml

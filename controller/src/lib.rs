@@ -16,7 +16,7 @@
 pub mod api_server;
 mod app;
 mod cli;
-mod config_file;
+pub mod config_file;
 pub mod election_key;
 mod gateway_client;
 pub mod index;

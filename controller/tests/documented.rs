@@ -100,9 +100,9 @@ fn every_reason_has_a_section() {
     assert!(missing.is_empty(), "docs/user/troubleshooting.md has no section for {missing:?}");
 }
 
-#[test]
-fn every_metric_is_documented() {
-    let monitoring = page("monitoring.md");
+/// The names of all metrics, as the code registers them: without the ending
+/// that says what a counter or a unit is.
+fn registered_metrics() -> Vec<String> {
     let mut registry = Registry::default();
     let metrics = Metrics::default();
     // A family without members does not show.
@@ -122,8 +122,56 @@ fn every_metric_is_documented() {
     let registered = gateway.split("r.register").skip(1).filter_map(|call| call.split('"').nth(1));
     named.extend(registered.map(|name| format!("lb_svc_gateway_{name}")));
     assert!(named.len() > 15, "{named:?}");
+    named
+}
+
+/// The names of metrics in a text.
+fn metrics_in(text: &str) -> BTreeSet<&str> {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    words
+        .filter(|word| word.starts_with("lb_svc_controller_") || word.starts_with("lb_svc_gateway_"))
+        .collect()
+}
+
+#[test]
+fn every_metric_is_documented() {
+    let monitoring = page("monitoring.md");
+    let named = registered_metrics();
     let missing: Vec<&String> = named.iter().filter(|name| !monitoring.contains(*name)).collect();
     assert!(missing.is_empty(), "docs/user/monitoring.md does not say what {missing:?} are");
+    let exists = |name: &str| {
+        let endings = ["", "_total", "_info", "_seconds"];
+        named.iter().any(|known| name.strip_prefix(known.as_str()).is_some_and(|end| endings.contains(&end)))
+    };
+    let gone: Vec<&str> = metrics_in(&monitoring).into_iter().filter(|name| !exists(name)).collect();
+    assert!(gone.is_empty(), "docs/user/monitoring.md names {gone:?}, which there are not");
+}
+
+#[test]
+fn every_metric_of_rules_and_dashboard_is_documented() {
+    let monitoring = page("monitoring.md");
+    let documented = metrics_in(&monitoring);
+    for name in ["rules.yaml", "dashboard.json"] {
+        let text = std::fs::read_to_string(repository().join("charts/lb-svc/files").join(name)).unwrap();
+        let used = metrics_in(&text);
+        assert!(used.len() > 10, "{name}: {used:?}");
+        let unknown: Vec<&&str> = used.difference(&documented).collect();
+        assert!(unknown.is_empty(), "{name} uses {unknown:?}, which docs/user/monitoring.md does not have");
+    }
+}
+
+#[test]
+fn every_alert_is_documented() {
+    let monitoring = page("monitoring.md");
+    let rules = std::fs::read_to_string(repository().join("charts/lb-svc/files/rules.yaml")).unwrap();
+    let alerts: Vec<&str> = rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
+    assert!(alerts.len() > 8, "{alerts:?}");
+    for alert in alerts {
+        assert!(
+            monitoring.contains(&format!("\n| `{alert}` |")),
+            "docs/user/monitoring.md has no row for {alert}"
+        );
+    }
 }
 
 #[test]

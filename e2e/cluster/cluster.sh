@@ -6,6 +6,8 @@
 #   deps                 install the packages that are missing; starts no service
 #   build                build Kubernetes and Multus into the cache, once
 #   metallb              the same for MetalLB; print the directory with its programs and CRDs
+#   helm                 the same for Helm and kustomize; print the directory with them
+#   prometheus           fetch Prometheus and promtool into the cache, once; print the directory with them
 #   up                   bring the cluster up; says so and does nothing if it is up already
 #   down                 end it and leave nothing behind, in whatever state it is
 #   kubectl ARGS...      run kubectl as cluster admin
@@ -48,6 +50,10 @@ usage() { sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "$HERE/cluster.sh" >&2; exit 2
 . "$HERE/build.sh"
 # shellcheck source=metallb.sh
 . "$HERE/metallb.sh"
+# shellcheck source=helm.sh
+. "$HERE/helm.sh"
+# shellcheck source=prometheus.sh
+. "$HERE/prometheus.sh"
 case $CLUSTER in
   local | kind) ;;
   *) die "CLUSTER is local or kind, not '$CLUSTER'" ;;
