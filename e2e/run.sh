@@ -13,13 +13,19 @@ times_of=suite
 # may run beside them.
 fresh=(document)
 parallel=(serving lifecycle healing network conflict faults settings pending subnets regressions)
-alone=(direct spread failover disruption modes kills soak)
+alone=(direct spread failover disruption modes chart kills soak)
 
 runner=$(e2e/cluster/cluster.sh runner)
 host=$(rustc -vV | sed -n 's/^host: //p')
 [ -z "$runner" ] || export "CARGO_TARGET_$(tr a-z- A-Z_ <<<"$host")_RUNNER=$runner"
 # What the images were built from: for tests with a controller of their own.
 export LB_SVC_CONTROLLER=${CARGO_TARGET_DIR:-$PWD/target}/$host/release/lb-svc-controller
+# What the suite chart runs.
+if [[ -z ${SUITE:-} || $SUITE == chart ]]; then
+  helm=$(e2e/cluster/cluster.sh helm)
+  prometheus=$(e2e/cluster/cluster.sh prometheus)
+  export PATH=$helm:$prometheus:$PATH
+fi
 # Futures of a whole test are large where nothing is optimised.
 export RUST_MIN_STACK=16777216
 # Tests that need what only the local cluster can do have names that begin with local_.
