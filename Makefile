@@ -10,6 +10,8 @@
 #   make e2e                  one ring: end to end, on a cluster made anew
 #   make e2e SUITE=failover [TEST=name]
 #                             one suite or test, on the cluster that is up
+#   make kind-image           make a node image for kind where no registry has one
+#   make kind-test            e2e and demo on kind
 #   make cluster-up           bring a cluster for the end-to-end tests up
 #   make images               the two images, as archives in target/images
 #   make crds                 write crds/yaml, and the chart's copy, from the types in crds/
@@ -31,6 +33,7 @@ SUITE ?=
 TEST ?=
 export CLUSTER
 cluster := e2e/cluster/cluster.sh
+on_kind := CLUSTER=kind $(cluster)
 # Two for the pods of one gateway, and one that stays when either of them dies.
 nodes := 3
 host := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
@@ -44,7 +47,8 @@ deny_version := 0.20.2
 deny := $(cache)/cargo-deny-$(deny_version)/bin/cargo-deny
 scripts = .ci/run $(shell find . -path ./target -prune -o -name '*.sh' -print)
 
-.PHONY: help demo demo-down test lint unit netns e2e bench images crds chart monitoring deps cluster-up cluster-down
+.PHONY: help demo demo-down test lint unit netns e2e kind kind-image kind-test bench images crds chart monitoring \
+  deps cluster-up cluster-down
 
 help:
 	@sed -n '3,/^$$/s/^# \{0,1\}//p' Makefile
@@ -59,7 +63,7 @@ demo-down: cluster-down
 ## Tests, the fast rings first.
 
 test: deps
-	@e2e/rings.sh lint unit netns e2e
+	@e2e/rings.sh lint unit netns e2e $$(! $(on_kind) has-node-image || echo kind)
 
 # Warnings are errors under CI only. Root is needed only where shellcheck is
 # not installed yet.
@@ -110,7 +114,21 @@ endif
 	@NODES=$(nodes) $(cluster) up
 	@e2e/install.sh
 	@cargo test $(locked) -p lb-svc-e2e --no-run
-	@SUITE=$(SUITE) e2e/run.sh $(TEST)
+	@SUITE='$(SUITE)' e2e/run.sh $(TEST)
+
+# From Debian packages and Go modules, into the cache; a Docker engine too, where
+# none runs.
+kind-image:
+	@$(on_kind) deps
+	@$(on_kind) node-image
+
+kind-test:
+	@CLUSTER=kind e2e/rings.sh cluster-down e2e demo cluster-down
+
+# The part of it that `make test` runs where the image is: what differs most from
+# the local cluster, in five minutes.
+kind:
+	@$(MAKE) --no-print-directory kind-test SUITE='document serving lifecycle healing network'
 
 bench: images
 	@NODES=$(nodes) $(cluster) up

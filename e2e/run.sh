@@ -1,7 +1,7 @@
 #!/bin/bash
 # Runs the end-to-end tests as a host outside the cluster, on the cluster that is up and with what is installed there,
 # and ends with a table of how long each suite took. A suite is a file in e2e/tests.
-#   SUITE=NAME run.sh        only that suite
+#   SUITE='NAME...' run.sh   only those suites
 #   run.sh FILTER            only the tests whose names contain FILTER; more arguments go to the test runner as well
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -38,13 +38,15 @@ for file in e2e/tests/*.rs; do
   suite=$(basename "$file" .rs)
   [[ $known == *" $suite "* ]] || { echo "run.sh: $file is in no list of suites above" >&2; exit 2; }
 done
-[[ -z ${SUITE:-} || $known == *" $SUITE "* ]] || { echo "run.sh: no suite '$SUITE'; there are:$known" >&2; exit 2; }
+for suite in ${SUITE:-}; do
+  [[ $known == *" $suite "* ]] || { echo "run.sh: no suite '$suite'; there are:$known" >&2; exit 2; }
+done
 
 suites() { # THREADS SUITE...
   local threads=$1 suite
   shift
   for suite; do
-    [[ -z ${SUITE:-} || $SUITE == "$suite" ]] || continue
+    [[ -z ${SUITE:-} || " $SUITE " == *" $suite "* ]] || continue
     timed "$suite" cargo test ${CI:+--locked} -q -p lb-svc-e2e --test "$suite" -- --test-threads "$threads" \
       ${skip[@]+"${skip[@]}"} ${args[@]+"${args[@]}"}
   done

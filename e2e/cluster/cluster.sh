@@ -4,7 +4,9 @@
 #   cluster.sh VERB [ARGS...]          CLUSTER=local (default) or kind, NODES=2 (local: 1 to 4)
 #
 #   deps                 install the packages that are missing; starts no service
-#   build                build Kubernetes and Multus into the cache, once
+#   build                build Kubernetes and Multus (kind: kind and Multus) into the cache, once
+#   node-image           kind: make a node image, and fetch a Docker engine where none runs, once
+#   has-node-image       kind: whether there is one
 #   metallb              the same for MetalLB; print the directory with its programs and CRDs
 #   helm                 the same for Helm and kustomize; print the directory with them
 #   prometheus           fetch Prometheus and promtool into the cache, once; print the directory with them
@@ -16,7 +18,7 @@
 #   images-on N          list the images on node N
 #   client CMD...        run a command on a host of the LAN that is no part of the cluster (172.18.0.9)
 #   far CMD...           run a command on a host behind two routers and a narrow link (172.20.0.9)
-#   lan CMD...           run a command on the LAN's switch: a bridge with a port nN for each node
+#   lan CMD...           run a command on the LAN's switch: a bridge with a port for each node, of the node's name
 #   node N CMD...        run a command in the network namespace of node N
 #   runner [N]           print the command prefix that runs a program as the client, or on node N
 #   kubelet-stop N       stop the kubelet of node N
@@ -31,7 +33,7 @@
 set -euo pipefail
 
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-# shellcheck disable=SC2034 # used by local.sh
+# shellcheck disable=SC2034 # used by local.sh and kind.sh
 STATE=${LB_SVC_STATE:-/var/tmp/lb-svc}        # everything that `down` removes
 CACHE=${LB_SVC_CACHE:-$HOME/.cache/lb-svc}    # what outlives a cluster: built binaries
 CLUSTER=${CLUSTER:-local}

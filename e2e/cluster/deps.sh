@@ -4,18 +4,33 @@
 
 CNI_PLUGINS=/usr/lib/cni
 
-verb_deps() {
-  local install=()
+verb_deps() { install_missing needs_all "needs_$CLUSTER"; }
+
+needs_all() { # the checks, the images and the clusters
   need "network tools" ip:iproute2 nft:nftables iptables:iptables conntrack:conntrack ping:iputils-ping sysctl:procps
-  need "containers" containerd:containerd runc:runc "$CNI_PLUGINS/macvlan:containernetworking-plugins"
-  need "etcd" etcd:etcd-server
   need "tools" curl:curl jq:jq openssl:openssl flock:util-linux unzip:unzip /etc/ssl/certs/ca-certificates.crt:ca-certificates
   need "shell linter" shellcheck:shellcheck
   need "static C compiler" gcc:gcc /usr/include/stdio.h:libc6-dev
-  if [ ${#install[@]} -gt 0 ]; then
-    [ "$(id -u)" = 0 ] || die "installing packages takes root; missing: ${install[*]}"
-    without_services
-  fi
+}
+
+needs_local() {
+  need "containers" containerd:containerd runc:runc "$CNI_PLUGINS/macvlan:containernetworking-plugins"
+  need "etcd" etcd:etcd-server
+}
+
+needs_kind() { :; } # its nodes bring all of it
+
+needs_node_image() {
+  need "node image" mmdebstrap:mmdebstrap
+  need "Docker's own engine" containerd:containerd runc:runc
+}
+
+install_missing() { # LIST...
+  local install=() list
+  for list; do "$list"; done
+  [ ${#install[@]} -gt 0 ] || return 0
+  [ "$(id -u)" = 0 ] || die "installing packages takes root; missing: ${install[*]}"
+  without_services
 }
 
 need() { # GROUP COMMAND_OR_FILE:PACKAGE...: note for installation what is missing
