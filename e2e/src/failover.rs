@@ -1,5 +1,5 @@
 //! A Service with two gateway pods, what can happen to the active one, and how
-//! long its address then goes unanswered. Its levers are the local cluster's.
+//! long its address then goes unanswered.
 
 use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, resume_unwind};

@@ -41,10 +41,16 @@ impl Lab {
         Ok(Self { client: Client::try_from(config)? })
     }
 
-    /// Whether the cluster is the local one, whose hosts are namespaces of
+    /// Whether the cluster is the local one, whose nodes are namespaces of
     /// this machine.
     pub fn is_local() -> bool {
         std::env::var("CLUSTER").as_deref() != Ok("kind")
+    }
+
+    /// The name of the node that has the control plane, and that tests never
+    /// stop.
+    pub fn first_node() -> &'static str {
+        if Self::is_local() { "n1" } else { "lb-svc-control-plane" }
     }
 
     /// `cluster.sh ARGS`; what it printed.

@@ -1,8 +1,7 @@
 //! What the end-to-end tests and measurements share.
 //!
-//! They run as a host of the LAN that is no part of the cluster: on the local
-//! cluster inside the client's network namespace (`cluster.sh runner`), on
-//! kind on the host.
+//! They run as a host of the LAN that is no part of the cluster: inside the
+//! client's network namespace (`cluster.sh runner`).
 //!
 //! - [`Lab`]: the cluster, its kubectl and its levers;
 //! - [`Scene`]: a namespace of a test's own, which shows what was in it when

@@ -4,6 +4,8 @@ use anyhow::Context;
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 
+use crate::Lab;
+
 /// The attachment of the example, which every test uses.
 pub const PROVIDER: &str = "lb-svc-attachment.kube-system";
 /// The example's Subnet.
@@ -37,14 +39,15 @@ pub fn direct(name: &str, ports: &Value, back_end: &str) -> Value {
 
 /// Keeps a workload's pods to the first node.
 pub fn on_the_first_node(workload: &mut Value) {
-    workload["spec"]["template"]["spec"]["nodeSelector"] = json!({ "kubernetes.io/hostname": "n1" });
+    workload["spec"]["template"]["spec"]["nodeSelector"] =
+        json!({ "kubernetes.io/hostname": Lab::first_node() });
 }
 
 /// Gives a Service so many gateway pods, none of them on the first node.
 pub fn elsewhere(service: &mut Value, replicas: u32) {
     let affinity = json!({ "nodeAffinity": { "requiredDuringSchedulingIgnoredDuringExecution": {
         "nodeSelectorTerms": [{ "matchExpressions": [
-            { "key": "kubernetes.io/hostname", "operator": "NotIn", "values": ["n1"] },
+            { "key": "kubernetes.io/hostname", "operator": "NotIn", "values": [Lab::first_node()] },
         ] }],
     } } });
     let annotations = &mut service["metadata"]["annotations"];

@@ -37,7 +37,7 @@ async fn conflict_is_told(scene: &Scene, service: &str, ip: &str, mac: &str) {
 }
 
 #[tokio::test]
-async fn local_a_requested_address_in_use_is_waited_for() {
+async fn a_requested_address_in_use_is_waited_for() {
     scene("conflict-static", async |scene| {
         let (ip, mac) = ("172.18.55.5", client_mac().await);
         client_address("replace", ip).await;
@@ -75,7 +75,7 @@ async fn local_a_requested_address_in_use_is_waited_for() {
 }
 
 #[tokio::test]
-async fn local_an_allocated_address_in_use_is_replaced() {
+async fn an_allocated_address_in_use_is_replaced() {
     scene("conflict-dynamic", async |scene| {
         let ns = &scene.namespace;
         let mac = client_mac().await;

@@ -265,7 +265,7 @@ async fn local_a_client_stays_with_its_pod() {
 }
 
 #[tokio::test]
-async fn local_policies_do_not_keep_the_gateway_from_pods_elsewhere() {
+async fn policies_do_not_keep_the_gateway_from_pods_elsewhere() {
     scene("policies", async |scene| {
         let mut workload = backends("web", 1, &["tcp/80"]);
         on_the_first_node(&mut workload);

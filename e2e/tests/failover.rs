@@ -32,51 +32,51 @@ async fn survives(name: &str, event: Event) {
 }
 
 #[tokio::test]
-async fn local_the_process_is_killed() {
+async fn the_process_is_killed() {
     survives("ha-killed", Event::Killed).await;
 }
 
 #[tokio::test]
-async fn local_the_pod_is_deleted() {
+async fn the_pod_is_deleted() {
     survives("ha-deleted", Event::Deleted).await;
 }
 
 #[tokio::test]
-async fn local_the_node_is_drained() {
+async fn the_node_is_drained() {
     survives("ha-drained", Event::Drained).await;
 }
 
 #[tokio::test]
-async fn local_the_pods_are_updated() {
+async fn the_pods_are_updated() {
     survives("ha-updated", Event::Updated).await;
 }
 
 #[tokio::test]
-async fn local_the_node_and_the_api_server_die() {
+async fn the_node_and_the_api_server_die() {
     survives("ha-untold", Event::NodeDiesUntold).await;
 }
 
 #[tokio::test]
-async fn local_the_node_dies() {
+async fn the_node_dies() {
     survives("ha-node", Event::NodeDies).await;
 }
 
 #[tokio::test]
-async fn local_the_lan_link_goes_down() {
+async fn the_lan_link_goes_down() {
     survives("ha-link", Event::LinkDown).await;
 }
 
 #[tokio::test]
-async fn local_the_lan_goes_deaf() {
+async fn the_lan_goes_deaf() {
     survives("ha-deaf", Event::LanDeaf).await;
 }
 
 #[tokio::test]
-async fn local_the_pod_network_goes_down() {
+async fn the_pod_network_goes_down() {
     survives("ha-pods", Event::PodNetworkDown).await;
 }
 
 #[tokio::test]
-async fn local_the_process_is_stopped() {
+async fn the_process_is_stopped() {
     survives("ha-stopped", Event::Stopped).await;
 }

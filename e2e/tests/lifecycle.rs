@@ -234,7 +234,7 @@ async fn bad_input_is_answered_and_holds_up_nobody() {
 /// Another attachment, another Subnet, the same LAN: the client has an address
 /// there too.
 #[tokio::test]
-async fn local_a_second_attachment_and_subnet() {
+async fn a_second_attachment_and_subnet() {
     scene("second-lan", async |scene| {
         let ns = &scene.namespace;
         scene.attach("second", "cidrBlock: 172.29.0.0/24, gateway: 172.29.0.1").await;
@@ -258,7 +258,7 @@ async fn local_a_second_attachment_and_subnet() {
 }
 
 #[tokio::test]
-async fn local_a_live_service_moves_to_another_attachment_and_another_subnet() {
+async fn a_live_service_moves_to_another_attachment_and_another_subnet() {
     scene("moves", async |scene| {
         let ns = scene.namespace.as_str();
         let (networks, more) = (["172.29.20", "172.29.21"], format!("{ns}-more"));

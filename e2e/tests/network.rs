@@ -56,7 +56,7 @@ async fn nothing_of_the_gateways_own_is_reachable_at_the_address() {
 
 /// The gateway is a way to the Service's ports, not a router into the cluster.
 #[tokio::test]
-async fn local_the_gateway_is_no_router_into_the_cluster() {
+async fn the_gateway_is_no_router_into_the_cluster() {
     scene("no-router", async |scene| {
         let ip = scene.served("web", 2).await;
         let pod = scene.gateway("web").await;
@@ -78,7 +78,7 @@ async fn local_the_gateway_is_no_router_into_the_cluster() {
 
 /// A node serves the address by itself, unless it is told that it is another's to serve.
 #[tokio::test]
-async fn local_clients_inside_the_cluster_go_through_the_gateway_on_request() {
+async fn clients_inside_the_cluster_go_through_the_gateway_on_request() {
     scene("pass-through", async |scene| {
         let mut workload = backends("web", 1, &["tcp/80"]);
         on_the_first_node(&mut workload);

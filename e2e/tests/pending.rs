@@ -140,7 +140,7 @@ async fn on_every_node(command: &[&str]) {
 /// has; then they have it; then it is another, and at last the attachment goes
 /// and comes back.
 #[tokio::test]
-async fn local_an_attachment_is_missing_wrong_changed_deleted_and_made_again() {
+async fn an_attachment_is_missing_wrong_changed_deleted_and_made_again() {
     scene("attachment", async |scene| {
         let ns = scene.namespace.as_str();
         let subnet = json!({

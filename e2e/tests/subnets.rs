@@ -52,7 +52,7 @@ async fn leaves_by(scene: &Scene, service: &str, router: &str) {
 }
 
 #[tokio::test]
-async fn local_edits_of_a_subnet_move_no_address_and_restart_no_gateway() {
+async fn edits_of_a_subnet_move_no_address_and_restart_no_gateway() {
     scene("edited", async |scene| {
         let ns = scene.namespace.as_str();
         scene.attach("lan", "cidrBlock: 172.29.8.0/24, gateway: 172.29.8.1").await;
