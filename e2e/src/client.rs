@@ -9,8 +9,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
 
-/// How long one attempt may take.
-pub const ATTEMPT: Duration = Duration::from_secs(1);
+/// How long one attempt may take: longer than TCP waits before it sends again
+/// what was lost (1 s, RFC 6298), so that one lost frame is no refusal.
+pub const ATTEMPT: Duration = Duration::from_secs(3);
 
 /// `GET path` at `address`; the body.
 ///
