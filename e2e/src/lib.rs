@@ -17,6 +17,7 @@ pub mod capture;
 pub mod client;
 mod controller;
 pub mod failover;
+pub mod fleet;
 mod lab;
 pub mod objects;
 pub mod outage;

@@ -1,6 +1,7 @@
 //! The choice of addresses, by itself: no API server, no cluster.
 
 use std::net::Ipv4Addr;
+use std::path::Path;
 use std::time::Instant;
 
 use anyhow::Context;
@@ -80,8 +81,7 @@ fn bytes_per_fragment(network: &Network, fragments: u32) -> anyhow::Result<f64> 
 
 /// The memory this process holds, in bytes.
 fn resident() -> anyhow::Result<f64> {
-    let status = std::fs::read_to_string("/proc/self/status")?;
-    Ok(crate::size::vm_rss(&status)? * f64::from(1 << 20))
+    Ok(lb_svc_e2e::fleet::resident(Path::new("/proc/self"))? * f64::from(1 << 20))
 }
 
 /// The order of a pack of cards that was shuffled (xorshift, always the same).

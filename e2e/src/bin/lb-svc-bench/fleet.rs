@@ -2,8 +2,8 @@
 //! works; it runs beside the cluster.
 
 use std::collections::HashSet;
-use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
@@ -11,21 +11,22 @@ use futures::stream::{BoxStream, select_all};
 use futures::{StreamExt, TryStreamExt};
 use http::Request;
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Service};
 use kube::ResourceExt;
-use kube::api::{Api, DeleteParams, ListParams, PostParams};
+use kube::api::Api;
 use kube::client::Body;
 use kube::core::PartialObjectMeta;
 use kube::runtime::watcher::{self, Config, Event, watcher};
 use lb_svc_crds::{IP, names};
+use lb_svc_e2e::fleet::{self, Fleet};
 use lb_svc_e2e::objects::web;
-use lb_svc_e2e::{Controller, Lab, Proxy, StandIns, Write, client, without_controller};
+use lb_svc_e2e::{Controller, Lab, Proxy, Write, without_controller};
 use serde_json::Value;
 
 use crate::stage::{NAMESPACE, Stage, within};
 use crate::start::millis;
 use crate::table::{Goal, Row};
-use crate::{Interleaved, Options, metallb, size};
+use crate::{Interleaved, Options, metallb};
 
 /// Requests that a plain client has under way at once: more make no difference
 /// to the API server.
@@ -34,8 +35,6 @@ const AT_ONCE: usize = 64;
 const LONG: Duration = Duration::from_secs(300);
 /// The Service whose writes are the pattern.
 const PATTERN: &str = "fleet-pattern";
-/// For how long nothing may be written before all is settled.
-const QUIET: Duration = Duration::from_secs(5);
 
 /// The rows.
 pub async fn measure(stage: &Stage, options: &Options) -> anyhow::Result<Vec<Row>> {
@@ -45,7 +44,12 @@ pub async fn measure(stage: &Stage, options: &Options) -> anyhow::Result<Vec<Row
             rows.extend(beside_a_client(stage, options).await?);
         }
         if options.wants("idle") {
-            rows.extend(settled(stage, options).await?);
+            let many = if options.quick { 200 } else { 1000 };
+            rows.extend(settled(stage, options, many, [2000.0, 64.0]).await?);
+        }
+        if options.wants("scale") {
+            let many = if options.quick { 1000 } else { 10_000 };
+            rows.extend(settled(stage, options, many, [10_000.0, 200.0]).await?);
         }
         Ok(rows)
     })
@@ -59,7 +63,7 @@ async fn kubeconfig() -> anyhow::Result<PathBuf> {
 async fn beside_a_client(stage: &Stage, options: &Options) -> anyhow::Result<Vec<Row>> {
     let (many, runs) = if options.quick { (100, 1) } else { (500, options.runs.min(3)) };
     let pattern = Pattern::record(stage).await?;
-    clear(stage).await?;
+    fleet::clear(&stage.lab.client, NAMESPACE).await?;
     let mut times = Interleaved::new("controller | plain client", "ms");
     let metallb = metallb::programs();
     if let Some(programs) = &metallb {
@@ -67,16 +71,16 @@ async fn beside_a_client(stage: &Stage, options: &Options) -> anyhow::Result<Vec
     }
     let mut theirs = Vec::new();
     for _ in 0..runs {
-        create(stage, many, web).await?;
+        fleet::create(&stage.lab.client, NAMESPACE, many, web).await?;
         let made = Made::watch(stage, many).await?;
         let start = Instant::now();
         let controller = Controller::start(&kubeconfig().await?)?;
         made.all().await?;
         let ours = start.elapsed();
         controller.stop().await?;
-        clear(stage).await?;
+        fleet::clear(&stage.lab.client, NAMESPACE).await?;
 
-        let services = create(stage, many, web).await?;
+        let services = fleet::create(&stage.lab.client, NAMESPACE, many, web).await?;
         let made = Made::watch(stage, many).await?;
         let start = Instant::now();
         let writing = pattern.write_for_all(stage, services);
@@ -89,13 +93,13 @@ async fn beside_a_client(stage: &Stage, options: &Options) -> anyhow::Result<Vec
         );
         written?;
         times.push(millis(ours), millis(made?));
-        clear(stage).await?;
+        fleet::clear(&stage.lab.client, NAMESPACE).await?;
 
         if let Some(programs) = &metallb {
-            create(stage, many, metallb::asking).await?;
+            fleet::create(&stage.lab.client, NAMESPACE, many, metallb::asking).await?;
             theirs.push(millis(metallb::fleet(stage, programs, many).await?));
             eprintln!("      MetalLB's controller: {:.0} ms", theirs[theirs.len() - 1]);
-            clear(stage).await?;
+            fleet::clear(&stage.lab.client, NAMESPACE).await?;
         }
     }
     let name = format!(
@@ -108,46 +112,6 @@ async fn beside_a_client(stage: &Stage, options: &Options) -> anyhow::Result<Vec
         rows.push(Row::new(&name, "ms", &times.ours, &theirs, Goal::None));
     }
     Ok(rows)
-}
-
-fn name(number: usize) -> String {
-    format!("fleet-{number:04}")
-}
-
-/// So many Services that ask for any address.
-async fn create(stage: &Stage, many: usize, asking: fn(&str) -> Value) -> anyhow::Result<Vec<Service>> {
-    let api = stage.api::<Service>();
-    let services = (0..many).map(|number| {
-        let (api, object) = (&api, asking(&name(number)));
-        async move { anyhow::Ok(api.create(&PostParams::default(), &serde_json::from_value(object)?).await?) }
-    });
-    futures::stream::iter(services).buffer_unordered(AT_ONCE).try_collect().await
-}
-
-/// Takes away all Services, and has a controller take away what is theirs.
-async fn clear(stage: &Stage) -> anyhow::Result<()> {
-    let api = stage.api::<Service>();
-    let services = api.list_metadata(&ListParams::default()).await?.items;
-    futures::stream::iter(services)
-        .map(Ok)
-        .try_for_each_concurrent(AT_ONCE, async |service| {
-            api.delete(&service.name_any(), &DeleteParams::default()).await.map(drop)
-        })
-        .await?;
-    let controller = Controller::start(&kubeconfig().await?)?;
-    within("all of it to be gone", LONG, async || {
-        let one = ListParams::default().limit(1);
-        let ours = one.clone().labels(&format!("{}={}", names::MANAGED_BY_LABEL, names::MANAGED_BY));
-        let claims: Api<IP> = Api::all(stage.lab.client.clone());
-        let gone = claims.list_metadata(&one).await?.items.is_empty()
-            && stage.api::<Pod>().list_metadata(&ours).await?.items.is_empty()
-            && stage.api::<ConfigMap>().list_metadata(&ours).await?.items.is_empty()
-            && stage.api::<Deployment>().list_metadata(&ours).await?.items.is_empty();
-        tokio::time::sleep(Duration::from_millis(200)).await;
-        Ok(gone.then_some(()))
-    })
-    .await?;
-    Ok(controller.stop().await?)
 }
 
 /// Sees claims, ConfigMaps and Deployments come.
@@ -272,67 +236,33 @@ impl Pattern {
 }
 
 /// A controller that starts where nothing is to be done.
-async fn settled(stage: &Stage, options: &Options) -> anyhow::Result<Vec<Row>> {
-    let (many, idle) = if options.quick { (200, 10) } else { (1000, 30) };
-    let gateways = StandIns::start(&stage.lab.client, NAMESPACE).await?;
-    let proxy = Proxy::start(stage.lab.client.clone()).await?;
-    let controller = Controller::start(proxy.kubeconfig())?;
-    create(stage, many, web).await?;
-    eprintln!("  {many} Services: waiting until all is settled");
-    let (mut writes, mut since) = (0, Instant::now());
-    within("nothing to be written", LONG, async || {
-        let now = proxy.writes().len();
-        if now != writes || gateways.serving().len() < many {
-            (writes, since) = (now, Instant::now());
-        }
-        Ok((since.elapsed() > QUIET).then_some(()))
-    })
-    .await?;
-    controller.stop().await?;
-
-    proxy.forget();
-    let start = Instant::now();
-    let controller = Controller::start(proxy.kubeconfig())?;
-    within("every Service to be looked at", LONG, async || {
-        // Not there at first.
-        let looked = looked_at(&controller).await.unwrap_or_default();
-        Ok((looked > many).then_some(()))
-    })
-    .await?;
-    let took = start.elapsed();
-    let process = PathBuf::from(format!("/proc/{}", controller.pid()));
-    let before = cpu(&process)?;
+async fn settled(stage: &Stage, options: &Options, many: usize, goals: [f64; 2]) -> anyhow::Result<Vec<Row>> {
+    let idle = if options.quick { 10 } else { 30 };
+    let services = Fleet::settle(&stage.lab.client, NAMESPACE, many).await?;
+    let started = services.start().await?;
+    let before = cpu(&started.process())?;
     tokio::time::sleep(Duration::from_secs(idle)).await;
-    let used = cpu(&process)? - before;
-    let resident = size::vm_rss(&std::fs::read_to_string(process.join("status"))?)?;
-    let writes = proxy.writes();
+    let used = cpu(&started.process())? - before;
+    let resident = fleet::resident(&started.process())?;
+    let writes = services.writes();
     for write in &writes {
         eprintln!("  {} {}", write.method, write.target);
     }
-    controller.stop().await?;
-    clear(stage).await?;
+    started.controller.stop().await?;
+    fleet::clear(&stage.lab.client, NAMESPACE).await?;
     let what = |what: &str| format!("Controller started, {many} settled Services: {what}");
+    let [most_ms, most_mib] = goals;
     Ok(vec![
-        Row::alone(&what("each looked at"), "ms", millis(took), Goal::AtMost(2000.0)),
+        Row::alone(&what("each looked at"), "ms", millis(started.took), Goal::AtMost(most_ms)),
         Row::alone(&what("writes but to its Lease"), "", writes.len() as f64, Goal::AtMost(0.0)),
-        Row::alone(&what("resident"), "MiB", resident, Goal::AtMost(64.0)),
+        Row::alone(&what("resident"), "MiB", resident, Goal::AtMost(most_mib)),
         Row::alone(&what("CPU, idle"), "%", used.as_secs_f64() / idle as f64 * 100.0, Goal::None),
     ])
 }
 
-/// Runs of the controller's loop that ended well: one for each Service, and
-/// the Subnets'.
-async fn looked_at(controller: &Controller) -> anyhow::Result<usize> {
-    let at = SocketAddr::from(([127, 0, 0, 1], controller.port));
-    let metrics = client::get_within(at, "/metrics", client::ATTEMPT).await?;
-    let line = "lb_svc_controller_reconciles_total{outcome=\"ok\"} ";
-    let value = metrics.lines().find_map(|text| text.strip_prefix(line)).unwrap_or("0");
-    Ok(value.parse()?)
-}
-
 /// The processor time a process has used (proc(5): fields 14 and 15 of stat,
 /// in hundredths of a second).
-fn cpu(process: &std::path::Path) -> anyhow::Result<Duration> {
+fn cpu(process: &Path) -> anyhow::Result<Duration> {
     let stat = std::fs::read_to_string(process.join("stat"))?;
     let (_, fields) = stat.rsplit_once(')').context("stat")?;
     let ticks: u64 =

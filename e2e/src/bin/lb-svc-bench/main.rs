@@ -44,7 +44,7 @@ pub struct Options {
     minutes: u64,
     /// Only these: start, port, gone, rules, endpoints, throughput,
     /// connections, closing, failover, fifty, heartbeat, quiet, busy, size,
-    /// allocator, fleet, idle.
+    /// allocator, fleet, idle, scale.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Shorter runs, for development: not what the goals are about.
@@ -156,8 +156,8 @@ async fn measure(stage: &Stage, options: &Options, rows: &mut Vec<Row>) -> anyho
         eprintln!("allocator: by itself");
         rows.extend(allocator::measure().context("allocator")?);
     }
-    if options.wants("fleet") || options.wants("idle") {
-        eprintln!("fleet, idle: many Services, no gateways");
+    if ["fleet", "idle", "scale"].iter().any(|name| options.wants(name)) {
+        eprintln!("fleet, idle, scale: many Services, no gateways");
         rows.extend(fleet::measure(stage, options).await.context("fleet")?);
     }
     Ok(())

@@ -8,7 +8,7 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::api::{Api, ListParams};
 use lb_svc_e2e::objects::{backends, port, service};
-use lb_svc_e2e::{client, repository};
+use lb_svc_e2e::{client, fleet, repository};
 use serde_json::json;
 
 use crate::address;
@@ -51,14 +51,7 @@ pub async fn measure(stage: &Stage) -> anyhow::Result<Vec<Row>> {
 
 /// The memory a pod's process holds, in MiB.
 fn resident(pod: &Pod, name: &str) -> anyhow::Result<f64> {
-    vm_rss(&std::fs::read_to_string(process(pod, name)?.join("status"))?)
-}
-
-/// What `/proc/<pid>/status` says of the memory a process holds, in MiB.
-pub fn vm_rss(status: &str) -> anyhow::Result<f64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
-    let kib: f64 = line.trim().trim_end_matches(" kB").parse()?;
-    Ok(kib / 1024.0)
+    fleet::resident(&process(pod, name)?)
 }
 
 fn image(name: &str) -> anyhow::Result<f64> {
