@@ -157,6 +157,8 @@ pub const NEXT_SIGNING_KEY: &str = "next";
 pub const POD_INFO_DIR: &str = "/etc/lb-svc/pod";
 /// File in [`POD_INFO_DIR`] that holds [`NETWORK_STATUS_ANNOTATION`].
 pub const NETWORK_STATUS_FILE: &str = "network-status";
+/// In [`POD_INFO_DIR`]: the pod's [`CONFIG_ANNOTATION`].
+pub const CONFIRMED_FILE: &str = "confirmed";
 
 /// TCP port of the gateway's `/readyz`, `/status` and `/metrics`, on its pod
 /// IP only.

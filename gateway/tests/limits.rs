@@ -5,9 +5,9 @@
 
 mod lab;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use lab::{CLUSTER_IP, Lab, VIP, config, wait_for};
+use lab::{CLUSTER_IP, Lab, VIP, address, config, wait_for};
 use lb_svc_gateway::l2::socket::{ArpFilter, PolledReceiver};
 use serde_json::json;
 
@@ -66,4 +66,27 @@ fn b17_host_that_answers_beside_the_gateway_is_reported() {
     let mac = said.split_whitespace().find(|word| word.matches(':').count() == 5).unwrap();
     assert!(lab.router.run("ip link show eth0").contains(mac) && said.contains("strictARP"), "{said}");
     assert_eq!(gateway.get("/readyz").unwrap().0, 200, "it is a limit, and no fault");
+}
+
+#[test]
+fn r10_unconfirmed_config_takes_no_address_that_another_host_has() {
+    let lab = Lab::new();
+    lab.client.run(&format!("ip addr add {VIP}/32 dev eth0"));
+    let mut config = config(&[("TCP", 80)]);
+    config["addresses"].as_array_mut().unwrap().push(address("172.18.0.19"));
+    let digest = lab.put_back(&config);
+    let gateway = lab.start();
+    assert!(gateway.fault("AddressConflict").contains(VIP));
+    // For longer than a confirmed one waits.
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(15) {
+        let status = gateway.status().unwrap();
+        assert_eq!(status.conflicts.keys().map(ToString::to_string).collect::<Vec<_>>(), [VIP]);
+        assert!(!lab.pod.run("ip -4 addr show dev net1").contains(VIP));
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    assert!(lab.pod.run("ip -4 addr show dev net1").contains("172.18.0.19"), "nobody else has it");
+    lab.confirm(&digest);
+    gateway.carried_out(&digest);
+    assert!(lab.pod.run("ip -4 addr show dev net1").contains(VIP));
 }

@@ -59,6 +59,8 @@ pub struct Inputs {
     pub seen: Option<String>,
     /// The digest of the file as last read, whatever its signature.
     mounted: Option<String>,
+    /// The digest of the configuration that the controller has last named on the pod.
+    confirmed: Option<String>,
     /// The last report of networks that was not empty.
     pub networks: Vec<Network>,
     config_fault: Option<Fault>,
@@ -78,7 +80,22 @@ impl Inputs {
         // A missing file is like an empty one: Multus has not written it yet.
         let path = pod_info_dir.join(names::NETWORK_STATUS_FILE);
         self.set_networks(&std::fs::read_to_string(path).unwrap_or_default());
+        self.read_confirmed(pod_info_dir);
         changed
+    }
+
+    /// Whether the controller has named the configuration in force on this pod, so that
+    /// it is no older one that was put back.
+    pub fn is_confirmed(&self) -> bool {
+        let in_force = self.configured.as_ref().map(|configured| &configured.digest);
+        in_force.is_some() && in_force == self.confirmed.as_ref()
+    }
+
+    /// Reads the annotation: a digest, and the attempt's number behind a dot. Pods of
+    /// earlier releases do not mount it.
+    fn read_confirmed(&mut self, pod_info_dir: &Path) {
+        let text = std::fs::read_to_string(pod_info_dir.join(names::CONFIRMED_FILE)).unwrap_or_default();
+        self.confirmed = text.split_once('.').map(|(digest, _)| digest.to_owned());
     }
 
     /// Why a file is not in force.
@@ -203,6 +220,24 @@ mod tests {
         assert_eq!(set(&mut inputs, valid.path()), (true, vec![]));
         assert_eq!(set(&mut inputs, missing.path()), (false, vec!["ConfigMissing"]));
         assert_eq!(set(&mut inputs, valid.path()), (false, vec![]), "the same as before");
+    }
+
+    #[test]
+    fn r10_config_is_confirmed_when_the_pod_names_its_digest() {
+        let mut inputs = Inputs::default();
+        let (config, pod) = (mount(CONFIG), tempfile::tempdir().unwrap());
+        let confirmed = |inputs: &mut Inputs, text: &str| {
+            std::fs::write(pod.path().join(names::CONFIRMED_FILE), text).unwrap();
+            inputs.read(config.path(), pod.path());
+            inputs.is_confirmed()
+        };
+        assert!(!Inputs::default().is_confirmed());
+        assert!(!confirmed(&mut inputs, ""));
+        assert!(confirmed(&mut inputs, &format!("{}.3", names::digest(CONFIG))));
+        assert!(!confirmed(&mut inputs, &format!("{}.3", names::digest(b"{}"))), "of another");
+        std::fs::remove_file(pod.path().join(names::CONFIRMED_FILE)).unwrap();
+        inputs.read(config.path(), pod.path());
+        assert!(!inputs.is_confirmed(), "of an earlier release");
     }
 
     /// A mounted configuration that serves `address`, with the seal.

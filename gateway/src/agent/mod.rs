@@ -253,7 +253,8 @@ impl Agent {
         let active = self.announcer.elect(lan, config, priority::FAILED, trust).await?;
         self.links.up = lan.running && self.is_next_hop_alive(state, primary) && primary.running;
         self.announcer.watch_routers(lan, config);
-        let unverifiable = self.announcer.verify_addresses(state, lan, config, active);
+        let unverifiable =
+            self.announcer.verify_addresses(state, lan, config, active, self.inputs.is_confirmed());
         let mut absent = self.announcer.tentative();
         let tentative = !absent.is_empty();
         // A standby has everything but the addresses.

@@ -361,22 +361,39 @@ impl Site {
         self.volume("pod", "network-status", &networks.to_string());
     }
 
-    /// Writes the configuration, and returns its digest.
+    /// Writes the configuration, which the controller has confirmed, and returns its
+    /// digest.
     pub fn configure(&self, config: &Value) -> String {
+        self.confirm(&lb_svc_crds::names::digest(config.to_string().as_bytes()));
+        self.put_back(config)
+    }
+
+    /// Writes a configuration that the controller has not confirmed, and returns its
+    /// digest.
+    pub fn put_back(&self, config: &Value) -> String {
         let text = config.to_string();
         self.volume("config", "config.json", &text);
         lb_svc_crds::names::digest(text.as_bytes())
     }
 
-    /// Writes a file as the kubelet does: a new directory, a symbolic link
-    /// that is swapped.
+    /// Names the configuration with this digest on the pod, as the controller does.
+    pub fn confirm(&self, digest: &str) {
+        self.volume("pod", lb_svc_crds::names::CONFIRMED_FILE, &format!("{digest}.0"));
+    }
+
+    /// Writes a file of a volume as the kubelet does: a new directory with all files, a
+    /// symbolic link that is swapped.
     pub fn volume(&self, volume: &str, name: &str, text: &str) {
         let dir = self.dir.path().join(volume);
         let stamp = format!("..{:?}", Instant::now()).replace([' ', ',', '{', '}', ':'], "");
         let data = dir.join(&stamp);
         fs::create_dir(&data).unwrap();
-        fs::write(data.join(name), text).unwrap();
         let old = fs::read_link(dir.join("..data")).ok();
+        for file in old.iter().flat_map(|old| fs::read_dir(dir.join(old)).unwrap()) {
+            let file = file.unwrap();
+            fs::copy(file.path(), data.join(file.file_name())).unwrap();
+        }
+        fs::write(data.join(name), text).unwrap();
         std::os::unix::fs::symlink(&stamp, dir.join("..data_tmp")).unwrap();
         fs::rename(dir.join("..data_tmp"), dir.join("..data")).unwrap();
         if !dir.join(name).exists() {

@@ -225,17 +225,28 @@ impl Layer2 {
         self.has_election.then(|| self.snapshot.status.clone())
     }
 
-    /// Sets the addresses to verify before they are assigned: those that the
-    /// configuration asks it for, while this pod owns the addresses. Returns a fault
-    /// if probing is not possible.
+    /// Sets the addresses to verify before they are assigned, while this pod owns them:
+    /// those that the configuration asks it for; and where it is not `confirmed`, and
+    /// there is no election, which has a guard of its own, all that the pod does not
+    /// have yet, for it may have started with an older configuration. Confirmed, one
+    /// that was in service is assigned after a while even if another host answers on.
+    /// Returns a fault if probing is not possible.
     pub fn verify_addresses(
         &mut self,
         state: &NetworkState,
         lan: &Link,
         config: &Config,
         active: bool,
+        confirmed: bool,
     ) -> Option<Fault> {
-        let to_verify = config.addresses.iter().filter(|a| active && a.probe);
+        let now = Instant::now();
+        for address in config.addresses.iter().filter(|a| confirmed && !a.probe) {
+            self.detection.insist(now, address.address);
+        }
+        let guarded = self.has_election || !self.has_net_raw;
+        let conflicts: BTreeSet<Ipv4Addr> = self.detection.conflicts().map(|(address, _)| address).collect();
+        let is_in_doubt = |address| !guarded && (!confirmed || conflicts.contains(&address));
+        let to_verify = config.addresses.iter().filter(|a| active && (a.probe || is_in_doubt(a.address)));
         let to_verify: Vec<Ipv4Addr> = to_verify.map(|a| a.address).collect();
         let held = state.addresses.iter().filter(|a| a.interface == lan.index).map(|a| a.address).collect();
         let mut interface = AnnouncingInterface::of(lan);
@@ -251,7 +262,7 @@ impl Layer2 {
         } else if interface.is_none() && lan.up {
             why = Some("it has no carrier".to_owned());
         }
-        self.detection.set(Instant::now(), interface, &to_verify, &held);
+        self.detection.set(now, interface, &to_verify, &held);
         let Some(address) = self.detection.tentative().first().copied() else {
             self.receiver = None;
             return None;

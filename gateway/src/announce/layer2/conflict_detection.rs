@@ -9,6 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
+use lb_svc_election::STRANGER_WAIT;
+
 use super::garp_schedule::AnnouncingInterface;
 use crate::l2::arp::{Frame, Mac};
 
@@ -39,6 +41,8 @@ pub enum Verdict {
 struct Tentative {
     /// The host that owned it when it was last probed for.
     conflict: Option<Mac>,
+    /// When a host was first found to own it.
+    since: Option<Instant>,
     step: Step,
 }
 
@@ -97,8 +101,19 @@ impl ConflictDetection {
             if held.contains(address) {
                 self.verified.insert(*address);
             } else {
-                self.tentative.insert(*address, Tentative { conflict: None, step: Step::Wait(now) });
+                self.tentative
+                    .insert(*address, Tentative { conflict: None, since: None, step: Step::Wait(now) });
             }
+        }
+    }
+
+    /// Ends the wait for the other host of an address that was in service, if it has
+    /// lasted [`STRANGER_WAIT`]: both answer until an operator ends that.
+    pub fn insist(&mut self, now: Instant, address: Ipv4Addr) {
+        let since = self.tentative.get(&address).and_then(|tentative| tentative.since);
+        if since.is_some_and(|since| since + STRANGER_WAIT <= now) {
+            self.tentative.remove(&address);
+            self.verified.insert(address);
         }
     }
 
@@ -143,7 +158,11 @@ impl ConflictDetection {
         if mac == own || matches!(tentative.step, Step::Wait(_)) {
             return None;
         }
-        *tentative = Tentative { conflict: Some(mac), step: Step::Wait(now + CONFLICT_RETRY) };
+        *tentative = Tentative {
+            conflict: Some(mac),
+            since: tentative.since.or(Some(now)),
+            step: Step::Wait(now + CONFLICT_RETRY),
+        };
         Some((address, Verdict::Conflict(mac)))
     }
 
@@ -350,6 +369,23 @@ mod tests {
         // An address that is assigned while it is tentative does not count as held.
         detection.set(start, Some(LAN), &[VIP, OTHER], &[OTHER].into());
         assert_eq!(detection.tentative(), [OTHER].into());
+    }
+
+    #[test]
+    fn r10_wait_for_another_host_ends_after_ten_seconds_if_insisted() {
+        let start = Instant::now();
+        let mut detection = probing(start);
+        detection.poll(start);
+        detection.insist(start + STRANGER_WAIT, VIP);
+        assert!(!detection.is_verified(VIP), "there is none yet");
+        assert!(detection.receive(start, &answer(FOREIGN, VIP)).is_some());
+        let again = detection.due().unwrap();
+        detection.poll(again);
+        assert!(detection.receive(again, &answer(FOREIGN, VIP)).is_some());
+        detection.insist(start + STRANGER_WAIT - Duration::from_millis(1), VIP);
+        assert!(!detection.is_verified(VIP));
+        detection.insist(start + STRANGER_WAIT, VIP);
+        assert!(detection.is_verified(VIP) && detection.conflicts().count() == 0, "since the first time");
     }
 
     #[test]

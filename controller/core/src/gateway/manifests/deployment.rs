@@ -166,10 +166,10 @@ fn plain(
                     }],
                     "volumes": [
                         { "name": "config", "configMap": { "name": gateway.name() } },
-                        { "name": "pod", "downwardAPI": { "items": [{
-                            "path": names::NETWORK_STATUS_FILE,
-                            "fieldRef": { "fieldPath": format!("metadata.annotations['{}']", names::NETWORK_STATUS_ANNOTATION) },
-                        }] } },
+                        { "name": "pod", "downwardAPI": { "items": [
+                            annotation_file(names::NETWORK_STATUS_FILE, names::NETWORK_STATUS_ANNOTATION),
+                            annotation_file(names::CONFIRMED_FILE, names::CONFIG_ANNOTATION),
+                        ] } },
                     ],
                 },
             },
@@ -202,6 +202,11 @@ fn plain(
         make_several(&mut object["spec"], owner, gateway);
     }
     object
+}
+
+/// A file of the downward API that holds an annotation of the pod.
+fn annotation_file(path: &str, annotation: &str) -> Value {
+    json!({ "path": path, "fieldRef": { "fieldPath": format!("metadata.annotations['{annotation}']") } })
 }
 
 /// Whether the pods of a Deployment trust signed configurations only, as every
