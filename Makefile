@@ -14,13 +14,15 @@
 #   make kind-test            e2e and demo on kind
 #   make cluster-up           bring a cluster for the end-to-end tests up
 #   make images               the two images, as archives in target/images
+#   make plugin               kubectl lb-svc, as a static program and an archive
+#                             for krew in target/
 #   make crds                 write crds/yaml, and the chart's copy, from the types in crds/
 #   make chart [TEST=name]    of unit: the Helm chart, its alerts and its dashboard
 #   make monitoring           write manifests/monitoring from the chart
 #   make bench                measure, and print one table (about two hours)
 #
 # TEST selects the tests whose names contain it, SUITE a file of tests. All but
-# lint, unit, chart, crds and monitoring take root.
+# lint, unit, plugin, chart, crds and monitoring take root.
 # CLUSTER=kind runs demo, e2e and bench on kind instead of the local cluster.
 # docs/dev/testing.md has more.
 
@@ -38,6 +40,8 @@ on_kind := CLUSTER=kind $(cluster)
 nodes := 3
 host := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 runner := CARGO_TARGET_$(shell echo $(host) | tr a-z- A-Z_)_RUNNER
+arch := $(subst aarch64,arm64,$(subst x86_64,amd64,$(firstword $(subst -, ,$(host)))))
+archive := kubectl-lb_svc-linux-$(arch).tar.gz
 locked := $(if $(CI),--locked)
 # Crates of decisions only: no client of Kubernetes, no asynchronous IO.
 pure := lb-svc-core lb-svc-election
@@ -47,7 +51,7 @@ deny_version := 0.20.2
 deny := $(cache)/cargo-deny-$(deny_version)/bin/cargo-deny
 scripts = .ci/run $(shell find . -path ./target -prune -o -name '*.sh' -print)
 
-.PHONY: help demo demo-down test lint unit netns e2e kind kind-image kind-test bench images crds chart monitoring \
+.PHONY: help demo demo-down test lint unit netns e2e kind kind-image kind-test bench images plugin crds chart monitoring \
   deps cluster-up cluster-down
 
 help:
@@ -85,6 +89,7 @@ unit:
 	cargo test $(locked) -p lb-svc-controller --test conversation --test documented \
 	  --test faults --test hostile --test regressions --test two_controllers $(TEST)
 	cargo test $(locked) -p lb-svc-election --test sim $(TEST)
+	cargo test $(locked) -p kubectl-lb-svc --test golden $(TEST)
 	@$(MAKE) --no-print-directory chart
 
 # Helm, kustomize and promtool come from the cache; Helm is built once.
@@ -107,7 +112,7 @@ netns: deps
 # Built here, run as a host outside the cluster. The first suite is about a
 # cluster's first address, so all suites begin with a fresh cluster; one suite
 # or test takes the cluster that is up.
-e2e: images
+e2e: images plugin
 ifeq ($(SUITE)$(TEST),)
 	@$(cluster) down
 endif
@@ -158,6 +163,15 @@ images: deps
 	@$(static) cargo build $(locked) --release --target $(host) --bin lb-svc-controller --bin lb-svc-backend
 	@$(static) cargo build $(locked) --profile gateway --target $(host) --bin lb-svc-gateway
 	@e2e/images.sh target/$(host)/release target/$(host)/gateway
+
+# For krew: the archive, and the manifest with its digest.
+plugin:
+	@$(static) cargo build $(locked) --release --target $(host) --bin kubectl-lb_svc
+	@cp target/$(host)/release/kubectl-lb_svc target/
+	@tar --sort=name --owner=0 --group=0 --numeric-owner --mtime=@0 -czf target/$(archive) -C target kubectl-lb_svc -C .. LICENSE
+	@digest=$$(sha256sum target/$(archive) | cut -d' ' -f1); \
+	  sed "/$(archive)/{n;s/\"0*\"/\"$$digest\"/}" controller/kubectl-lb-svc/krew.yaml > target/krew.yaml
+	@echo "target/kubectl-lb_svc; for krew: target/$(archive) and target/krew.yaml"
 
 crds:
 	@for kind in subnets ips; do \

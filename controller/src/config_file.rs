@@ -58,7 +58,11 @@ pub fn load(file: &Path, image: &str, apart: bool) -> anyhow::Result<Configurati
     parse(&text, image, apart).map_err(anyhow::Error::msg).with_context(of_file)
 }
 
-fn parse(text: &str, image: &str, apart: bool) -> Result<Configuration, String> {
+/// Reads the file's text, as [`load`] does.
+///
+/// # Errors
+/// What is wrong with it, and where.
+pub fn parse(text: &str, image: &str, apart: bool) -> Result<Configuration, String> {
     let read: Option<File> = strict_yaml::read(text)?;
     let file = read.unwrap_or_default();
     let fields = serde_json::to_value(file.gateway).map_err(|error| error.to_string())?;

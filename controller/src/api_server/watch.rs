@@ -49,7 +49,7 @@ const ASKED_AGAIN: Duration = Duration::from_secs(60);
 const GATES_AFTER: Duration = Duration::from_secs(60);
 
 /// How one kind of object gets into the index.
-pub(crate) trait Watched:
+pub trait Watched:
     Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned + Send + 'static
 {
     /// What is read of it, and what is not readable.
@@ -81,7 +81,7 @@ pub(crate) trait Watched:
 }
 
 /// An object as it is read: one of kind `K`, or one that cannot be read as that.
-pub(crate) trait Read<K>:
+pub trait Read<K>:
     Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned + Send + 'static
 {
     /// The object.
