@@ -12,7 +12,7 @@ times_of=suite
 # The first needs a cluster that nobody has used yet. The last ones break parts of the cluster, so that nothing else
 # may run beside them.
 fresh=(document)
-parallel=(serving lifecycle healing network conflict faults settings pending subnets regressions)
+parallel=(serving lifecycle healing network conflict faults settings pending subnets regressions plugin)
 alone=(direct spread fleet failover disruption modes chart kills soak)
 
 runner=$(e2e/cluster/cluster.sh runner)
@@ -20,6 +20,7 @@ host=$(rustc -vV | sed -n 's/^host: //p')
 [ -z "$runner" ] || export "CARGO_TARGET_$(tr a-z- A-Z_ <<<"$host")_RUNNER=$runner"
 # What the images were built from: for tests with a controller of their own.
 export LB_SVC_CONTROLLER=${CARGO_TARGET_DIR:-$PWD/target}/$host/release/lb-svc-controller
+export LB_SVC_PLUGIN=${CARGO_TARGET_DIR:-$PWD/target}/$host/release/kubectl-lb_svc
 # What the suite chart runs.
 if [[ -z ${SUITE:-} || $SUITE == chart ]]; then
   helm=$(e2e/cluster/cluster.sh helm)
