@@ -177,3 +177,16 @@ fn krew_manifest_is_of_this_version() {
     let platforms = manifest["spec"]["platforms"].as_array().unwrap();
     assert!(!platforms.is_empty() && platforms.iter().all(|platform| platform["bin"] == "kubectl-lb_svc"));
 }
+
+#[test]
+fn check_of_a_live_cluster_keeps_each_claim() {
+    let screen = screens::check(cluster());
+    let table = screen.tables.iter().find(|table| table.name == "services").unwrap();
+    let address = |name: &str| {
+        let row = table.rows.iter().find(|row| row[1].text == name).unwrap();
+        row[2].text.clone()
+    };
+    assert_eq!(["web", "mail", "db"].map(address), ["172.18.0.2", "172.18.0.3", "172.18.0.4"]);
+    assert_eq!(address("new"), "172.18.0.5", "the lowest that is free");
+    assert!(screen.unseen.iter().any(|line| line.contains("as if it were new")), "{:?}", screen.unseen);
+}

@@ -13,7 +13,7 @@ use lb_svc_core::action::Action;
 use lb_svc_core::gateway::assignment::gateway_of;
 use lb_svc_core::gateway::pod_settings::Configuration;
 use lb_svc_core::ipam::{AddressRequest, AllocationError, Claim, ClaimId, claim};
-use lb_svc_core::model::{Condition, OwnedObject, ServiceRef, StatusReport};
+use lb_svc_core::model::{Condition, OwnedObject, ServiceRef};
 use lb_svc_core::observed::Observed;
 use lb_svc_core::service::conditions::{ADDRESS_ALLOCATED, GATEWAY_READY};
 use lb_svc_core::service::passing;
@@ -46,6 +46,13 @@ pub fn check(mut cluster: Cluster) -> Screen {
     }
     let configuration = Arc::new(configuration);
     let mut index = Index::new(controller.gateway_namespace());
+    let are_made = cluster.deployments.iter().next().is_some() || cluster.pods.iter().next().is_some();
+    if are_made {
+        screen.unseen.push("gateways' own objects: each gateway is planned as if it were new".to_owned());
+    }
+    // What they are made from, keys and images among it, only the controller has.
+    let (configs, deployments, pods, budgets) = (Seen::Not, Seen::Not, Seen::Not, Seen::Not);
+    let mut cluster = Cluster { configs, deployments, pods, budgets, ..cluster };
     show(&mut index, &cluster);
 
     let mut services =
@@ -140,8 +147,6 @@ fn decide(
         observed.now = cluster.now;
         observed.addresses.allocation_error = error.take();
         observed.remembered.key_written = key_written;
-        // Nobody can be asked here: pods are believed their readiness.
-        observed.gateway.pods.iter_mut().for_each(|pod| pod.report = StatusReport::NoResponse);
         let planned = plan(&observed);
         runs += 1;
         let mut is_new = false;
