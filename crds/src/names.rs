@@ -287,6 +287,12 @@ pub fn label_value(value: &str) -> String {
     shorten(value, LABEL_VALUE_MAX)
 }
 
+/// The digest and the attempt's number in a [`CONFIG_ANNOTATION`].
+pub fn config_annotation(value: &str) -> Option<(&str, u32)> {
+    let (digest, attempt) = value.rsplit_once('.')?;
+    Some((digest, attempt.parse().unwrap_or(0)))
+}
+
 /// The lower-case hexadecimal SHA-256 of `bytes`.
 pub fn digest(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()

@@ -1,13 +1,13 @@
 //! What is wrong with a Service, by the step of its way at which it shows.
 
+use lb_svc_core::gateway::manifests;
 use lb_svc_core::model::{Pod, Problem};
 use lb_svc_core::service::conditions::{self, ADDRESS_ALLOCATED, GATEWAY_READY, LIMITED};
 use lb_svc_core::service::spec;
 use lb_svc_crds::gateway::{GatewayConfig, Port};
 use lb_svc_crds::names;
 use lb_svc_crds::reason::Reason;
-use lb_svc_crds::seal::{PublicKey, Seal, Unsealed};
-use serde_json::Value;
+use lb_svc_crds::seal::{Seal, Unsealed};
 
 use crate::cluster::Cluster;
 use crate::view::Gateway;
@@ -302,7 +302,7 @@ fn follows(content: &str, gateway: &Gateway) -> Result<(), String> {
 /// Deployment's pod template. `None` where they ask for no signature.
 pub fn seal(gateway: &Gateway, cluster: &Cluster) -> Option<Result<u64, Unsealed>> {
     let objects = &gateway.observed.gateway;
-    let trusted = trusted_keys(&objects.deployment.as_ref()?.content.live)?;
+    let trusted = manifests::trusted_keys(&objects.deployment.as_ref()?.content.live)?;
     let location = objects.location(&gateway.service);
     let config = cluster.configs.get(&location.namespace, &location.name())?;
     let text = config.data.as_ref().and_then(|data| data.get(names::SEAL_KEY));
@@ -310,13 +310,6 @@ pub fn seal(gateway: &Gateway, cluster: &Cluster) -> Option<Result<u64, Unsealed
     let read = |part: &str| Some(config.data.as_ref()?.get(part)?.clone().into_bytes());
     let opened = text.ok_or(Unsealed::Missing).and_then(|text| Seal::open(text.as_bytes(), &trusted));
     Some(opened.and_then(|seal| seal.verify(&uid, read).map(|()| seal.generation)))
-}
-
-fn trusted_keys(live: &Value) -> Option<Vec<PublicKey>> {
-    let env = live["spec"]["template"]["spec"]["containers"][0]["env"].as_array()?;
-    let keys =
-        env.iter().find(|variable| variable["name"] == names::TRUSTED_KEYS_VARIABLE)?["value"].as_str()?;
-    Some(keys.split(',').filter_map(|key| key.parse().ok()).collect())
 }
 
 fn pods(gateway: &Gateway, cluster: &Cluster, all: &mut Findings) {

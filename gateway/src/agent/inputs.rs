@@ -91,11 +91,10 @@ impl Inputs {
         in_force.is_some() && in_force == self.confirmed.as_ref()
     }
 
-    /// Reads the annotation: a digest, and the attempt's number behind a dot. Pods of
-    /// earlier releases do not mount it.
+    /// Reads the annotation, which pods of earlier releases do not mount.
     fn read_confirmed(&mut self, pod_info_dir: &Path) {
         let text = std::fs::read_to_string(pod_info_dir.join(names::CONFIRMED_FILE)).unwrap_or_default();
-        self.confirmed = text.split_once('.').map(|(digest, _)| digest.to_owned());
+        self.confirmed = names::config_annotation(&text).map(|(digest, _)| digest.to_owned());
     }
 
     /// Why a file is not in force.

@@ -83,10 +83,8 @@ fn is_due(pod: &Pod, digests: &Digests, attempt: u32, age: Option<Duration>) -> 
 
 /// The digest and the attempt in the pod's annotation.
 fn nudged(pod: &Pod) -> (&str, u32) {
-    pod.annotations
-        .get(names::CONFIG_ANNOTATION)
-        .and_then(|value| value.rsplit_once('.'))
-        .map_or(("", 0), |(digest, attempt)| (digest, attempt.parse().unwrap_or(0)))
+    let value = pod.annotations.get(names::CONFIG_ANNOTATION);
+    value.and_then(|value| names::config_annotation(value)).unwrap_or(("", 0))
 }
 
 #[cfg(test)]

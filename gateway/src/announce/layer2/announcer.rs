@@ -244,8 +244,8 @@ impl Layer2 {
             self.detection.insist(now, address.address);
         }
         let guarded = self.has_election || !self.has_net_raw;
-        let conflicts: BTreeSet<Ipv4Addr> = self.detection.conflicts().map(|(address, _)| address).collect();
-        let is_in_doubt = |address| !guarded && (!confirmed || conflicts.contains(&address));
+        let has_conflict = |address| self.detection.conflicts().any(|(other, _)| other == address);
+        let is_in_doubt = |address| !guarded && (!confirmed || has_conflict(address));
         let to_verify = config.addresses.iter().filter(|a| active && (a.probe || is_in_doubt(a.address)));
         let to_verify: Vec<Ipv4Addr> = to_verify.map(|a| a.address).collect();
         let held = state.addresses.iter().filter(|a| a.interface == lan.index).map(|a| a.address).collect();

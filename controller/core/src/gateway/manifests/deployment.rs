@@ -212,9 +212,19 @@ fn annotation_file(path: &str, annotation: &str) -> Value {
 /// Whether the pods of a Deployment trust signed configurations only, as every
 /// release does from 0.2 on.
 pub fn trusts_keys(live: &Value) -> bool {
-    let env = &live["spec"]["template"]["spec"]["containers"][0]["env"];
-    let is_set = |variable: &Value| variable["name"] == names::TRUSTED_KEYS_VARIABLE;
-    env.as_array().is_some_and(|variables| variables.iter().any(is_set))
+    trusted_keys_variable(live).is_some()
+}
+
+/// The keys that the pods of a Deployment trust, those that cannot be read left out;
+/// `None` where they ask for no signature.
+pub fn trusted_keys(live: &Value) -> Option<Vec<PublicKey>> {
+    let keys = trusted_keys_variable(live)?["value"].as_str()?;
+    Some(keys.split(',').filter_map(|key| key.parse().ok()).collect())
+}
+
+fn trusted_keys_variable(live: &Value) -> Option<&Value> {
+    let env = live["spec"]["template"]["spec"]["containers"][0]["env"].as_array()?;
+    env.iter().find(|variable| variable["name"] == names::TRUSTED_KEYS_VARIABLE)
 }
 
 /// Appends to a list that may not be there yet.

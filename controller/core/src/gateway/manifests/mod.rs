@@ -13,7 +13,9 @@ mod diff;
 pub mod quantity;
 mod template_hash;
 
-pub use deployment::{DeploymentTemplate, KEY_VOLUME, PROGRESS_DEADLINE, deployment, trusts_keys};
+pub use deployment::{
+    DeploymentTemplate, KEY_VOLUME, PROGRESS_DEADLINE, deployment, trusted_keys, trusts_keys,
+};
 pub use diff::{contains, is_as_wanted};
 pub use template_hash::TemplateHash;
 
