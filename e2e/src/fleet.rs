@@ -19,7 +19,7 @@ use crate::objects::web;
 use crate::{Controller, Proxy, StandIns, Write, client};
 
 /// Requests under way at once: more make no difference to the API server.
-const AT_ONCE: usize = 64;
+pub const AT_ONCE: usize = 64;
 /// How long creation and settling may take for each Service, and at least.
 const PER_SERVICE: Duration = Duration::from_millis(600);
 const AT_LEAST: Duration = Duration::from_secs(120);

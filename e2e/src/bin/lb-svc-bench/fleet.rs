@@ -28,9 +28,6 @@ use crate::start::millis;
 use crate::table::{Goal, Row};
 use crate::{Interleaved, Options, metallb};
 
-/// Requests that a plain client has under way at once: more make no difference
-/// to the API server.
-const AT_ONCE: usize = 64;
 /// How long anything with so many objects may take.
 const LONG: Duration = Duration::from_secs(300);
 /// The Service whose writes are the pattern.
@@ -228,7 +225,7 @@ impl Pattern {
         let first = u32::from(Ipv4Addr::new(172, 18, 32, 0));
         let numbered = services.into_iter().zip(first..).map(Ok);
         futures::stream::iter(numbered)
-            .try_for_each_concurrent(AT_ONCE, async |(service, address)| {
+            .try_for_each_concurrent(fleet::AT_ONCE, async |(service, address)| {
                 self.write(stage, &service, &Ipv4Addr::from(address).to_string()).await
             })
             .await
