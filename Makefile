@@ -19,10 +19,13 @@
 #   make crds                 write crds/yaml, and the chart's copy, from the types in crds/
 #   make chart [TEST=name]    of unit: the Helm chart, its alerts and its dashboard
 #   make monitoring           write manifests/monitoring from the chart
+#   make fuzz TARGET=name [SECONDS=60]
+#                             look for input that breaks a reader; without TARGET
+#                             all of them in turn
 #   make bench                measure, and print one table (about two hours)
 #
 # TEST selects the tests whose names contain it, SUITE a file of tests. All but
-# lint, unit, plugin, chart, crds and monitoring take root.
+# lint, unit, plugin, chart, fuzz, crds and monitoring take root.
 # CLUSTER=kind runs demo, e2e and bench on kind instead of the local cluster.
 # docs/dev/testing.md has more.
 
@@ -51,8 +54,8 @@ deny_version := 0.20.2
 deny := $(cache)/cargo-deny-$(deny_version)/bin/cargo-deny
 scripts = .ci/run $(shell find . -path ./target -prune -o -name '*.sh' -print)
 
-.PHONY: help demo demo-down test lint unit netns e2e kind kind-image kind-test bench images plugin crds chart monitoring \
-  deps cluster-up cluster-down
+.PHONY: help demo demo-down test lint unit netns e2e kind kind-image kind-test fuzz bench images plugin crds chart \
+  monitoring deps cluster-up cluster-down
 
 help:
 	@sed -n '3,/^$$/s/^# \{0,1\}//p' Makefile
@@ -90,6 +93,7 @@ unit:
 	  --test faults --test hostile --test regressions --test two_controllers $(TEST)
 	cargo test $(locked) -p lb-svc-election --test sim $(TEST)
 	cargo test $(locked) -p kubectl-lb-svc --test golden $(TEST)
+	cargo test $(locked) -p lb-svc-fuzz --test inputs $(TEST)
 	@$(MAKE) --no-print-directory chart
 
 # Helm, kustomize and promtool come from the cache; Helm is built once.
@@ -134,6 +138,24 @@ kind-test:
 # the local cluster, in five minutes.
 kind:
 	@$(MAKE) --no-print-directory kind-test SUITE='document serving lifecycle healing network'
+
+# The readers of what others write, under libFuzzer, with the coverage that a stable
+# compiler has. What it finds is written to target/fuzz, as is what it learnt.
+TARGET ?= $(shell sed -n 's/.*Target { name: "\([a-z-]*\)".*/\1/p' e2e/fuzz/src/lib.rs)
+SECONDS ?= 60
+coverage := --cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
+  -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
+  -Cllvm-args=-sanitizer-coverage-trace-compares -Cdebug-assertions
+fuzzer = target/fuzz/$(host)/release/lb-svc-fuzz
+
+fuzz:
+	RUSTFLAGS='$(coverage)' cargo build --release -p lb-svc-fuzz --target $(host) --target-dir target/fuzz
+	@for target in $(TARGET); do \
+	  corpus=target/fuzz/corpus/$$target; mkdir -p $$corpus; \
+	  echo "== $$target, $(SECONDS) s"; \
+	  FUZZ_TARGET=$$target FUZZ_CORPUS=$$corpus $(fuzzer) -max_total_time=$(SECONDS) -timeout=10 -rss_limit_mb=1024 \
+	    -max_len=65536 -print_final_stats=1 -verbosity=0 -artifact_prefix=target/fuzz/$$target- $$corpus; \
+	done
 
 bench: images
 	@NODES=$(nodes) $(cluster) up
