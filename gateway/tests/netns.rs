@@ -726,6 +726,35 @@ fn iptables_is_taken_by_its_variant_and_its_warnings_for_warnings() {
 }
 
 #[test]
+fn nftables_serves_where_iptables_fails_unless_something_of_it_is_left() {
+    let lab = Lab::new();
+    let bin = lab.dir().join("bin");
+    fs::create_dir_all(&bin).unwrap();
+    for (name, text) in [
+        ("nft", "exec /usr/sbin/nft \"$@\""),
+        ("iptables-nft-restore", "exit 3"),
+        ("iptables-nft-save", "exit 3"),
+    ] {
+        fs::write(bin.join(name), format!("#!/bin/sh\n{text}\n")).unwrap();
+        fs::set_permissions(bin.join(name), Permissions::from_mode(0o755)).unwrap();
+    }
+    let path = format!("PATH={}/bin exec \"$@\"", lab.dir().display());
+    let config = |port| config_by("nftables", &[("TCP", port)]);
+    let digest = lab.configure(&config(80));
+    {
+        let gateway = lab.start_with(&path);
+        gateway.carried_out(&digest);
+        assert!(gateway.status().unwrap().faults.is_empty());
+        lab.client.tcp(&format!("{VIP}:80")).unwrap();
+        gateway.kill();
+    }
+    lab.pod.run("iptables -t nat -N LB-SVC-DNAT");
+    lab.configure(&config(81));
+    let gateway = lab.start_with(&path);
+    gateway.fault("NatFailed");
+}
+
+#[test]
 fn it_waits_for_multus_and_says_so() {
     let lab = Lab::new();
     lab.volume("pod", "network-status", "");

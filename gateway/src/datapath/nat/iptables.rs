@@ -17,6 +17,7 @@ use super::{Desired, NatBackend};
 use crate::config::{Endpoints, Frontend, Target, cluster_ips};
 use crate::datapath::Trust;
 use crate::datapath::command::{self, RunError};
+use crate::datapath::nft::dump;
 use crate::fault::Fault;
 
 /// Prefix of the names of our chains.
@@ -38,14 +39,13 @@ impl Iptables {
             self.known = known;
             return Ok(false);
         }
+        // The programs may be missing or fail: what needs nothing of them does not ask them.
+        if desired.is_none() && !has_chains().await {
+            return Ok(false);
+        }
         let tools = match &self.tools {
             Some(tools) => tools,
-            None => match Tools::find().await {
-                Ok(tools) => self.tools.insert(tools),
-                // Without iptables nothing can have been programmed by it.
-                Err(Fault::IptablesVariant(_)) if desired.is_none() => return Ok(false),
-                Err(fault) => return Err(fault),
-            },
+            None => self.tools.insert(Tools::find().await?),
         };
         let before = match known {
             Some((_, Some(seen))) if trust == Trust::AsApplied => seen,
@@ -121,6 +121,18 @@ impl Rules {
         let keys = self.chains.keys().chain(self.jumps.keys());
         keys.map(|(table, _)| table.as_str()).collect()
     }
+}
+
+/// Whether the kernel has a chain of ours, or does not say; no rule that jumps to one
+/// outlives it.
+async fn has_chains() -> bool {
+    for table in ["ip raw", "ip mangle", "ip nat", "ip filter", "ip security"] {
+        match dump::read(table).await {
+            Ok(contents) if !contents.names.chains.iter().any(|chain| chain.starts_with(OURS)) => {}
+            _ => return true,
+        }
+    }
+    false
 }
 
 /// Renders the desired rules, spelled as by iptables-save.
