@@ -1,11 +1,13 @@
 //! The state machine of one member. States and section numbers are those of RFC
 //! 9568, 6.4.
 
+mod snapshot;
+
 use std::num::NonZeroU8;
 use std::time::Duration;
 
 use crate::config::MemberConfig;
-use crate::events::{Counters, Output, PeerSnapshot, Reason, Role, Snapshot};
+use crate::events::{Counters, Output, Reason, Role};
 use crate::frame::{Frame, Instance, Kind, Rejected, Seal};
 use crate::hold::{Hold, Release};
 use crate::peers::{PeerRole, Peers, Receipt, Report};
@@ -218,50 +220,6 @@ impl Election {
             self.set_role(Role::Left, Reason::Leaving);
         }
         std::mem::take(&mut self.outputs)
-    }
-
-    /// Whether another member is reachable at that time; `None` if none has been
-    /// received from lately.
-    pub fn is_peer_reachable(&self, now: Time) -> Option<bool> {
-        let until = self.peers.all().map(|(_, report)| self.peers.reachable_until(report)).max();
-        until.map(|until| now < until)
-    }
-
-    /// Counts since the start.
-    pub fn counters(&self) -> Counters {
-        self.counters
-    }
-
-    /// The election as this member sees it.
-    pub fn snapshot(&self) -> Snapshot {
-        let reachable = |report: &Report| self.peers.is_reachable(self.now, report);
-        let other = self.peers.actives().filter(|(_, report)| reachable(report));
-        let other = other.max_by_key(|(instance, report)| (report.term, report.priority, *instance));
-        Snapshot {
-            role: self.role,
-            since: self.since,
-            reason: self.reason.clone(),
-            term: self.term,
-            active: match self.role {
-                Role::Active => Some((self.instance, self.name.clone())),
-                _ => other.map(|(instance, report)| (instance, report.name.clone())),
-            },
-            peers: self
-                .peers
-                .all()
-                .map(|(instance, report)| PeerSnapshot {
-                    instance,
-                    name: report.name.clone(),
-                    priority: report.priority,
-                    role: match report.role {
-                        PeerRole::Standby => Role::Standby,
-                        PeerRole::Active => Role::Active,
-                        PeerRole::Resigned => Role::Left,
-                    },
-                    at: report.at,
-                })
-                .collect(),
-        }
     }
 
     /// Sets the time, before any input is processed, and handles what the

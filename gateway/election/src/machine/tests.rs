@@ -1,6 +1,7 @@
 //! RFC 9568, section 6.4, state by state, and what this election adds to it.
 
 use super::*;
+use crate::events::{PeerSnapshot, Snapshot};
 use crate::frame::{Key, Uid};
 
 const A: Duration = Duration::from_millis(50);
