@@ -184,10 +184,10 @@ fn seal(input: &[u8]) {
 /// Multus's report of the pod's interfaces.
 fn network_status(input: &[u8]) {
     let Ok(text) = str::from_utf8(input) else { return };
-    if let Ok(networks) = network_status::parse(text) {
-        if let Err(fault) = network_status::lan(&networks, "kube-system/lan") {
-            let _ = fault.to_string();
-        }
+    if let Ok(networks) = network_status::parse(text)
+        && let Err(fault) = network_status::lan(&networks, "kube-system/lan")
+    {
+        assert!(!fault.to_string().is_empty());
     }
 }
 
