@@ -9,11 +9,14 @@ times_of=suite
 # shellcheck source=times.sh
 . e2e/times.sh
 
-# The first needs a cluster that nobody has used yet. The last ones break parts of the cluster, so that nothing else
-# may run beside them.
+# The first needs a cluster that nobody has used yet. Of those that measure what is lost few tests run side by side.
+# The last ones break parts of the cluster, so that nothing else may run beside them.
 fresh=(document)
 parallel=(serving lifecycle healing network conflict faults settings pending subnets regressions plugin)
-alone=(direct spread fleet failover disruption modes chart kills soak)
+few=(direct)
+alone=(spread tenant fleet failover disruption modes chart kills soak)
+# From and to another release, which takes minutes to build: where that is in the cache, or when asked for.
+asked=(upgrade)
 
 runner=$(e2e/cluster/cluster.sh runner)
 host=$(rustc -vV | sed -n 's/^host: //p')
@@ -34,7 +37,7 @@ skip=()
 [ "${CLUSTER:-local}" = local ] || skip=(--skip local_)
 args=("$@")
 
-known=" ${fresh[*]} ${parallel[*]} ${alone[*]} "
+known=" ${fresh[*]} ${parallel[*]} ${few[*]} ${alone[*]} ${asked[*]} "
 for file in e2e/tests/*.rs; do
   suite=$(basename "$file" .rs)
   [[ $known == *" $suite "* ]] || { echo "run.sh: $file is in no list of suites above" >&2; exit 2; }
@@ -55,4 +58,8 @@ suites() { # THREADS SUITE...
 
 suites 1 "${fresh[@]}"
 suites 4 "${parallel[@]}"
+suites 2 "${few[@]}"
 suites 1 "${alone[@]}"
+if [ -n "${SUITE:-}" ] || e2e/cluster/cluster.sh has-release-before; then
+  suites 1 "${asked[@]}"
+fi

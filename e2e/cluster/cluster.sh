@@ -10,6 +10,8 @@
 #   metallb              the same for MetalLB; print the directory with its programs and CRDs
 #   helm                 the same for Helm and kustomize; print the directory with them
 #   prometheus           fetch Prometheus and promtool into the cache, once; print the directory with them
+#   release-before       build the release before into the cache, once; print the directory with its images and manifests
+#   has-release-before   whether it is there
 #   up                   bring the cluster up; says so and does nothing if it is up already
 #   down                 end it and leave nothing behind, in whatever state it is
 #   kubectl ARGS...      run kubectl as cluster admin
@@ -56,6 +58,8 @@ usage() { sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "$HERE/cluster.sh" >&2; exit 2
 . "$HERE/helm.sh"
 # shellcheck source=prometheus.sh
 . "$HERE/prometheus.sh"
+# shellcheck source=release-before.sh
+. "$HERE/release-before.sh"
 case $CLUSTER in
   local | kind) ;;
   *) die "CLUSTER is local or kind, not '$CLUSTER'" ;;

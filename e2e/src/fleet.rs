@@ -210,8 +210,20 @@ async fn looked_at(controller: &Controller) -> anyhow::Result<usize> {
 /// # Errors
 /// When there is no such process.
 pub fn resident(process: &Path) -> anyhow::Result<f64> {
+    memory(process, "VmRSS:")
+}
+
+/// The most memory that it has held, in MiB (`VmHWM`).
+///
+/// # Errors
+/// When there is no such process.
+pub fn peak(process: &Path) -> anyhow::Result<f64> {
+    memory(process, "VmHWM:")
+}
+
+fn memory(process: &Path, field: &str) -> anyhow::Result<f64> {
     let status = std::fs::read_to_string(process.join("status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+    let line = status.lines().find_map(|line| line.strip_prefix(field)).context("not in its status")?;
     let kib: f64 = line.trim().trim_end_matches(" kB").parse()?;
     Ok(kib / 1024.0)
 }

@@ -28,7 +28,9 @@ mod stand_ins;
 pub use controller::{Controller, scale_controller, with_controller, without_controller};
 pub use lab::{Lab, repository};
 pub use proxy::{Cut, Proxy, Write};
-pub use scene::{GATEWAYS, Scene, gateway_pods, is_ready, is_true, scene, serves, subnet, until_using};
+pub use scene::{
+    GATEWAYS, Scene, alone, gateway_pods, is_ready, is_true, scene, serves, subnet, until_using,
+};
 pub use stand_ins::StandIns;
 
 use std::fmt::Debug;

@@ -12,6 +12,7 @@ use kube::{Client, Resource, ResourceExt};
 use lb_svc_crds::gateway::GatewayStatus;
 use lb_svc_crds::{IP, Subnet, names};
 use serde_json::{Value, json};
+use tokio::sync::RwLock;
 
 use crate::{Lab, QUICK, SLOW, client, expect, objects, until};
 
@@ -29,12 +30,31 @@ pub struct Scene {
     shown: AtomicBool,
 }
 
-/// Runs `test` in a namespace named after it. When it fails, shows what was
-/// there; in any case takes it away and waits until its addresses are free.
+/// Held by each test of this process: together with others, or alone.
+static STAGE: RwLock<()> = RwLock::const_new(());
+
+/// Runs `test` in a namespace named after it, beside other tests of its suite. When
+/// it fails, shows what was there; in any case takes it away and waits until its
+/// addresses are free.
 ///
 /// # Panics
 /// As the test does.
 pub async fn scene(name: &str, test: impl AsyncFnOnce(Arc<Scene>)) {
+    let _shared = STAGE.read().await;
+    play(name, test).await;
+}
+
+/// As [`scene`], while no other test of its suite runs: for tests that stop what
+/// others need.
+///
+/// # Panics
+/// As the test does.
+pub async fn alone(name: &str, test: impl AsyncFnOnce(Arc<Scene>)) {
+    let _exclusive = STAGE.write().await;
+    play(name, test).await;
+}
+
+async fn play(name: &str, test: impl AsyncFnOnce(Arc<Scene>)) {
     let lab = Lab::connect().await.unwrap_or_else(|error| panic!("{error:#}"));
     let unique = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.subsec_micros());
     let namespace = format!("e2e-{name}-{unique}");

@@ -15,7 +15,7 @@ use kube::ResourceExt;
 use kube::api::{DeleteParams, Patch, PatchParams};
 use lb_svc_e2e::objects::{DIRECT, backends, direct, elsewhere, on_the_first_node, port, service, web};
 use lb_svc_e2e::{
-    Lab, QUICK, SLOW, Scene, client, expect, is_ready, is_true, scene, serves, throughout, until,
+    Lab, QUICK, SLOW, Scene, alone, client, expect, is_ready, is_true, scene, serves, throughout, until,
     without_controller,
 };
 use serde_json::{Value, json};
@@ -490,7 +490,7 @@ async fn is_rolled_out(back_end: &str) {
 #[tokio::test]
 async fn without_a_controller_the_gate_holds_what_would_be_lost() {
     for is_gated in [true, false] {
-        scene("gate-away", async |scene| {
+        alone("gate-away", async |scene| {
             let ip = rolling(&scene, is_gated, "iptables").await;
             let before = ready(&scene, "web").await;
             let load = Load::begin(ip);

@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Event, Pod, Service};
-use kube::ResourceExt;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
+use kube::{Resource, ResourceExt};
 use lb_svc_crds::{IP, Subnet};
 use lb_svc_e2e::objects::{SUBNET, web};
 use lb_svc_e2e::{
     Lab, SLOW, Scene, client, expect, repository, scale_controller, scene, serves, throughout, until,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 const SYSTEM: &str = "lb-svc-system";
 
@@ -204,6 +204,83 @@ async fn with_the_flag_off_nothing_is_written() {
         until("the other is served", SLOW, async || expect(!scene.ingress("ignored").await.is_empty(), ""))
             .await;
         client::get(ip, 80).await.unwrap();
+    })
+    .await;
+}
+
+/// The object as a backup has it: what the API server gives is left out.
+fn backup<K: serde::Serialize + Resource<DynamicType = ()>>(object: &K) -> Value {
+    let mut object = serde_json::to_value(object).unwrap();
+    object["apiVersion"] = K::api_version(&()).into();
+    object["kind"] = K::kind(&()).into();
+    object.as_object_mut().unwrap().remove("status");
+    let metadata = object["metadata"].as_object_mut().unwrap();
+    for field in ["uid", "resourceVersion", "creationTimestamp", "generation", "managedFields"] {
+        metadata.remove(field);
+    }
+    object
+}
+
+/// A backup names owners that are gone, and has a configuration that was signed for
+/// another Service, or earlier than the one in force.
+#[tokio::test]
+async fn b28_what_a_backup_puts_back_is_served_at_its_address_and_never_takes_it_back_in_time() {
+    scene("restore", async |scene| {
+        let ip = scene.served("web", 2).await;
+        let claims: Api<IP> = Api::all(scene.client());
+        let config = async || scene.api::<ConfigMap>().get("lb-svc-web").await.unwrap();
+        let old = [
+            backup(&claims.get(&scene.claims().await[0].name_any()).await.unwrap()),
+            backup(&config().await),
+            backup(&scene.api::<Deployment>().get("lb-svc-web").await.unwrap()),
+            backup(&scene.service("web").await),
+        ];
+        let add_port = async |port: u16| {
+            let ports = json!([{ "name": "a", "port": 80 }, { "name": "b", "port": port, "targetPort": 80 }]);
+            scene.patch_service("web", json!({ "spec": { "ports": ports } })).await;
+            until("the port is served", SLOW, async || client::get(ip, port).await).await;
+        };
+        add_port(81).await;
+
+        // Over what is live: the older configuration has no port 81.
+        let newer = config().await.data;
+        Lab::apply(&old[1].to_string()).await.unwrap();
+        throughout("port 81 is served on", Duration::from_secs(2), async || client::get(ip, 81).await).await;
+        until("the newer configuration is back", SLOW, async || {
+            let now = config().await.data;
+            expect(
+                now.as_ref().map(|data| &data["config.json"])
+                    == newer.as_ref().map(|data| &data["config.json"]),
+                now,
+            )
+        })
+        .await;
+
+        // All is lost, the controller too, and all is put back before it runs.
+        scale_controller(&scene.lab, 0).await;
+        scene.api::<Service>().delete("web", &DeleteParams::default()).await.unwrap();
+        let own = scene.claims().await.remove(0);
+        claims.delete(&own.name_any(), &DeleteParams::default()).await.unwrap();
+        until("nothing is left of the gateway", SLOW, async || {
+            let (pods, config) =
+                (scene.gateways("web").await, scene.api::<ConfigMap>().get_opt("lb-svc-web").await);
+            expect(pods.is_empty() && config.is_ok_and(|it| it.is_none()), pods.len())
+        })
+        .await;
+        for object in &old {
+            Lab::apply(&object.to_string()).await.unwrap();
+        }
+        scale_controller(&scene.lab, 1).await;
+
+        let uid = scene.service("web").await.uid();
+        until("it is served by a gateway of its own", SLOW, async || {
+            let claims = scene.claims().await;
+            let is_its_own = claims.len() == 1 && Some(&claims[0].spec.service_uid) == uid.as_ref();
+            expect(is_its_own && scene.ingress("web").await == [ip], claims)
+        })
+        .await;
+        serves(ip).await;
+        add_port(82).await;
     })
     .await;
 }
