@@ -62,7 +62,8 @@ const ANNOTATIONS: &[(&str, &[&str])] = &[
     ("lb-svc.kubeovn.io/health-check-interval", &["1s"]),
     ("lb-svc.kubeovn.io/unknown", &["x"]),
     ("service.beta.kubernetes.io/load-balancer-source-ranges", &["10.0.0.0/8"]),
-    ("metallb.io/loadBalancerIPs", &["172.18.0.9"]),
+    ("metallb.io/loadBalancerIPs", &["172.18.0.18"]),
+    (names::ADDRESSES_ANNOTATION, &["172.18.0.18", "172.18.0.19,fd00::1"]),
 ];
 
 fn annotations() -> impl Strategy<Value = Value> {

@@ -18,6 +18,11 @@ pub const PROVIDER_ANNOTATION: &str = "ovn.kubernetes.io/attachmentprovider";
 /// Service of that namespace and name.
 pub const KEEP_ADDRESS_ANNOTATION: &str = "lb-svc.kubeovn.io/keep-address";
 
+/// Service annotation: the address, as `spec.loadBalancerIP` names it; before that.
+pub const ADDRESSES_ANNOTATION: &str = "lb-svc.kubeovn.io/addresses";
+/// What MetalLB and kube-vip call [`ADDRESSES_ANNOTATION`].
+pub const OTHER_ADDRESSES_ANNOTATIONS: [&str; 3] =
+    ["metallb.io/loadBalancerIPs", "metallb.universe.tf/loadBalancerIPs", "kube-vip.io/loadbalancerIPs"];
 /// On a Service, `"false"`: its address is not filled into its
 /// `spec.loadBalancerIP`; its status alone has it.
 pub const FILL_ADDRESS_ANNOTATION: &str = "lb-svc.kubeovn.io/fill-address";

@@ -133,6 +133,43 @@ async fn a_service_made_again_at_once_under_its_name() {
     .await;
 }
 
+/// Whoever has another controller make the Service cannot write its spec.
+#[tokio::test]
+async fn an_address_is_asked_for_by_annotation_and_followed() {
+    scene("annotated", async |scene| {
+        let filled = scene.served("web", 1).await;
+        let holds = async |want: IpAddr| {
+            let (ingress, claims) = (scene.ingress("web").await, scene.claims().await.len());
+            expect(ingress == [want] && claims == 1, (ingress, claims))
+        };
+        let [metallb, ours]: [IpAddr; 2] =
+            ["172.18.200.71".parse().unwrap(), "172.18.200.72".parse().unwrap()];
+        let annotate =
+            |name: &str, ip: IpAddr| json!({ "metadata": { "annotations": { name: ip.to_string() } } });
+        scene.patch_service("web", annotate("metallb.io/loadBalancerIPs", metallb)).await;
+        until("MetalLB's annotation is followed", SLOW, async || holds(metallb).await).await;
+        serves(metallb).await;
+        stops(filled).await;
+        let field = scene.service("web").await.spec.unwrap().load_balancer_ip;
+        assert_eq!(field, Some(metallb.to_string()), "what was filled in names no other");
+
+        scene.patch_service("web", annotate("lb-svc.kubeovn.io/addresses", ours)).await;
+        until("ours comes first", SLOW, async || holds(ours).await).await;
+        serves(ours).await;
+        until("the other is said to have no effect", SLOW, async || {
+            let conditions =
+                scene.service("web").await.status.unwrap_or_default().conditions.unwrap_or_default();
+            let limited = conditions.iter().find(|condition| condition.type_ == "lb-svc.kubeovn.io/Limited");
+            expect(
+                limited.is_some_and(|it| it.message.contains("metallb.io/loadBalancerIPs has no effect")),
+                limited,
+            )
+        })
+        .await;
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn two_services_of_one_name() {
     scene("twins-a", async |a| {

@@ -61,8 +61,8 @@ pub struct Allocation<'a> {
     /// The claims that the gateway is to serve: the target, and until the
     /// Service's status names that one, the one that it does name.
     pub serving: Vec<&'a Claim>,
-    /// Whether the user named the address.
-    is_static: bool,
+    /// Whether the address is to be in `spec.loadBalancerIP`.
+    fills: bool,
 }
 
 /// Finds the claims of `service`, of which `pods` are the gateway's living
@@ -101,7 +101,9 @@ pub fn allocate<'a>(
             }]);
         }
     };
-    Claims::Allocated(Allocation { own, target, is_lost, serving, is_static: request.address.is_some() })
+    // An address that was filled in is replaced, so that the field names no other.
+    let fills = request.address.is_none() || spec.annotated.is_some() && is_filled(service, &own);
+    Claims::Allocated(Allocation { own, target, is_lost, serving, fills })
 }
 
 /// Whether the namespace of the Service may keep one more address for it.
@@ -173,7 +175,7 @@ fn request(service: &Service, spec: &ServiceSpec, own: &[&Claim], observed: &Obs
         owner: service.id.clone(),
         provider: spec.provider.clone(),
         subnet: spec.subnet.clone(),
-        address: spec.address.filter(|_| !is_filled(service, own)),
+        address: spec.annotated.or_else(|| spec.address.filter(|_| !is_filled(service, own))),
         keep: spec.keep && may_keep(observed),
         limit: observed.configuration.addresses_per_namespace,
     }
@@ -294,7 +296,7 @@ impl<'a> Allocation<'a> {
     /// Fills an address that the user did not name into the Service's spec.
     /// `filled`: the fills of this process so far.
     pub fn fill(&self, service: &Service, filled: Option<Filled>) -> Fill {
-        let Some(claim) = self.target.as_ref().ok().filter(|_| !self.is_static) else { return Fill::Not };
+        let Some(claim) = self.target.as_ref().ok().filter(|_| self.fills) else { return Fill::Not };
         if service.load_balancer_ip == claim.address.to_string() {
             return Fill::Not;
         }
@@ -338,8 +340,8 @@ mod tests {
     use crate::service::plan::plan;
     use crate::testing::gateway::{
         FOREIGN_MAC, MAC_A, MAC_B, annotate, carried_out, claim, claimed, config_of, gateway_pod,
-        is_converged, members, observed_again, of_earlier, owned, reason, reported_mut, settle, status,
-        steps, two_pods, with_pods, withholds,
+        is_converged, members, message, observed_again, of_earlier, owned, reason, reported_mut, settle,
+        status, steps, two_pods, with_pods, withholds,
     };
     use crate::testing::service;
     use lb_svc_crds::gateway::GatewayConfig;
@@ -492,6 +494,54 @@ mod tests {
         service.annotations.insert("lan.kube-system.kubernetes.io/logical_switch".into(), "other".into());
         let Some(Action::Claim(address_request)) = plan(&observed).actions.pop() else { panic!("no claim") };
         assert_eq!((address_request.subnet.as_deref(), address_request.address), (Some("other"), None));
+    }
+
+    #[test]
+    fn address_of_an_annotation_is_requested_and_the_field_is_left_to_the_user() {
+        let mut observed = claimed(&[]);
+        annotate(&mut observed, names::ADDRESSES_ANNOTATION, "172.18.0.18");
+        let requested = |observed: &Observed| {
+            let Some(Action::Claim(request)) = plan(observed).actions.pop() else { panic!("no claim") };
+            request.address.unwrap().to_string()
+        };
+        assert_eq!(requested(&observed), "172.18.0.18");
+        let fills = |observed: &Observed| {
+            plan(observed).steps().find_map(|step| match step {
+                Action::FillAddress(address) => Some(address.to_string()),
+                _ => None,
+            })
+        };
+        observed.addresses.claims = vec![claim("172.18.0.18", Requested::Static)];
+        assert_eq!(fills(&observed), None);
+        // What a user wrote there counts no more, and stays.
+        observed.service.as_mut().unwrap().load_balancer_ip = "172.18.0.99".into();
+        assert_eq!(fills(&observed), None);
+        let settled = settle(carried_out(observed.clone(), "172.18.0.18"));
+        assert_eq!(settled.service.as_ref().unwrap().ingress[0].ip, "172.18.0.18");
+        assert!(message(&settled, LIMITED).starts_with("spec.loadBalancerIP has no effect here"));
+
+        // What was filled in follows.
+        observed.addresses.claims = vec![claim("172.18.0.11", Requested::Dynamic)];
+        observed.service.as_mut().unwrap().load_balancer_ip = "172.18.0.11".into();
+        assert_eq!(requested(&observed), "172.18.0.18");
+        observed.addresses.claims.push(claim("172.18.0.18", Requested::Static));
+        assert_eq!(fills(&observed).as_deref(), Some("172.18.0.18"));
+        annotate(&mut observed, names::FILL_ADDRESS_ANNOTATION, "false");
+        assert_eq!(fills(&observed), None);
+    }
+
+    #[test]
+    fn annotation_that_is_no_address_leaves_what_serves() {
+        let mut observed =
+            settle(carried_out(claimed(&[claim("172.18.0.11", Requested::Dynamic)]), "172.18.0.11"));
+        annotate(&mut observed, names::ADDRESSES_ANNOTATION, "172.18.0");
+        let planned = plan(&observed);
+        let (ingress, conditions) = status(&planned).unwrap();
+        assert_eq!(
+            (ingress[0].ip.as_str(), reason(conditions, ADDRESS_ALLOCATED)),
+            ("172.18.0.11", "InvalidAddress")
+        );
+        assert!(!planned.steps().any(|step| matches!(step, Action::Claim(_) | Action::Release(_))));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What a Service asks, and what is done for it.
 
+pub mod addresses;
 pub mod allocation;
 pub mod conditions;
 pub mod health_check;

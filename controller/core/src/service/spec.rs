@@ -8,13 +8,13 @@ use lb_svc_crds::gateway::{HealthCheck, NatBackend, Port, Transport};
 use lb_svc_crds::names::{self, Provider};
 use lb_svc_crds::reason::Reason;
 
-use super::health_check as health;
-use super::unheeded;
+use super::{addresses, health_check as health, unheeded};
 use crate::model::{PortStatus, Problem, Service, ServicePort, Setting};
 
 /// Our annotations of a Service, beside those of [`Setting`] and of
 /// [`health_check`](super::health_check).
-pub const ANNOTATIONS: [&str; 5] = [
+pub const ANNOTATIONS: [&str; 6] = [
+    names::ADDRESSES_ANNOTATION,
     names::KEEP_ADDRESS_ANNOTATION,
     names::FILL_ADDRESS_ANNOTATION,
     names::PASS_THROUGH_ANNOTATION,
@@ -39,6 +39,8 @@ pub struct ServiceSpec {
     pub subnet: Option<String>,
     /// `spec.loadBalancerIP`, whether the user or the controller set it.
     pub address: Option<IpAddr>,
+    /// The address that an annotation names: it comes before the field.
+    pub annotated: Option<IpAddr>,
     /// Its IPv4 ClusterIPs.
     pub cluster_ips: Vec<IpAddr>,
     /// The ports that a gateway can serve.
@@ -107,7 +109,8 @@ pub fn parse(service: &Service) -> Option<Result<ServiceSpec, Problem>> {
 /// be read for this `problem` and it holds an address of `provider`. `None` if the
 /// rest cannot be read either.
 pub fn parse_rest(service: &Service, provider: &Provider, problem: &Problem) -> Option<ServiceSpec> {
-    let rest = Service { load_balancer_ip: String::new(), ..service.clone() };
+    let mut rest = Service { load_balancer_ip: String::new(), ..service.clone() };
+    rest.annotations.retain(|name, _| !addresses::is_annotation(name));
     let spec = read(&rest, &provider.to_string()).ok()?;
     Some(ServiceSpec { refused: Some(problem.clone()), ..spec })
 }
@@ -169,11 +172,18 @@ fn read(service: &Service, provider: &str) -> Result<ServiceSpec, Problem> {
         .get(&provider.annotation("logical_switch"))
         .filter(|subnet| !subnet.is_empty())
         .cloned();
+    let mut warnings = Vec::new();
+    let annotated = addresses::annotated(service, &mut warnings)?;
     let address = match service.load_balancer_ip.as_str() {
         "" => None,
-        text => Some(text.parse().map_err(|_| {
-            Problem::new(Reason::InvalidAddress, format!("spec.loadBalancerIP: {text:?} is not an address"))
-        })?),
+        text => match text.parse() {
+            Ok(address) => Some(address),
+            Err(_) if annotated.is_some() => None,
+            Err(_) => {
+                let message = format!("spec.loadBalancerIP: {text:?} is not an address");
+                return Err(Problem::new(Reason::InvalidAddress, message));
+            }
+        },
     };
     for (what, count, most) in [
         ("spec.ports", service.ports.len(), PORTS_MAX),
@@ -186,7 +196,6 @@ fn read(service: &Service, provider: &str) -> Result<ServiceSpec, Problem> {
             ));
         }
     }
-    let mut warnings = Vec::new();
     unheeded::check(service, &mut warnings)?;
     let cluster_ips: Vec<IpAddr> = service.cluster_ips.iter().filter_map(|ip| ip.parse().ok()).collect();
     let (v4, v6): (Vec<IpAddr>, Vec<IpAddr>) = cluster_ips.into_iter().partition(IpAddr::is_ipv4);
@@ -288,6 +297,7 @@ fn read(service: &Service, provider: &str) -> Result<ServiceSpec, Problem> {
         provider,
         subnet,
         address,
+        annotated,
         cluster_ips: v4,
         ports: ports.into_iter().collect(),
         port_statuses,

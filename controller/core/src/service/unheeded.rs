@@ -3,6 +3,7 @@
 //!
 //! The table in docs/user/services.md has a line for each entry.
 
+use lb_svc_crds::names;
 use lb_svc_crds::reason::Reason;
 
 use crate::model::{Problem, Service};
@@ -43,15 +44,12 @@ const TOPOLOGY: &str = "it holds for the gateway's own zone or node only, and en
 /// Annotations, labels and fields. The first entry that a name matches counts.
 pub const TABLE: &[Unheeded] = &[
     // Addresses, pools and sharing.
-    says("metallb.io/loadBalancerIPs", ADDRESS),
-    says("metallb.universe.tf/loadBalancerIPs", ADDRESS),
     says("metallb.io/address-pool", POOL),
     says("metallb.universe.tf/address-pool", POOL),
     says("metallb.io/allow-shared-ip", SHARED),
     says("metallb.universe.tf/allow-shared-ip", SHARED),
     says("metallb.io/", CLOUD),
     says("metallb.universe.tf/", CLOUD),
-    says("kube-vip.io/loadbalancerIPs", ADDRESS),
     says("kube-vip.io/requestedIP", ADDRESS),
     says("kube-vip.io/hwaddr", "Multus gives the gateway's interface its hardware address: remove it"),
     says("kube-vip.io/serviceInterface", ATTACHMENT),
@@ -198,6 +196,9 @@ pub const TABLE: &[Unheeded] = &[
 
 /// The entry that an annotation's or label's name matches, if any does.
 pub fn find(name: &str) -> Option<&'static Unheeded> {
+    if names::OTHER_ADDRESSES_ANNOTATIONS.contains(&name) {
+        return None;
+    }
     let is_prefix = |entry: &Unheeded| entry.name.ends_with(['/', '-', '.']);
     TABLE.iter().find(|entry| match is_prefix(entry) {
         true => name.starts_with(entry.name),
@@ -276,6 +277,7 @@ mod tests {
             "ovn.kubernetes.io/attachmentprovider",
             "kubectl.kubernetes.io/last-applied-configuration",
             "lb-svc.kubeovn.io/direct-access",
+            "metallb.io/loadBalancerIPs",
             "app.kubernetes.io/name",
             "prometheus.io/scrape",
             "external-dns.alpha.kubernetes.io/hostname",

@@ -20,8 +20,11 @@ pub fn service_ref(object: &core::Service) -> ServiceRef {
 }
 
 /// The annotations of a Service that concern us and are not of our domain.
-const OTHERS: [&str; 3] =
-    [names::PROVIDER_ANNOTATION, names::CCE_PASS_THROUGH_ANNOTATION, names::TKE_DIRECT_ACCESS_ANNOTATION];
+const OTHERS: [&str; 6] = {
+    let [metallb, earlier, kube_vip] = names::OTHER_ADDRESSES_ANNOTATIONS;
+    let (provider, pass_through) = (names::PROVIDER_ANNOTATION, names::CCE_PASS_THROUGH_ANNOTATION);
+    [provider, pass_through, names::TKE_DIRECT_ACCESS_ANNOTATION, metallb, earlier, kube_vip]
+};
 /// Where source ranges were before they had a field; read where that is empty
 /// (Kubernetes cloud-provider).
 const SOURCE_RANGES_ANNOTATION: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
