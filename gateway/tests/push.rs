@@ -116,6 +116,30 @@ fn pushed_config_is_carried_out_at_once_and_by_the_next_process() {
 }
 
 #[test]
+fn config_as_large_as_a_config_map_is_pushed_and_no_larger_one() {
+    let scene = Signed::new();
+    let first = scene.text(1, &[80]);
+    scene.mount(&first);
+    let gateway = scene.start();
+    gateway.carried_out(&names::digest(first.config.as_bytes()));
+    for (more, expected) in [(0, 200), (1, 413)] {
+        let mut large = config(&[("TCP", 80), ("TCP", 81)]);
+        large["later"] = "".into();
+        let room = names::CONFIG_MAP_MAX - large.to_string().len() + more;
+        large["later"] = "x".repeat(room).into();
+        let config = large.to_string();
+        let seal = scene.key.sign(&Seal::of_config("uid", 2 + more as u64, config.as_bytes()));
+        let start = Instant::now();
+        let (code, body) =
+            scene.push(&Text { config: config.clone(), seal }, if more == 0 { &config } else { "" });
+        assert_eq!(code, expected, "{body}");
+        eprintln!("{} bytes: answered in {:?}", config.len(), start.elapsed());
+    }
+    scene.lab.client.tcp(&format!("{VIP}:81")).unwrap();
+    assert_eq!(gateway.status().unwrap().generation, Some(2));
+}
+
+#[test]
 fn slow_push_holds_up_neither_probes_nor_the_loop() {
     let scene = Signed::new();
     let (first, second) = (scene.text(1, &[80]), scene.text(2, &[80, 81]));
