@@ -103,7 +103,7 @@ chart:
 
 # All suites of this ring, and of them those in which the NAT back end matters:
 # they run once with each.
-netns_suites := $(or $(SUITE),netns direct failover limits)
+netns_suites := $(or $(SUITE),netns direct failover limits push)
 nat_suites := $(filter netns direct,$(netns_suites))
 netns_test := cargo test $(locked) -p lb-svc-gateway
 in_namespaces := $(runner)='unshare --net --mount'

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use lb_svc_controller::api_server::read::START_FAILURES;
 use lb_svc_controller::telemetry::metrics::Metrics;
 use lb_svc_core::model::Setting;
+use lb_svc_core::observed::PushAnswer;
 use lb_svc_core::service::health_check;
 use lb_svc_core::service::spec::ANNOTATIONS;
 use lb_svc_core::service::unheeded::{TABLE, Unheeded};
@@ -108,6 +109,7 @@ fn registered_metrics() -> Vec<String> {
     // A family without members does not show.
     metrics.run(None);
     metrics.pass(Reason::Served);
+    metrics.push(PushAnswer::Taken);
     metrics.register(&mut registry, &Arc::default());
     let mut text = String::new();
     encode(&mut text, &registry).unwrap();

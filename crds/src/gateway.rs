@@ -1,5 +1,5 @@
-//! What the controller tells a gateway ([`GatewayConfig`], in a ConfigMap) and
-//! what the gateway answers ([`GatewayStatus`], over HTTP).
+//! What the controller tells a gateway ([`GatewayConfig`], in a ConfigMap, and handed
+//! over at [`PUSH_PATH`](crate::names::PUSH_PATH)) and what the gateway answers ([`GatewayStatus`], over HTTP).
 //!
 //! Both carry a version. Either side may be one version older or newer than
 //! the other: unknown fields are ignored, and a field that is new in a version
@@ -272,8 +272,8 @@ pub struct GatewayStatus {
     /// to carry out in full. Absent until the first one is.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "bounded::optional_text::<_, 128>")]
     pub digest: Option<String>,
-    /// SHA-256 (hex) of the configuration file as last read, carried out or
-    /// not. Absent where it is refused for its signature.
+    /// SHA-256 (hex) of the configuration as last pushed, or read from the file, carried
+    /// out or not. Absent where the file is refused for its signature.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "bounded::optional_text::<_, 128>")]
     pub seen: Option<String>,
     /// The generation of the configuration in force, if it is a signed one.

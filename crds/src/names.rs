@@ -165,9 +165,20 @@ pub const NETWORK_STATUS_FILE: &str = "network-status";
 /// In [`POD_INFO_DIR`]: the pod's [`CONFIG_ANNOTATION`].
 pub const CONFIRMED_FILE: &str = "confirmed";
 
-/// TCP port of the gateway's `/readyz`, `/status` and `/metrics`, on its pod
-/// IP only.
+/// Directory of the gateway's only writable volume, in memory: it lasts as long as the
+/// pod.
+pub const STATE_DIR: &str = "/run/lb-svc";
+
+/// TCP port of the gateway's `/readyz`, `/status`, `/metrics` and [`PUSH_PATH`], on its
+/// pod IP only.
 pub const GATEWAY_PORT: u16 = 9410;
+/// Where a gateway takes its configuration by HTTP PUT, as it is in its ConfigMap: the
+/// body is the content of [`CONFIG_KEY`]. The response is the gateway's status.
+pub const PUSH_PATH: &str = "/config";
+/// Header of that request: the content of [`SEAL_KEY`].
+pub const SEAL_HEADER: &str = "lb-svc-seal";
+/// The most bytes of the data of a ConfigMap (Kubernetes API).
+pub const CONFIG_MAP_MAX: usize = 1024 * 1024;
 
 /// The longest label value Kubernetes takes.
 const LABEL_VALUE_MAX: usize = 63;

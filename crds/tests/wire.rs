@@ -9,6 +9,8 @@
 use std::fmt::Debug;
 
 use lb_svc_crds::gateway::{CONFIG_VERSION, CONFIG_VERSIONS, GatewayConfig, GatewayStatus, Role};
+use lb_svc_crds::names;
+use lb_svc_crds::seal::{PrivateKey, Seal};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -100,4 +102,19 @@ fn version_is_written_once_earlier_gateways_read_it() {
     for config in CONFIGS {
         assert!(CONFIG_VERSIONS.contains(&read::<GatewayConfig>(config).version));
     }
+}
+
+/// The seal is a file beside the configuration, and the header of a push, whose path and
+/// port both sides have to name alike.
+#[test]
+fn seal_of_a_release_is_written_and_read() {
+    let golden = include_str!("golden/seal.json").trim();
+    assert!(golden.is_ascii() && !golden.contains('\n'), "a header holds no more");
+    let key = PrivateKey::from_seed(&[1; 32]).unwrap();
+    let config = CONFIGS[0].as_bytes();
+    assert_eq!(key.sign(&Seal::of_config("6b1f3c52-0a43-4f0e-9d0b-3f1c2a9d8e77", 7, config)), golden);
+    let seal = Seal::open(golden.as_bytes(), &[key.public()]).unwrap();
+    assert_eq!(seal.verify(&seal.gateway, |_| Some(config.to_vec())), Ok(()));
+    let header = format!("PUT {}:{} {}", names::GATEWAY_PORT, names::PUSH_PATH, names::SEAL_HEADER);
+    assert_eq!(header, "PUT 9410:/config lb-svc-seal");
 }

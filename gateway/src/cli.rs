@@ -29,7 +29,11 @@ pub struct Cli {
     /// configuration; without any, it need not be signed.
     #[arg(long, env = names::TRUSTED_KEYS_VARIABLE, value_delimiter = ',')]
     pub trusted_keys: Vec<PublicKey>,
-    /// TCP port of /readyz, /status and /metrics on the pod's address.
+    /// Directory where the configuration that was last pushed is kept; without it none can
+    /// be pushed.
+    #[arg(long, env = "LB_SVC_STATE_DIR", default_value = names::STATE_DIR)]
+    pub state_dir: PathBuf,
+    /// TCP port of /readyz, /status, /metrics and /config on the pod's address.
     #[arg(long, env = "LB_SVC_PORT", default_value_t = names::GATEWAY_PORT)]
     pub port: u16,
 }

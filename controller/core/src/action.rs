@@ -22,6 +22,14 @@ pub enum Action {
     ClearAddress,
     /// Write the gateway's ConfigMap.
     WriteConfig(String),
+    /// Hand the ConfigMap's content to pods of the gateway. What comes of it is
+    /// remembered, and all is planned anew.
+    PushConfig {
+        /// The digest of the content: of another nothing is handed over.
+        digest: String,
+        /// The pods, by uid.
+        pods: Vec<(String, IpAddr)>,
+    },
     /// Create the Secret with the gateway's key, unless it exists; the ConfigMap with
     /// this uid owns it.
     WriteKey(String),
@@ -118,6 +126,7 @@ impl Action {
             | Self::Release(_) => "the claim on an address (IP)",
             Self::FillAddress(_) | Self::ClearAddress => "spec.loadBalancerIP",
             Self::WriteConfig(_) | Self::DeleteConfig(..) => "the gateway's ConfigMap",
+            Self::PushConfig { .. } => "the gateway pods' configuration",
             Self::WriteKey(_) => "the Secret with the gateway's key",
             Self::WriteDeployment(_) | Self::DeleteDeployment(..) | Self::OrphanDeployment(..) => {
                 "the gateway's Deployment"

@@ -125,6 +125,8 @@ pub struct Remembered {
     pub key_written: Option<Duration>,
     /// How long ago each pod was nudged, by uid.
     pub nudges: HashMap<String, Duration>,
+    /// The last push to each pod, by uid.
+    pub pushes: HashMap<String, Push>,
     /// The fills of an address into the Service's spec.
     pub filled: Option<Filled>,
     /// How long ago a Warning of this Service was written.
@@ -133,6 +135,28 @@ pub struct Remembered {
     pub passing: Option<Duration>,
     /// Why the address is not filled into the Service's spec.
     pub fill_failure: Option<FailedWrite>,
+}
+
+/// A push of a configuration to a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Push {
+    /// The configuration's digest.
+    pub digest: String,
+    /// How the pod answered.
+    pub answer: PushAnswer,
+    /// How long ago.
+    pub age: Duration,
+}
+
+/// How a pod answered a push.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PushAnswer {
+    /// It has taken the configuration.
+    Taken,
+    /// It refused it, or did not answer in time.
+    Failed,
+    /// It knows no pushes: it is of an earlier release.
+    Unknown,
 }
 
 /// The fills of an address into a Service's spec.

@@ -239,6 +239,14 @@ impl Index {
         concerns(changed, Key::Gateway(location.gateway))
     }
 
+    /// The content of the ConfigMap of the gateway that was made for the Service with this
+    /// uid, and its generation, if its seal is valid.
+    pub fn sealed_config(&self, location: &GatewayLocation, uid: &str) -> Option<(String, u64)> {
+        let objects = self.gateways.get(location)?;
+        let config = objects.config.as_ref().filter(|config| config.owner_uid.as_deref() == Some(uid))?;
+        Some((config.content.clone(), objects.generation?))
+    }
+
     /// A gateway's Deployment is so; `None` if it is gone.
     pub fn set_deployment(
         &mut self,

@@ -1,16 +1,22 @@
 //! Carries plans out: the one place where an [`Action`] becomes a write, and
 //! where what comes of it gets into the index and the memory.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::Instant;
 
+use bytes::Bytes;
+use futures::future::join_all;
 use lb_svc_core::action::Action;
 use lb_svc_core::gateway::assignment::{self, service_of};
 use lb_svc_core::ipam::AllocationError;
-use lb_svc_core::model::{GatewayRef, ObjectKind, Problem, Service, ServiceRef};
-use lb_svc_core::observed::Observed;
+use lb_svc_core::model::{
+    GatewayLocation, GatewayRef, ObjectKind, Problem, Service, ServiceId, ServiceRef, StatusReport,
+};
+use lb_svc_core::observed::{Observed, PushAnswer};
 use lb_svc_core::service::conditions::{FailedWrite, REMIND};
 use lb_svc_core::service::plan::Plan;
+use lb_svc_crds::names;
 
 use super::memory::Memory;
 use super::{Reconciler, lock};
@@ -34,23 +40,26 @@ pub(super) enum Outcome {
     /// All of it is written, and the claim for which all is to be planned anew
     /// is made, or cannot be.
     Claimed(Option<AllocationError>),
+    /// The configuration was handed to pods, which have reported so, by uid; the rest
+    /// is to be planned anew.
+    Pushed(HashMap<String, StatusReport>),
 }
 
 impl Reconciler {
     /// Carries a plan out. If the API server refuses a write, or one has failed
     /// for long, that is reported on the Service.
     pub(super) async fn carry_out(&self, target: &Target<'_>, plan: &Plan) -> Result<Outcome, Error> {
-        let mut outcome = Outcome::Done;
         for (place, action) in plan.steps().enumerate() {
             match self.execute(target, action).await {
-                Ok(done) => outcome = done,
+                Ok(Outcome::Done) => {}
+                Ok(outcome) => return Ok(outcome),
                 Err(error) => {
                     self.report_failure(target, plan, place, action, &error).await;
                     return Err(error);
                 }
             }
         }
-        Ok(outcome)
+        Ok(Outcome::Done)
     }
 
     async fn report_failure(
@@ -123,6 +132,9 @@ impl Reconciler {
                 let written = api_server.write_config(owner, location, content, Some(&seal), known).await?;
                 self.remember(key, |memory| memory.config_written = Some(Instant::now()));
                 self.learn_written(ObjectKind::Config, gateway, written)?;
+            }
+            Action::PushConfig { digest, pods } => {
+                return Ok(Outcome::Pushed(self.push(key, location, owner()?, digest, pods).await));
             }
             Action::WriteKey(config) => {
                 api_server.write_key(owner()?, location, config, &self.master().await?).await?;
@@ -211,6 +223,39 @@ impl Reconciler {
             }
         }
         Ok(Outcome::Done)
+    }
+
+    /// Hands what the ConfigMap has to pods, all at once, if that has this digest. Returns
+    /// what they report.
+    async fn push(
+        &self,
+        key: &Key,
+        location: &GatewayLocation,
+        owner: &ServiceId,
+        digest: &str,
+        pods: &[(String, IpAddr)],
+    ) -> HashMap<String, StatusReport> {
+        let written = lock(&self.index).sealed_config(location, &owner.uid);
+        let sealed = written.filter(|(content, _)| names::digest(content.as_bytes()) == digest);
+        // A signature is the same each time: this is the seal that the ConfigMap has.
+        let sealed = sealed.map(|(content, generation)| {
+            let id = assignment::id_of(owner).to_string();
+            (self.keys.signing.seal(&id, generation, content.as_bytes()), Bytes::from(content))
+        });
+        let answers = join_all(pods.iter().map(async |(uid, address)| match &sealed {
+            Some((seal, content)) => (uid, self.gateway_client.push(*address, seal, content.clone()).await),
+            None => (uid, (PushAnswer::Failed, None)),
+        }))
+        .await;
+        let now = Instant::now();
+        self.remember(key, |memory| {
+            let reports = answers.into_iter().map(|(uid, (answer, status))| {
+                self.metrics.push(answer);
+                memory.pushes.insert(uid.clone(), (digest.to_owned(), answer, now));
+                (uid.clone(), status.map(|status| memory.reports.take(uid, Some(status), now)))
+            });
+            reports.filter_map(|(uid, report)| Some((uid, report?))).collect()
+        })
     }
 
     /// The Service in the version that our own writes have made of what was

@@ -25,7 +25,7 @@ const QUERIED_PODS: usize = 16;
 
 impl Reconciler {
     pub(super) async fn gateway(&self, key: &Key, gateway: &GatewayRef) -> Result<Option<Duration>, Error> {
-        let reports = self.query_pods(key, gateway).await;
+        let mut reports = self.query_pods(key, gateway).await;
         self.look_up_start_failures(key, gateway);
         let mut allocation_error = None;
         let (plan, done) = loop {
@@ -33,6 +33,7 @@ impl Reconciler {
             let claims = matches!(plan.actions.last(), Some(Action::Claim(_)));
             match self.carry_out(&Target { key, gateway, observed: &observed }, &plan).await {
                 Ok(Outcome::Claimed(error)) => allocation_error = error,
+                Ok(Outcome::Pushed(answers)) => reports.extend(answers),
                 // Nothing that others see of the gateway is known yet.
                 Err(error) if claims => return Err(error),
                 done => break (plan, done.map(drop)),
@@ -139,6 +140,7 @@ impl Reconciler {
         }
         if let Some(memory) = lock(&self.memory).get_mut(key) {
             memory.nudges.retain(|uid, _| pods.iter().any(|pod| pod.uid == *uid));
+            memory.pushes.retain(|uid, _| pods.iter().any(|pod| pod.uid == *uid));
             for pod in pods {
                 let failure = memory.start_failures.get(&pod.uid);
                 if let Some(failure) = failure.and_then(|failure| failure.found.as_ref()) {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use lb_svc_core::backend::convergence::ConvergenceState;
 use lb_svc_core::backend::readiness_gate::Wait;
 use lb_svc_core::gateway::election::ElectionView;
-use lb_svc_core::observed::{Filled, Remembered};
+use lb_svc_core::observed::{Filled, Push, PushAnswer, Remembered};
 use lb_svc_core::service::conditions::{FAILS_FOR, FailedWrite};
 use lb_svc_core::service::passing::PASSES_WITHIN;
 use lb_svc_core::service::plan::Requeue;
@@ -37,6 +37,8 @@ pub(super) struct Memory {
     pub warned: Option<Instant>,
     /// When each pod was last nudged, by uid.
     pub nudges: HashMap<String, Instant>,
+    /// The last push to each pod, by uid: of which digest, what came of it, and when.
+    pub pushes: HashMap<String, (String, PushAnswer, Instant)>,
     /// What its pods have reported.
     pub reports: Reports,
     /// Why its pods do not start, by uid.
@@ -67,6 +69,13 @@ impl Memory {
             config_written: self.config_written.as_ref().map(ago),
             key_written: self.key_written.as_ref().map(ago),
             nudges: self.nudges.iter().map(|(uid, at)| (uid.clone(), ago(at))).collect(),
+            pushes: self
+                .pushes
+                .iter()
+                .map(|(uid, (digest, answer, at))| {
+                    (uid.clone(), Push { digest: digest.clone(), answer: *answer, age: ago(at) })
+                })
+                .collect(),
             filled: self.filled.map(|(address, times, at)| Filled { address, times, age: ago(&at) }),
             warned: self.warned.as_ref().map(ago),
             passing: self.passing_since.as_ref().map(ago),

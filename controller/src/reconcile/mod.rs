@@ -123,7 +123,8 @@ impl Reconciler {
 
 #[cfg(test)]
 mod tests {
-    use futures::FutureExt;
+    use futures::stream::FuturesUnordered;
+    use futures::{FutureExt, StreamExt};
     use http::{Request, Response};
     use http_body_util::BodyExt;
     use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -133,11 +134,14 @@ mod tests {
     use lb_svc_core::backend::readiness_gate::Verdict;
     use lb_svc_core::backend::readiness_gate::Wait;
     use lb_svc_core::gateway::assignment::gateway_of;
-    use lb_svc_core::model::{Attachment, Backend, Pod, PodId};
+    use lb_svc_core::model::{Attachment, Backend, GatewayLocation, OwnedObject, Pod, PodId};
     use lb_svc_core::model::{ObjectKind, ServiceRef};
     use lb_svc_core::service::plan::plan;
+    use lb_svc_crds::gateway::GatewayStatus;
     use lb_svc_crds::{SubnetSpec, names};
     use serde_json::{Value, json};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
     use tower_test::mock;
 
     use super::backoff::FAILED;
@@ -322,6 +326,7 @@ mod tests {
                 "subnet": "lan", "provider": "lan.kube-system", "ipAddress": "172.18.0.11",
                 "namespace": service.namespace, "serviceName": service.name,
                 "serviceUid": web.id.uid, "requested": "static",
+                "macAddress": "02:00:00:00:00:01", "probed": true,
             },
         });
         if claimed {
@@ -439,6 +444,172 @@ mod tests {
         let status = asked.iter().find(|(line, _)| line.ends_with("/services/test-service/status"));
         let (_, status) = status.expect("a condition");
         assert!(status.contains("AddressInUse") && status.contains("is no claim"), "{status}");
+    }
+
+    /// How a stand-in of a gateway answers a push.
+    #[derive(Clone, Copy, PartialEq)]
+    enum Gateway {
+        CarriesOut,
+        /// Of an earlier release.
+        KnowsNone,
+        Refuses,
+        NeverAnswers,
+    }
+
+    /// Serves `status`, and answers pushes, which set it, so.
+    async fn gateway(listener: TcpListener, how: Gateway, status: Arc<Mutex<GatewayStatus>>) {
+        let serve = async |mut stream: TcpStream| {
+            let mut request = Vec::new();
+            let (head, length) = loop {
+                assert!(stream.read_buf(&mut request).await.unwrap() > 0);
+                let Some(head) = request.windows(4).position(|end| end == b"\r\n\r\n") else { continue };
+                let text = std::str::from_utf8(&request[..head]).unwrap();
+                let length = text.lines().find_map(|line| line.strip_prefix("content-length: "));
+                break (head + 4, length.map_or(0, |length| length.parse().unwrap()));
+            };
+            while request.len() < head + length {
+                assert!(stream.read_buf(&mut request).await.unwrap() > 0);
+            }
+            let code = match (request.starts_with(b"PUT /config "), how) {
+                (true, Gateway::CarriesOut) => {
+                    let digest = Some(names::digest(&request[head..]));
+                    let mut status = lock(&status);
+                    (status.seen, status.digest) = (digest.clone(), digest);
+                    200
+                }
+                (true, Gateway::KnowsNone) => 405,
+                (true, Gateway::Refuses) => 403,
+                (true, Gateway::NeverAnswers) => return std::future::pending().await,
+                (false, _) => 200,
+            };
+            let body = serde_json::to_string(&*lock(&status)).unwrap();
+            let answer = format!("HTTP/1.1 {code} X\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        };
+        let mut open = FuturesUnordered::new();
+        loop {
+            tokio::select! {
+                accepted = listener.accept() => open.push(serve(accepted.unwrap().0)),
+                Some(()) = open.next(), if !open.is_empty() => {}
+            }
+        }
+    }
+
+    /// A gateway that serves, and a Service that gets another port.
+    async fn push_a_port(how: Gateway) -> (Vec<(String, String)>, Option<Duration>) {
+        let Scene { mut reconciler, mut handle, service, .. } = Scene::new();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        reconciler.gateway_client = GatewayClient::at_port(listener.local_addr().unwrap().port());
+        request_address(&reconciler, &service, true);
+        let location =
+            GatewayLocation { gateway: gateway_of(&service), namespace: service.namespace.clone() };
+        let status = Arc::new(Mutex::new(GatewayStatus {
+            addresses: vec!["172.18.0.11".parse().unwrap()],
+            ..GatewayStatus::default()
+        }));
+        {
+            let mut index = lock(&reconciler.index);
+            index.trust(&reconciler.keys.signing.trusted());
+            // Carried out, as far as it can be without an API server.
+            let mut web = index.observe(&location.gateway, Instant::now()).service.unwrap();
+            web.annotations.remove(names::DIRECT_ACCESS_ANNOTATION);
+            index.set_service(service.clone(), Some(web.clone()));
+            let first = plan(&index.observe(&location.gateway, Instant::now()));
+            let Some(Action::WriteConfig(content)) =
+                first.steps().find(|action| matches!(action, Action::WriteConfig(_)))
+            else {
+                panic!("no ConfigMap: {first:?}")
+            };
+            let digest = names::digest(content.as_bytes());
+            let mut status = lock(&status);
+            (status.seen, status.digest) = (Some(digest.clone()), Some(digest.clone()));
+            let config = OwnedObject {
+                uid: "cm".to_owned(),
+                resource_version: "5".to_owned(),
+                deleting: false,
+                owner_uid: Some(web.id.uid.clone()),
+                content: content.clone(),
+            };
+            let seal = reconciler.keys.signing.seal(&web.id.uid, 1, content.as_bytes());
+            index.set_config(location.clone(), Some(config), Some(&seal));
+            let provider = "lan.kube-system".parse::<names::Provider>().unwrap();
+            let said = [
+                ("allocated", "true"),
+                ("cidr", "172.18.0.0/16"),
+                ("gateway", "172.18.0.1"),
+                ("ip_address", "172.18.0.11"),
+                ("logical_switch", "lan"),
+                ("mac_address", "02:00:00:00:00:01"),
+                ("pod_nic_type", "veth-pair"),
+            ];
+            let said = said.map(|(key, value)| (provider.annotation(key), value.to_owned()));
+            let pod = Pod {
+                name: "gw".into(),
+                uid: "g-1".into(),
+                owner_uid: web.id.uid.clone(),
+                of_deployment: true,
+                ready: true,
+                address: Some([127, 0, 0, 1].into()),
+                mac: Some("02:00:00:00:00:01".into()),
+                annotations: said
+                    .into_iter()
+                    .chain([(names::CONFIG_ANNOTATION.to_owned(), format!("{digest}.0"))])
+                    .collect(),
+                ..Pod::default()
+            };
+            index.set_pod(location.clone(), "gw", Some(pod));
+            web.ports.push(lb_svc_core::testing::port("TCP", 81));
+            index.set_service(service.clone(), Some(web));
+        }
+        let (mut asked, mut version) = (Vec::new(), 10);
+        let api_server = async {
+            while let Some((request, send)) = handle.next_request().await {
+                let line = format!("{} {}", request.method(), request.uri().path());
+                let bytes = request.into_body().collect().await.unwrap().to_bytes();
+                asked.push((line, String::from_utf8(bytes.to_vec()).unwrap()));
+                let mut object: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+                version += 1;
+                object["metadata"]["resourceVersion"] = version.to_string().into();
+                if object["metadata"]["uid"].is_null() {
+                    object["metadata"]["uid"] = "new".into();
+                }
+                send.send_response(Response::new(Body::from(object.to_string().into_bytes())));
+            }
+        };
+        let again = tokio::select! {
+            again = reconciler.run(Key::gateway_of(&service), Cause::Change) => again,
+            () = api_server => None,
+            () = gateway(listener, how, status) => None,
+        };
+        (asked, again)
+    }
+
+    #[tokio::test]
+    async fn pushed_config_is_written_before_and_nudged_only_if_the_push_fails() {
+        let config = "PATCH /api/v1/namespaces/default/configmaps/lb-svc-test-service";
+        let pod = "PATCH /api/v1/namespaces/default/pods/gw";
+        for how in [Gateway::CarriesOut, Gateway::KnowsNone, Gateway::Refuses, Gateway::NeverAnswers] {
+            let start = Instant::now();
+            let (asked, _) = push_a_port(how).await;
+            assert!(start.elapsed() < Duration::from_secs(1));
+            let lines: Vec<&str> = asked.iter().map(|(line, _)| line.as_str()).collect();
+            assert_eq!(lines.iter().filter(|line| **line == config).count(), 1, "{lines:?}");
+            let nudge = asked.iter().find(|(line, _)| line == pod);
+            assert_eq!(nudge.is_none(), how == Gateway::CarriesOut, "{lines:?}");
+            let written = lines.iter().position(|line| *line == config).unwrap();
+            let nudged = lines.iter().position(|line| *line == pod);
+            assert!(nudged.is_none_or(|nudged| written < nudged));
+            if let Some((_, nudge)) = nudge {
+                let written: Value = serde_json::from_str(&asked[written].1).unwrap();
+                let text = written["data"][names::CONFIG_KEY].as_str().unwrap();
+                assert!(nudge.contains(&format!("{}.0", names::digest(text.as_bytes()))), "{nudge}");
+            }
+            // What the pod said of it needs no further query.
+            let status = asked.iter().find(|(line, _)| line.ends_with("/test-service/status"));
+            let (_, status) = status.unwrap_or_else(|| panic!("{lines:?}"));
+            let is_ready = status.contains("\"reason\":\"GatewayReady\"");
+            assert_eq!(is_ready, how == Gateway::CarriesOut, "{status}");
+        }
     }
 
     #[tokio::test]

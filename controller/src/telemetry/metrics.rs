@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use lb_svc_core::observed::PushAnswer;
 use lb_svc_crds::reason::Reason;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
@@ -35,6 +36,7 @@ struct Addresses {
 #[derive(Debug, Default)]
 pub struct Metrics {
     runs: Family<Outcome, Counter>,
+    pushes: Family<Outcome, Counter>,
     nudges: Counter,
     renudges: Counter,
     gates: Family<ReasonLabel, Counter>,
@@ -46,6 +48,7 @@ impl Metrics {
     pub fn register(&self, registry: &mut Registry, index: &Arc<Mutex<Index>>) {
         let registry = registry.sub_registry_with_prefix("lb_svc_controller");
         registry.register("reconciles", "Runs of the loop, by how they ended", self.runs.clone());
+        registry.register("pushes", "Configurations handed to gateway pods", self.pushes.clone());
         registry.register("nudges", "Gateway pods told of a configuration", self.nudges.clone());
         registry.register(
             "renudges",
@@ -70,6 +73,16 @@ impl Metrics {
     /// A pod's readiness gate was satisfied, for this reason.
     pub fn pass(&self, reason: Reason) {
         self.gates.get_or_create(&ReasonLabel { reason: reason.as_str() }).inc();
+    }
+
+    /// A pod was handed its configuration, and answered so.
+    pub fn push(&self, answer: PushAnswer) {
+        let outcome = match answer {
+            PushAnswer::Taken => "taken",
+            PushAnswer::Failed => "failed",
+            PushAnswer::Unknown => "unknown",
+        };
+        self.pushes.get_or_create(&Outcome { outcome }).inc();
     }
 
     /// A pod was nudged for its configuration, for the `attempt`th time after the

@@ -1,15 +1,27 @@
-//! The mounted files: the configuration and Multus's report.
+//! The configuration, mounted or pushed, and Multus's report.
+//!
+//! ```text
+//!  pushed ──▶ kept copy ─┐
+//!                        ├─▶ of the generations in force and offered, the later one
+//!  mounted file ─────────┘
+//! ```
+//!
+//! The kubelet brings the mounted file up to date within a minute or two, so that it is
+//! behind what was pushed meanwhile.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use lb_svc_crds::names;
-use lb_svc_crds::seal::{PublicKey, Seal, Unsealed};
+use lb_svc_crds::seal::Unsealed;
 use tracing::info;
 
+use super::kept::Kept;
+use crate::config::sealed::{Authority, Sealed};
 use crate::config::{self, Config};
 use crate::fault::Fault;
 use crate::link::network_status::{self, Network};
+use crate::telemetry::push::Refusal;
 
 /// A valid configuration, with the digest of its file.
 #[derive(Clone, Debug)]
@@ -22,55 +34,53 @@ pub struct Configured {
     pub generation: Option<u64>,
 }
 
-/// What a configuration has to be signed by, and for.
-#[derive(Clone, Debug, Default)]
-pub struct Authority {
-    /// The gateway's id.
-    pub gateway: String,
-    /// The keys, of which one is enough; with none, nothing has to be signed.
-    pub trusted: Vec<PublicKey>,
-}
-
-impl Authority {
-    /// Checks the seal in `dir` on the configuration `bytes`. Returns its
-    /// generation, if it has to have one.
-    fn verify(&self, dir: &Path, bytes: &[u8]) -> Result<Option<u64>, Unsealed> {
-        if self.trusted.is_empty() {
-            return Ok(None);
-        }
-        let text = std::fs::read(dir.join(names::SEAL_KEY)).map_err(|_| Unsealed::Missing)?;
-        let seal = Seal::open(&text, &self.trusted)?;
-        seal.verify(&self.gateway, |part| match part {
-            names::CONFIG_KEY => Some(bytes.to_vec()),
-            part => std::fs::read(dir.join(Path::new(part).file_name()?)).ok(),
-        })?;
-        Ok(Some(seal.generation))
-    }
-}
-
 /// What was last read. An invalid file leaves the previous content in force.
 #[derive(Debug, Default)]
 pub struct Inputs {
     authority: Authority,
+    kept: Kept,
     /// The last valid configuration.
     pub configured: Option<Configured>,
-    /// The digest of the file as last read, valid or not; `None` if its signature is
-    /// refused.
+    /// The digest of the configuration that was last pushed, or read from the file, valid
+    /// or not; `None` if the file's signature is refused.
     pub seen: Option<String>,
-    /// The digest of the file as last read, whatever its signature.
+    /// The digests of the file as last read and of its seal, whatever that is.
     mounted: Option<String>,
+    /// The same of a file that a push has come after.
+    overtaken: Option<String>,
+    /// The latest generation that was mounted.
+    mounted_generation: Option<u64>,
+    /// The latest generation that was pushed.
+    pushed_generation: Option<u64>,
     /// The digest of the configuration that the controller has last named on the pod.
     confirmed: Option<String>,
+    /// The generation of a configuration that was in force and confirmed.
+    confirmed_generation: Option<u64>,
     /// The last report of networks that was not empty.
     pub networks: Vec<Network>,
     config_fault: Option<Fault>,
     networks_fault: Option<Fault>,
 }
 
+/// The place of a mounted generation beside those that were in force.
+enum Place {
+    /// It is the latest one.
+    Latest(Option<u64>),
+    /// It was overtaken by a push, and is on its way.
+    Behind,
+}
+
 impl Inputs {
-    /// Nothing read yet; configurations are to be signed as `authority` says.
-    pub fn new(authority: Authority) -> Self {
-        Self { authority, ..Self::default() }
+    /// What is kept of a push, and else nothing read yet; configurations are to be signed
+    /// as `authority` says.
+    pub fn new(authority: Authority, kept: Kept) -> Self {
+        let pushed = kept.read(&authority);
+        let mut inputs = Self { authority, kept, ..Self::default() };
+        if let Some(sealed) = pushed {
+            info!(generation = sealed.generation, "kept configuration read");
+            inputs.put_in_force(sealed);
+        }
+        inputs
     }
 
     /// Reads the files. Returns whether the configuration's file has other content than
@@ -84,17 +94,63 @@ impl Inputs {
         changed
     }
 
-    /// Whether the controller has named the configuration in force on this pod, so that
-    /// it is no older one that was put back.
+    /// Takes a configuration that was pushed, and keeps it. Returns whether it is another
+    /// than the one in force, or a later one.
+    ///
+    /// # Errors
+    /// It is older than the one in force, or another of the same generation; or it cannot
+    /// be kept.
+    pub fn push(&mut self, sealed: Sealed) -> Result<bool, Refusal> {
+        let Sealed { digest, generation, .. } = &sealed;
+        if let Some(in_force) = self.precedes(*generation, digest) {
+            return Err(Refusal::Outdated { pushed: *generation, in_force });
+        }
+        let is_known = |known: &Configured| (&known.digest, known.generation) == (digest, Some(*generation));
+        let is_new = !self.configured.as_ref().is_some_and(is_known);
+        if is_new {
+            // First, so that no process goes back to an earlier one.
+            self.kept.write(&sealed).map_err(|error| Refusal::NotKept(error.to_string()))?;
+            self.put_in_force(sealed);
+            self.note_confirmation();
+        }
+        Ok(is_new)
+    }
+
+    fn put_in_force(&mut self, Sealed { config, digest, generation, .. }: Sealed) {
+        self.seen = Some(digest.clone());
+        self.pushed_generation = Some(generation);
+        self.overtaken.clone_from(&self.mounted);
+        self.config_fault = None;
+        self.set(config, digest, Some(generation));
+    }
+
+    fn set(&mut self, config: Config, digest: String, generation: Option<u64>) {
+        for note in &config.notes {
+            info!("{note}");
+        }
+        self.configured = Some(Configured { config: Arc::new(config), digest, generation });
+    }
+
+    /// Whether the controller has named the configuration in force on this pod, or one
+    /// before it while that was in force, so that it is no older one that was put back.
     pub fn is_confirmed(&self) -> bool {
-        let in_force = self.configured.as_ref().map(|configured| &configured.digest);
-        in_force.is_some() && in_force == self.confirmed.as_ref()
+        let Some(Configured { digest, generation, .. }) = &self.configured else { return false };
+        let is_later = generation.zip(self.confirmed_generation).is_some_and(|(now, then)| now >= then);
+        is_later || self.confirmed.as_ref() == Some(digest)
     }
 
     /// Reads the annotation, which pods of earlier releases do not mount.
     fn read_confirmed(&mut self, pod_info_dir: &Path) {
         let text = std::fs::read_to_string(pod_info_dir.join(names::CONFIRMED_FILE)).unwrap_or_default();
         self.confirmed = names::config_annotation(&text).map(|(digest, _)| digest.to_owned());
+        self.note_confirmation();
+    }
+
+    fn note_confirmation(&mut self) {
+        let known = self.configured.as_ref().filter(|known| Some(&known.digest) == self.confirmed.as_ref());
+        if let Some(generation) = known.and_then(|known| known.generation) {
+            self.confirmed_generation = Some(generation);
+        }
     }
 
     /// Why a file is not in force.
@@ -108,7 +164,7 @@ impl Inputs {
         let dir = std::fs::canonicalize(dir.join("..data")).unwrap_or_else(|_| dir.to_path_buf());
         let path = dir.join(names::CONFIG_KEY);
         match std::fs::read(&path) {
-            Ok(bytes) => self.set_config(&bytes, self.authority.verify(&dir, &bytes)),
+            Ok(bytes) => self.set_config(&bytes, &dir),
             Err(error) => {
                 self.config_fault = Some(Fault::ConfigMissing { path, why: error.to_string() });
                 false
@@ -116,18 +172,31 @@ impl Inputs {
         }
     }
 
-    /// Takes the configuration `bytes`, whose seal gives `generation`.
-    fn set_config(&mut self, bytes: &[u8], generation: Result<Option<u64>, Unsealed>) -> bool {
+    /// Takes the configuration `bytes`, whose seal is in `dir`.
+    fn set_config(&mut self, bytes: &[u8], dir: &Path) -> bool {
+        let seal = std::fs::read(dir.join(names::SEAL_KEY)).ok();
         let digest = names::digest(bytes);
-        let changed = self.mounted.replace(digest.clone()).as_ref() != Some(&digest);
-        let generation = match generation.map_err(Fault::from).and_then(|it| self.in_order(it, &digest)) {
-            Ok(generation) => generation,
+        let mounted = format!("{digest}.{}", seal.as_deref().map(names::digest).unwrap_or_default());
+        let changed = self.mounted.as_ref() != Some(&mounted);
+        if self.overtaken.as_ref() == Some(&mounted) {
+            self.config_fault = None;
+            return changed;
+        }
+        (self.mounted, self.overtaken) = (Some(mounted), None);
+        let generation = self.verify(dir, seal.as_deref(), bytes).map_err(Fault::from);
+        let generation = match generation.and_then(|it| self.place(it, &digest)) {
+            Ok(Place::Latest(generation)) => generation,
+            Ok(Place::Behind) => {
+                self.config_fault = None;
+                return changed;
+            }
             Err(fault) => {
                 self.seen = None;
                 self.config_fault = Some(fault);
                 return changed;
             }
         };
+        self.mounted_generation = generation;
         if self.seen.replace(digest.clone()).as_ref() == Some(&digest) {
             // It can be read again, and is as valid as it was.
             self.config_fault.take_if(|fault| !matches!(fault, Fault::ConfigInvalid(_)));
@@ -138,10 +207,7 @@ impl Inputs {
         }
         self.config_fault = match config::parse(bytes) {
             Ok(config) => {
-                for note in &config.notes {
-                    info!("{note}");
-                }
-                self.configured = Some(Configured { config: Arc::new(config), digest, generation });
+                self.set(config, digest, generation);
                 None
             }
             Err(invalid) => Some(Fault::ConfigInvalid(invalid)),
@@ -149,18 +215,40 @@ impl Inputs {
         true
     }
 
-    /// Refuses a generation before the one in force, and another configuration of
-    /// the same.
-    fn in_order(&self, generation: Option<u64>, digest: &str) -> Result<Option<u64>, Fault> {
-        let known = self.configured.as_ref().and_then(|known| Some((known.generation?, &known.digest)));
-        match (generation, known) {
-            (Some(mounted), Some((in_force, known)))
-                if mounted < in_force || mounted == in_force && known != digest =>
-            {
-                Err(Fault::ConfigOutdated { mounted, in_force })
-            }
-            _ => Ok(generation),
+    /// Checks the seal on the mounted configuration `bytes`. Returns its generation, if
+    /// it has to have one.
+    fn verify(&self, dir: &Path, seal: Option<&[u8]>, bytes: &[u8]) -> Result<Option<u64>, Unsealed> {
+        if self.authority.trusted.is_empty() {
+            return Ok(None);
         }
+        let seal = self.authority.open(seal.ok_or(Unsealed::Missing)?)?;
+        seal.verify(&self.authority.gateway, |part| match part {
+            names::CONFIG_KEY => Some(bytes.to_vec()),
+            part => std::fs::read(dir.join(Path::new(part).file_name()?)).ok(),
+        })?;
+        Ok(Some(seal.generation))
+    }
+
+    /// Refuses a mounted generation before the one in force, and another configuration
+    /// of the same; but for one that a push has overtaken.
+    fn place(&self, generation: Option<u64>, digest: &str) -> Result<Place, Fault> {
+        let Some(mounted) = generation else { return Ok(Place::Latest(None)) };
+        let Some(in_force) = self.precedes(mounted, digest) else { return Ok(Place::Latest(generation)) };
+        let is_overtaken = self.pushed_generation.is_some_and(|pushed| mounted < pushed);
+        let went_back = self.mounted_generation.is_some_and(|before| mounted < before);
+        if is_overtaken && !went_back {
+            return Ok(Place::Behind);
+        }
+        Err(Fault::ConfigOutdated { mounted, in_force })
+    }
+
+    /// The generation in force, if a configuration of this generation and digest is one
+    /// before it, or another of the same.
+    fn precedes(&self, generation: u64, digest: &str) -> Option<u64> {
+        let known = self.configured.as_ref()?;
+        let in_force = known.generation?;
+        let is_earlier = generation < in_force || generation == in_force && known.digest != digest;
+        is_earlier.then_some(in_force)
     }
 
     fn set_networks(&mut self, text: &str) {
@@ -180,7 +268,7 @@ impl Inputs {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lb_svc_crds::seal::PrivateKey;
+    use lb_svc_crds::seal::{PrivateKey, Seal};
 
     const CONFIG: &[u8] = br#"{"version": 1, "attachment": "a/b", "addresses": [], "frontends": []}"#;
 
@@ -261,7 +349,7 @@ mod tests {
     fn r10_only_what_the_controller_signed_for_this_gateway_is_carried_out() {
         let key = PrivateKey::from_seed(&[1; 32]).unwrap();
         let authority = Authority { gateway: "uid".into(), trusted: vec![key.public()] };
-        let mut inputs = Inputs::new(authority);
+        let mut inputs = Inputs::new(authority, Kept::default());
         let refused = (true, vec!["ConfigUnsigned"]);
         assert_eq!(set(&mut inputs, sealed(1, None).0.path()), refused);
         assert_eq!((serves(&inputs), &inputs.seen), (None, &None));
@@ -295,7 +383,8 @@ mod tests {
     #[test]
     fn r10_older_signed_config_is_refused() {
         let key = PrivateKey::from_seed(&[1; 32]).unwrap();
-        let mut inputs = Inputs::new(Authority { gateway: "uid".into(), trusted: vec![key.public()] });
+        let authority = Authority { gateway: "uid".into(), trusted: vec![key.public()] };
+        let mut inputs = Inputs::new(authority, Kept::default());
         let sign = |generation: u64, address: u8| {
             let (_, content) = sealed(address, None);
             sealed(address, Some(&key.sign(&Seal::of_config("uid", generation, &content)))).0
@@ -309,6 +398,171 @@ mod tests {
         assert_eq!(set(&mut inputs, sign(5, 2).path()), (true, vec![]));
         assert_eq!(set(&mut inputs, sign(6, 1).path()), (true, vec![]));
         assert_eq!(serves(&inputs), Some(1));
+    }
+
+    /// A gateway with the directory of its kept copy.
+    struct Scene {
+        key: PrivateKey,
+        state: tempfile::TempDir,
+        inputs: Inputs,
+    }
+
+    impl Scene {
+        fn new() -> Self {
+            let (key, state) = (PrivateKey::from_seed(&[1; 32]).unwrap(), tempfile::tempdir().unwrap());
+            let inputs = Self::started(&key, state.path());
+            Self { key, state, inputs }
+        }
+
+        fn started(key: &PrivateKey, state: &Path) -> Inputs {
+            let authority = Authority { gateway: "uid".into(), trusted: vec![key.public()] };
+            Inputs::new(authority, Kept::new(state.to_path_buf()))
+        }
+
+        /// The container is started again.
+        fn restart(&mut self) {
+            self.inputs = Self::started(&self.key, self.state.path());
+        }
+
+        fn seal(&self, generation: u64, address: u8) -> (String, Vec<u8>) {
+            let (_, content) = sealed(address, None);
+            (self.key.sign(&Seal::of_config("uid", generation, &content)), content)
+        }
+
+        fn mount(&mut self, generation: u64, address: u8) -> Vec<&'static str> {
+            let (seal, _) = self.seal(generation, address);
+            set(&mut self.inputs, sealed(address, Some(&seal)).0.path()).1
+        }
+
+        fn push(&mut self, generation: u64, address: u8) -> Result<bool, Refusal> {
+            let (seal, content) = self.seal(generation, address);
+            let sealed = Sealed::new(&self.inputs.authority, seal.into_bytes(), content).unwrap();
+            self.inputs.push(sealed)
+        }
+
+        fn in_force(&self) -> (Option<u8>, Option<u64>) {
+            (serves(&self.inputs), self.inputs.configured.as_ref().and_then(|known| known.generation))
+        }
+    }
+
+    #[test]
+    fn pushed_config_is_in_force_and_no_earlier_one_is_taken() {
+        let mut scene = Scene::new();
+        assert_eq!(scene.mount(5, 1), [""; 0]);
+        assert_eq!(scene.push(6, 2), Ok(true));
+        let digest = names::digest(&scene.seal(6, 2).1);
+        assert_eq!((scene.in_force(), scene.inputs.seen.as_ref()), ((Some(2), Some(6)), Some(&digest)));
+        assert_eq!(scene.push(6, 2), Ok(false), "the same again");
+        let outdated = |pushed| Err(Refusal::Outdated { pushed, in_force: 6 });
+        assert_eq!(scene.push(5, 1), outdated(5));
+        assert_eq!(scene.push(6, 3), outdated(6), "another of the same generation");
+        assert_eq!(scene.in_force(), (Some(2), Some(6)));
+        assert_eq!(scene.push(7, 2), Ok(true), "signed anew");
+        assert_eq!(scene.push(8, 1), Ok(true), "what was before, as of a backup, under a later generation");
+        assert_eq!(scene.in_force(), (Some(1), Some(8)));
+    }
+
+    #[test]
+    fn mounted_config_behind_a_pushed_one_is_passed_over() {
+        let mut scene = Scene::new();
+        scene.mount(5, 1);
+        scene.push(8, 2).unwrap();
+        let seen = scene.inputs.seen.clone();
+        // As it was, and as the kubelet brings it from its cache.
+        for generation in [5, 6, 7] {
+            assert_eq!(scene.mount(generation, 1), [""; 0]);
+            assert_eq!((scene.in_force(), &scene.inputs.seen), ((Some(2), Some(8)), &seen));
+        }
+        assert_eq!(scene.mount(8, 2), [""; 0], "it has caught up");
+        assert_eq!(scene.mount(7, 1), ["ConfigOutdated"], "it was put back");
+        assert_eq!((scene.in_force(), &scene.inputs.seen), ((Some(2), Some(8)), &None));
+        assert_eq!(scene.mount(8, 3), ["ConfigOutdated"], "another of the same generation");
+        assert_eq!(scene.mount(9, 3), [""; 0]);
+        assert_eq!(scene.in_force(), (Some(3), Some(9)));
+        assert_eq!(scene.push(8, 2), Err(Refusal::Outdated { pushed: 8, in_force: 9 }));
+    }
+
+    #[test]
+    fn push_overtakes_a_mounted_config_that_is_refused() {
+        let mut scene = Scene::new();
+        scene.mount(5, 1);
+        let (forged, _) = sealed(9, None);
+        assert_eq!(set(&mut scene.inputs, forged.path()).1, ["ConfigUnsigned"]);
+        assert_eq!(scene.inputs.seen, None);
+        scene.push(6, 1).unwrap();
+        let seen = scene.inputs.seen.clone();
+        assert!(seen.is_some());
+        assert_eq!(set(&mut scene.inputs, forged.path()).1, [""; 0], "it is the same file still");
+        assert_eq!((scene.in_force(), &scene.inputs.seen), ((Some(1), Some(6)), &seen));
+        assert_eq!(set(&mut scene.inputs, sealed(8, None).0.path()).1, ["ConfigUnsigned"], "another is news");
+    }
+
+    #[test]
+    fn pushed_config_outlives_the_process() {
+        let mut scene = Scene::new();
+        scene.mount(5, 1);
+        scene.push(6, 2).unwrap();
+        scene.push(7, 3).unwrap();
+        scene.restart();
+        assert_eq!(scene.in_force(), (Some(3), Some(7)), "before anything is mounted");
+        assert_eq!(scene.mount(5, 1), [""; 0]);
+        assert_eq!(scene.in_force(), (Some(3), Some(7)));
+        scene.restart();
+        scene.mount(8, 4);
+        assert_eq!(scene.in_force(), (Some(4), Some(8)), "a later one is mounted");
+        let files = std::fs::read_dir(scene.state.path()).unwrap().map(|file| file.unwrap().file_name());
+        assert_eq!(files.collect::<Vec<_>>(), ["pushed"], "replaced, and nothing is left beside it");
+    }
+
+    #[test]
+    fn kept_copy_that_is_not_valid_is_ignored() {
+        let mut scene = Scene::new();
+        scene.push(6, 2).unwrap();
+        let path = scene.state.path().join("pushed");
+        let good = std::fs::read(&path).unwrap();
+        let other = PrivateKey::from_seed(&[2; 32]).unwrap();
+        let (_, content) = sealed(2, None);
+        let foreign = other.sign(&Seal::of_config("uid", 9, &content));
+        for bad in
+            [&good[..good.len() - 1], b"", &[0; 3 << 20], &[foreign.as_bytes(), b"\n", &content].concat()[..]]
+        {
+            std::fs::write(&path, bad).unwrap();
+            scene.restart();
+            assert_eq!(scene.in_force(), (None, None));
+            assert_eq!(scene.mount(5, 1), [""; 0]);
+            assert_eq!(scene.in_force(), (Some(1), Some(5)));
+        }
+        std::fs::write(&path, good).unwrap();
+        scene.restart();
+        assert_eq!(scene.in_force(), (Some(2), Some(6)));
+    }
+
+    #[test]
+    fn push_that_cannot_be_kept_is_refused() {
+        let mut scene = Scene::new();
+        scene.mount(5, 1);
+        std::fs::remove_dir(scene.state.path()).unwrap();
+        assert!(matches!(scene.push(6, 2), Err(Refusal::NotKept(_))));
+        assert_eq!(scene.in_force(), (Some(1), Some(5)), "or the next process would go back");
+        assert_eq!(scene.push(5, 1), Ok(false), "there is nothing to keep");
+    }
+
+    #[test]
+    fn config_after_a_confirmed_one_is_confirmed() {
+        let (mut scene, pod) = (Scene::new(), tempfile::tempdir().unwrap());
+        scene.mount(5, 1);
+        let digest = names::digest(&scene.seal(5, 1).1);
+        scene.push(6, 2).unwrap();
+        std::fs::write(pod.path().join(names::CONFIRMED_FILE), format!("{digest}.0")).unwrap();
+        scene.inputs.read_confirmed(pod.path());
+        assert!(!scene.inputs.is_confirmed(), "who hands it over need not be the controller");
+
+        let mut scene = Scene::new();
+        scene.mount(5, 1);
+        scene.inputs.read_confirmed(pod.path());
+        assert!(scene.inputs.is_confirmed());
+        scene.push(6, 2).unwrap();
+        assert!(scene.inputs.is_confirmed(), "it is no older one");
     }
 
     #[test]

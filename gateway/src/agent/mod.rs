@@ -17,7 +17,8 @@
 //! | File | Step |
 //! |---|---|
 //! | `wake` | the sources of events |
-//! | `inputs` | the mounted files |
+//! | `inputs` | the mounted files, and what was pushed |
+//! | `kept` | the copy of what was last pushed |
 //! | `observe` | the kernel's state, with the roles of interfaces |
 //! | `desired` | the state that the configuration asks for |
 //! | `converge` | programming it, by `network` and the data path |
@@ -29,6 +30,7 @@ mod backoff;
 mod converge;
 mod desired;
 mod inputs;
+mod kept;
 mod network;
 mod observe;
 mod priority;
@@ -42,13 +44,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use lb_svc_crds::gateway::{GatewayStatus, Interface};
-use tokio::sync::watch;
-use tracing::{debug, info};
+use tokio::sync::{mpsc, watch};
+use tracing::{debug, info, warn};
 
 use self::backoff::{Backoff, RETRY_MAX};
 use self::converge::{Changes, converge};
 use self::desired::Desired;
-use self::inputs::{Authority, Configured, Inputs};
+use self::inputs::{Configured, Inputs};
+use self::kept::Kept;
 use self::network::{Kernel, Network};
 use self::observe::Observation;
 use self::report::{Conditions, Links, Reporter};
@@ -59,6 +62,7 @@ use crate::announce::layer2::watchdog::BEAT;
 use crate::capabilities::{self, NET_ADMIN, NET_RAW};
 use crate::cli::Cli;
 use crate::config;
+use crate::config::sealed::Authority;
 use crate::datapath::counters::{self, CounterCollector};
 use crate::datapath::source_ports::{self, SourcePortCollector};
 use crate::datapath::{Datapath, Trust, background, ct_timeouts, filter};
@@ -73,6 +77,7 @@ use crate::route::model::{Link, NetworkState};
 use crate::route::plan::{Op, forwarding_off};
 use crate::telemetry::http::{self, Published};
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::push::{Push, Pushes};
 
 /// Runs the gateway, for ever.
 pub async fn run(cli: Cli) {
@@ -84,12 +89,15 @@ pub async fn run(cli: Cli) {
     tokio::spawn(source_ports::relieve());
     let published = Arc::new(Published::new(registry, vec![Box::new(counters), Box::new(source_ports)]));
     let (pod_ips, listen_on) = watch::channel(BTreeSet::new());
-    tokio::spawn(http::serve(Arc::clone(&published), listen_on, cli.port));
+    let authority = Authority { gateway: cli.gateway_id.clone(), trusted: cli.trusted_keys.clone() };
+    let (intake, pushes) = Pushes::new(authority.clone(), metrics.pushes.clone());
+    tokio::spawn(http::serve(Arc::clone(&published), intake, listen_on, cli.port));
     let missing = capabilities::missing();
     let has_net_raw = !missing.contains(&Fault::CapabilityMissing(NET_RAW));
     let agent = Agent {
         wake: WakeSources::open(&[&cli.config_dir, &cli.pod_info_dir]),
-        inputs: Inputs::new(Authority { gateway: cli.gateway_id.clone(), trusted: cli.trusted_keys.clone() }),
+        pushes,
+        inputs: Inputs::new(authority, Kept::new(cli.state_dir.clone())),
         kernel: Kernel::default(),
         datapath: Datapath::default(),
         announcer: Layer2::new(cli.key_dir.clone(), has_net_raw, metrics.clone()),
@@ -137,6 +145,8 @@ struct Assignment {
 struct Agent {
     cli: Cli,
     wake: WakeSources,
+    /// Configurations that the controller hands over.
+    pushes: mpsc::Receiver<Push>,
     inputs: Inputs,
     kernel: Kernel,
     datapath: Datapath,
@@ -169,6 +179,9 @@ impl Agent {
             if changed.files && self.inputs.read(&self.cli.config_dir, &self.cli.pod_info_dir) {
                 self.backoff.forget_failures();
             }
+            while let Ok(push) = self.pushes.try_recv() {
+                self.take(push);
+            }
             let faults = heartbeat.beside(self.run_once()).await;
             self.announcer.set_priority(priority::compute(self.links.up, &faults));
             self.publish(&faults);
@@ -178,6 +191,28 @@ impl Agent {
             self.update_background(trust);
             changed = self.wait(faults.iter().any(Fault::is_retried)).await;
         }
+    }
+
+    /// Takes a configuration that was pushed, or refuses it. Returns whether a run is to
+    /// follow.
+    fn take(&mut self, Push { sealed, answer }: Push) -> bool {
+        if answer.is_closed() {
+            return false;
+        }
+        let generation = sealed.generation;
+        let taken = self.inputs.push(sealed);
+        match &taken {
+            Ok(true) => {
+                debug!(generation, "configuration pushed");
+                self.backoff.forget_failures();
+            }
+            Ok(false) => {}
+            Err(refusal) => warn!("push refused: {refusal}"),
+        }
+        let is_new = taken == Ok(true);
+        // Whoever pushed it may be gone by now.
+        let _ = answer.send(taken.map(drop));
+        is_new
     }
 
     /// One run. Returns every present fault.
@@ -421,6 +456,7 @@ impl Agent {
                 changed = self.forwarding.next() => changed,
                 changed = self.health.next() => changed,
                 () = self.next_hop.changed() => true,
+                Some(push) = self.pushes.recv() => self.take(push),
                 () = tokio::time::sleep_until(due.into()) => false,
             };
             if own {

@@ -1,4 +1,5 @@
-//! `/readyz`, `/livez`, `/status` and `/metrics`, on the pod's own addresses only.
+//! `/readyz`, `/livez`, `/status` and `/metrics`, and the way to [`super::push`], on the pod's own
+//! addresses only.
 //!
 //! On hyper itself: it has what axum's server lacks, timeouts for slow clients and a
 //! limit on their number.
@@ -17,6 +18,7 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use lb_svc_crds::gateway::GatewayStatus;
+use lb_svc_crds::names;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 use tokio::net::{TcpListener, TcpStream};
@@ -26,6 +28,7 @@ use tracing::{debug, info, warn};
 
 use super::collectors::Collector;
 use super::connections::Connections;
+use super::push::Pushes;
 use crate::off_loop::off_loop;
 
 /// Timeout of the head of a request.
@@ -42,6 +45,8 @@ const COLLECTED_FOR: Duration = Duration::from_secs(1);
 /// every 10 s.
 const HANGS_AFTER: Duration = Duration::from_secs(30);
 
+/// The content type of what is said to people.
+pub(super) const TEXT: &str = "text/plain; charset=utf-8";
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// What the server serves. Written by the agent, read by the server.
@@ -51,6 +56,8 @@ pub struct Published {
     collectors: Vec<Box<dyn Collector>>,
     /// When metrics were last collected. Locked while they are, or are written.
     collected: Arc<tokio::sync::Mutex<Option<Instant>>>,
+    /// Changes each time that the status is set.
+    turns: watch::Sender<()>,
 }
 
 struct State {
@@ -65,7 +72,8 @@ impl Published {
     /// are served.
     pub fn new(registry: Registry, collectors: Vec<Box<dyn Collector>>) -> Self {
         let state = State { status: GatewayStatus::default(), ready: false, turned: Instant::now() };
-        Self { state: Mutex::new(state), registry, collectors, collected: Arc::default() }
+        let (collected, turns) = (Arc::default(), watch::channel(()).0);
+        Self { state: Mutex::new(state), registry, collectors, collected, turns }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -76,6 +84,30 @@ impl Published {
     /// time that it comes round.
     pub fn set(&self, status: GatewayStatus, ready: bool) {
         *self.state() = State { status, ready, turned: Instant::now() };
+        self.turns.send_replace(());
+    }
+
+    /// The generation of the configuration in force, if it is a signed one.
+    pub(super) fn generation(&self) -> Option<u64> {
+        self.state().status.generation
+    }
+
+    /// Waits until the configuration of this digest and generation is carried out.
+    pub(super) async fn carried_out(&self, digest: &str, generation: u64) {
+        let mut turns = self.turns.subscribe();
+        let is_so = |status: &GatewayStatus| {
+            status.digest.as_deref() == Some(digest) && status.generation == Some(generation)
+        };
+        // The sender is this object's own.
+        while !is_so(&self.state().status) && turns.changed().await.is_ok() {}
+    }
+
+    /// The status, as a response.
+    pub(super) fn status(&self, code: StatusCode) -> Response<Full<Bytes>> {
+        match serde_json::to_string(&self.state().status) {
+            Ok(json) => reply(code, "application/json", json),
+            Err(error) => reply(StatusCode::INTERNAL_SERVER_ERROR, TEXT, error.to_string()),
+        }
     }
 
     /// Collects metrics, unless that was done a moment ago, and writes them: for one
@@ -100,47 +132,45 @@ impl Published {
     }
 
     async fn answer(self: &Arc<Self>, method: &Method, path: &str) -> Response<Full<Bytes>> {
-        let text = "text/plain; charset=utf-8";
         if method != Method::GET && method != Method::HEAD {
-            let mut response = reply(StatusCode::METHOD_NOT_ALLOWED, text, "GET only\n".to_owned());
+            let mut response = reply(StatusCode::METHOD_NOT_ALLOWED, TEXT, "GET only\n".to_owned());
             response.headers_mut().insert(ALLOW, hyper::header::HeaderValue::from_static("GET, HEAD"));
             return response;
         }
         if path == "/metrics" {
             return match self.metrics().await {
                 Ok(text) => reply(StatusCode::OK, OPEN_METRICS, text),
-                Err(error) => reply(StatusCode::INTERNAL_SERVER_ERROR, text, error.to_string()),
+                Err(error) => reply(StatusCode::INTERNAL_SERVER_ERROR, TEXT, error.to_string()),
             };
+        }
+        if path == "/status" {
+            return self.status(StatusCode::OK);
         }
         let state = self.state();
         match path {
             "/livez" if state.turned.elapsed() > HANGS_AFTER => {
-                reply(StatusCode::SERVICE_UNAVAILABLE, text, "the agent's loop hangs\n".to_owned())
+                reply(StatusCode::SERVICE_UNAVAILABLE, TEXT, "the agent's loop hangs\n".to_owned())
             }
-            "/livez" => reply(StatusCode::OK, text, "ok\n".to_owned()),
-            "/readyz" if state.ready => reply(StatusCode::OK, text, "ok\n".to_owned()),
+            "/livez" => reply(StatusCode::OK, TEXT, "ok\n".to_owned()),
+            "/readyz" if state.ready => reply(StatusCode::OK, TEXT, "ok\n".to_owned()),
             "/readyz" => {
                 let faults = state.status.faults.iter();
                 let mut why: String = faults.map(|(reason, text)| format!("{reason}: {text}\n")).collect();
                 if why.is_empty() {
                     why.push_str("starting\n");
                 }
-                reply(StatusCode::SERVICE_UNAVAILABLE, text, why)
+                reply(StatusCode::SERVICE_UNAVAILABLE, TEXT, why)
             }
-            "/status" => match serde_json::to_string(&state.status) {
-                Ok(json) => reply(StatusCode::OK, "application/json", json),
-                Err(error) => reply(StatusCode::INTERNAL_SERVER_ERROR, text, error.to_string()),
-            },
             _ => reply(
                 StatusCode::NOT_FOUND,
-                text,
-                "there are /readyz, /status, /metrics and /livez\n".to_owned(),
+                TEXT,
+                "there are /readyz, /status, /metrics, /livez, and /config by PUT\n".to_owned(),
             ),
         }
     }
 }
 
-fn reply(status: StatusCode, kind: &'static str, body: String) -> Response<Full<Bytes>> {
+pub(super) fn reply(status: StatusCode, kind: &'static str, body: String) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::from(body));
     *response.status_mut() = status;
     let kind = hyper::header::HeaderValue::from_static(kind);
@@ -149,8 +179,13 @@ fn reply(status: StatusCode, kind: &'static str, body: String) -> Response<Full<
 }
 
 /// Serves on these addresses, for as long as each is among them.
-pub async fn serve(published: Arc<Published>, mut addresses: watch::Receiver<BTreeSet<IpAddr>>, port: u16) {
-    let connections = Arc::new(Connections::default());
+pub async fn serve(
+    published: Arc<Published>,
+    pushes: Arc<Pushes>,
+    mut addresses: watch::Receiver<BTreeSet<IpAddr>>,
+    port: u16,
+) {
+    let server = Server { published, pushes, connections: Arc::default() };
     let mut servers = JoinSet::new();
     let mut serving = BTreeMap::new();
     loop {
@@ -165,7 +200,7 @@ pub async fn serve(published: Arc<Published>, mut addresses: watch::Receiver<BTr
         for address in wanted {
             serving.entry(address).or_insert_with(|| {
                 let at = SocketAddr::from((address, port));
-                servers.spawn(serve_on(at, Arc::clone(&published), Arc::clone(&connections)))
+                servers.spawn(serve_on(at, server.clone()))
             });
         }
         if addresses.changed().await.is_err() {
@@ -174,7 +209,15 @@ pub async fn serve(published: Arc<Published>, mut addresses: watch::Receiver<BTr
     }
 }
 
-async fn serve_on(address: SocketAddr, published: Arc<Published>, connections: Arc<Connections>) {
+/// What each connection is served from.
+#[derive(Clone)]
+struct Server {
+    published: Arc<Published>,
+    pushes: Arc<Pushes>,
+    connections: Arc<Connections>,
+}
+
+async fn serve_on(address: SocketAddr, server: Server) {
     let mut warned = false;
     let listener = loop {
         match TcpListener::bind(address).await {
@@ -192,9 +235,9 @@ async fn serve_on(address: SocketAddr, published: Arc<Published>, connections: A
     loop {
         match listener.accept().await {
             Ok((stream, client)) => {
-                let Some(id) = connections.admit(client.ip()) else { continue };
-                let connection = connection(stream, id, Arc::clone(&published), Arc::clone(&connections));
-                connections.started(id, tokio::spawn(connection).abort_handle());
+                let Some(id) = server.connections.admit(client.ip()) else { continue };
+                let connection = connection(stream, id, client.ip(), server.clone());
+                server.connections.started(id, tokio::spawn(connection).abort_handle());
             }
             // Out of file descriptors, or the client is gone: transient.
             Err(_) => tokio::time::sleep(RETRY).await,
@@ -202,11 +245,16 @@ async fn serve_on(address: SocketAddr, published: Arc<Published>, connections: A
     }
 }
 
-async fn connection(stream: TcpStream, id: u64, published: Arc<Published>, connections: Arc<Connections>) {
+async fn connection(stream: TcpStream, id: u64, client: IpAddr, server: Server) {
+    let Server { published, pushes, connections } = &server;
     let service = service_fn(|request: Request<Incoming>| {
         connections.requested(id);
-        let published = &published;
-        async move { Ok::<_, Infallible>(published.answer(request.method(), request.uri().path()).await) }
+        async move {
+            Ok::<_, Infallible>(match request.uri().path() {
+                names::PUSH_PATH => pushes.answer(request, client, published).await,
+                path => published.answer(request.method(), path).await,
+            })
+        }
     });
     let serving = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())

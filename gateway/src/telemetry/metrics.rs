@@ -34,10 +34,10 @@ pub struct Digest {
     pub digest: String,
 }
 
-/// Label: the result of a run of the agent, or of a probe.
+/// Label: the result of a run of the agent, of a probe, or of a push.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Outcome {
-    /// kept, changed or failed; free or conflict.
+    /// kept, changed or failed; free or conflict; admitted, or why not.
     pub outcome: &'static str,
 }
 
@@ -116,6 +116,8 @@ pub struct Metrics {
     pub endpoints: Family<EndpointState, Gauge>,
     /// Comparisons of the kernel with the configuration.
     pub converges: Family<Outcome, Counter>,
+    /// Configurations that were pushed.
+    pub pushes: Family<Outcome, Counter>,
     /// Changes by others that were undone.
     pub repairs: Family<Kind, Counter>,
     /// Time from noticing a difference to its verified end.
@@ -181,6 +183,7 @@ impl Metrics {
             "Comparisons of the kernel with the configuration",
             metrics.converges.clone(),
         );
+        r.register("pushes", "Configurations that were pushed", metrics.pushes.clone());
         r.register("repairs", "Changes by others that were undone", metrics.repairs.clone());
         r.register_with_unit("apply", "From noticing a difference to its verified end", Unit::Seconds, apply);
         r.register(

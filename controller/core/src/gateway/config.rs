@@ -20,8 +20,8 @@ use crate::model::{OwnedObject, Pod, Problem, Service, ServicePort};
 use crate::observed::{ObservedEndpoints, ObservedGateway};
 use crate::service::spec::{ServiceSpec, transport};
 
-/// The most bytes that a ConfigMap holds (Kubernetes API: 1 MiB of data).
-const CONFIG_MAX: usize = 1024 * 1024 - 1024;
+/// The most bytes of a configuration: beside it in the ConfigMap is its seal.
+const CONFIG_MAX: usize = names::CONFIG_MAP_MAX - 1024;
 
 /// The most predecessors that a configuration names: there is one Deployment, and its
 /// pods are few.

@@ -197,7 +197,7 @@ fn keep_serving(service: &Service, problem: &Problem, observed: &Observed) -> Pl
     let last = last_config(service, &own, observed).filter(|_| !is_given_away);
     let (mut workload, mut later) = (Workload::default(), None);
     let acknowledgement = last.as_ref().map(|(config, claim)| {
-        later = write(config, observed, &mut actions);
+        later = write(config, &pods, observed, &mut actions);
         let provider = allocation::provider(service, &addresses.claims);
         let is_served = |provider: &Provider| claim.is_none_or(|claim| claim.provider == *provider);
         if let Some(provider) = provider.filter(is_served) {
@@ -340,7 +340,7 @@ fn serve(service: &Service, spec: &ServiceSpec, observed: &Observed) -> Plan {
     let mut acknowledgement = Acknowledgement::default();
     let (mut how, mut later) = (String::new(), None);
     if let Ok(Some(config)) = &config {
-        later = write(config, observed, &mut actions);
+        later = write(config, &pods, observed, &mut actions);
         warnings.extend(config.left_out.clone());
         warnings.extend(conditions::cpu_limited(&pods));
         warnings.extend(conditions::shared_attachment(observed.attachment.as_ref()));
@@ -479,17 +479,21 @@ fn is_configured(gateway: &ObservedGateway, uid: &str) -> bool {
     gateway.config.as_ref().is_some_and(|config| config.owner_uid.as_deref() == Some(uid))
 }
 
-/// Has the configuration written, or returns after which time it is to be. Until
-/// then no pod is to look for it.
-fn write(config: &Rendered, observed: &Observed, actions: &mut Vec<Action>) -> Option<Duration> {
+/// Has the configuration written and then pushed, or returns after which time it is to
+/// be. Until then no pod is to look for it.
+fn write(
+    config: &Rendered,
+    pods: &[&Pod],
+    observed: &Observed,
+    actions: &mut Vec<Action>,
+) -> Option<Duration> {
     match config.write(&observed.gateway, observed.remembered.config_written) {
-        Write::Not => None,
-        Write::Later(later) => Some(later),
-        Write::Now(action) => {
-            actions.push(action);
-            None
-        }
+        Write::Not => {}
+        Write::Later(later) => return Some(later),
+        Write::Now(action) => actions.push(action),
     }
+    actions.extend(config_sync::push(pods, &observed.gateway, &config.digests, &observed.remembered));
+    None
 }
 
 fn annotate(
@@ -500,7 +504,8 @@ fn annotate(
     observed: &Observed,
 ) -> Vec<Action> {
     let network = observed.addresses.networks.get(&claim.subnet);
-    config_sync::annotate(pods, provider, claim, network, &config.digests, &observed.remembered.nudges)
+    let Observed { gateway, remembered, .. } = observed;
+    config_sync::annotate(pods, provider, claim, network, gateway, &config.digests, remembered)
 }
 
 fn acknowledge(config: &Rendered, pods: &[&Pod], observed: &Observed) -> Acknowledgement {

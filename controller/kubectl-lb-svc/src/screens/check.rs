@@ -263,6 +263,7 @@ fn write(action: &Action) -> Option<String> {
         Action::FillAddress(address) => format!("fill {address} into spec.loadBalancerIP"),
         Action::ClearAddress => "clear spec.loadBalancerIP".to_owned(),
         Action::DeletePod { pod, why, .. } => format!("delete pod {pod}: {why}"),
+        Action::PushConfig { pods, .. } => format!("hand the configuration to {} pod(s)", pods.len()),
         Action::AnnotatePod { pod, .. } => format!("annotate pod {pod}"),
         Action::DeleteConfig(..) | Action::DeleteDeployment(..) | Action::DeleteBudget(..) => {
             format!("delete {}", action.what())

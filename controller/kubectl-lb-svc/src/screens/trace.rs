@@ -148,9 +148,7 @@ fn pod(pod: &Pod, gateway: &Gateway) -> String {
     };
     let on = pod.node.as_ref().map(|node| format!(" on {node}")).unwrap_or_default();
     let mac = pod.mac.as_ref().map(|mac| format!(", {mac}")).unwrap_or_default();
-    let told = pod.annotations.get(names::CONFIG_ANNOTATION).and_then(|told| names::config_annotation(told));
-    let told = told.map(|(digest, _)| format!(", told of digest {}", digits(digest))).unwrap_or_default();
-    format!("{}{on}: ready{role}{mac}{told}", pod.name)
+    format!("{}{on}: ready{role}{mac}", pod.name)
 }
 
 fn kernel(view: &View<'_>, gateway: &Gateway) -> Vec<String> {
