@@ -8,6 +8,8 @@ use k8s_openapi::api::core::v1::{Affinity, LocalObjectReference, ResourceRequire
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use lb_svc_core::gateway::pod_settings::{Configuration, check_quantity};
 use lb_svc_core::model::Setting;
+use lb_svc_core::node_mode::ports::NodePermissions;
+use lb_svc_crds::names;
 use serde::{Deserialize, Serialize};
 
 use crate::strict_yaml;
@@ -22,6 +24,16 @@ struct File {
     fill_address: Option<bool>,
     addresses_per_namespace: Option<usize>,
     kept_addresses_per_namespace: Option<usize>,
+    node_mode: NodeMode,
+}
+
+/// Which Services may use node addresses.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct NodeMode {
+    namespaces: BTreeSet<String>,
+    ports: String,
+    reserved_ports: String,
 }
 
 /// The most that a Service may set for its own gateway.
@@ -96,13 +108,21 @@ pub fn parse(text: &str, image: &str, apart: bool) -> Result<Configuration, Stri
     configuration.addresses_per_namespace = file.addresses_per_namespace;
     configuration.kept_addresses_per_namespace =
         file.kept_addresses_per_namespace.unwrap_or(configuration.kept_addresses_per_namespace);
+    let NodeMode { namespaces, ports, reserved_ports } = file.node_mode;
+    if let Some(wrong) = namespaces.iter().find(|name| !names::is_dns_label(name)) {
+        return Err(format!("nodeMode.namespaces: {wrong:?} is no namespace"));
+    }
+    configuration.node_mode = NodePermissions {
+        namespaces,
+        ports: ports.parse().map_err(|fault| format!("nodeMode.ports: {fault}"))?,
+        reserved: reserved_ports.parse().map_err(|fault| format!("nodeMode.reservedPorts: {fault}"))?,
+    };
     Ok(configuration)
 }
 
 #[cfg(test)]
 mod tests {
     use lb_svc_core::gateway::pod_settings::Settings;
-    use lb_svc_crds::names;
     use serde_json::json;
 
     use super::*;
@@ -136,7 +156,15 @@ mod tests {
             (some.gateway.replicas(), parse("gateway: {replicas: 3}").unwrap().gateway.replicas()),
             (1, 3)
         );
+        let nodes = parse("nodeMode: {namespaces: [a, b], ports: '80,8000-8999', reservedPorts: 8443}");
+        let nodes = nodes.unwrap().node_mode;
+        assert_eq!(nodes.namespaces.len(), 2);
+        assert!(nodes.ports.contains(8500) && !nodes.ports.contains(443) && nodes.reserved.contains(8443));
         for (text, place) in [
+            ("nodeMode: {namespaces: ['*']}", "nodeMode.namespaces"),
+            ("nodeMode: {ports: all}", "nodeMode.ports"),
+            ("nodeMode: {reservedPorts: '9-1'}", "nodeMode.reservedPorts"),
+            ("nodeMode: {pools: []}", "pools"),
             ("gateways: {}", "gateways"),
             ("gateway: {images: x}", "images"),
             ("gateway: {tolerations: [{kei: a}]}", "gateway.tolerations.0.kei"),

@@ -895,7 +895,7 @@ async fn r49_condition_that_others_own_too_is_removed() {
     };
     let first = answered(&[ours, "example.com/theirs"], &["172.18.0.11"]);
     let (done, asked) =
-        tokio::join!(api_server.set_status(&service, &[], &[], &own), talk(&mut handle, first));
+        tokio::join!(api_server.set_status(&service, &[], &[], &own, false), talk(&mut handle, first));
     assert!(done.unwrap().is_some());
     assert!(
         asked.line.starts_with("PATCH /api/v1/namespaces/default/services/web/status?"),
@@ -925,7 +925,7 @@ async fn r49_condition_that_others_own_too_is_removed() {
         let conditions: Vec<_> = Some(conditions).filter(|_| wanted).into_iter().collect();
         let answered = answered(shown, &["172.18.0.99"]);
         let (done, _) = tokio::join!(
-            api_server.set_status(&service, &[], &conditions, &own),
+            api_server.set_status(&service, &[], &conditions, &own, false),
             answer(&mut handle, StatusCode::OK, answered)
         );
         assert!(done.unwrap().is_some());
@@ -958,7 +958,7 @@ async fn r26_pods_are_watched_for_gates_once_a_service_is_served_directly() {
             "namespace": "default", "name": "web-0", "uid": "p-1", "resourceVersion": "1",
             "deletionTimestamp": "no time", "managedFields": [{ "time": 7 }],
         },
-        "spec": { "readinessGates": [{ "conditionType": names::READINESS_GATE }], "containers": "odd" },
+        "spec": { "readinessGates": [{ "conditionType": names::READINESS_GATE }], "volumes": "odd" },
         "status": { "conditions": [{ "type": "Ready", "status": "True", "lastTransitionTime": "odd" }] },
     });
     let services = vec![serde_json::to_value(direct_service()).unwrap()];

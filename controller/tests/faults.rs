@@ -243,7 +243,7 @@ impl World {
                 (claim.mac, claim.probed) = (mac.clone(), probed);
             }),
             Action::Release(id) => drop(self.index.allocator.remove(&id.name, &id.uid)),
-            Action::SetStatus { ingress, conditions } => {
+            Action::SetStatus { ingress, conditions, .. } => {
                 let ingress: Vec<_> = ingress.iter().map(read::ingress_entry).collect();
                 let condition = |c: &Condition| {
                     json!({

@@ -8,7 +8,7 @@ use std::time::Instant;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use lb_svc_controller::api_server::read::{self, GatedPod, NetworkAttachmentDefinition};
+use lb_svc_controller::api_server::read::{self, NetworkAttachmentDefinition, WatchedPod};
 use lb_svc_controller::index::Index;
 use lb_svc_core::action::Action;
 use lb_svc_core::gateway::assignment::gateway_of;
@@ -256,7 +256,7 @@ fn shown(service: &Value, [config, deployment, pod]: &[Value; 3], other: &Value,
     if let Some(deployment) = read::<Deployment>(deployment) {
         index.set_deployment(location.clone(), Some(read::deployment(&deployment)));
     }
-    if let Some(gated) = read::<GatedPod>(pod) {
+    if let Some(gated) = read::<WatchedPod>(pod) {
         index.set_backend(object_name(), Some(read::backend(&gated)));
     }
     if let Some(pod) = read::<Pod>(pod) {

@@ -7,7 +7,7 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use lb_svc_controller::api_server::read::{self, GatedPod, NetworkAttachmentDefinition};
+use lb_svc_controller::api_server::read::{self, NetworkAttachmentDefinition, WatchedPod};
 use lb_svc_core::model::ServiceRef;
 use lb_svc_crds::names;
 use lb_svc_crds::{IP, Subnet};
@@ -131,7 +131,7 @@ proptest! {
             read::gateway_of_pod(&pod);
             read::pod(&pod);
         }
-        if let Some(pod) = read::<GatedPod>(&object) {
+        if let Some(pod) = read::<WatchedPod>(&object) {
             read::backend(&pod);
         }
         if let Some(service) = read::<Service>(&object) {

@@ -545,7 +545,7 @@ impl Controller {
         match action {
             Action::FillAddress(address) => set_address(api, run, &address.to_string())?,
             Action::ClearAddress => set_address(api, run, "")?,
-            Action::SetStatus { ingress, conditions } => {
+            Action::SetStatus { ingress, conditions, .. } => {
                 let Some(live) = api.services.get(name) else { return Ok(()) };
                 if Some(&live.id.uid) != uid.as_ref() {
                     return Err(Refused::Conflict);

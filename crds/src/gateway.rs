@@ -234,6 +234,7 @@ pub struct Port {
 
 /// A transport protocol a gateway forwards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 pub enum Transport {
     /// TCP.
     #[serde(rename = "TCP")]

@@ -4,6 +4,8 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::gateway::Transport;
+
 /// A claim: one Service's hold on one address of an attached network.
 ///
 /// Its name is network and address ([`crate::names::Provider::claim_name`]),
@@ -29,7 +31,8 @@ use serde::{Deserialize, Serialize};
         printcolumn = r#"{"name":"Namespace","type":"string","jsonPath":".spec.namespace"}"#,
         printcolumn = r#"{"name":"Service","type":"string","jsonPath":".spec.serviceName"}"#,
         printcolumn = r#"{"name":"Keep","type":"boolean","jsonPath":".spec.keep","priority":1}"#,
-        printcolumn = r#"{"name":"Requested","type":"string","jsonPath":".spec.requested","priority":1}"#
+        printcolumn = r#"{"name":"Requested","type":"string","jsonPath":".spec.requested","priority":1}"#,
+        printcolumn = r#"{"name":"Nodes","type":"string","jsonPath":".spec.nodePort.nodes","priority":1}"#
     )
 )]
 #[serde(rename_all = "camelCase")]
@@ -73,6 +76,27 @@ pub struct IPSpec {
     /// the Service is given another.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub conflict: String,
+    /// What is claimed, where that is no address but a port of nodes; Subnet,
+    /// provider and address are empty then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_port: Option<NodePort>,
+}
+
+/// A port of the nodes of a pool, claimed by a Service that is served at their own
+/// addresses. The claim's name says the same
+/// ([`crate::names::node_claim_name`]).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(JsonSchema))]
+pub struct NodePort {
+    /// The pool.
+    pub pool: String,
+    /// The protocol.
+    pub protocol: Transport,
+    /// The port.
+    pub port: u16,
+    /// The nodes whose port this is.
+    #[serde(default)]
+    pub nodes: Vec<String>,
 }
 
 /// How a Service came to its address.

@@ -32,7 +32,7 @@ pub use definition::definitions;
 pub use ignored::IgnoredFields;
 #[cfg(feature = "kube")]
 pub use ip::IP;
-pub use ip::{IPSpec, Requested};
+pub use ip::{IPSpec, NodePort, Requested};
 pub use subnet::{Protocol, SubnetSpec};
 #[cfg(feature = "kube")]
 pub use subnet::{Subnet, SubnetStatus};

@@ -4,11 +4,37 @@ use std::net::IpAddr;
 
 use sha2::{Digest, Sha256};
 
+use crate::gateway::Port;
+
 /// Prefix of this product's own annotations, labels and finalizers.
 pub const DOMAIN: &str = "lb-svc.kubeovn.io";
 
 /// The `spec.loadBalancerClass` that is ours, beside none at all.
 pub const LOAD_BALANCER_CLASS: &str = "lb-svc.kubeovn.io/gateway";
+
+/// The `spec.loadBalancerClass` of Services that are served at the nodes' own
+/// addresses, without a gateway.
+pub const NODE_CLASS: &str = "lb-svc.kubeovn.io/node";
+/// On a Service, `node`: the same, where it has no `spec.loadBalancerClass`.
+pub const MODE_ANNOTATION: &str = "lb-svc.kubeovn.io/mode";
+/// The one value of [`MODE_ANNOTATION`].
+pub const MODE_NODE: &str = "node";
+/// On a node: the pools that it is in, as a label (one) or as an annotation (a
+/// comma list; a label's value takes no comma). On a Service, an annotation: the
+/// pool whose nodes serve it.
+pub const NODE_POOL: &str = "lb-svc.kubeovn.io/node-pool";
+/// The pool of all nodes, which a Service has that names none.
+pub const NODE_POOL_ALL: &str = "all";
+/// On a Service: the nodes' addresses that serve it, as an address or a network.
+pub const NODE_ADDRESS_ANNOTATION: &str = "lb-svc.kubeovn.io/node-address";
+/// On a node, as K3s has it, `"true"`: with this on any node, only those that have
+/// it serve.
+pub const K3S_ENABLE_LABEL: &str = "svccontroller.k3s.cattle.io/enablelb";
+/// On a node that has [`K3S_ENABLE_LABEL`]: its pool. On a Service, a label: the
+/// pool whose nodes serve it.
+pub const K3S_POOL_LABEL: &str = "svccontroller.k3s.cattle.io/lbpool";
+/// On a node: no load balancer may lead to it (Kubernetes).
+pub const NODE_EXCLUDED_LABEL: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
 
 /// On a Service: the attachment (`<nad>.<namespace>`) its address lives on.
 /// Its presence is the opt-in.
@@ -296,6 +322,13 @@ pub fn is_dns_label(text: &str) -> bool {
         && text.bytes().all(allowed)
         && !text.starts_with('-')
         && !text.ends_with('-')
+}
+
+/// The name of the claim on a port of the nodes of `pool`, a DNS label: one name
+/// per pool, protocol and port is what makes it exclusive. It is no name of a claim
+/// on an address, which ends in one.
+pub fn node_claim_name(pool: &str, port: &Port) -> String {
+    format!("node.{pool}.{}-{}", port.protocol.name(), port.port)
 }
 
 /// `value` as a label value: cut and hashed where it is too long.

@@ -99,6 +99,28 @@ reasons! {
     /// A port is of a protocol that gateways do not serve.
     UnsupportedProtocol,
 
+    // Of a Service that is served at the nodes' own addresses.
+    /// No node has an address for the Service.
+    NoNodeAddress,
+    /// kube-proxy serves the Service at the addresses of nodes.
+    NodeAddressesPublished,
+    /// The Service waits for what the controller has still to read or write.
+    NodeAddressesPending,
+    /// The Service asks for a gateway and for node addresses.
+    NodeModeContradicted,
+    /// The configuration does not let the Service use node addresses.
+    NodeModeNotAllowed,
+    /// kube-proxy does not serve the Service.
+    NotServedByKubeProxy,
+    /// The Service holds its ports on nodes.
+    PortsClaimed,
+    /// Another Service or a pod has the port on the nodes.
+    PortInUse,
+    /// The nodes need the port themselves.
+    PortReserved,
+    /// More nodes fit than a Service takes.
+    TooManyNodes,
+
     // Of a gateway, as the controller sees it.
     /// Another pod became active.
     ActiveChanged,

@@ -1,7 +1,7 @@
 //! The writes by which a gateway and its Service are brought nearer to what is
 //! asked.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use serde_json::Value;
@@ -9,6 +9,7 @@ use serde_json::Value;
 use crate::gateway::election::ElectionView;
 use crate::ipam::{AddressRequest, ClaimId};
 use crate::model::{Condition, Ingress};
+use crate::node_mode::claim::PortRequest;
 
 /// One write, or what is to be remembered of the writes before it.
 #[derive(Clone, Debug, PartialEq)]
@@ -16,6 +17,11 @@ pub enum Action {
     /// Choose an address and claim it. It is the last action: with the claim, or the
     /// error, all is planned anew.
     Claim(AddressRequest),
+    /// Claim ports of nodes, in this order, up to the first that another has. It is
+    /// the last action: all is planned anew then.
+    ClaimPorts(Vec<PortRequest>),
+    /// Record in the claim on a port the nodes whose port it is.
+    SetPortNodes(ClaimId, BTreeSet<String>),
     /// Write the address into the Service's `spec.loadBalancerIP`.
     FillAddress(IpAddr),
     /// Clear the address that the controller filled in there.
@@ -99,6 +105,8 @@ pub enum Action {
         ingress: Vec<Ingress>,
         /// The conditions.
         conditions: Vec<Condition>,
+        /// Whether the Service has to be in the version that was seen.
+        exact: bool,
     },
     /// Create an Event of the Service.
     Event {
@@ -124,6 +132,7 @@ impl Action {
             | Self::Adopt(_)
             | Self::SetGatewayNamespace(_)
             | Self::Release(_) => "the claim on an address (IP)",
+            Self::ClaimPorts(_) | Self::SetPortNodes(..) => "the claim on a port of nodes (IP)",
             Self::FillAddress(_) | Self::ClearAddress => "spec.loadBalancerIP",
             Self::WriteConfig(_) | Self::DeleteConfig(..) => "the gateway's ConfigMap",
             Self::PushConfig { .. } => "the gateway pods' configuration",

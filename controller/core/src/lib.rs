@@ -6,6 +6,7 @@
 //!        ──▶ ipam             which address it gets
 //!        ──▶ gateway          the objects that serve it, and which pod is active
 //!        ──▶ backend          where connections go, and when a pod may be Ready
+//!        ──▶ node_mode        Services at the nodes' own addresses, without a gateway
 //!        ──▶ service::plan, subnet::plan ──▶ action   what is to be written
 //! ```
 
@@ -14,6 +15,7 @@ pub mod backend;
 pub mod gateway;
 pub mod ipam;
 pub mod model;
+pub mod node_mode;
 pub mod observed;
 pub mod service;
 pub mod subnet;

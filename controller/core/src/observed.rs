@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use lb_svc_crds::gateway::Port;
 use lb_svc_crds::seal::PublicKey;
 use serde_json::Value;
 
@@ -18,8 +19,10 @@ use crate::gateway::pod_settings::Configuration;
 use crate::gateway::rollout::Rollouts;
 use crate::ipam::{AllocationError, Claim, Network};
 use crate::model::{
-    Attachment, DeploymentState, EndpointSlice, GatewayLocation, OwnedObject, Pod, PodId, Service, ServiceRef,
+    Attachment, DeploymentState, EndpointSlice, GatewayLocation, Node, ObjectName, OwnedObject, Pod, PodId,
+    Service, ServiceRef,
 };
+use crate::node_mode::claim::PortClaim;
 use crate::service::conditions::FailedWrite;
 
 /// Everything seen that concerns one gateway.
@@ -33,6 +36,8 @@ pub struct Observed {
     pub gateway: ObservedGateway,
     /// The Service's endpoints.
     pub endpoints: ObservedEndpoints,
+    /// Nodes, and who has ports of theirs.
+    pub nodes: ObservedNodes,
     /// The NetworkAttachmentDefinition that the Service names, if it exists.
     pub attachment: Option<Attachment>,
     /// The controller's configuration.
@@ -107,6 +112,27 @@ pub struct ObservedEndpoints {
     /// The pods of its namespace that are ready but for the readiness gate, and
     /// whether they have satisfied it.
     pub gated_pods: BTreeMap<PodId, bool>,
+}
+
+/// Nodes, and who has ports of theirs.
+#[derive(Clone, Debug, Default)]
+pub struct ObservedNodes {
+    /// The claims on ports of every Service that has or had the Service's name.
+    pub claims: Vec<Arc<PortClaim>>,
+    /// The claims of other Services on the Service's ports. This and the rest is seen
+    /// only for a Service that asks for node addresses.
+    pub others: Vec<Arc<PortClaim>>,
+    /// The names of IP objects that are no claims, of those the Service would make.
+    pub strangers: BTreeSet<String>,
+    /// All nodes, by name.
+    pub nodes: Arc<BTreeMap<String, Node>>,
+    /// The pods that publish one of the Service's ports on their node: port, node,
+    /// pod.
+    pub publishers: Vec<(Port, String, ObjectName)>,
+    /// Whether all pods have been seen that publish ports.
+    pub are_pods_seen: bool,
+    /// Of the nodes' addresses, those that are claimed for gateways.
+    pub claimed: BTreeSet<IpAddr>,
 }
 
 /// What this process did and saw before. It may be lost: it only paces, and

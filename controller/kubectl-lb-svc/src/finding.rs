@@ -2,7 +2,8 @@
 
 use lb_svc_core::gateway::manifests;
 use lb_svc_core::model::{Pod, Problem};
-use lb_svc_core::service::conditions::{self, ADDRESS_ALLOCATED, GATEWAY_READY, LIMITED};
+use lb_svc_core::node_mode::request::{Mode, mode};
+use lb_svc_core::service::conditions::{self, ADDRESS_ALLOCATED, LIMITED};
 use lb_svc_core::service::spec;
 use lb_svc_crds::gateway::{GatewayConfig, Port};
 use lb_svc_crds::names;
@@ -93,13 +94,14 @@ pub const OWN_REASONS: [&str; 13] = [
 
 /// The reasons of the condition `Limited` that are about what is, not about what the
 /// Service asks: they are trouble, the others the Service's author may well accept.
-pub const LIMITS_OF_STATE: [Reason; 10] = [
+pub const LIMITS_OF_STATE: [Reason; 11] = [
     Reason::AddressAnsweredTwice,
     Reason::AddressNotInSubnet,
     Reason::AddressNotFilled,
     Reason::AllUnhealthy,
     Reason::BackendsUnreachable,
     Reason::ConfigTooLarge,
+    Reason::PortInUse,
     Reason::RouterSilent,
     Reason::StandbyMissing,
     Reason::WriteFailed,
@@ -119,6 +121,11 @@ pub enum Depth {
 pub fn findings(gateway: &Gateway, cluster: &Cluster, depth: Depth) -> Vec<Finding> {
     let mut all = Findings::default();
     let Some(service) = &gateway.observed.service else { return all.0 };
+    if mode(service) != Mode::Gateway {
+        // Nothing of ours runs for it: the conditions say all there is.
+        answers(gateway, &mut all);
+        return all.0;
+    }
     let asked = spec::parse(service);
     if let Some(problem) = spec::missing_provider(service) {
         all.problem(Step::Service, &problem);
@@ -167,7 +174,7 @@ impl Findings {
 /// What the controller's conditions say.
 fn answers(gateway: &Gateway, all: &mut Findings) {
     let allocated = gateway.condition(ADDRESS_ALLOCATED);
-    let ready = gateway.condition(GATEWAY_READY);
+    let ready = gateway.ready();
     if allocated.is_none() && ready.is_none() {
         let message = "the controller has written no condition: does it run, and with --enable-lb-svc?";
         all.add(Step::Service, "NotAnswered", message);

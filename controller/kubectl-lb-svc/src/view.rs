@@ -1,7 +1,7 @@
 //! Objects in the controller's terms: its index of them, and each gateway as it
 //! observes it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -20,7 +20,7 @@ use lb_svc_core::ipam::Claim;
 use lb_svc_core::model::{Condition, Pod, ServiceRef};
 use lb_svc_core::observed::Observed;
 use lb_svc_core::service::allocation;
-use lb_svc_core::service::conditions::GATEWAY_READY;
+use lb_svc_core::service::conditions::{GATEWAY_READY, NODE_ADDRESSES_READY};
 use lb_svc_crds::names;
 
 use crate::cluster::Cluster;
@@ -125,6 +125,8 @@ pub fn show(index: &mut Index, cluster: &Cluster) {
     set(index, cluster.budgets.iter());
     set(index, cluster.pods.iter());
     set(index, cluster.slices.iter());
+    // Which ports pods publish on nodes is not asked for: conditions say what is taken.
+    index.publishers_listed(&BTreeSet::new());
 }
 
 /// What is seen of a cluster, in the controller's terms.
@@ -187,13 +189,15 @@ pub fn left_alone(service: &core::Service) -> Option<String> {
         return Some(format!("it is of type {kind}"));
     }
     let class = spec.and_then(|spec| spec.load_balancer_class.as_deref());
-    if let Some(class) = class.filter(|class| *class != names::LOAD_BALANCER_CLASS) {
+    let ours = [names::LOAD_BALANCER_CLASS, names::NODE_CLASS];
+    if let Some(class) = class.filter(|class| !ours.contains(class)) {
         return Some(format!("its spec.loadBalancerClass is {class}"));
     }
     if service.metadata.deletion_timestamp.is_some() {
         return Some("it is being deleted".to_owned());
     }
-    let is_asked = service.annotations().contains_key(names::PROVIDER_ANNOTATION) || class.is_some();
+    let opt_ins = [names::PROVIDER_ANNOTATION, names::MODE_ANNOTATION];
+    let is_asked = opt_ins.iter().any(|name| service.annotations().contains_key(*name)) || class.is_some();
     (!is_asked).then(|| format!("it has no annotation {}", names::PROVIDER_ANNOTATION))
 }
 
@@ -215,9 +219,14 @@ impl Gateway {
         self.observed.service.as_ref()?.conditions.iter().find(|condition| condition.kind == kind)
     }
 
-    /// Whether the controller says that the gateway serves.
+    /// The condition that says whether the Service is served, by whatever it is to be.
+    pub fn ready(&self) -> Option<&Condition> {
+        self.condition(GATEWAY_READY).or_else(|| self.condition(NODE_ADDRESSES_READY))
+    }
+
+    /// Whether the controller says that the Service is served.
     pub fn is_served(&self) -> bool {
-        self.condition(GATEWAY_READY).is_some_and(|condition| condition.status)
+        self.ready().is_some_and(|condition| condition.status)
     }
 
     /// The Service's claim: that on the address in its status before others.

@@ -25,7 +25,7 @@ use tokio::sync::watch;
 
 use super::bounded::TooLarge;
 use super::client::timed;
-use super::read::{GatedPod, NetworkAttachmentDefinition, SERVICE_NAME_LABEL};
+use super::read::{NetworkAttachmentDefinition, SERVICE_NAME_LABEL, WatchedPod};
 use crate::index::{Index, Key};
 use crate::panics::contain;
 use crate::reconcile::queue::Queue;
@@ -44,9 +44,9 @@ const PAGE: u32 = 100;
 /// How often it is asked whether a watch that was forbidden is allowed by now:
 /// an API server that starts forbids what it will allow.
 const ASKED_AGAIN: Duration = Duration::from_secs(60);
-/// How long after the start all pods are watched for readiness gates, where no
-/// Service is served directly.
-const GATES_AFTER: Duration = Duration::from_secs(60);
+/// How long after the start all pods are watched, where no Service is served directly
+/// or at nodes.
+const PODS_AFTER: Duration = Duration::from_secs(60);
 
 /// How one kind of object gets into the index.
 pub trait Watched:
@@ -105,7 +105,7 @@ impl<K: Watched> Read<K> for DeserializeGuard<K> {
 }
 
 /// The API server itself writes what is read of it.
-impl Read<Self> for GatedPod {
+impl Read<Self> for WatchedPod {
     fn get(&self) -> Option<&Self> {
         Some(self)
     }
@@ -149,7 +149,7 @@ pub fn start(
         pods.clone(),
         start.one::<EndpointSlice>(all().labels(&of_services)),
         start.one::<Namespace>(all()),
-        start.gated_pods(all(), services),
+        start.all_pods(all(), services),
         // A node that a later list does not have is one that a pod has lost.
         start.watch::<Node>(all(), None, all_listed(vec![pods])),
         start.one::<NetworkAttachmentDefinition>(all()),
@@ -177,24 +177,25 @@ impl Start<'_> {
         self.watch::<K>(config, None, std::future::ready(()))
     }
 
-    /// Watches all pods for their readiness gate. Until a Service is served
-    /// directly nothing waits for that but pods whose gate no Service asks for.
-    fn gated_pods(
+    /// Watches all pods, for their readiness gate and the ports that they publish.
+    /// Until a Service is served directly, or at nodes, nothing waits for that but
+    /// pods whose gate no Service asks for.
+    fn all_pods(
         &self,
         config: watcher::Config,
         mut services: watch::Receiver<bool>,
     ) -> watch::Receiver<bool> {
         let (synced, receiver) = watch::channel(false);
-        let is_direct = self.index.lock().unwrap_or_else(PoisonError::into_inner).serves_directly();
-        let (mut listed, mut needed) = (services.clone(), is_direct.clone());
+        let needs = self.index.lock().unwrap_or_else(PoisonError::into_inner).needs_pods();
+        let (mut listed, mut needed) = (services.clone(), needs.clone());
         let begin = async move {
             let _ = listed.wait_for(|listed| *listed).await;
-            let _ = tokio::time::timeout(GATES_AFTER, needed.wait_for(|needed| *needed)).await;
+            let _ = tokio::time::timeout(PODS_AFTER, needed.wait_for(|needed| *needed)).await;
         };
-        let mut seen = self.watch::<GatedPod>(config, None, begin);
+        let mut seen = self.watch::<WatchedPod>(config, None, begin);
         tokio::spawn(async move {
             let _ = services.wait_for(|listed| *listed).await;
-            if *is_direct.borrow() {
+            if *needs.borrow() {
                 let _ = seen.wait_for(|seen| *seen).await;
             }
             synced.send_replace(true);
@@ -624,15 +625,15 @@ mod tests {
         };
         let key = Key::Backend(("default".into(), "web-0".into()));
         let mut index = Index::default();
-        assert_eq!(feed_all::<GatedPod>(&mut index, Event::Apply(pod("example.com/other"))), []);
+        assert_eq!(feed_all::<WatchedPod>(&mut index, Event::Apply(pod("example.com/other"))), []);
         assert_eq!(index.known_backends(), []);
-        assert!(index.versions.see::<GatedPod>("p-1", "0"), "it leaves no trace");
+        assert!(index.versions.see::<WatchedPod>("p-1", "0"), "it leaves no trace");
         let ours = || pod(names::READINESS_GATE);
-        assert_eq!(feed_all::<GatedPod>(&mut index, Event::Apply(ours())), std::slice::from_ref(&key));
+        assert_eq!(feed_all::<WatchedPod>(&mut index, Event::Apply(ours())), std::slice::from_ref(&key));
         assert_eq!(index.keys(), std::slice::from_ref(&key), "nor does a controller that starts miss it");
-        assert_eq!(feed_all::<GatedPod>(&mut index, Event::Delete(ours())), std::slice::from_ref(&key));
-        feed_all::<GatedPod>(&mut index, Event::Apply(ours()));
-        assert_eq!(feed_all::<GatedPod>(&mut index, Event::InitDone), std::slice::from_ref(&key));
+        assert_eq!(feed_all::<WatchedPod>(&mut index, Event::Delete(ours())), std::slice::from_ref(&key));
+        feed_all::<WatchedPod>(&mut index, Event::Apply(ours()));
+        assert_eq!(feed_all::<WatchedPod>(&mut index, Event::InitDone), std::slice::from_ref(&key));
         assert_eq!(index.known_backends(), []);
     }
 

@@ -90,7 +90,7 @@ impl Index {
     pub fn set_slice(&mut self, name: &ObjectName, slice: Option<(String, EndpointSlice)>) -> Vec<Key> {
         let changed = self.slices.set(name, slice).into_iter();
         changed
-            .filter(|service| self.direct.contains(service))
+            .filter(|service| self.direct.contains(service) || self.at_nodes.contains(service))
             .map(|service| Key::gateway_of(&service))
             .collect()
     }

@@ -11,9 +11,11 @@ use lb_svc_core::gateway::assignment::service_of;
 use lb_svc_core::gateway::config;
 use lb_svc_core::ipam::{Allocator, Claim};
 use lb_svc_core::model::{
-    Attachment, Backend, GatewayLocation, GatewayRef, ObjectKind, ObjectName, OwnedObject, PodId, Service,
-    ServiceRef, Subnet,
+    Attachment, Backend, GatewayLocation, GatewayRef, Node, ObjectKind, ObjectName, OwnedObject, PodId,
+    Service, ServiceRef, Subnet,
 };
+use lb_svc_core::node_mode::claim::PortClaims;
+use lb_svc_core::node_mode::request::{Mode, mode};
 use lb_svc_core::observed::{Observed, ObservedAddresses, ObservedEndpoints, ObservedGateway, SealState};
 use lb_svc_core::service::allocation;
 use lb_svc_core::service::spec::is_direct;
@@ -22,6 +24,7 @@ use tokio::sync::watch;
 
 use endpoint_slices::EndpointSlices;
 use gateways::{CompactDeployment, GatewayObjects};
+use node_mode::Publishers;
 use nodes::Nodes;
 use versions::Versions;
 
@@ -29,6 +32,7 @@ mod backends;
 mod endpoint_slices;
 mod gateways;
 mod key;
+mod node_mode;
 mod nodes;
 mod rollouts;
 mod subnets;
@@ -72,8 +76,14 @@ pub struct Index {
     queued: BTreeSet<GatewayRef>,
     /// The Services with direct access to their endpoints.
     direct: BTreeSet<ServiceRef>,
-    /// Whether there has been any.
-    serves_directly: watch::Sender<bool>,
+    /// The Services that ask for node addresses.
+    at_nodes: BTreeSet<ServiceRef>,
+    /// Whether there has been any of these.
+    needs_pods: watch::Sender<bool>,
+    /// The nodes as they serve those.
+    serving_nodes: Arc<BTreeMap<String, Node>>,
+    publishers: Publishers,
+    port_claims: PortClaims,
     slices: EndpointSlices,
     /// The pods with our readiness gate.
     backends: BTreeMap<ObjectName, Backend>,
@@ -112,9 +122,9 @@ impl Index {
         self.allocator.claims().filter(is_apart).map(|claim| Key::gateway_of(&claim.owner.service)).collect()
     }
 
-    /// Whether any Service has been served directly so far; followed.
-    pub fn serves_directly(&self) -> watch::Receiver<bool> {
-        self.serves_directly.subscribe()
+    /// Whether any Service so far concerns pods that are no gateway's; followed.
+    pub fn needs_pods(&self) -> watch::Receiver<bool> {
+        self.needs_pods.subscribe()
     }
 
     /// A Service as last seen.
@@ -182,6 +192,7 @@ impl Index {
                 slices: self.slices.of(service).cloned().collect(),
                 gated_pods: self.gated_pods(&service.namespace, wall),
             },
+            nodes: self.observe_nodes(service),
             gateway,
             rollouts,
             now: wall,
@@ -206,6 +217,7 @@ impl Index {
     /// Every key there is a reason to look at, for the first run.
     pub fn keys(&self) -> Vec<Key> {
         let owners = self.allocator.claims().map(|claim| &claim.owner.service);
+        let owners = owners.chain(self.port_claims.all().map(|claim| &claim.owner.service));
         let services: BTreeSet<&ServiceRef> = self
             .services
             .keys()
@@ -243,11 +255,15 @@ impl Index {
     /// A Service is so; `None` if it is gone.
     pub fn set_service(&mut self, name: ServiceRef, service: Option<Service>) -> Vec<Key> {
         let gateway = Key::gateway_of(&name);
-        if service.as_ref().is_some_and(is_direct) {
-            self.direct.insert(name.clone());
-            self.serves_directly.send_if_modified(|known| !std::mem::replace(known, true));
-        } else {
-            self.direct.remove(&name);
+        let is_direct = service.as_ref().is_some_and(is_direct);
+        let is_at_nodes = service.as_ref().is_some_and(|service| mode(service) != Mode::Gateway);
+        for (services, is_one) in [(&mut self.direct, is_direct), (&mut self.at_nodes, is_at_nodes)] {
+            if is_one {
+                services.insert(name.clone());
+                self.needs_pods.send_if_modified(|known| !std::mem::replace(known, true));
+            } else {
+                services.remove(&name);
+            }
         }
         let changed = match service {
             Some(service) => {

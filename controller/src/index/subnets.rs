@@ -132,11 +132,17 @@ impl Index {
 
     /// There is an IP object that is no claim.
     pub fn set_no_claim(&mut self, name: &str, uid: &str) {
-        self.allocator.set_stranger(name, uid);
+        // One that was a claim stays what it was.
+        if !self.port_claims.knows(name, uid) {
+            self.allocator.set_stranger(name, uid);
+        }
     }
 
     /// An IP object is gone, whatever it was.
     pub fn claim_gone(&mut self, name: &str, uid: &str) -> Vec<Key> {
+        if let Some(claim) = self.port_claims.remove(name, uid) {
+            return self.port_claims_gone(&[claim]);
+        }
         match self.allocator.remove(name, uid) {
             Some(claim) => self.claims_gone(&[claim]),
             None if self.allocator.remove_stranger(name, uid) => self.waiting_keys().collect(),
@@ -146,8 +152,10 @@ impl Index {
 
     /// The watch listed all IP objects anew.
     pub fn claims_listed(&mut self, names: &BTreeSet<String>) -> Vec<Key> {
+        let gone = self.port_claims.retain(names);
+        let mut keys = self.port_claims_gone(&gone);
         let gone = self.allocator.retain(names);
-        let mut keys = self.claims_gone(&gone);
+        keys.extend(self.claims_gone(&gone));
         if self.allocator.retain_strangers(names) && gone.is_empty() {
             keys.extend(self.waiting_keys());
         }
@@ -199,11 +207,12 @@ impl Index {
 
     /// A node is so; `None` if it is gone.
     pub fn set_node(&mut self, name: &str, node: Option<Node>) -> Vec<Key> {
-        let (addresses, lost) = match node {
-            Some(node) => (node.addresses, Some(node.lost)),
+        let (addresses, lost) = match &node {
+            Some(node) => (node.addresses.clone(), Some(node.lost)),
             None => (Vec::new(), None),
         };
-        let mut keys = self.set_node_lost(name, lost);
+        let mut keys = self.set_serving_node(name, node);
+        keys.extend(self.set_node_lost(name, lost));
         if self.allocator.set_node(name, addresses) {
             keys.extend(self.subnets.keys().map(|subnet| Key::Subnet(subnet.clone())));
             keys.extend(self.waiting_keys());

@@ -13,17 +13,18 @@ use lb_svc_core::ipam::AllocationError;
 use lb_svc_core::model::{
     GatewayLocation, GatewayRef, ObjectKind, Problem, Service, ServiceId, ServiceRef, StatusReport,
 };
+use lb_svc_core::node_mode::claim::PortRequest;
 use lb_svc_core::observed::{Observed, PushAnswer};
 use lb_svc_core::service::conditions::{FailedWrite, REMIND};
 use lb_svc_core::service::plan::Plan;
-use lb_svc_crds::names;
+use lb_svc_crds::{IP, names};
 
 use super::memory::Memory;
 use super::{Reconciler, lock};
 use crate::api_server::client::Error;
 use crate::api_server::read;
 use crate::api_server::watch::{Watched, learn};
-use crate::api_server::write::Written;
+use crate::api_server::write::{Claimed, Written};
 use crate::index::Key;
 
 /// The gateway that a plan is for, as it was seen.
@@ -43,6 +44,17 @@ pub(super) enum Outcome {
     /// The configuration was handed to pods, which have reported so, by uid; the rest
     /// is to be planned anew.
     Pushed(HashMap<String, StatusReport>),
+}
+
+/// The addresses in a Service's status that are the controller's to take out: those
+/// that it claims, and where it has ports of nodes, the nodes'.
+fn own_addresses(service: &Service, observed: &Observed) -> Vec<IpAddr> {
+    let claims = observed.addresses.claims.iter().filter(|claim| claim.owner == service.id);
+    let mut own: Vec<IpAddr> = claims.map(|claim| claim.address).collect();
+    if observed.nodes.claims.iter().any(|claim| claim.owner == service.id) {
+        own.extend(service.ingress.iter().filter_map(|entry| entry.ip.parse::<IpAddr>().ok()));
+    }
+    own
 }
 
 impl Reconciler {
@@ -110,6 +122,10 @@ impl Reconciler {
             Action::Claim(request) => {
                 return self.claim(request, &location.namespace).await.map(Outcome::Claimed);
             }
+            Action::ClaimPorts(requests) => return self.claim_ports(requests).await,
+            Action::SetPortNodes(claim, nodes) => {
+                self.learn(api_server.set_port_nodes(claim, nodes).await?);
+            }
             Action::Adopt(claim) => self.learn(api_server.adopt_claim(claim, owner()?).await?),
             Action::MarkConflict(claim, mac) => self.learn(api_server.mark_conflict(claim, mac).await?),
             Action::RecordMac { claim, mac, probed } => {
@@ -121,7 +137,7 @@ impl Reconciler {
             }
             Action::Release(claim) => {
                 api_server.release(claim).await?;
-                tracing::info!(%service, claim = claim.name, "address released");
+                tracing::info!(%service, claim = claim.name, "claim released");
             }
 
             Action::WriteConfig(content) => {
@@ -200,11 +216,10 @@ impl Reconciler {
                 let seen = self.last_seen(service, seen()?);
                 self.learn(api_server.set_address(&seen, None).await?);
             }
-            Action::SetStatus { ingress, conditions } => {
-                let (seen, claims) = (seen()?, &target.observed.addresses.claims);
-                let own = claims.iter().filter(|claim| claim.owner == seen.id).map(|claim| claim.address);
-                let own: Vec<IpAddr> = own.collect();
-                self.learn(api_server.set_status(seen, ingress, conditions, &own).await?);
+            Action::SetStatus { ingress, conditions, exact } => {
+                let seen = seen()?;
+                let own = own_addresses(seen, target.observed);
+                self.learn(api_server.set_status(seen, ingress, conditions, &own, *exact).await?);
             }
             Action::Event { warning, reason, message } => {
                 if *warning {
@@ -256,6 +271,36 @@ impl Reconciler {
             });
             reports.filter_map(|(uid, report)| Some((uid, report?))).collect()
         })
+    }
+
+    /// Claims ports of nodes, up to the first that another has.
+    async fn claim_ports(&self, requests: &[PortRequest]) -> Result<Outcome, Error> {
+        for request in requests {
+            let claimed = self.api_server.claim_port(request).await?;
+            let service = &request.owner.service;
+            let mut index = lock(&self.index);
+            match claimed {
+                Claimed::Exists(claim) => {
+                    let is_own = claim.owner == request.owner;
+                    if index.versions.see::<IP>(&claim.id.uid, &claim.id.resource_version) {
+                        self.queue.extend(index.set_port_claim(*claim, false));
+                    }
+                    if !is_own {
+                        break;
+                    }
+                    tracing::info!(%service, claim = request.name(), "port claimed");
+                }
+                Claimed::NoClaim(object) => {
+                    if index.versions.see::<IP>(&object.uid, &object.resource_version) {
+                        index.set_no_claim(&object.name, &object.uid);
+                    }
+                    break;
+                }
+                // Another's was just deleted: the next run tries again.
+                Claimed::Vanished => return Ok(Outcome::Done),
+            }
+        }
+        Ok(Outcome::Claimed(None))
     }
 
     /// The Service in the version that our own writes have made of what was

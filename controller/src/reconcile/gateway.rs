@@ -30,7 +30,7 @@ impl Reconciler {
         let mut allocation_error = None;
         let (plan, done) = loop {
             let (observed, plan) = self.plan(key, gateway, &reports, allocation_error.take());
-            let claims = matches!(plan.actions.last(), Some(Action::Claim(_)));
+            let claims = matches!(plan.actions.last(), Some(Action::Claim(_) | Action::ClaimPorts(_)));
             match self.carry_out(&Target { key, gateway, observed: &observed }, &plan).await {
                 Ok(Outcome::Claimed(error)) => allocation_error = error,
                 Ok(Outcome::Pushed(answers)) => reports.extend(answers),

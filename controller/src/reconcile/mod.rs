@@ -23,6 +23,8 @@ mod executor;
 mod gateway;
 mod master_key;
 mod memory;
+#[cfg(test)]
+mod node_mode_tests;
 pub mod queue;
 mod reports;
 mod start_failures;

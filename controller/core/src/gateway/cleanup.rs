@@ -104,7 +104,7 @@ mod tests {
         assert_eq!(
             steps(&planned),
             [
-                Action::SetStatus { ingress: vec![], conditions: vec![] },
+                Action::SetStatus { ingress: vec![], conditions: vec![], exact: false },
                 Action::ClearAddress,
                 Action::DeleteDeployment("dep".into(), "3".into()),
                 Action::DeleteConfig("cm".into(), "3".into()),

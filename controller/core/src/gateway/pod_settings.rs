@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 
 use super::manifests::quantity;
 use crate::model::{Problem, Setting};
+use crate::node_mode::ports::NodePermissions;
 
 /// How many addresses of a namespace may outlive their Services, where the
 /// configuration does not say.
@@ -234,6 +235,8 @@ pub struct Configuration {
     pub addresses_per_namespace: Option<usize>,
     /// How many of them may outlive their Services.
     pub kept_addresses_per_namespace: usize,
+    /// Which Services may use node addresses.
+    pub node_mode: NodePermissions,
     /// What programs the NAT where a Service does not say; not of the file.
     pub nat_backend: NatBackend,
 }
@@ -248,6 +251,7 @@ impl Configuration {
             fill_address: true,
             addresses_per_namespace: None,
             kept_addresses_per_namespace: KEPT_ADDRESSES,
+            node_mode: NodePermissions::default(),
             nat_backend: NatBackend::default(),
         }
     }

@@ -290,6 +290,11 @@ impl Allocator {
         }
     }
 
+    /// Whether there is an IP object of this name that is no claim.
+    pub fn is_stranger(&self, name: &str) -> bool {
+        self.strangers.contains_key(name)
+    }
+
     /// The IP object with this name and uid, which is no claim, is gone. Returns
     /// whether it was known.
     pub fn remove_stranger(&mut self, name: &str, uid: &str) -> bool {

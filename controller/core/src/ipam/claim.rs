@@ -198,6 +198,7 @@ pub fn manifest(request: &AddressRequest, reservation: &Reservation, gateway_nam
         keep: request.keep,
         probed: false,
         conflict: String::new(),
+        node_port: None,
     };
     let mut labels = BTreeMap::from([(names::MANAGED_BY_LABEL, names::MANAGED_BY)]);
     if gateway_namespace != request.owner.service.namespace {

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use lb_svc_crds::gateway::Transport;
 
-use super::PodId;
+use super::{NodeId, PodId};
 
 /// An EndpointSlice as last seen.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -40,4 +40,6 @@ pub struct Endpoint {
     pub terminating: bool,
     /// The pod it is, if it is one.
     pub pod: Option<PodId>,
+    /// The node that it is on, if that is said.
+    pub node: Option<NodeId>,
 }

@@ -17,7 +17,7 @@ pub use backend::Backend;
 pub use condition::{Condition, MESSAGE_MAX, Problem};
 pub use endpoint_slice::{Endpoint, EndpointPort, EndpointSlice};
 pub use gateway::{DeploymentState, GatewayId, GatewayLocation, GatewayRef, ObjectKind, OwnedObject};
-pub use node::Node;
+pub use node::{Node, NodeId};
 pub use pod::{Pod, PodId, StatusReport};
 pub use service::{Ingress, PortStatus, Service, ServiceId, ServicePort, ServiceRef};
 pub use setting::Setting;

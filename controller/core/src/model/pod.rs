@@ -77,11 +77,16 @@ pub struct PodId([u8; 16]);
 impl PodId {
     /// The pod with this uid.
     pub fn of(uid: &str) -> Self {
-        let digest: [u8; 32] = Sha256::digest(uid).into();
-        let mut id = [0; 16];
-        id.copy_from_slice(&digest[..16]);
-        Self(id)
+        Self(digest(uid))
     }
+}
+
+/// What stands for a longer text.
+pub(super) fn digest(text: &str) -> [u8; 16] {
+    let digest: [u8; 32] = Sha256::digest(text).into();
+    let mut id = [0; 16];
+    id.copy_from_slice(&digest[..16]);
+    id
 }
 
 /// What came of a query of a gateway pod's status.

@@ -92,6 +92,10 @@ pub struct Service {
     /// `spec.loadBalancerSourceRanges`, or the annotation that was before it, as
     /// written.
     pub source_ranges: Vec<String>,
+    /// Whether they are the annotation's, which Kubernetes itself heeds no more.
+    pub ranges_annotated: bool,
+    /// The value of K3s's label for the pool of nodes.
+    pub k3s_pool: Option<String>,
     /// The names of its annotations and labels, and the paths of its fields, that
     /// [`unheeded`](crate::service::unheeded) has an entry for.
     pub unheeded: Vec<String>,

@@ -1,7 +1,6 @@
 //! The status of a Service: ingress, conditions, and the Events that say what
 //! changed in them.
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -25,6 +24,8 @@ use crate::observed::{Observed, ObservedAddresses};
 pub const ADDRESS_ALLOCATED: &str = "lb-svc.kubeovn.io/AddressAllocated";
 /// A ready gateway serves the address on all ports.
 pub const GATEWAY_READY: &str = "lb-svc.kubeovn.io/GatewayReady";
+/// kube-proxy serves the Service at addresses of nodes.
+pub const NODE_ADDRESSES_READY: &str = "lb-svc.kubeovn.io/NodeAddressesReady";
 /// The longest message of the condition [`LIMITED`], in bytes: there may be a
 /// warning for each port.
 const LIMITED_MAX: usize = 8 * 1024;
@@ -44,9 +45,11 @@ pub const REMIND: Duration = Duration::from_secs(25 * 60);
 pub struct Conditions {
     /// The ingress as it is to be.
     pub ingress: Vec<Ingress>,
-    /// The address that is allocated, and its Subnet, or why there is none.
-    pub allocated: Result<(IpAddr, String), Problem>,
-    /// Whether the gateway is ready.
+    /// What serves it.
+    pub server: Server,
+    /// What is allocated, for people, or why nothing is.
+    pub allocated: Result<String, Problem>,
+    /// Whether what serves it is ready.
     pub ready: Ready,
     /// What is not served as asked, while the rest is.
     pub warnings: Vec<Problem>,
@@ -56,7 +59,42 @@ pub struct Conditions {
     pub known: Known,
 }
 
-/// Whether a gateway is ready.
+/// What serves a Service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Server {
+    /// A gateway.
+    Gateway,
+    /// kube-proxy, at the nodes' own addresses.
+    Nodes,
+}
+
+impl Server {
+    /// The condition that says whether it is ready.
+    pub fn condition(self) -> &'static str {
+        match self {
+            Self::Gateway => GATEWAY_READY,
+            Self::Nodes => NODE_ADDRESSES_READY,
+        }
+    }
+
+    /// The reason of a Service that holds what it asks for.
+    fn allocated(self) -> Reason {
+        match self {
+            Self::Gateway => Reason::AddressAllocated,
+            Self::Nodes => Reason::PortsClaimed,
+        }
+    }
+
+    /// The reason of a Service that is served.
+    fn served(self) -> Reason {
+        match self {
+            Self::Gateway => Reason::GatewayReady,
+            Self::Nodes => Reason::NodeAddressesPublished,
+        }
+    }
+}
+
+/// Whether what serves a Service is ready.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Ready {
     /// It cannot be made as asked.
@@ -120,7 +158,10 @@ impl Conditions {
         let mut actions = self.events(&conditions);
         let same = |a: &[Condition], b: &[Condition]| a.len() == b.len() && a.iter().all(|c| b.contains(c));
         if self.ingress != self.known.ingress || !same(&conditions, &self.known.conditions) {
-            actions.push(Action::SetStatus { ingress: self.ingress.clone(), conditions });
+            // At an address of nodes kube-proxy serves whatever the Service has: it has
+            // to be the Service that was judged.
+            let exact = self.server == Server::Nodes && !self.ingress.is_empty();
+            actions.push(Action::SetStatus { ingress: self.ingress.clone(), conditions, exact });
         }
         actions
     }
@@ -138,29 +179,26 @@ impl Conditions {
             reason: reason.to_owned(),
             message,
         };
+        let kind = self.server.condition();
         let allocated = match &self.allocated {
-            Ok((address, subnet)) => {
-                let message = format!("{address} from Subnet {subnet}");
-                condition(ADDRESS_ALLOCATED, true, Reason::AddressAllocated.as_str(), message)
-            }
+            Ok(what) => condition(ADDRESS_ALLOCATED, true, self.server.allocated().as_str(), what.clone()),
             Err(problem) => {
                 let problem = failure.filter(|_| self.ready == Ready::AsBefore).unwrap_or(problem);
                 condition(ADDRESS_ALLOCATED, false, &problem.reason, problem.message.clone())
             }
         };
-        let not_ready =
-            |problem: &Problem| condition(GATEWAY_READY, false, &problem.reason, problem.message.clone());
+        let not_ready = |problem: &Problem| condition(kind, false, &problem.reason, problem.message.clone());
         let ready = match &self.ready {
             Ready::Impossible(problem) => not_ready(problem),
             Ready::NotYet(problem) => not_ready(failure.unwrap_or(problem)),
             Ready::Yes(how) => {
                 let message = format!("{} is served{how}", ips(&self.ingress).join(", "));
-                condition(GATEWAY_READY, true, Reason::GatewayReady.as_str(), message)
+                condition(kind, true, self.server.served().as_str(), message)
             }
             Ready::AsBefore => {
-                let known = self.known.conditions.iter().find(|known| known.kind == GATEWAY_READY);
+                let known = self.known.conditions.iter().find(|known| known.kind == kind);
                 let known = known.filter(|known| known.status).cloned();
-                known.unwrap_or_else(|| Condition { kind: GATEWAY_READY.to_owned(), ..allocated.clone() })
+                known.unwrap_or_else(|| Condition { kind: kind.to_owned(), ..allocated.clone() })
             }
         };
         let mut warnings: Vec<&Problem> = self.warnings.iter().collect();
@@ -186,7 +224,7 @@ impl Conditions {
         for condition in conditions {
             let is_news = match condition.kind.as_str() {
                 // A change of the active pod is an Event of its own.
-                GATEWAY_READY if condition.status => {
+                GATEWAY_READY | NODE_ADDRESSES_READY if condition.status => {
                     let same =
                         |known: &&Condition| known.kind == condition.kind && known.reason == condition.reason;
                     ips(&self.ingress) != ips(&self.known.ingress)

@@ -10,7 +10,8 @@ use crate::model::{OwnedObject, Pod, Problem, StatusReport};
 use crate::observed::Observed;
 
 /// The reasons that pass by themselves.
-const PASSING: [Reason; 3] = [Reason::GatewayStarting, Reason::Replacing, Reason::AddressBeingFreed];
+const PASSING: [Reason; 4] =
+    [Reason::GatewayStarting, Reason::Replacing, Reason::AddressBeingFreed, Reason::NodeAddressesPending];
 /// How long a Service waits for what passes by itself before that is a fault.
 pub const PASSES_WITHIN: Duration = Duration::from_secs(60);
 

@@ -24,7 +24,7 @@ use lb_svc_crds::names::Provider;
 use lb_svc_crds::reason::Reason;
 
 use super::allocation::{self, Allocation, Claims, Fill};
-use super::conditions::{self, Conditions, Degraded, FailedWrite, Ready};
+use super::conditions::{self, Conditions, Degraded, FailedWrite, Ready, Server};
 use super::passing;
 use super::spec::{self, ServiceSpec};
 use crate::action::Action;
@@ -38,6 +38,8 @@ use crate::gateway::workload::{self, Workload};
 use crate::gateway::{cleanup, config_sync, election, election_report, repair};
 use crate::ipam::Claim;
 use crate::model::{Ingress, Pod, PodId, Problem, Service, StatusReport};
+use crate::node_mode::plan as node_mode;
+use crate::node_mode::request::{self, Mode};
 use crate::observed::{Observed, ObservedGateway};
 
 /// What is to be done.
@@ -127,10 +129,73 @@ pub struct IndexUpdate {
     pub verdicts: BTreeMap<PodId, Verdict>,
 }
 
-/// Plans for the gateway of a Service.
+/// Plans for a Service: for its gateway, or for the nodes. It has never both: what
+/// served it before is gone first.
 pub fn plan(observed: &Observed) -> Plan {
+    let service = observed.service.as_ref();
+    match service.map(|service| (service, request::mode(service))) {
+        Some((service, Mode::Nodes)) if has_gateway(service, observed) => {
+            withdraw(observed, Some(changing_over(service, observed)))
+        }
+        Some((service, Mode::Nodes)) => at_nodes(service, None, observed),
+        Some((service, Mode::Refused(problem))) => match has_ports(service, observed) {
+            true => at_nodes(service, Some(problem), observed),
+            false => keep_serving(service, &problem, observed),
+        },
+        _ if !observed.nodes.claims.is_empty() => node_mode::leave(observed),
+        Some((_, Mode::Gateway)) | None => with_gateway(observed),
+    }
+}
+
+/// Plans for a Service at the nodes, and takes away what an earlier one of its name
+/// has left of a gateway.
+fn at_nodes(service: &Service, refused: Option<Problem>, observed: &Observed) -> Plan {
+    let mut plan = node_mode::plan(service, refused, observed);
+    let earlier = cleanup::delete_objects(&observed.gateway, None).into_iter();
+    let earlier = earlier.chain(cleanup::release_orphaned(observed, None));
+    let mut actions: Vec<Action> = earlier.chain(cleanup::delete_orphans(&observed.gateway, None)).collect();
+    // A claim is the last action.
+    actions.append(&mut plan.actions);
+    Plan { actions, ..plan }
+}
+
+/// Whether there is anything left of a gateway of this very Service.
+fn has_gateway(service: &Service, observed: &Observed) -> bool {
+    let (uid, gateway) = (service.id.uid.as_str(), &observed.gateway);
+    let is_own = |owner: Option<&String>| owner.is_some_and(|owner| owner == uid);
+    !allocation::own_claims(service, &observed.addresses).is_empty()
+        || is_own(gateway.config.as_ref().and_then(|object| object.owner_uid.as_ref()))
+        || is_own(gateway.deployment.as_ref().and_then(|object| object.owner_uid.as_ref()))
+        || is_own(gateway.budget.as_ref().and_then(|object| object.owner_uid.as_ref()))
+        || gateway.pods.iter().any(|pod| pod.owner_uid == uid && pod.could_answer())
+}
+
+/// Whether this very Service has ports of nodes.
+fn has_ports(service: &Service, observed: &Observed) -> bool {
+    observed.nodes.claims.iter().any(|claim| claim.owner.uid == service.id.uid)
+}
+
+/// What is said of a Service whose gateway has to go before nodes serve it.
+fn changing_over(service: &Service, observed: &Observed) -> Conditions {
+    let message = "the Service's gateway is being removed, then nodes serve it";
+    let problem = passing::with_remedy(Problem::new(Reason::Replacing, message), observed);
+    Conditions {
+        ingress: Vec::new(),
+        server: Server::Nodes,
+        allocated: Err(problem.clone()),
+        ready: Ready::NotYet(problem),
+        warnings: Vec::new(),
+        degraded: None,
+        known: conditions::known(service, observed),
+    }
+}
+
+/// Plans for the gateway of a Service, or for what is left of one.
+fn with_gateway(observed: &Observed) -> Plan {
     match observed.service.as_ref().and_then(|service| Some((service, spec::parse(service)?))) {
-        None => withdraw(observed),
+        None => {
+            withdraw(observed, observed.service.as_ref().and_then(|service| unattached(service, observed)))
+        }
         Some((service, Ok(spec))) => serve(service, &spec, observed),
         Some((service, Err(problem))) => match readable(service, &problem, observed) {
             Some(spec) => serve(service, &spec, observed),
@@ -148,25 +213,30 @@ fn readable(service: &Service, problem: &Problem, observed: &Observed) -> Option
     spec::parse_rest(service, &provider, problem)
 }
 
-/// Takes everything of a gateway away that nobody asks for.
-fn withdraw(observed: &Observed) -> Plan {
+/// What is said of a Service of the controller's class that names no attachment.
+fn unattached(service: &Service, observed: &Observed) -> Option<Conditions> {
+    let problem = spec::missing_provider(service)?;
+    Some(Conditions {
+        ingress: Vec::new(),
+        server: Server::Gateway,
+        allocated: Err(problem.clone()),
+        ready: Ready::Impossible(problem),
+        warnings: Vec::new(),
+        degraded: None,
+        known: conditions::known(service, observed),
+    })
+}
+
+/// Takes everything of a gateway away that nobody asks for, and has the Service's
+/// status say this, if anything.
+fn withdraw(observed: &Observed, said: Option<Conditions>) -> Plan {
     let mut actions = Vec::new();
-    let mut report = Vec::new();
+    let report = said.as_ref().map(|said| said.report(None)).unwrap_or_default();
     if let Some(service) = &observed.service {
         let own = allocation::own_claims(service, &observed.addresses);
         let kept = conditions::kept_ingress(service, &own);
-        if let Some(problem) = spec::missing_provider(service) {
-            report = Conditions {
-                ingress: Vec::new(),
-                allocated: Err(problem.clone()),
-                ready: Ready::Impossible(problem),
-                warnings: Vec::new(),
-                degraded: None,
-                known: conditions::known(service, observed),
-            }
-            .report(None);
-        } else if !kept.is_empty() || !service.conditions.is_empty() {
-            actions.push(Action::SetStatus { ingress: Vec::new(), conditions: Vec::new() });
+        if said.is_none() && (!kept.is_empty() || !service.conditions.is_empty()) {
+            actions.push(Action::SetStatus { ingress: Vec::new(), conditions: Vec::new(), exact: false });
         }
         if allocation::is_filled(service, &own) && !service.deleting {
             actions.push(Action::ClearAddress);
@@ -178,7 +248,8 @@ fn withdraw(observed: &Observed) -> Plan {
     // A write of its own may have shown what the queue was not told of.
     let converged = observed.addresses.claims.is_empty() && actions.is_empty();
     let next = requeue(observed, converged, &actions, &Acknowledgement::default());
-    Plan { actions, report, next, ..Plan::default() }
+    let waits = said.as_ref().is_some_and(Conditions::is_passing);
+    Plan { actions, report, next, waits, conditions: said, ..Plan::default() }
 }
 
 /// Has the gateway serve on as it does, though its Service's spec cannot be
@@ -230,6 +301,7 @@ fn keep_serving(service: &Service, problem: &Problem, observed: &Observed) -> Pl
     let acknowledgement = acknowledgement.unwrap_or_default();
     let conditions = Conditions {
         ingress,
+        server: Server::Gateway,
         allocated: Err(problem.clone()),
         ready: Ready::Impossible(ready),
         warnings: last.and_then(|(config, _)| config.left_out).into_iter().chain(workload.warning).collect(),
@@ -400,6 +472,7 @@ fn serve(service: &Service, spec: &ServiceSpec, observed: &Observed) -> Plan {
             Some(claim) if is_shown => vec![ingress(claim, spec)],
             _ => conditions::kept_ingress(service, &allocation.own),
         },
+        server: Server::Gateway,
         ready: match workload {
             Err(problem) => Ready::Impossible(passing::with_remedy(problem, observed)),
             Ok(_) if let Some(nothing) = nothing => Ready::Impossible(nothing),
@@ -419,7 +492,7 @@ fn serve(service: &Service, spec: &ServiceSpec, observed: &Observed) -> Plan {
         warnings,
         known: conditions::known(service, observed),
         allocated: match allocation.target {
-            Ok(claim) => Ok((claim.address, claim.subnet.clone())),
+            Ok(claim) => Ok(format!("{} from Subnet {}", claim.address, claim.subnet)),
             Err(problem) => Err(passing::with_remedy(problem, observed)),
         },
     };
@@ -450,6 +523,7 @@ fn claiming(service: &Service, observed: &Observed) -> Conditions {
     let own = allocation::own_claims(service, &observed.addresses);
     Conditions {
         ingress: ingress_as_before(service, &own, observed),
+        server: Server::Gateway,
         allocated: Err(Problem::new(Reason::WriteFailed, "an address is being claimed")),
         ready: Ready::AsBefore,
         warnings: Vec::new(),

@@ -10,16 +10,20 @@ use lb_svc_crds::reason::Reason;
 
 use super::{addresses, health_check as health, unheeded};
 use crate::model::{PortStatus, Problem, Service, ServicePort, Setting};
+use crate::node_mode::request;
 
 /// Our annotations of a Service, beside those of [`Setting`] and of
 /// [`health_check`](super::health_check).
-pub const ANNOTATIONS: [&str; 6] = [
+pub const ANNOTATIONS: [&str; 9] = [
     names::ADDRESSES_ANNOTATION,
     names::KEEP_ADDRESS_ANNOTATION,
     names::FILL_ADDRESS_ANNOTATION,
     names::PASS_THROUGH_ANNOTATION,
     names::NAT_BACKEND_ANNOTATION,
     names::DIRECT_ACCESS_ANNOTATION,
+    names::MODE_ANNOTATION,
+    names::NODE_POOL,
+    names::NODE_ADDRESS_ANNOTATION,
 ];
 
 /// The most ports, and source ranges, that a Service may have. More would not
@@ -286,12 +290,14 @@ fn read(service: &Service, provider: &str) -> Result<ServiceSpec, Problem> {
         }
         nat_backend = Some(NatBackend::Nftables);
     }
-    warnings.extend(service.annotations.keys().filter(|name| is_unknown(name)).map(|name| {
-        let message = match name.as_str() {
-            MORE_UNKNOWN => "more annotations mean nothing to lb-svc: correct or remove them".to_owned(),
-            name => format!("annotation {name} means nothing to lb-svc: correct or remove it"),
-        };
-        Problem::new(Reason::UnknownAnnotation, message)
+    let unknown = service.annotations.keys().filter(|name| is_unknown(name));
+    warnings.extend(unknown.map(|name| unknown_annotation(name)));
+    // A request for node addresses does not come here.
+    warnings.extend(service.annotations.get(names::MODE_ANNOTATION).map(|asked| request::unknown(asked)));
+    let of_nodes = [names::NODE_POOL, names::NODE_ADDRESS_ANNOTATION];
+    warnings.extend(of_nodes.iter().filter(|name| service.annotations.contains_key(**name)).map(|name| {
+        let message = format!("annotation {name} has no effect for a gateway: remove it");
+        Problem::new(Reason::NotHeeded, message)
     }));
     Ok(ServiceSpec {
         provider,
@@ -346,6 +352,15 @@ fn switch(service: &Service, name: &str, also: &[&str], warnings: &mut Vec<Probl
 /// Stands for the annotations of the product's domain without meaning, beyond
 /// those that are named.
 pub const MORE_UNKNOWN: &str = "lb-svc.kubeovn.io/…";
+
+/// That an annotation of the product's domain, or more of them, has no meaning.
+pub fn unknown_annotation(name: &str) -> Problem {
+    let message = match name {
+        MORE_UNKNOWN => "more annotations mean nothing to lb-svc: correct or remove them".to_owned(),
+        name => format!("annotation {name} means nothing to lb-svc: correct or remove it"),
+    };
+    Problem::new(Reason::UnknownAnnotation, message)
+}
 
 /// Whether an annotation has the product's domain and no meaning on a Service.
 pub fn is_unknown(name: &str) -> bool {

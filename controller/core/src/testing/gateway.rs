@@ -144,7 +144,7 @@ pub fn settle(mut observed: Observed) -> Observed {
         for action in steps(&plan(&observed)) {
             let service = observed.service.as_mut().unwrap();
             match action {
-                Action::SetStatus { ingress, conditions } => {
+                Action::SetStatus { ingress, conditions, .. } => {
                     (service.ingress, service.conditions) = (ingress, conditions);
                 }
                 Action::FillAddress(address) => service.load_balancer_ip = address.to_string(),
@@ -181,7 +181,7 @@ pub fn settle(mut observed: Observed) -> Observed {
 /// The status that a plan writes: ingress and conditions.
 pub fn status(plan: &Plan) -> Option<(&Vec<Ingress>, &Vec<Condition>)> {
     plan.steps().find_map(|action| match action {
-        Action::SetStatus { ingress, conditions } => Some((ingress, conditions)),
+        Action::SetStatus { ingress, conditions, .. } => Some((ingress, conditions)),
         _ => None,
     })
 }

@@ -4,6 +4,7 @@
 
 pub mod deployment;
 pub mod gateway;
+pub mod nodes;
 
 use std::net::Ipv4Addr;
 
@@ -64,6 +65,8 @@ pub fn service() -> Service {
         local_policy: false,
         internal_local: false,
         source_ranges: Vec::new(),
+        ranges_annotated: false,
+        k3s_pool: None,
         unheeded: Vec::new(),
         ingress: Vec::new(),
         conditions: Vec::new(),
@@ -81,7 +84,7 @@ pub fn endpoint(last: u8, said: &str) -> Endpoint {
         other => panic!("{other}"),
     };
     let pod = Some(PodId::of(&format!("uid-{last}")));
-    Endpoint { address: Ipv4Addr::new(10, 0, 0, last), ready, serving, terminating, pod }
+    Endpoint { address: Ipv4Addr::new(10, 0, 0, last), ready, serving, terminating, pod, node: None }
 }
 
 /// An EndpointSlice with these ports (name, protocol, number), and endpoints

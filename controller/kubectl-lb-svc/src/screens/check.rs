@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Service;
 use kube::ResourceExt;
-use lb_svc_controller::api_server::read;
+use lb_svc_controller::api_server::read::{self, AnyClaim};
 use lb_svc_controller::api_server::write::typed;
 use lb_svc_controller::index::Index;
 use lb_svc_core::action::Action;
@@ -14,8 +14,9 @@ use lb_svc_core::gateway::assignment::gateway_of;
 use lb_svc_core::gateway::pod_settings::Configuration;
 use lb_svc_core::ipam::{AddressRequest, AllocationError, Claim, ClaimId, claim};
 use lb_svc_core::model::{Condition, OwnedObject, ServiceRef};
+use lb_svc_core::node_mode::claim::{self as port_claim, PortRequest};
 use lb_svc_core::observed::Observed;
-use lb_svc_core::service::conditions::{ADDRESS_ALLOCATED, GATEWAY_READY};
+use lb_svc_core::service::conditions::{ADDRESS_ALLOCATED, GATEWAY_READY, NODE_ADDRESSES_READY};
 use lb_svc_core::service::passing;
 use lb_svc_core::service::plan::plan;
 use lb_svc_core::subnet;
@@ -159,6 +160,7 @@ fn decide(
                         continue;
                     }
                 },
+                Action::ClaimPorts(requests) => claim_ports(index, requests),
                 Action::Adopt(id) => adopt(index, id, &observed),
                 Action::WriteConfig(content) => {
                     let known = observed.gateway.config.as_ref();
@@ -199,6 +201,19 @@ fn adopt(index: &mut Index, id: &ClaimId, observed: &Observed) -> bool {
     true
 }
 
+/// Claims ports of nodes as the controller does, in the index. Returns whether that is
+/// news.
+fn claim_ports(index: &mut Index, requests: &[PortRequest]) -> bool {
+    let manifests = requests.iter().map(port_claim::manifest);
+    let objects = manifests.filter_map(|manifest| typed(manifest).ok());
+    let claims = objects.filter_map(|object| read::any_claim(&object).ok());
+    let made = claims.map(|claim| match claim {
+        AnyClaim::Port(claim) => !index.set_port_claim(claim, true).is_empty(),
+        AnyClaim::Address(_) => false,
+    });
+    made.filter(|made| *made).count() > 0
+}
+
 /// Claims an address as the controller does, in the index.
 fn claimed(index: &mut Index, request: &AddressRequest, namespace: &str) -> Result<(), AllocationError> {
     let reservation = index.allocator.reserve(request)?;
@@ -215,7 +230,7 @@ fn claimed(index: &mut Index, request: &AddressRequest, namespace: &str) -> Resu
 /// Whether a condition says that the Service will not be served, not just that it is
 /// not yet.
 fn is_trouble(condition: &Condition) -> bool {
-    let judges = [ADDRESS_ALLOCATED, GATEWAY_READY].contains(&condition.kind.as_str());
+    let judges = [ADDRESS_ALLOCATED, GATEWAY_READY, NODE_ADDRESSES_READY].contains(&condition.kind.as_str());
     judges && !condition.status && !passing::passes(&condition.reason)
 }
 
@@ -258,6 +273,10 @@ fn write(action: &Action) -> Option<String> {
             Some(address) => format!("claim {address}"),
             None => "claim the lowest free address".to_owned(),
         },
+        Action::ClaimPorts(requests) => {
+            let names: Vec<String> = requests.iter().map(PortRequest::name).collect();
+            format!("claim {}", names.join(", "))
+        }
         Action::Adopt(claim) => format!("take the kept claim {} over", claim.name),
         Action::Release(claim) => format!("release the claim {}", claim.name),
         Action::FillAddress(address) => format!("fill {address} into spec.loadBalancerIP"),
@@ -278,6 +297,7 @@ fn write(action: &Action) -> Option<String> {
         | Action::MarkConflict(..)
         | Action::SetRetain(..)
         | Action::SetGatewayNamespace(_)
+        | Action::SetPortNodes(..)
         | Action::SetStatus { .. } => format!("write {}", action.what()),
         Action::Event { .. } | Action::RememberElection(_) => return None,
     })

@@ -1,6 +1,6 @@
 //! `services`: which Services there are, and whether they are served.
 
-use lb_svc_core::service::conditions::{GATEWAY_READY, LIMITED};
+use lb_svc_core::service::conditions::LIMITED;
 
 use crate::finding::{Depth, Finding, findings, worst};
 use crate::screen::{Cell, Screen, Table};
@@ -54,7 +54,10 @@ pub fn services(view: &View<'_>, namespace: Option<&str>, problems: bool) -> Scr
             row.extend([
                 Cell::some(gateway.claim().map(|claim| claim.subnet.clone())),
                 state(&gateway, &wrong),
-                Cell::since(service.since.get(GATEWAY_READY).copied(), view.cluster.now),
+                Cell::since(
+                    gateway.ready().and_then(|ready| service.since.get(&ready.kind)).copied(),
+                    view.cluster.now,
+                ),
                 Cell::some(reason).bad_if(is_bad),
             ]);
         }

@@ -4,7 +4,8 @@
 use k8s_openapi::api::core::v1 as core;
 use lb_svc_controller::api_server::read;
 use lb_svc_core::model::Pod;
-use lb_svc_core::service::conditions::{GATEWAY_READY, LIMITED};
+use lb_svc_core::node_mode::request::{Mode, mode};
+use lb_svc_core::service::conditions::LIMITED;
 use lb_svc_crds::Requested;
 use lb_svc_crds::names;
 
@@ -88,8 +89,11 @@ fn service(gateway: &Gateway) -> Vec<String> {
         "" => String::new(),
         address => format!(", spec.loadBalancerIP {address}"),
     };
-    let provider =
-        service.annotations.get(names::PROVIDER_ANNOTATION).map_or("no attachment", String::as_str);
+    let provider = match service.annotations.get(names::PROVIDER_ANNOTATION) {
+        Some(provider) => provider.as_str(),
+        None if mode(service) == Mode::Nodes => "addresses of nodes",
+        None => "no attachment",
+    };
     let mut lines =
         vec![format!("{} on {provider}, ports {}{more}{asked}", gateway.service, ports.join(", "))];
     if let Some(limited) = gateway.condition(LIMITED) {
@@ -99,7 +103,10 @@ fn service(gateway: &Gateway) -> Vec<String> {
 }
 
 fn claim(gateway: &Gateway) -> Vec<String> {
-    let Some(claim) = gateway.claim() else { return Vec::new() };
+    let Some(claim) = gateway.claim() else {
+        let ports = gateway.observed.nodes.claims.iter();
+        return ports.map(|claim| format!("{} nodes (IP {})", claim.nodes.len(), claim.id.name)).collect();
+    };
     let requested = match claim.requested {
         Requested::Static => "named by the Service",
         Requested::Dynamic => "allocated",
@@ -152,8 +159,8 @@ fn pod(pod: &Pod, gateway: &Gateway) -> String {
 }
 
 fn kernel(view: &View<'_>, gateway: &Gateway) -> Vec<String> {
-    let Some(condition) = gateway.condition(GATEWAY_READY) else { return Vec::new() };
-    let since = gateway.observed.service.as_ref().and_then(|service| service.since.get(GATEWAY_READY));
+    let Some(condition) = gateway.ready() else { return Vec::new() };
+    let since = gateway.observed.service.as_ref().and_then(|service| service.since.get(&condition.kind));
     let since = since.map(|since| format!(", for {}", age(view.cluster.now.duration_since(*since))));
     vec![format!("{}: {}{}", condition.reason, condition.message, since.unwrap_or_default())]
 }

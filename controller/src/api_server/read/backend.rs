@@ -1,30 +1,50 @@
-//! Pods with the readiness gate.
+//! All pods of the cluster: those with the readiness gate, and those that publish
+//! ports on their node.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
 use kube::{Resource, ResourceExt};
 use lb_svc_core::model::{Backend, PodId};
+use lb_svc_core::service::spec::transport;
+use lb_svc_crds::gateway::Port;
 use lb_svc_crds::names;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer};
 
-/// A pod, as far as our readiness gate concerns it. All of the cluster are
-/// watched, so that it is read straight from JSON, and no more of it than this.
+/// A pod, as far as our readiness gate and its node's ports concern it. All of the
+/// cluster are watched, so that it is read straight from JSON, and no more of it than
+/// this.
 #[derive(Resource, Clone, Debug, Deserialize)]
 #[resource(inherit = core::Pod)]
-pub struct GatedPod {
+pub struct WatchedPod {
     #[serde(deserialize_with = "metadata")]
     metadata: meta::ObjectMeta,
-    spec: Option<GatedPodSpec>,
-    status: Option<GatedPodStatus>,
+    spec: Option<WatchedPodSpec>,
+    status: Option<WatchedPodStatus>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct GatedPodSpec {
+struct WatchedPodSpec {
     readiness_gates: Option<Vec<Gate>>,
+    node_name: Option<String>,
+    containers: Option<Vec<Container>>,
+    init_containers: Option<Vec<Container>>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+struct Container {
+    ports: Option<Vec<ContainerPort>>,
+}
+
+/// With `hostNetwork` Kubernetes itself makes each declared port a `hostPort`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ContainerPort {
+    host_port: Option<u16>,
+    protocol: Option<String>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -34,7 +54,7 @@ struct Gate {
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
-struct GatedPodStatus {
+struct WatchedPodStatus {
     phase: Option<String>,
     conditions: Option<Vec<GateCondition>>,
 }
@@ -69,7 +89,7 @@ fn metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<meta::ObjectMe
     Ok(meta::ObjectMeta { name, namespace, uid, resource_version, labels, deletion_timestamp, ..rest })
 }
 
-impl GatedPod {
+impl WatchedPod {
     fn gates(&self) -> impl Iterator<Item = &str> {
         let gates = self.spec.iter().filter_map(|spec| spec.readiness_gates.as_ref()).flatten();
         gates.map(|gate| gate.condition_type.as_str())
@@ -81,11 +101,30 @@ impl GatedPod {
     }
 }
 
+/// The ports that a pod publishes on its node, and the node. Of one node no two pods
+/// have the same: Kubernetes itself bounds how many there are.
+pub fn published_ports(object: &WatchedPod) -> Option<(String, BTreeSet<Port>)> {
+    let phase = object.status.as_ref().and_then(|status| status.phase.as_deref());
+    if matches!(phase, Some("Succeeded" | "Failed")) {
+        return None;
+    }
+    let spec = object.spec.as_ref()?;
+    let containers = spec.containers.iter().chain(&spec.init_containers).flatten();
+    let published = |port: &ContainerPort| {
+        let protocol = transport(port.protocol.as_deref().unwrap_or("TCP"))?;
+        Some(Port { protocol, port: port.host_port.filter(|port| *port != 0)? })
+    };
+    let ports: BTreeSet<Port> =
+        containers.filter_map(|it| it.ports.as_ref()).flatten().filter_map(published).collect();
+    let node = spec.node_name.clone().filter(|_| !ports.is_empty())?;
+    Some((node, ports))
+}
+
 /// The most labels of a pod, in number and in bytes, by which it is selected
 /// here. Beyond that only EndpointSlices say whose endpoint it is.
 const LABELS_MAX: (usize, usize) = (64, 8_192);
 
-fn labels(object: &GatedPod) -> BTreeMap<String, String> {
+fn labels(object: &WatchedPod) -> BTreeMap<String, String> {
     let all = object.labels();
     let bytes: usize = all.iter().map(|(name, value)| name.len() + value.len()).sum();
     let (count, length) = LABELS_MAX;
@@ -93,7 +132,7 @@ fn labels(object: &GatedPod) -> BTreeMap<String, String> {
 }
 
 /// A pod that has our gate.
-pub fn backend(object: &GatedPod) -> Backend {
+pub fn backend(object: &WatchedPod) -> Backend {
     let status = object.status.clone().unwrap_or_default();
     let conditions = status.conditions.unwrap_or_default();
     let condition = |kind: &str| conditions.iter().find(|condition| condition.kind == kind);
@@ -138,7 +177,7 @@ mod tests {
                 "spec": { "readinessGates": gates, "containers": [] },
                 "status": { "phase": phase, "conditions": conditions.collect::<Value>() },
             });
-            let pod: GatedPod = serde_json::from_value(object).unwrap();
+            let pod: WatchedPod = serde_json::from_value(object).unwrap();
             assert!(pod.is_gated());
             let Backend { ready_except_gate, gate_satisfied_at, gate_reported, .. } = backend(&pod);
             (ready_except_gate, gate_satisfied_at.map(|at| at.to_string()), gate_reported)

@@ -5,7 +5,10 @@ use std::net::IpAddr;
 use kube::ResourceExt;
 use lb_svc_core::ipam::{Claim, ClaimId};
 use lb_svc_core::model::{ServiceId, ServiceRef};
+use lb_svc_core::node_mode::claim::PortClaim;
+use lb_svc_core::node_mode::plan::NODES_MAX;
 use lb_svc_crds::IP;
+use lb_svc_crds::gateway::Port;
 use lb_svc_crds::names::{self, Provider};
 
 /// Why an IP object is no claim of ours.
@@ -25,6 +28,46 @@ pub enum NoClaim {
     Service,
 }
 
+/// A claim on an address, or on a port of nodes.
+#[derive(Debug)]
+pub enum AnyClaim {
+    /// On an address.
+    Address(Claim),
+    /// On a port of nodes.
+    Port(PortClaim),
+}
+
+/// The most nodes of a claim that are kept: more than one ever has.
+const NODES_KEPT: usize = 4 * NODES_MAX;
+
+/// A claim, on whatever it is.
+///
+/// # Errors
+/// What about it no claim of ours has.
+pub fn any_claim(object: &IP) -> Result<AnyClaim, NoClaim> {
+    let Some(node_port) = &object.spec.node_port else { return claim(object).map(AnyClaim::Address) };
+    let port = Port { protocol: node_port.protocol, port: node_port.port };
+    let name = names::node_claim_name(&node_port.pool, &port);
+    if name != object.name_any() {
+        return Err(NoClaim::Name(name));
+    }
+    Ok(AnyClaim::Port(PortClaim {
+        id: claim_id(object),
+        pool: node_port.pool.clone(),
+        port,
+        nodes: node_port.nodes.iter().take(NODES_KEPT).cloned().collect(),
+        owner: owner(object)?,
+        created: object.creation_timestamp().map(|created| created.0),
+    }))
+}
+
+/// The Service that a claim is of.
+fn owner(object: &IP) -> Result<ServiceId, NoClaim> {
+    let service =
+        ServiceRef::checked(&object.spec.namespace, &object.spec.service_name).ok_or(NoClaim::Service)?;
+    Ok(ServiceId { service, uid: object.spec.service_uid.clone() })
+}
+
 /// Which object it is, and in which version.
 pub fn claim_id(object: &impl ResourceExt) -> ClaimId {
     ClaimId {
@@ -34,7 +77,7 @@ pub fn claim_id(object: &impl ResourceExt) -> ClaimId {
     }
 }
 
-/// A claim.
+/// A claim on an address.
 ///
 /// # Errors
 /// What about it no claim of ours has.
@@ -45,14 +88,13 @@ pub fn claim(object: &IP) -> Result<Claim, NoClaim> {
     if name != object.name_any() {
         return Err(NoClaim::Name(name));
     }
-    let service =
-        ServiceRef::checked(&object.spec.namespace, &object.spec.service_name).ok_or(NoClaim::Service)?;
+    let owner = owner(object)?;
     Ok(Claim {
         id: claim_id(object),
         provider,
         subnet: object.spec.subnet.clone(),
         address,
-        owner: ServiceId { service, uid: object.spec.service_uid.clone() },
+        owner,
         requested: object.spec.requested,
         mac: object.spec.mac_address.clone(),
         keep: object.spec.keep,

@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::discovery::v1::{self as discovery, EndpointSlice};
 use kube::ResourceExt;
-use lb_svc_core::model::{self, Endpoint, EndpointPort, PodId};
+use lb_svc_core::model::{self, Endpoint, EndpointPort, NodeId, PodId};
 use lb_svc_core::service::spec::transport;
 
 /// On EndpointSlices: the Service they are of (Kubernetes API).
@@ -29,6 +29,7 @@ pub fn slice(object: &EndpointSlice) -> Option<(String, model::EndpointSlice)> {
             serving: conditions.serving.unwrap_or(true),
             terminating: conditions.terminating.unwrap_or(false),
             pod: pod.and_then(|pod| pod.uid.as_deref()).map(PodId::of),
+            node: endpoint.node_name.as_deref().map(NodeId::of),
         })
     };
     let slice = model::EndpointSlice {
@@ -68,7 +69,10 @@ mod tests {
                     "conditions": { "ready": false, "serving": false, "terminating": true },
                     "targetRef": { "kind": "Pod", "uid": "p-2" },
                 },
-                { "addresses": ["10.0.0.3"], "targetRef": { "kind": "VirtualMachine", "uid": "v-3" } },
+                {
+                    "addresses": ["10.0.0.3"], "nodeName": "n1",
+                    "targetRef": { "kind": "VirtualMachine", "uid": "v-3" },
+                },
                 { "addresses": ["host.example"] },
             ]),
         );
@@ -80,7 +84,9 @@ mod tests {
             serving: ready,
             terminating: !ready,
             pod: pod.map(PodId::of),
+            node: None,
         };
-        assert_eq!(read.endpoints, [one(1, true, None), one(2, false, Some("p-2")), one(3, true, None)]);
+        let third = Endpoint { node: Some(NodeId::of("n1")), ..one(3, true, None) };
+        assert_eq!(read.endpoints, [one(1, true, None), one(2, false, Some("p-2")), third]);
     }
 }

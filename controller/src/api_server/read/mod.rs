@@ -16,8 +16,8 @@ mod signing_keys;
 mod subnet;
 
 pub use attachment::{NetworkAttachmentDefinition, NetworkAttachmentDefinitionSpec, attachment};
-pub use backend::{GatedPod, backend};
-pub use claim::{NoClaim, claim, claim_id};
+pub use backend::{WatchedPod, backend, published_ports};
+pub use claim::{AnyClaim, NoClaim, any_claim, claim, claim_id};
 pub use endpoint_slice::{SERVICE_NAME_LABEL, slice};
 pub use events::START_FAILURES;
 pub use gateway_objects::{budget, config, deployment, gateway_of, live, seal};

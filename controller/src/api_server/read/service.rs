@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1 as core;
 use kube::ResourceExt;
 use lb_svc_core::model::{Ingress, PortStatus, Service, ServiceId, ServicePort, ServiceRef, Setting};
+use lb_svc_core::node_mode::nodes::ADDRESSES_MAX;
 use lb_svc_core::service::spec::{
     ANNOTATION_MAX, MORE_UNKNOWN, PORTS_MAX, SOURCE_RANGES_MAX, is_known, is_unknown,
 };
@@ -41,7 +42,9 @@ const ADDRESS_MAX: usize = 64;
 /// The most entries of a selector that are compared.
 const SELECTOR_MAX: usize = 64;
 /// The most entries of `status.loadBalancer.ingress` that are kept.
-const INGRESS_MAX: usize = 16;
+///
+/// One more than nodes have there, so that it shows that there are too many.
+const INGRESS_MAX: usize = ADDRESSES_MAX + 1;
 
 /// A Service, if it is or was any of our business. Nothing of it is kept beyond
 /// a bound: whoever may write it may write a megabyte.
@@ -54,10 +57,11 @@ pub fn service(object: &core::Service) -> Option<Service> {
     let has_address =
         spec.is_some_and(|spec| spec.load_balancer_ip.as_ref().is_some_and(|ip| !ip.is_empty()));
     let is_annotated = object.annotations().contains_key(names::PROVIDER_ANNOTATION);
-    // Of the controller's class nobody else will say what it lacks.
-    let of_our_class =
-        spec.is_some_and(|spec| spec.load_balancer_class.as_deref() == Some(names::LOAD_BALANCER_CLASS));
-    let asks = load_balancer && (is_annotated || of_our_class) || is_annotated && has_address;
+    // Of the controller's classes nobody else will say what it lacks.
+    let class = spec.and_then(|spec| spec.load_balancer_class.as_deref());
+    let of_our_class = [names::LOAD_BALANCER_CLASS, names::NODE_CLASS].map(Some).contains(&class);
+    let has_mode = object.annotations().contains_key(names::MODE_ANNOTATION);
+    let asks = load_balancer && (is_annotated || of_our_class || has_mode) || is_annotated && has_address;
     if !asks && conditions.is_empty() {
         return None;
     }
@@ -67,6 +71,7 @@ pub fn service(object: &core::Service) -> Option<Service> {
     }
     let ingress = status.load_balancer.and_then(|lb| lb.ingress).unwrap_or_default();
     let unheeded = unheeded(object, &spec);
+    let field = spec.load_balancer_source_ranges.take().unwrap_or_default();
     Some(Service {
         id: ServiceId { service: service_ref(object), uid: object.uid().unwrap_or_default() },
         resource_version: object.resource_version().unwrap_or_default(),
@@ -87,7 +92,9 @@ pub fn service(object: &core::Service) -> Option<Service> {
         }),
         local_policy: spec.external_traffic_policy.as_deref() == Some("Local"),
         internal_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
-        source_ranges: source_ranges(object, spec.load_balancer_source_ranges.unwrap_or_default()),
+        ranges_annotated: field.is_empty() && object.annotations().contains_key(SOURCE_RANGES_ANNOTATION),
+        source_ranges: source_ranges(object, field),
+        k3s_pool: object.labels().get(names::K3S_POOL_LABEL).map(|pool| cut(pool, NAME_MAX)),
         unheeded,
         ingress: ingress.into_iter().take(INGRESS_MAX).map(self::ingress).collect(),
         conditions,
@@ -180,7 +187,7 @@ pub fn ingress_entry(ingress: &Ingress) -> core::LoadBalancerIngress {
     core::LoadBalancerIngress {
         ip: Some(ingress.ip.clone()),
         ip_mode: Some(if ingress.proxy { "Proxy" } else { "VIP" }.to_owned()),
-        ports: Some(ingress.ports.iter().map(port).collect()),
+        ports: (!ingress.ports.is_empty()).then(|| ingress.ports.iter().map(port).collect()),
         ..core::LoadBalancerIngress::default()
     }
 }

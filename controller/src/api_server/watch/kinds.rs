@@ -12,7 +12,7 @@ use lb_svc_core::model::{GatewayLocation, ObjectKind, ObjectName, ServiceRef};
 use lb_svc_crds::{IP, Subnet, names};
 
 use super::{Watched, object_name};
-use crate::api_server::read::{self, GatedPod, NetworkAttachmentDefinition};
+use crate::api_server::read::{self, AnyClaim, NetworkAttachmentDefinition, WatchedPod};
 use crate::index::{Index, Key};
 
 impl Watched for Service {
@@ -152,24 +152,31 @@ impl Watched for EndpointSlice {
     }
 }
 
-impl Watched for GatedPod {
+impl Watched for WatchedPod {
     type Read = Self;
 
     fn matters(&self) -> bool {
-        self.is_gated()
+        self.is_gated() || read::published_ports(self).is_some()
     }
 
     fn set(index: &mut Index, object: Self) -> Vec<Key> {
-        index.set_backend(object_name(&object), Some(read::backend(&object)))
+        let backend = object.is_gated().then(|| read::backend(&object));
+        let mut keys = index.set_publisher(&object_name(&object), read::published_ports(&object));
+        keys.extend(index.set_backend(object_name(&object), backend));
+        keys
     }
 
     fn gone(index: &mut Index, object: &Self) -> Vec<Key> {
-        index.set_backend(object_name(object), None)
+        let mut keys = index.set_publisher(&object_name(object), None);
+        keys.extend(index.set_backend(object_name(object), None));
+        keys
     }
 
     fn listed(index: &mut Index, names: &BTreeSet<ObjectName>) -> Vec<Key> {
         let gone = index.known_backends().into_iter().filter(|pod| !names.contains(pod));
-        gone.flat_map(|pod| index.set_backend(pod, None)).collect()
+        let mut keys: Vec<Key> = gone.flat_map(|pod| index.set_backend(pod, None)).collect();
+        keys.extend(index.publishers_listed(names));
+        keys
     }
 }
 
@@ -257,8 +264,9 @@ impl Watched for IP {
     type Read = DeserializeGuard<Self>;
 
     fn set(index: &mut Index, object: Self) -> Vec<Key> {
-        match read::claim(&object) {
-            Ok(claim) => index.set_claim(claim),
+        match read::any_claim(&object) {
+            Ok(AnyClaim::Address(claim)) => index.set_claim(claim),
+            Ok(AnyClaim::Port(claim)) => index.set_port_claim(claim, true),
             Err(error) => {
                 tracing::warn!(name = object.name_any(), %error, "no claim, and nobody's address");
                 Self::unreadable(index, &object.name_any(), &object.uid().unwrap_or_default())

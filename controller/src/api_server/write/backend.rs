@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::conditions::Known;
 use crate::api_server::client::{ApiServer, Error, merge, timed_opt};
-use crate::api_server::read::GatedPod;
+use crate::api_server::read::WatchedPod;
 
 impl ApiServer {
     /// Sets the condition of the readiness gate on a pod.
@@ -24,7 +24,7 @@ impl ApiServer {
         status: bool,
         reason: Reason,
         message: &str,
-    ) -> Result<Option<GatedPod>, Error> {
+    ) -> Result<Option<WatchedPod>, Error> {
         let condition = Condition {
             kind: names::READINESS_GATE.to_owned(),
             status,
@@ -35,7 +35,7 @@ impl ApiServer {
         let conditions = known.stamp(&[condition], None);
         // A strategic merge: conditions are merged by type.
         let patch = json!({ "metadata": { "uid": uid }, "status": { "conditions": conditions } });
-        let pods: Api<GatedPod> = self.namespaced(namespace);
+        let pods: Api<WatchedPod> = self.namespaced(namespace);
         timed_opt(pods.patch_status(pod, &merge(), &Patch::Strategic(patch))).await
     }
 }

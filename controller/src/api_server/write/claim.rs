@@ -1,21 +1,24 @@
 //! Claims.
 
+use std::collections::BTreeSet;
+
 use kube::api::{Api, Patch};
 use kube::core::DeserializeGuard;
 use lb_svc_core::ipam::{AddressRequest, Claim, ClaimId, Reservation, claim};
 use lb_svc_core::model::{GatewayLocation, ServiceId};
+use lb_svc_core::node_mode::claim::{self as port_claim, PortClaim, PortRequest};
 use lb_svc_crds::{IP, names};
 use serde_json::{Value, json};
 
 use super::typed;
 use crate::api_server::client::{ApiServer, Error, exactly, merge, post, timed, timed_opt};
-use crate::api_server::read;
+use crate::api_server::read::{self, AnyClaim};
 
-/// What came of an attempt to claim an address.
+/// What came of an attempt to claim an address, or a port of nodes.
 #[derive(Debug)]
-pub enum Claimed {
+pub enum Claimed<C = Claim> {
     /// The claim exists; its owner may be another.
-    Exists(Box<Claim>),
+    Exists(Box<C>),
     /// An object of the name exists that is no claim.
     NoClaim(ClaimId),
     /// Another's existed, and is gone again.
@@ -34,20 +37,57 @@ impl ApiServer {
         reservation: &Reservation,
         gateway_namespace: &str,
     ) -> Result<Claimed, Error> {
-        let claims: Api<IP> = Api::all(self.client.clone());
         let claim = typed(claim::manifest(request, reservation, gateway_namespace))?;
-        let object = match timed(claims.create(&post(), &claim)).await {
+        self.post_claim(&reservation.name, &claim, |object| read::claim(object).ok()).await
+    }
+
+    /// Claims a port of nodes: a plain POST, which the API server refuses if the pool's
+    /// port is anyone's.
+    ///
+    /// # Errors
+    /// Whether the claim was made is not known.
+    pub async fn claim_port(&self, request: &PortRequest) -> Result<Claimed<PortClaim>, Error> {
+        let claim = typed(port_claim::manifest(request))?;
+        let read = |object: &IP| match read::any_claim(object) {
+            Ok(AnyClaim::Port(claim)) => Some(claim),
+            Ok(AnyClaim::Address(_)) | Err(_) => None,
+        };
+        self.post_claim(&request.name(), &claim, read).await
+    }
+
+    /// Makes a claim, or reads the object that has its name.
+    async fn post_claim<C>(
+        &self,
+        name: &str,
+        claim: &IP,
+        read: impl Fn(&IP) -> Option<C>,
+    ) -> Result<Claimed<C>, Error> {
+        let claims: Api<IP> = Api::all(self.client.clone());
+        let object = match timed(claims.create(&post(), claim)).await {
             Ok(object) => Some(DeserializeGuard(Ok(object))),
             Err(error) if error.is_conflict() => {
                 let objects: Api<DeserializeGuard<IP>> = Api::all(self.client.clone());
-                timed(objects.get_opt(&reservation.name)).await?
+                timed(objects.get_opt(name)).await?
             }
             Err(error) => return Err(error),
         };
         let Some(object) = object else { return Ok(Claimed::Vanished) };
         let id = read::claim_id(&object);
-        let claim = object.0.ok().and_then(|object| read::claim(&object).ok());
+        let claim = object.0.ok().and_then(|object| read(&object));
         Ok(claim.map_or(Claimed::NoClaim(id), |claim| Claimed::Exists(Box::new(claim))))
+    }
+
+    /// Records in a claim on a port the nodes whose port it is, if the claim is still
+    /// as it was seen.
+    ///
+    /// # Errors
+    /// The claim is unchanged then.
+    pub async fn set_port_nodes(
+        &self,
+        claim: &ClaimId,
+        nodes: &BTreeSet<String>,
+    ) -> Result<Option<IP>, Error> {
+        self.patch_claim(claim, json!({ "spec": { "nodePort": { "nodes": nodes } } })).await
     }
 
     /// Deletes a claim, exactly the one seen. That it is gone is a success.

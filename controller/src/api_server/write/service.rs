@@ -36,7 +36,7 @@ impl ApiServer {
     /// Applies ingress and conditions; an empty status removes all that the
     /// controller owns of it. What stays because others own it too is removed after
     /// that: conditions of the controller's, and ingress of which each address is
-    /// among `own`.
+    /// among `own`. With `exact` the Service has to be as it was seen.
     ///
     /// # Errors
     /// The status is unchanged then.
@@ -46,6 +46,7 @@ impl ApiServer {
         ingress: &[Ingress],
         conditions: &[Condition],
         own: &[IpAddr],
+        exact: bool,
     ) -> Result<Option<Service>, Error> {
         let owner = &service.id;
         let mut status = json!({});
@@ -57,12 +58,15 @@ impl ApiServer {
             let known = Known { conditions: &service.conditions, since: &service.since };
             status["conditions"] = known.stamp(conditions, service.generation);
         }
-        let object = json!({
+        let mut object = json!({
             "apiVersion": "v1",
             "kind": "Service",
             "metadata": { "name": owner.service.name, "namespace": owner.service.namespace, "uid": owner.uid },
             "status": status,
         });
+        if exact {
+            object["metadata"]["resourceVersion"] = json!(service.resource_version);
+        }
         let services: Api<Service> = self.namespaced(&owner.service.namespace);
         let name = &owner.service.name;
         let applied = timed_opt(services.patch_status(name, &apply(), &Patch::Apply(object))).await?;
