@@ -1,71 +1,28 @@
 //! The choice of an address, of all networks and all claims.
 
+mod strangers;
+mod subnet;
+mod usage;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::Ipv4Net;
 use lb_svc_crds::SubnetSpec;
 use lb_svc_crds::names::Provider;
-use lb_svc_crds::range::IpRange;
 
-use super::overlap::{self, Age};
-use super::pool::ranges;
+use super::overlap;
 use super::{AddressRequest, AllocationError, Claim, InvalidSubnet, Network, Pool, Reservation};
 use crate::model::ServiceRef;
-
-#[derive(Debug)]
-struct Subnet {
-    spec: SubnetSpec,
-    age: Age,
-    deleting: bool,
-    /// The network with its free addresses, or why the spec is invalid.
-    parsed: Result<(Network, Pool), InvalidSubnet>,
-    /// The older Subnet that it overlaps.
-    overlaps: Option<InvalidSubnet>,
-}
-
-impl Subnet {
-    /// Its network, whether or not it overlaps another.
-    fn network(&self) -> Option<&Network> {
-        self.parsed.as_ref().ok().map(|(network, _)| network)
-    }
-
-    /// Changes its pool, if it is one of these attachments, or whichever it is of.
-    fn change(
-        &mut self,
-        of: Option<&BTreeSet<Provider>>,
-        address: Ipv4Addr,
-        change: fn(&mut Pool, Ipv4Addr),
-    ) {
-        if let Ok((network, pool)) = &mut self.parsed
-            && of.is_none_or(|providers| providers.contains(&network.provider))
-        {
-            change(pool, address);
-        }
-    }
-
-    fn state(&self) -> Result<&(Network, Pool), &InvalidSubnet> {
-        match &self.overlaps {
-            Some(overlaps) => Err(overlaps),
-            None => self.parsed.as_ref(),
-        }
-    }
-}
+use strangers::Strangers;
+use subnet::Subnet;
+pub use usage::Usage;
 
 #[derive(Debug)]
 struct Entry {
     claim: Claim,
     /// Whether the watch has shown it, or only our own write.
     confirmed: bool,
-}
-
-/// An IP object that is no claim, and keeps one from being made.
-#[derive(Debug)]
-struct Stranger {
-    uid: String,
-    /// What it keeps from being claimed, once that has been tried: its name need
-    /// not say so.
-    address: Option<(Provider, IpAddr)>,
 }
 
 /// What is reserved for a claim that is being made.
@@ -87,7 +44,7 @@ pub struct Allocator {
     /// Reservations by the names of their claims.
     reserved: HashMap<String, Reserved>,
     /// IP objects that are no claims, by name.
-    strangers: HashMap<String, Stranger>,
+    strangers: Strangers,
     nodes: BTreeMap<String, Vec<Ipv4Addr>>,
     /// What attachments are on, where that is known: two on one L2 segment share
     /// their addresses.
@@ -243,9 +200,7 @@ impl Allocator {
         let mut pool = Pool::new(network);
         let claimed = self.claims.values().map(|entry| (&entry.claim.provider, entry.claim.address));
         let reserved = self.reserved.values().map(|reserved| (&reserved.provider, reserved.address));
-        let strangers = self.strangers.values().filter_map(|stranger| stranger.address.as_ref());
-        let strangers = strangers.map(|(provider, address)| (provider, *address));
-        for (provider, address) in claimed.chain(reserved).chain(strangers) {
+        for (provider, address) in claimed.chain(reserved).chain(self.strangers.addresses()) {
             if let (true, IpAddr::V4(address)) = (self.share_segment(provider, &network.provider), address) {
                 pool.take(address);
             }
@@ -285,37 +240,33 @@ impl Allocator {
     /// that name can be made. One that was a claim stays what it was.
     pub fn set_stranger(&mut self, name: &str, uid: &str) {
         if self.claims.get(name).is_none_or(|entry| entry.claim.id.uid != uid) {
-            let address = self.strangers.remove(name).and_then(|known| known.address);
-            self.strangers.insert(name.to_owned(), Stranger { uid: uid.to_owned(), address });
+            self.strangers.set(name, uid);
         }
     }
 
     /// Whether there is an IP object of this name that is no claim.
     pub fn is_stranger(&self, name: &str) -> bool {
-        self.strangers.contains_key(name)
+        self.strangers.has(name)
     }
 
     /// The IP object with this name and uid, which is no claim, is gone. Returns
     /// whether it was known.
     pub fn remove_stranger(&mut self, name: &str, uid: &str) -> bool {
-        let is_known = self.strangers.get(name).is_some_and(|known| known.uid == uid);
-        is_known && self.forget_stranger(name)
+        self.strangers.is(name, uid) && self.forget_stranger(name)
     }
 
     /// The watch listed all IP objects anew. Returns whether any that is no claim
     /// is gone.
     pub fn retain_strangers(&mut self, listed: &BTreeSet<String>) -> bool {
-        let gone: Vec<String> =
-            self.strangers.keys().filter(|name| !listed.contains(*name)).cloned().collect();
-        gone.iter().filter(|name| self.forget_stranger(name)).count() > 0
+        self.strangers.missing(listed).iter().filter(|name| self.forget_stranger(name)).count() > 0
     }
 
     fn forget_stranger(&mut self, name: &str) -> bool {
-        let stranger = self.strangers.remove(name);
-        if let Some((provider, address)) = stranger.as_ref().and_then(|known| known.address.as_ref()) {
-            self.give_back(provider, *address);
+        let Some(address) = self.strangers.remove(name) else { return false };
+        if let Some((provider, address)) = address {
+            self.give_back(&provider, address);
         }
-        stranger.is_some()
+        true
     }
 
     /// The watch listed all claims anew: those it did not name are gone, but
@@ -360,8 +311,8 @@ impl Allocator {
             let provider = request.provider.clone();
             self.each_pool(&provider, address, Pool::take);
             // Not `containing`, which refuses it: the next one is tried.
-            if let Some(stranger) = self.strangers.get_mut(&name) {
-                stranger.address = Some((provider, address));
+            if self.strangers.has(&name) {
+                self.strangers.keep(&name, provider, address);
                 continue;
             }
             let reserved =
@@ -396,7 +347,7 @@ impl Allocator {
         let is_used = names.any(|name| {
             self.claims.contains_key(&name)
                 || self.reserved.contains_key(&name)
-                || self.strangers.get(&name).is_some_and(|stranger| stranger.address.is_some())
+                || self.strangers.keeps(&name)
         });
         if !is_used && !a_node() {
             self.each_pool(provider, address, Pool::release);
@@ -491,7 +442,7 @@ impl Allocator {
                 let is_near = owner.namespace == own.namespace;
                 return Err(AllocationError::Taken(address, is_near.then(|| owner.name.clone())));
             }
-            if self.strangers.contains_key(&claim_name) {
+            if self.strangers.has(&claim_name) {
                 return Err(AllocationError::NoClaim(address, claim_name));
             }
             if self.reserved.contains_key(&claim_name) {
@@ -525,46 +476,6 @@ impl Allocator {
     pub fn network(&self, subnet: &str) -> Option<&Network> {
         self.subnets.get(subnet)?.state().ok().map(|(network, _)| network)
     }
-
-    /// The usage of a Subnet, or why its spec is invalid. `None` if there is no such
-    /// Subnet.
-    pub fn usage(&self, subnet: &str) -> Option<Usage> {
-        let state = self.subnets.get(subnet)?.state();
-        let claims: Vec<&Claim> = self.claims().filter(|claim| claim.subnet == subnet).collect();
-        let v4 = |claim: &&Claim| match claim.address {
-            IpAddr::V4(v4) => Some(v4),
-            IpAddr::V6(_) => None,
-        };
-        let using: Vec<Ipv4Addr> = claims.iter().filter_map(v4).collect();
-        Some(Usage {
-            using: using.len() as u64,
-            reserved: self.reserved.values().filter(|reserved| reserved.subnet == subnet).count() as u64,
-            holders: claims.iter().map(|claim| claim.owner.service.clone()).collect(),
-            using_ranges: ranges(using),
-            available: state.map_or(0, |(_, pool)| pool.available()),
-            available_ranges: state.map_or(Vec::new(), |(_, pool)| pool.free()),
-            invalid: state.err().cloned(),
-        })
-    }
-}
-
-/// The usage of a Subnet.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Usage {
-    /// Claims.
-    pub using: u64,
-    /// Addresses of which a claim is on its way.
-    pub reserved: u64,
-    /// The Services that hold them, or held and left them.
-    pub holders: BTreeSet<ServiceRef>,
-    /// Their addresses.
-    pub using_ranges: Vec<IpRange>,
-    /// What a Service that names no address could still get.
-    pub available: u64,
-    /// Those addresses.
-    pub available_ranges: Vec<IpRange>,
-    /// Why the Subnet's spec is invalid, if it is.
-    pub invalid: Option<InvalidSubnet>,
 }
 
 fn name_all(subnets: &[(&String, &Network, &Pool)]) -> String {
