@@ -397,6 +397,8 @@ impl Controller {
             generation: Some(1),
             deleting: false,
             held: true,
+            rules: Default::default(),
+            unread: Vec::new(),
             spec,
             status: SubnetStatus::default(),
             since: BTreeMap::new(),

@@ -44,7 +44,12 @@ pub const PROVIDER_ANNOTATION: &str = "ovn.kubernetes.io/attachmentprovider";
 /// Service of that namespace and name.
 pub const KEEP_ADDRESS_ANNOTATION: &str = "lb-svc.kubeovn.io/keep-address";
 
-/// Service annotation: the address, as `spec.loadBalancerIP` names it; before that.
+/// On a Subnet: a Service that names no Subnet gets an address of the one with the lowest
+/// number that has a free one; 0, or no number, comes last.
+pub const PRIORITY_ANNOTATION: &str = "lb-svc.kubeovn.io/priority";
+/// On a Subnet, `"false"`: only a Service that names it, or an address in it, gets one.
+pub const AUTO_ASSIGN_ANNOTATION: &str = "lb-svc.kubeovn.io/auto-assign";
+/// On a Service: its address, as `spec.loadBalancerIP` names it; before that.
 pub const ADDRESSES_ANNOTATION: &str = "lb-svc.kubeovn.io/addresses";
 /// What MetalLB and kube-vip call [`ADDRESSES_ANNOTATION`].
 pub const OTHER_ADDRESSES_ANNOTATIONS: [&str; 3] =

@@ -12,7 +12,9 @@ use kube::ResourceExt;
 use kube::api::{Api, DeleteParams};
 use lb_svc_crds::IP;
 use lb_svc_e2e::objects::{backends, web};
-use lb_svc_e2e::{Lab, QUICK, SLOW, Scene, client, expect, gateway_pods, scene, serves, throughout, until};
+use lb_svc_e2e::{
+    Lab, QUICK, SLOW, Scene, client, expect, gateway_pods, scene, serves, subnet, throughout, until,
+};
 use serde_json::{Value, json};
 
 /// What the Service does not get as it asks, if that is said.
@@ -47,6 +49,56 @@ async fn leaves_by(scene: &Scene, service: &str, router: &str) {
         let routes = Lab::exec(&scene.namespace, &pod, &["ip", "route", "show", "table", "100"]).await;
         let routes = routes.map_err(|error| error.to_string())?;
         expect(routes.contains(&format!("default via {router} dev net1")), routes)
+    })
+    .await;
+}
+
+/// What is added later serves who waits.
+#[tokio::test]
+async fn subnets_hand_out_addresses_by_their_annotations() {
+    scene("rules", async |scene| {
+        let ns = scene.namespace.as_str();
+        scene.attach("lan", "cidrBlock: 172.29.16.0/24, gateway: 172.29.16.1").await;
+        let said = "lb-svc.kubeovn.io/auto-assign=false";
+        Lab::kubectl(&["annotate", "subnet", ns, said, "lb-svc.kubeovn.io/priority=first"]).await.unwrap();
+        until("what cannot be read is said", QUICK, async || {
+            let conditions = subnet(&scene.lab, ns).await.status.unwrap_or_default().conditions;
+            let said = conditions.iter().any(|condition| condition.message.contains("\"first\" is no number"));
+            expect(said, conditions)
+        })
+        .await;
+        let on = |name: &str| {
+            let mut service = web(name);
+            service["metadata"]["annotations"]["ovn.kubernetes.io/attachmentprovider"] = format!("lan.{ns}").into();
+            service
+        };
+        scene.create::<Service>(on("web")).await;
+        until("it waits", QUICK, async || {
+            let conditions = scene.service("web").await.status.unwrap_or_default().conditions.unwrap_or_default();
+            expect(conditions.iter().any(|condition| condition.reason == "SubnetNotFound"), conditions)
+        })
+        .await;
+        for (name, third, priority) in [("a", 17, "9"), ("b", 18, "5")] {
+            let object = json!({
+                "apiVersion": "kubeovn.io/v1", "kind": "Subnet",
+                "metadata": { "name": format!("{ns}-{name}"), "annotations": { "lb-svc.kubeovn.io/priority": priority } },
+                "spec": { "provider": format!("lan.{ns}"), "cidrBlock": format!("172.29.{third}.0/24") },
+            });
+            // The first of them serves who waits, so that this one has nobody to serve.
+            if name == "b" {
+                scene.address("web").await;
+            }
+            Lab::apply(&object.to_string()).await.unwrap();
+        }
+        assert_eq!(scene.address("web").await.to_string(), "172.29.17.2");
+        scene.create::<Service>(on("later")).await;
+        assert_eq!(scene.address("later").await.to_string(), "172.29.18.2");
+        for name in ["web", "later"] {
+            scene.api::<Service>().delete(name, &DeleteParams::default()).await.unwrap();
+            scene.gone(name).await;
+        }
+        let (a, b) = (format!("{ns}-a"), format!("{ns}-b"));
+        Lab::kubectl(&["delete", "subnet", ns, &a, &b, "--timeout=30s"]).await.unwrap();
     })
     .await;
 }

@@ -43,7 +43,10 @@ impl Index {
                 None => Vec::new(),
             };
         };
-        let news = self.allocator.set_subnet(name, &subnet.spec, subnet.created, subnet.deleting);
+        let mut news = self.allocator.set_subnet(name, &subnet.spec, subnet.created, subnet.deleting);
+        if self.allocator.set_rules(name, subnet.rules) && news.is_empty() {
+            news.push(name.to_owned());
+        }
         let changed = self.subnets.insert(name.to_owned(), subnet.clone()).as_ref() != Some(&subnet);
         if news.is_empty() {
             return concerns(changed, Key::Subnet(name.to_owned()));

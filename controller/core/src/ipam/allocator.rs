@@ -12,7 +12,7 @@ use lb_svc_crds::SubnetSpec;
 use lb_svc_crds::names::Provider;
 
 use super::overlap;
-use super::{AddressRequest, AllocationError, Claim, InvalidSubnet, Network, Pool, Reservation};
+use super::{AddressRequest, AllocationError, Claim, InvalidSubnet, Network, Pool, Reservation, Rules};
 use crate::model::ServiceRef;
 use strangers::Strangers;
 use subnet::Subnet;
@@ -39,6 +39,8 @@ struct Reserved {
 #[derive(Debug, Default)]
 pub struct Allocator {
     subnets: BTreeMap<String, Subnet>,
+    /// To whom they hand out addresses, by name.
+    rules: BTreeMap<String, Rules>,
     claims: HashMap<String, Entry>,
     by_service: HashMap<ServiceRef, BTreeSet<String>>,
     /// Reservations by the names of their claims.
@@ -81,8 +83,18 @@ impl Allocator {
         changed
     }
 
+    /// A Subnet hands out addresses by these rules. Returns whether that is news.
+    pub fn set_rules(&mut self, name: &str, rules: Rules) -> bool {
+        self.rules.insert(name.to_owned(), rules).unwrap_or_default() != rules
+    }
+
+    fn rules(&self, subnet: &str) -> Rules {
+        self.rules.get(subnet).copied().unwrap_or_default()
+    }
+
     /// A Subnet is gone. Returns the others for which that changes something.
     pub fn remove_subnet(&mut self, name: &str) -> Vec<String> {
+        self.rules.remove(name);
         self.subnets.remove(name);
         self.find_overlaps()
     }
@@ -395,7 +407,15 @@ impl Allocator {
     }
 
     fn any(&self, request: &AddressRequest) -> Result<(String, IpAddr), AllocationError> {
-        let eligible = self.eligible(request)?;
+        let mut eligible = self.eligible(request)?;
+        if request.subnet.is_none() {
+            let all = name_all(&eligible);
+            eligible.retain(|(name, ..)| self.rules(name).auto_assign);
+            if eligible.is_empty() {
+                return Err(AllocationError::OnRequestOnly(all));
+            }
+        }
+        eligible.sort_by_key(|(name, ..)| self.rules(name).order());
         for (name, _, pool) in &eligible {
             if let Some(address) = pool.next() {
                 return Ok(((*name).clone(), address.into()));
@@ -788,6 +808,43 @@ mod tests {
                 .reserve(&AddressRequest { subnet: Some("a-lan".into()), ..request("e", Some("10.0.2.7")) }),
             Err(AllocationError::Outside(..))
         ));
+    }
+
+    #[test]
+    fn subnet_is_chosen_by_its_rules() {
+        let mut allocator = Allocator::default();
+        for (name, cidr) in
+            [("a", "10.0.1.0/30"), ("b", "10.0.2.0/30"), ("c", "10.0.3.0/30"), ("d", "10.0.4.0/30")]
+        {
+            let of = spec(cidr, &cidr.replace("0/30", "1"), &[]);
+            allocator.set_subnet(name, &of, None, false);
+        }
+        let rule = |priority, auto_assign| Rules { priority, auto_assign };
+        assert!(allocator.set_rules("b", rule(20, true)));
+        assert!(!allocator.set_rules("b", rule(20, true)), "no news");
+        allocator.set_rules("c", rule(10, true));
+        allocator.set_rules("d", rule(1, false));
+        let mut taken = |request: &AddressRequest| {
+            let reservation = allocator.reserve(request)?;
+            allocator.apply(claim(request, &reservation), true);
+            Ok(reservation.subnet)
+        };
+        // Each has one address.
+        let by_chance: Vec<_> = (0..4).map(|n| taken(&request(&format!("web-{n}"), None))).collect();
+        let full: Result<String, AllocationError> = Err(AllocationError::Full(
+            "Subnet c (10.0.3.0/30) or Subnet b (10.0.2.0/30) or Subnet a (10.0.1.0/30)".into(),
+        ));
+        assert_eq!(by_chance, [Ok("c".to_owned()), Ok("b".to_owned()), Ok("a".to_owned()), full]);
+        let named = AddressRequest { subnet: Some("d".into()), ..request("named", None) };
+        assert_eq!(taken(&named), Ok("d".to_owned()));
+
+        let mut alone = Allocator::default();
+        alone.set_subnet("d", &spec("10.0.4.0/29", "10.0.4.1", &[]), None, false);
+        alone.set_rules("d", rule(0, false));
+        let refused = alone.reserve(&request("web", None)).unwrap_err();
+        assert_eq!(refused.reason().as_str(), "SubnetNotFound");
+        assert!(refused.to_string().contains("auto-assign"), "{refused}");
+        assert_eq!(alone.reserve(&request("web", Some("10.0.4.3"))).unwrap().subnet, "d");
     }
 
     #[test]

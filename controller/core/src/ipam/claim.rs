@@ -109,6 +109,12 @@ pub enum AllocationError {
     /// The Subnet is not for this namespace.
     #[error("Subnet {0} is not open to namespace {1} (spec.namespaces)")]
     NotAdmitted(String, String),
+    /// The Subnets that there are serve only requests that name them.
+    #[error(
+        "{0} serves only Services that name it or an address in it (annotation {auto} of the Subnet)",
+        auto = names::AUTO_ASSIGN_ANNOTATION
+    )]
+    OnRequestOnly(String),
     /// The address asked for is in none of the Subnets.
     #[error("{0} is not an address of {1}")]
     Outside(IpAddr, String),
@@ -155,6 +161,7 @@ impl AllocationError {
             | Self::Deleting(_)
             | Self::NotAdmitted(..)
             | Self::NamespaceFull(..)
+            | Self::OnRequestOnly(_)
             | Self::Outside(..) => false,
         }
     }
@@ -162,7 +169,10 @@ impl AllocationError {
     /// The reason that conditions have for it.
     pub fn reason(&self) -> Reason {
         match self {
-            Self::NoSubnet(_) | Self::UnknownSubnet(..) | Self::OtherProvider(..) => Reason::SubnetNotFound,
+            Self::NoSubnet(_)
+            | Self::UnknownSubnet(..)
+            | Self::OtherProvider(..)
+            | Self::OnRequestOnly(_) => Reason::SubnetNotFound,
             Self::InvalidSubnet(..) => Reason::SubnetInvalid,
             Self::Deleting(_) => Reason::SubnetDeleting,
             Self::NotAdmitted(..) => Reason::NamespaceNotAllowed,

@@ -2,6 +2,7 @@
 //!
 //! - [`Network`]: a Subnet's spec, validated;
 //! - [`Pool`]: the addresses of one network that are still free;
+//! - [`Rules`]: to whom a Subnet hands out addresses, and when;
 //! - [`Allocator`]: all networks and all claims, and the choice of an address.
 //!
 //! The allocator is a cache. What makes a claim exclusive is its object's name in
@@ -12,8 +13,10 @@ pub mod claim;
 mod network;
 mod overlap;
 mod pool;
+mod rules;
 
 pub use allocator::{Allocator, Usage};
 pub use claim::{AddressRequest, AllocationError, Claim, ClaimId, Reservation};
 pub use network::{InvalidSubnet, Network};
 pub use pool::Pool;
+pub use rules::Rules;

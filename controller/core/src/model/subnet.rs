@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use lb_svc_crds::SubnetSpec;
 
 use super::Condition;
+use crate::ipam::Rules;
 
 /// A Subnet as last seen, beside what the allocator keeps of it.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,6 +23,10 @@ pub struct Subnet {
     pub held: bool,
     /// Its spec.
     pub spec: SubnetSpec,
+    /// To whom it hands out addresses, by its annotations.
+    pub rules: Rules,
+    /// What of its annotations cannot be read.
+    pub unread: Vec<String>,
     /// Its status, without the conditions' times.
     pub status: SubnetStatus,
     /// When each condition last changed its status.

@@ -48,10 +48,11 @@ pub fn plan(subnet: &Subnet, usage: &Usage) -> SubnetPlan {
     let validated = match &usage.invalid {
         None => {
             let ignored = &subnet.spec.ignored.0;
-            let rest = match ignored.is_empty() {
+            let mut rest = match ignored.is_empty() {
                 true => String::new(),
                 false => format!("; fields without effect here: {}", ignored.join(", ")),
             };
+            rest.extend(subnet.unread.iter().map(|problem| format!("; {problem}")));
             condition("Validated", true, Reason::Valid, format!("the spec makes sense{rest}"))
         }
         Some(invalid) => condition("Validated", false, Reason::Invalid, invalid.to_string()),
@@ -106,6 +107,15 @@ mod tests {
         let mut allocator = Allocator::default();
         allocator.set_subnet("lan", &subnet.spec, None, subnet.deleting);
         plan(subnet, &allocator.usage("lan").unwrap())
+    }
+
+    #[test]
+    fn what_cannot_be_read_of_its_annotations_is_said() {
+        let subnet = Subnet { unread: vec!["annotation x means nothing".into()], ..subnet("10.0.0.0/24") };
+        let conditions = planned(&subnet).status.unwrap().conditions;
+        let validated = conditions.iter().find(|condition| condition.kind == "Validated").unwrap();
+        assert_eq!(validated.message, "the spec makes sense; annotation x means nothing");
+        assert!(validated.status);
     }
 
     #[test]

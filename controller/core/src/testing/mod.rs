@@ -36,6 +36,8 @@ pub fn subnet(cidr: &str) -> Subnet {
         deleting: false,
         held: false,
         spec: subnet_spec(cidr, "", &[]),
+        rules: Default::default(),
+        unread: Vec::new(),
         status: SubnetStatus::default(),
         since: Default::default(),
     }
