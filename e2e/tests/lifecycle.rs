@@ -4,15 +4,16 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::net::IpAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
-use kube::api::{DeleteParams, PostParams, PropagationPolicy};
-use lb_svc_e2e::objects::{PROVIDER, backends, web};
-use lb_svc_e2e::{Lab, QUICK, SLOW, client, expect, scene, serves, throughout, until};
+use kube::api::{Api, DeleteParams, ListParams, PostParams, PropagationPolicy};
+use lb_svc_crds::names;
+use lb_svc_e2e::objects::{PROVIDER, backends, port, web};
+use lb_svc_e2e::{Lab, QUICK, SLOW, Scene, client, expect, scene, serves, throughout, until};
 use serde_json::{Value, json};
 
 async fn stops(ip: IpAddr) {
@@ -441,6 +442,82 @@ async fn r5_a_kept_address_goes_with_its_namespace() {
         ends().await;
         assert_eq!(addresses().await, [ip.to_string()]);
         // The scene deletes the namespace, and waits until no claim of it is left.
+    })
+    .await;
+}
+
+/// What the controller last named to a gateway pod.
+fn named(pod: &Pod) -> Option<String> {
+    pod.annotations().get("lb-svc.kubeovn.io/config").cloned()
+}
+
+/// Whether the gateway carries out what its ConfigMap says.
+async fn carries_out(scene: &Scene, pod: &Pod) -> Result<(), String> {
+    let config = scene.api::<ConfigMap>().get("lb-svc-web").await.map_err(|error| error.to_string())?;
+    let wanted = names::digest(config.data.unwrap_or_default()["config.json"].as_bytes());
+    let status = scene.status(pod).await.map_err(|error| error.to_string())?;
+    expect(status.digest.as_ref() == Some(&wanted), (status.digest, wanted))
+}
+
+#[tokio::test]
+async fn a_port_edit_is_pushed_and_no_pod_is_annotated() {
+    scene("pushed", async |scene| {
+        let ip = scene.served("web", 1).await;
+        let pod = scene.gateway("web").await;
+        let before = named(&pod);
+        assert!(before.is_some(), "the first configuration is named");
+        let mut times = Vec::new();
+        for number in [83, 82, 81] {
+            let ports = json!([port("TCP", 80, 80), port("TCP", number, 80)]);
+            let start = Instant::now();
+            scene.patch_service("web", json!({ "spec": { "ports": ports } })).await;
+            until(&format!("port {number}"), QUICK, async || client::get(ip, number).await).await;
+            times.push(start.elapsed());
+        }
+        eprintln!("answered after {times:?}");
+        carries_out(&scene, &pod).await.unwrap();
+        let pushes = scene.metric(&pod, "lb_svc_gateway_pushes_total{outcome=\"admitted\"}").await.unwrap();
+        assert!(pushes >= 3, "{pushes}");
+
+        // The mounted file may be behind for a minute; the next process does without it.
+        Lab::kill(&pod.uid().unwrap(), "lb-svc-gateway").await.unwrap();
+        throughout("port 81 goes on", Duration::from_secs(5), async || {
+            let now = scene.gateways("web").await.into_iter().find(|now| now.uid() == pod.uid());
+            expect(now.as_ref().is_some_and(|now| named(now) == before), now.map(|now| named(&now)))?;
+            client::get(ip, 81).await.map_err(|error| error.to_string())
+        })
+        .await;
+        until("the container is back", SLOW, async || {
+            let now = scene.gateway("web").await;
+            let statuses = now.status.and_then(|status| status.container_statuses).unwrap_or_default();
+            expect(statuses.iter().all(|status| status.restart_count == 1), statuses.len())
+        })
+        .await;
+        carries_out(&scene, &pod).await.unwrap();
+        client::get(ip, 81).await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_gateway_that_the_controller_cannot_reach_is_nudged() {
+    scene("unreached", async |scene| {
+        let ip = scene.served("web", 1).await;
+        let pod = scene.gateway("web").await;
+        let before = named(&pod);
+        let controllers: Api<Pod> = Api::namespaced(scene.client(), "lb-svc-system");
+        for controller in controllers.list(&ListParams::default()).await.unwrap() {
+            let address = controller.status.and_then(|status| status.pod_ip).unwrap();
+            let drop =
+                ["iptables", "-I", "INPUT", "-s", &address, "-p", "tcp", "--dport", "9410", "-j", "DROP"];
+            scene.in_pod(&pod, &drop).await;
+        }
+        scene
+            .patch_service("web", json!({ "spec": { "ports": [port("TCP", 80, 80), port("TCP", 81, 80)] } }))
+            .await;
+        until("port 81", QUICK, async || client::get(ip, 81).await).await;
+        carries_out(&scene, &pod).await.unwrap();
+        assert_ne!(named(&scene.gateway("web").await), before);
     })
     .await;
 }

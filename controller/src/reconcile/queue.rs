@@ -20,6 +20,9 @@ use crate::index::Key;
 /// How many keys are worked on at once. Work on a key is waiting for the API
 /// server or a gateway, so this bounds open requests, not threads.
 const CONCURRENT: usize = 256;
+/// Changes within so long are one run, and one write: who edits a Service often edits it
+/// again at once, and endpoints change in several slices.
+const GATEWAY_DELAY: Duration = Duration::from_millis(20);
 /// A Subnet's status is brought up to date once for many claims.
 const SUBNET_DELAY: Duration = Duration::from_millis(100);
 
@@ -59,7 +62,8 @@ impl Queue {
     /// Looks at `key`, which something that has changed concerns, soon.
     pub fn push(&self, key: Key) {
         let delay = match key {
-            Key::Gateway(_) | Key::Backend(_) => Duration::ZERO,
+            Key::Gateway(_) => GATEWAY_DELAY,
+            Key::Backend(_) => Duration::ZERO,
             Key::Subnet(_) => SUBNET_DELAY,
         };
         self.send(key, delay, Cause::Change);
@@ -174,6 +178,26 @@ mod tests {
         let mut log = log.borrow().clone();
         log[..3].sort();
         assert_eq!(log, ["+quick", "+slow", "-quick", "-slow", "+slow", "-slow"]);
+    }
+
+    #[tokio::test(flavor = "current_thread", start_paused = true)]
+    async fn changes_within_a_moment_are_one_run() {
+        let (queue, requests) = queue();
+        let (runs, again, start) = (Rc::new(RefCell::new(Vec::new())), queue.clone(), Instant::now());
+        let stop = async {
+            for pause in [0, 10, 9, 6] {
+                tokio::time::sleep(Duration::from_millis(pause)).await;
+                again.push(key("web"));
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            Duration::ZERO
+        };
+        run(requests, queue.clone(), stop, |_, _| {
+            runs.borrow_mut().push(start.elapsed().as_millis());
+            async { None }
+        })
+        .await;
+        assert_eq!(*runs.borrow(), [20, 45], "of those after 0, 10 and 19 ms, and of that after 25");
     }
 
     #[tokio::test(flavor = "current_thread", start_paused = true)]

@@ -87,9 +87,11 @@ impl Published {
         self.turns.send_replace(());
     }
 
-    /// The generation of the configuration in force, if it is a signed one.
-    pub(super) fn generation(&self) -> Option<u64> {
-        self.state().status.generation
+    /// The generation of the configuration in force, if it is a signed one, and the digest
+    /// of the one that was last read.
+    pub(super) fn taken(&self) -> (Option<u64>, Option<String>) {
+        let GatewayStatus { generation, seen, .. } = &self.state().status;
+        (*generation, seen.clone())
     }
 
     /// Waits until the configuration of this digest and generation is carried out.

@@ -8,8 +8,8 @@
 //! ```
 //!
 //! What admits a configuration is the controller's signature for this gateway, as for the
-//! mounted file. It comes first, in a header: whoever has none, or an earlier one, has
-//! no body read.
+//! mounted file. It comes first, in a header: whoever has none, or one that is no later
+//! than what is in force, has no body read.
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -195,26 +195,34 @@ impl Pushes {
         B: Body<Data = Bytes>,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let seal = request.headers().get(names::SEAL_HEADER).ok_or(Refusal::NoSeal)?.as_bytes().to_vec();
-        let pushed = self.authority.open(&seal).map_err(Refused::from)?.generation;
-        if let Some(in_force) = published.generation().filter(|in_force| pushed < *in_force) {
+        let text = request.headers().get(names::SEAL_HEADER).ok_or(Refusal::NoSeal)?.as_bytes().to_vec();
+        let seal = self.authority.open(&text).map_err(Refused::from)?;
+        let (pushed, (in_force, seen)) = (seal.generation, published.taken());
+        if let Some(in_force) = in_force.filter(|in_force| pushed < *in_force) {
             return Err(Refusal::Outdated { pushed, in_force });
         }
-        let _slot = self.slot(client)?;
-        let config = body(request.into_body()).await?;
+        let digest = seal.parts.get(names::CONFIG_KEY).cloned().unwrap_or_default();
+        let mut until = Instant::now() + ANSWER_WITHIN;
+        // Who sends again what was taken, the controller or not, need not be listened to.
+        if in_force != Some(pushed) || seen.as_ref() != Some(&digest) {
+            let _slot = self.slot(client)?;
+            let config = body(request.into_body()).await?;
+            until = Instant::now() + ANSWER_WITHIN;
+            timeout_at(until, self.hand_over(text, config)).await.map_err(|_| Refusal::NotTaken)??;
+        }
+        let carried_out = timeout_at(until, published.carried_out(&digest, pushed)).await;
+        Ok(if carried_out.is_ok() { StatusCode::OK } else { StatusCode::ACCEPTED })
+    }
+
+    /// Checks a configuration, and has the agent take it.
+    async fn hand_over(&self, seal: Vec<u8>, config: Vec<u8>) -> Result<(), Refusal> {
         let authority = self.authority.clone();
         // Hashing and parsing as much as a ConfigMap holds takes long.
         let sealed = off_loop(async move || Ok(Sealed::new(&authority, seal, config))).await;
         let sealed = sealed.map_err(|_| Refusal::NotTaken)??;
-        let (digest, until) = (sealed.digest.clone(), Instant::now() + ANSWER_WITHIN);
         let (answer, answered) = oneshot::channel();
-        let taken = async {
-            self.to_agent.send(Push { sealed, answer }).await.map_err(|_| Refusal::NotTaken)?;
-            answered.await.map_err(|_| Refusal::NotTaken)?
-        };
-        timeout_at(until, taken).await.map_err(|_| Refusal::NotTaken)??;
-        let carried_out = timeout_at(until, published.carried_out(&digest, pushed)).await;
-        Ok(if carried_out.is_ok() { StatusCode::OK } else { StatusCode::ACCEPTED })
+        self.to_agent.send(Push { sealed, answer }).await.map_err(|_| Refusal::NotTaken)?;
+        answered.await.map_err(|_| Refusal::NotTaken)?
     }
 }
 
@@ -296,7 +304,8 @@ mod tests {
                     answer.send(Ok(())).unwrap();
                     tokio::time::sleep(after).await;
                     let (digest, generation) = (Some(sealed.digest), Some(sealed.generation));
-                    let status = GatewayStatus { digest, generation, ..GatewayStatus::default() };
+                    let seen = digest.clone();
+                    let status = GatewayStatus { digest, seen, generation, ..GatewayStatus::default() };
                     published.set(status, true);
                 }
             });
@@ -404,13 +413,13 @@ mod tests {
         assert_eq!((controller.status(), start.elapsed()), (StatusCode::OK, Duration::ZERO));
         assert_eq!(slow.await.unwrap().0, 408);
         assert_eq!(start.elapsed().as_millis() / 100, 19, "after the time of a body");
-        assert_eq!(said(pushes.answer(pushed(6), GREEDY, &published).await).await.0, 200, "its slot is free");
+        assert_eq!(said(pushes.answer(pushed(7), GREEDY, &published).await).await.0, 200, "its slot is free");
 
         // A few at a time, whoever they are.
         let mut slow: Vec<_> = (10..14)
             .map(|last| {
                 Box::pin(pushes.answer(
-                    request(&seal(7, CONFIG), silent()),
+                    request(&seal(8, CONFIG), silent()),
                     IpAddr::from([10, 0, 0, last]),
                     &published,
                 ))
@@ -419,22 +428,27 @@ mod tests {
         for answer in &mut slow {
             assert!(futures::poll!(answer).is_pending());
         }
-        assert_eq!(said(pushes.answer(pushed(7), CONTROLLER, &published).await).await.0, 503);
+        assert_eq!(said(pushes.answer(pushed(8), CONTROLLER, &published).await).await.0, 503);
         slow.pop();
         assert_eq!(
-            said(pushes.answer(pushed(7), CONTROLLER, &published).await).await.0,
+            said(pushes.answer(pushed(8), CONTROLLER, &published).await).await.0,
             200,
             "one went away"
         );
     }
 
     #[tokio::test]
-    async fn body_without_a_valid_seal_is_not_read() {
+    async fn body_without_a_later_seal_is_not_read() {
         let scene = Scene::new();
         let forged = key(2).sign(&Seal::of_config("uid", 9, CONFIG));
         for (seal, code) in [(forged, 403), (seal(4, CONFIG), 409)] {
             assert_eq!(scene.refused(request(&seal, silent())).await.0, code);
         }
+        let taken = Some(names::digest(CONFIG));
+        let (digest, seen, generation) = (taken.clone(), taken, Some(5));
+        scene.published.set(GatewayStatus { digest, seen, generation, ..GatewayStatus::default() }, true);
+        let again = request(&seal(5, CONFIG), silent());
+        assert_eq!(scene.refused(again).await.0, 200, "it was taken");
         assert!(scene.pushes.taken().is_empty());
     }
 }
