@@ -13,7 +13,7 @@ times_of=suite
 # may run beside them.
 fresh=(document)
 parallel=(serving lifecycle healing network conflict faults settings pending subnets regressions plugin)
-alone=(direct spread fleet failover disruption modes chart kills soak)
+alone=(node_mode direct spread fleet failover disruption modes chart kills soak)
 
 runner=$(e2e/cluster/cluster.sh runner)
 host=$(rustc -vV | sed -n 's/^host: //p')
