@@ -14,7 +14,7 @@ times_of=suite
 fresh=(document)
 parallel=(serving lifecycle healing network conflict faults settings pending subnets regressions plugin)
 few=(direct)
-alone=(spread tenant fleet failover disruption modes chart kills soak)
+alone=(node_mode spread tenant fleet failover disruption modes chart kills soak)
 # From and to another release, which takes minutes to build: where that is in the cache, or when asked for.
 asked=(upgrade)
 

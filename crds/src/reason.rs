@@ -118,6 +118,8 @@ reasons! {
     PortInUse,
     /// The nodes need the port themselves.
     PortReserved,
+    /// Another than kube-proxy may serve Services in the cluster.
+    ProxyUntried,
     /// More nodes fit than a Service takes.
     TooManyNodes,
 

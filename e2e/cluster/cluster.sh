@@ -25,6 +25,7 @@
 #   runner [N]           print the command prefix that runs a program as the client, or on node N
 #   kubelet-stop N       stop the kubelet of node N
 #   kubelet-start N      start it again, and wait for the node to be Ready
+#   proxy-mode MODE      local: start every kube-proxy anew in this mode, iptables or nftables (the default)
 #   node-stop N          cut node N off as a power failure does: processes, containers and link (not node 1)
 #   node-start N         start it again
 #   api-stop             kill the API server

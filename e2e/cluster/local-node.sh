@@ -24,12 +24,16 @@ run_containerd() { # NODE
   import "$BIN/pause.tar" "$1"
 }
 
+start_kube_proxy() { # NODE
+  spawn_on "$1" kube-proxy kube-proxy --config="$STATE/n$1/kube-proxy.yaml"
+}
+
 start_kubelet() { # NODE [SINCE]: and its kube-proxy, if that does not run
   write_kubelet_config "$1"
   write_kube_proxy_config "$1"
   spawn_on "$1" kubelet kubelet --hostname-override="n$1" --node-ip="$(node_ip "$1")" \
     --config="$STATE/n$1/kubelet.yaml" --kubeconfig="$STATE/pki/n$1.kubeconfig"
-  runs "kube-proxy-n$1" || spawn_on "$1" kube-proxy kube-proxy --config="$STATE/n$1/kube-proxy.yaml"
+  runs "kube-proxy-n$1" || start_kube_proxy "$1"
   await 60 "kubelet-n$1" "node $1 to be Ready" node_ready "$1" "${2:-}"
 }
 
@@ -170,7 +174,7 @@ write_kube_proxy_config() { # NODE
   cat >"$STATE/n$1/kube-proxy.yaml" <<END
 apiVersion: kubeproxy.config.k8s.io/v1alpha1
 kind: KubeProxyConfiguration
-mode: nftables
+mode: $(cat "$STATE/proxy-mode" 2>/dev/null || echo nftables)
 clusterCIDR: 10.244.0.0/16
 hostnameOverride: n$1
 clientConnection: {kubeconfig: $STATE/pki/kube-proxy.kubeconfig}

@@ -115,6 +115,17 @@ verb_node() { need_node "$@"; in_net "n$1" "${@:2}"; }
 verb_kubelet_stop() { need_node "$@"; stop "kubelet-n$1"; }
 verb_kubelet_start() { need_node "$@"; runs "kubelet-n$1" || start_kubelet "$1" "$(now)"; }
 verb_images_on() { need_node "$@"; ctr_on "$1" images ls | awk 'NR > 1 && $1 !~ /^sha256:/ {print $1, $4 $5}'; }
+verb_proxy_mode() {
+  local i
+  need_cluster
+  case ${1:-} in iptables | nftables) ;; *) usage ;; esac
+  echo "$1" >"$STATE/proxy-mode"
+  for i in $(seq "$(node_count)"); do
+    write_kube_proxy_config "$i"
+    stop "kube-proxy-n$i"
+    start_kube_proxy "$i"
+  done
+}
 verb_node_stop() { need_node "$@"; [ "$1" != 1 ] || die "node 1 carries the control plane"; cut_off "$1"; }
 verb_node_start() { need_node "$@"; if is_off "$1" || ! runs "node-n$1"; then plug_in "$1"; fi; }
 verb_api_stop() { need_cluster; kill_until_gone processes kube-apiserver; }

@@ -29,6 +29,14 @@ impl Controller {
     /// # Errors
     /// When there is no such program.
     pub fn start(kubeconfig: &Path) -> io::Result<Self> {
+        Self::start_with(kubeconfig, None)
+    }
+
+    /// The same, with this configuration.
+    ///
+    /// # Errors
+    /// When there is no such program.
+    pub fn start_with(kubeconfig: &Path, configuration: Option<&Path>) -> io::Result<Self> {
         let program = std::env::var_os("LB_SVC_CONTROLLER")
             .ok_or_else(|| io::Error::other("LB_SVC_CONTROLLER does not say where the controller is"))?;
         let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
@@ -38,6 +46,7 @@ impl Controller {
             // The name stays, so that the next one need not wait for the Lease.
             .args(["--name=beside", "--namespace", SYSTEM])
             .arg(format!("--listen=127.0.0.1:{port}"))
+            .args(configuration.map(|file| format!("--config={}", file.display())))
             .env("KUBECONFIG", kubeconfig)
             .env("RUST_LOG", log)
             .stdin(Stdio::null())

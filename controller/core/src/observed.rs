@@ -131,6 +131,8 @@ pub struct ObservedNodes {
     pub publishers: Vec<(Port, String, ObjectName)>,
     /// Whether all pods have been seen that publish ports.
     pub are_pods_seen: bool,
+    /// What stands in for kube-proxy, if it is known and that is not seen.
+    pub stands_in: Option<&'static str>,
     /// Of the nodes' addresses, those that are claimed for gateways.
     pub claimed: BTreeSet<IpAddr>,
 }

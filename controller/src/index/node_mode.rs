@@ -1,11 +1,12 @@
 //! Nodes as they serve Services at their own addresses, and who has ports of theirs.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use lb_svc_core::model::{Node, ObjectName, Service, ServiceRef};
 use lb_svc_core::node_mode::claim::PortClaim;
+use lb_svc_core::node_mode::proxy;
 use lb_svc_core::node_mode::request::{Mode, mode};
 use lb_svc_core::observed::ObservedNodes;
 use lb_svc_core::service::spec::transport;
@@ -21,6 +22,8 @@ pub(super) struct Publishers {
     by_port: HashMap<Port, BTreeSet<(String, ObjectName)>>,
     /// Whether all have been seen.
     pub are_seen: bool,
+    /// The pods of kube-proxy, and of what may stand in for it.
+    proxies: BTreeMap<ObjectName, &'static str>,
 }
 
 impl Publishers {
@@ -88,6 +91,7 @@ impl Index {
             nodes: Arc::clone(&self.serving_nodes),
             publishers: publishers.collect(),
             are_pods_seen: self.publishers.are_seen,
+            stands_in: self.stands_in(),
             claimed: claimed.filter(|address| addresses.contains(address)).collect(),
             claims,
         }
@@ -147,11 +151,29 @@ impl Index {
         self.at_nodes.iter().filter(uses).map(Key::gateway_of).collect()
     }
 
+    fn stands_in(&self) -> Option<&'static str> {
+        proxy::stands_in(self.publishers.proxies.values().copied())
+    }
+
+    /// A pod is of kube-proxy, or of this that may stand in for it; `None` if of
+    /// neither.
+    pub fn set_proxy(&mut self, pod: &ObjectName, name: Option<&'static str>) -> Vec<Key> {
+        let before = self.stands_in();
+        match name {
+            Some(name) => self.publishers.proxies.insert(pod.clone(), name),
+            None => self.publishers.proxies.remove(pod),
+        };
+        if before == self.stands_in() { Vec::new() } else { self.at_nodes().collect() }
+    }
+
     /// All pods have been listed, and set: those of other names publish nothing.
     pub fn publishers_listed(&mut self, names: &BTreeSet<ObjectName>) -> Vec<Key> {
         let gone: Vec<ObjectName> =
             self.publishers.of.keys().filter(|pod| !names.contains(*pod)).cloned().collect();
         let mut keys: Vec<Key> = gone.into_iter().flat_map(|pod| self.set_publisher(&pod, None)).collect();
+        let gone: Vec<ObjectName> =
+            self.publishers.proxies.keys().filter(|pod| !names.contains(*pod)).cloned().collect();
+        keys.extend(gone.into_iter().flat_map(|pod| self.set_proxy(&pod, None)));
         if !std::mem::replace(&mut self.publishers.are_seen, true) {
             keys.extend(self.at_nodes());
         }
@@ -211,6 +233,19 @@ mod tests {
         assert!(seen(&index).are_pods_seen);
         assert_eq!(index.publishers_listed(&[pod(2)].into()), std::slice::from_ref(&key));
         assert!(seen(&index).publishers.is_empty());
+    }
+
+    #[test]
+    fn what_stands_in_for_kube_proxy_concerns_services_at_nodes() {
+        let (mut index, key) = with_service();
+        let pod = |name: &str| ("kube-system".to_owned(), name.to_owned());
+        assert_eq!(index.set_proxy(&pod("cilium-1"), Some("Cilium")), std::slice::from_ref(&key));
+        assert_eq!(index.set_proxy(&pod("cilium-2"), Some("Cilium")), []);
+        assert_eq!(seen(&index).stands_in, Some("Cilium"));
+        assert_eq!(index.set_proxy(&pod("kube-proxy-1"), Some("kube-proxy")), std::slice::from_ref(&key));
+        assert_eq!(seen(&index).stands_in, None);
+        index.publishers_listed(&[pod("cilium-1")].into());
+        assert_eq!(seen(&index).stands_in, Some("Cilium"));
     }
 
     #[test]

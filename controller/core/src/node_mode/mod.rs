@@ -20,4 +20,5 @@ pub mod claim;
 pub mod nodes;
 pub mod plan;
 pub mod ports;
+pub mod proxy;
 pub mod request;

@@ -15,6 +15,7 @@ use lb_svc_crds::reason::Reason;
 use super::claim::{PortClaim, PortRequest};
 use super::nodes::{self, ADDRESSES_MAX};
 use super::ports::Named;
+use super::proxy;
 use super::request::{self, NodeRequest, Scope};
 use crate::action::Action;
 use crate::model::{Ingress, Node, NodeId, Problem, Service};
@@ -46,7 +47,7 @@ pub fn plan(service: &Service, refused: Option<Problem>, observed: &Observed) ->
     let planner =
         Planner { service, observed, own: own(service, observed), local_nodes: local_nodes(observed) };
     match request::read(service, &observed.configuration.node_mode, is_k3s_in_use) {
-        Err(problem) => planner.withhold(&problem, actions),
+        Err(problem) => planner.withhold(refused.as_ref().unwrap_or(&problem), actions),
         Ok(request) => {
             let scope = refused.map_or(request.scope.clone(), Err);
             planner.serve(&NodeRequest { scope, ..request }, actions)
@@ -121,6 +122,7 @@ impl<'a> Planner<'a> {
         free.sort_by_key(|name| (!self.is_held(request, name), *name));
         let wanted: BTreeSet<String> = free.iter().take(NODES_MAX).map(|name| (*name).to_owned()).collect();
         let mut warnings = request.warnings.clone();
+        warnings.extend(self.nodes().stands_in.map(proxy::untried));
         if free.len() > NODES_MAX {
             let message = format!(
                 "{} nodes fit, {NODES_MAX} serve: name fewer by the annotation {}",
@@ -615,6 +617,15 @@ mod tests {
     }
 
     #[test]
+    fn what_may_stand_in_for_kube_proxy_is_named_and_the_service_published() {
+        let mut observed = observed(service(), nodes(&THREE));
+        observed.nodes.stands_in = Some("Cilium");
+        let observed = settle(observed);
+        assert_eq!((shown(&observed), said(&observed, LIMITED)), (THREE.into(), "ProxyUntried"));
+        assert!(message(&observed, LIMITED).contains("Cilium"));
+    }
+
+    #[test]
     fn who_may_no_longer_is_taken_out_and_holds_nothing() {
         let mut observed = settle(observed(service(), nodes(&THREE)));
         let mut configuration = (*observed.configuration).clone();
@@ -729,6 +740,19 @@ mod tests {
         observed.addresses.claims.clear();
         let observed = settle(observed);
         assert_eq!(shown(&observed), THREE);
+    }
+
+    #[test]
+    fn contradiction_of_a_service_that_nothing_serves_yet_is_said() {
+        let mut both = crate::testing::service();
+        both.class = Some(names::NODE_CLASS.into());
+        for permissions in [crate::testing::nodes::permissions(), Default::default()] {
+            let mut observed = observed(both.clone(), nodes(&THREE));
+            Arc::make_mut(&mut observed.configuration).node_mode = permissions;
+            let observed = settle(observed);
+            assert_eq!(said(&observed, NODE_ADDRESSES_READY), "NodeModeContradicted");
+            assert_eq!((shown(&observed).len(), observed.nodes.claims.len()), (0, 0));
+        }
     }
 
     #[test]

@@ -138,9 +138,9 @@ pub fn plan(observed: &Observed) -> Plan {
             withdraw(observed, Some(changing_over(service, observed)))
         }
         Some((service, Mode::Nodes)) => at_nodes(service, None, observed),
-        Some((service, Mode::Refused(problem))) => match has_ports(service, observed) {
-            true => at_nodes(service, Some(problem), observed),
-            false => keep_serving(service, &problem, observed),
+        Some((service, Mode::Refused(problem))) => match has_gateway(service, observed) {
+            true => keep_serving(service, &problem, observed),
+            false => at_nodes(service, Some(problem), observed),
         },
         _ if !observed.nodes.claims.is_empty() => node_mode::leave(observed),
         Some((_, Mode::Gateway)) | None => with_gateway(observed),
@@ -168,11 +168,6 @@ fn has_gateway(service: &Service, observed: &Observed) -> bool {
         || is_own(gateway.deployment.as_ref().and_then(|object| object.owner_uid.as_ref()))
         || is_own(gateway.budget.as_ref().and_then(|object| object.owner_uid.as_ref()))
         || gateway.pods.iter().any(|pod| pod.owner_uid == uid && pod.could_answer())
-}
-
-/// Whether this very Service has ports of nodes.
-fn has_ports(service: &Service, observed: &Observed) -> bool {
-    observed.nodes.claims.iter().any(|claim| claim.owner.uid == service.id.uid)
 }
 
 /// What is said of a Service whose gateway has to go before nodes serve it.

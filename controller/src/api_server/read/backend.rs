@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
 use kube::{Resource, ResourceExt};
 use lb_svc_core::model::{Backend, PodId};
+use lb_svc_core::node_mode::proxy;
 use lb_svc_core::service::spec::transport;
 use lb_svc_crds::gateway::Port;
 use lb_svc_crds::names;
@@ -120,6 +121,11 @@ pub fn published_ports(object: &WatchedPod) -> Option<(String, BTreeSet<Port>)> 
     Some((node, ports))
 }
 
+/// Whether a pod is of kube-proxy, or of what may stand in for it.
+pub fn proxy_of(object: &WatchedPod) -> Option<&'static str> {
+    proxy::of_pod(&object.namespace()?, object.labels())
+}
+
 /// The most labels of a pod, in number and in bytes, by which it is selected
 /// here. Beyond that only EndpointSlices say whose endpoint it is.
 const LABELS_MAX: (usize, usize) = (64, 8_192);
@@ -194,5 +200,27 @@ mod tests {
         assert!(!of(lives(), "Failed", &[containers, others]).0);
         let ends = json!({ "uid": "p-1", "deletionTimestamp": "2026-01-01T00:00:00Z" });
         assert!(!of(ends, "Running", &[containers, others]).0);
+    }
+
+    #[test]
+    fn ports_that_a_pod_publishes_on_its_node_are_read_of_all_its_containers() {
+        let of = |spec: serde_json::Value, phase: &str| {
+            let object = json!({ "metadata": { "namespace": "a", "name": "b" }, "spec": spec, "status": { "phase": phase } });
+            published_ports(&serde_json::from_value(object).unwrap())
+        };
+        let ports = json!([
+            { "containerPort": 8080, "hostPort": 80 }, { "containerPort": 53, "hostPort": 53, "protocol": "UDP" },
+            { "containerPort": 9000 }, { "containerPort": 9, "hostPort": 9, "protocol": "SCTP" },
+        ]);
+        let sidecar = json!([{ "ports": [{ "containerPort": 443, "hostPort": 443 }] }]);
+        let spec = json!({ "nodeName": "n1", "containers": [{ "ports": ports }], "initContainers": sidecar });
+        let (node, found) = of(spec.clone(), "Running").unwrap();
+        let found: Vec<_> = found.iter().map(|port| (port.port, port.protocol.name())).collect();
+        assert_eq!((node.as_str(), &found[..]), ("n1", &[(80, "tcp"), (443, "tcp"), (53, "udp")][..]));
+        assert_eq!(of(spec.clone(), "Succeeded"), None);
+        let mut nowhere = spec;
+        nowhere["nodeName"] = json!(null);
+        assert_eq!(of(nowhere, "Pending"), None, "it is on no node yet");
+        assert_eq!(of(json!({ "nodeName": "n1", "containers": [{ "name": "c" }] }), "Running"), None);
     }
 }

@@ -16,7 +16,7 @@ mod signing_keys;
 mod subnet;
 
 pub use attachment::{NetworkAttachmentDefinition, NetworkAttachmentDefinitionSpec, attachment};
-pub use backend::{WatchedPod, backend, published_ports};
+pub use backend::{WatchedPod, backend, proxy_of, published_ports};
 pub use claim::{AnyClaim, NoClaim, any_claim, claim, claim_id};
 pub use endpoint_slice::{SERVICE_NAME_LABEL, slice};
 pub use events::START_FAILURES;

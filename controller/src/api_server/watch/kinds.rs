@@ -156,18 +156,20 @@ impl Watched for WatchedPod {
     type Read = Self;
 
     fn matters(&self) -> bool {
-        self.is_gated() || read::published_ports(self).is_some()
+        self.is_gated() || read::published_ports(self).is_some() || read::proxy_of(self).is_some()
     }
 
     fn set(index: &mut Index, object: Self) -> Vec<Key> {
         let backend = object.is_gated().then(|| read::backend(&object));
         let mut keys = index.set_publisher(&object_name(&object), read::published_ports(&object));
+        keys.extend(index.set_proxy(&object_name(&object), read::proxy_of(&object)));
         keys.extend(index.set_backend(object_name(&object), backend));
         keys
     }
 
     fn gone(index: &mut Index, object: &Self) -> Vec<Key> {
         let mut keys = index.set_publisher(&object_name(object), None);
+        keys.extend(index.set_proxy(&object_name(object), None));
         keys.extend(index.set_backend(object_name(object), None));
         keys
     }
