@@ -192,7 +192,8 @@ impl Conditions {
             Ready::Impossible(problem) => not_ready(problem),
             Ready::NotYet(problem) => not_ready(failure.unwrap_or(problem)),
             Ready::Yes(how) => {
-                let message = format!("{} is served{how}", ips(&self.ingress).join(", "));
+                let verb = if self.ingress.len() > 1 { "are" } else { "is" };
+                let message = format!("{} {verb} served{how}", ips(&self.ingress).join(", "));
                 condition(kind, true, self.server.served().as_str(), message)
             }
             Ready::AsBefore => {

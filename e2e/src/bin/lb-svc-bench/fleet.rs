@@ -164,10 +164,15 @@ impl Made {
 }
 
 /// What the controller writes for a Service that is new, word for word.
-struct Pattern {
-    uid: String,
-    address: String,
-    writes: Vec<Write>,
+pub struct Pattern {
+    /// The Service's name.
+    pub name: &'static str,
+    /// Its uid.
+    pub uid: String,
+    /// What else is of this Service alone: its address, or its port.
+    pub address: String,
+    /// The writes, in order.
+    pub writes: Vec<Write>,
 }
 
 impl Pattern {
@@ -175,34 +180,40 @@ impl Pattern {
         let proxy = Proxy::start(stage.lab.client.clone()).await?;
         let controller = Controller::start(proxy.kubeconfig())?;
         let service = stage.create::<Service>(web(PATTERN)).await?;
-        // A run ends with the status.
-        let last = |write: &Write| write.target.contains(&format!("/services/{PATTERN}/status?"));
+        let writes = Self::writes_for(&proxy, PATTERN).await?;
+        controller.stop().await?;
+        let address = stage.api::<Service>().get(PATTERN).await?.spec.and_then(|spec| spec.load_balancer_ip);
+        let address = address.context("the pattern has no address")?;
+        let uid = service.uid().context("the pattern has no uid")?;
+        Ok(Self { name: PATTERN, uid, address, writes })
+    }
+
+    /// What is written for the Service of this name, up to its status: that ends a
+    /// run.
+    pub async fn writes_for(proxy: &Proxy, name: &str) -> anyhow::Result<Vec<Write>> {
+        let last = |write: &Write| write.target.contains(&format!("/services/{name}/status?"));
         let writes = within("the controller to write", LONG, async || {
             let writes = proxy.writes();
             let end = writes.iter().position(last);
             Ok(end.map(|end| writes[..=end].to_vec()))
         })
         .await?;
-        controller.stop().await?;
         let about_it = |write: &Write| {
             let text = format!("{} {}", write.target, String::from_utf8_lossy(&write.body));
-            text.contains(PATTERN)
+            text.contains(name)
         };
         let writes: Vec<Write> = writes.into_iter().filter(about_it).collect();
         let targets: Vec<&str> =
             writes.iter().map(|write| write.target.split('?').next().unwrap_or_default()).collect();
         eprintln!("  writes for a Service: {targets:#?}");
-        let address = stage.api::<Service>().get(PATTERN).await?.spec.and_then(|spec| spec.load_balancer_ip);
-        let address = address.context("the pattern has no address")?;
-        let uid = service.uid().context("the pattern has no uid")?;
-        Ok(Self { uid, address, writes })
+        Ok(writes)
     }
 
     /// The same for another Service, sent one after the other.
-    async fn write(&self, stage: &Stage, service: &Service, address: &str) -> anyhow::Result<()> {
+    pub async fn write(&self, stage: &Stage, service: &Service, address: &str) -> anyhow::Result<()> {
         let (name, uid) = (service.name_any(), service.uid().unwrap_or_default());
         let its = |text: &str| {
-            text.replace(PATTERN, &name).replace(&self.uid, &uid).replace(&self.address, address)
+            text.replace(&self.address, address).replace(self.name, &name).replace(&self.uid, &uid)
         };
         for write in &self.writes {
             let mut body: Value = serde_json::from_slice(&write.body)?;

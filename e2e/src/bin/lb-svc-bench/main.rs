@@ -13,6 +13,7 @@ mod fleet;
 mod gateways;
 mod load;
 mod metallb;
+mod nodes;
 mod port;
 mod quiet;
 mod size;
@@ -44,7 +45,7 @@ pub struct Options {
     minutes: u64,
     /// Only these: start, port, gone, rules, endpoints, throughput,
     /// connections, closing, failover, fifty, heartbeat, quiet, busy, size,
-    /// allocator, fleet, idle, scale.
+    /// allocator, fleet, idle, scale, nodes.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Shorter runs, for development: not what the goals are about.
@@ -159,6 +160,10 @@ async fn measure(stage: &Stage, options: &Options, rows: &mut Vec<Row>) -> anyho
     if ["fleet", "idle", "scale"].iter().any(|name| options.wants(name)) {
         eprintln!("fleet, idle, scale: many Services, no gateways");
         rows.extend(fleet::measure(stage, options).await.context("fleet")?);
+    }
+    if options.wants("nodes") {
+        eprintln!("nodes: many Services at node addresses");
+        rows.extend(nodes::measure(stage, options).await.context("nodes")?);
     }
     Ok(())
 }
