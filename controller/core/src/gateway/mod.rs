@@ -12,6 +12,7 @@ pub mod election_report;
 pub mod manifests;
 pub mod migration;
 pub mod placement;
+pub mod plan;
 pub mod pod_settings;
 pub mod repair;
 pub mod rollout;

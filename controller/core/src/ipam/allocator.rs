@@ -2,7 +2,7 @@
 
 mod strangers;
 mod subnet;
-mod usage;
+mod view;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr};
@@ -16,7 +16,7 @@ use super::{AddressRequest, AllocationError, Claim, InvalidSubnet, Network, Pool
 use crate::model::ServiceRef;
 use strangers::Strangers;
 use subnet::Subnet;
-pub use usage::Usage;
+pub use view::Usage;
 
 #[derive(Debug)]
 struct Entry {
@@ -470,31 +470,6 @@ impl Allocator {
             }
         }
         Ok((*name).clone())
-    }
-
-    /// The claims of every Service that has or had this name, by name.
-    pub fn claims_of(&self, service: &ServiceRef) -> Vec<Claim> {
-        self.by_service
-            .get(service)
-            .into_iter()
-            .flatten()
-            .filter_map(|name| self.claims.get(name).map(|entry| entry.claim.clone()))
-            .collect()
-    }
-
-    /// Whether there are claims of a Service that has or had this name.
-    pub fn has_claims(&self, service: &ServiceRef) -> bool {
-        self.by_service.contains_key(service)
-    }
-
-    /// All claims.
-    pub fn claims(&self) -> impl Iterator<Item = &Claim> {
-        self.claims.values().map(|entry| &entry.claim)
-    }
-
-    /// The network of a Subnet, if its spec is valid.
-    pub fn network(&self, subnet: &str) -> Option<&Network> {
-        self.subnets.get(subnet)?.state().ok().map(|(network, _)| network)
     }
 }
 

@@ -1,4 +1,4 @@
-//! How much of a Subnet is in use.
+//! What others see of the allocator: nothing of it changes that.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
@@ -7,7 +7,7 @@ use lb_svc_crds::range::IpRange;
 
 use super::Allocator;
 use crate::ipam::pool::ranges;
-use crate::ipam::{Claim, InvalidSubnet};
+use crate::ipam::{Claim, InvalidSubnet, Network};
 use crate::model::ServiceRef;
 
 /// The usage of a Subnet.
@@ -30,6 +30,31 @@ pub struct Usage {
 }
 
 impl Allocator {
+    /// The claims of every Service that has or had this name, by name.
+    pub fn claims_of(&self, service: &ServiceRef) -> Vec<Claim> {
+        self.by_service
+            .get(service)
+            .into_iter()
+            .flatten()
+            .filter_map(|name| self.claims.get(name).map(|entry| entry.claim.clone()))
+            .collect()
+    }
+
+    /// Whether there are claims of a Service that has or had this name.
+    pub fn has_claims(&self, service: &ServiceRef) -> bool {
+        self.by_service.contains_key(service)
+    }
+
+    /// All claims.
+    pub fn claims(&self) -> impl Iterator<Item = &Claim> {
+        self.claims.values().map(|entry| &entry.claim)
+    }
+
+    /// The network of a Subnet, if its spec is valid.
+    pub fn network(&self, subnet: &str) -> Option<&Network> {
+        self.subnets.get(subnet)?.state().ok().map(|(network, _)| network)
+    }
+
     /// The usage of a Subnet, or why its spec is invalid. `None` if there is no such
     /// Subnet.
     pub fn usage(&self, subnet: &str) -> Option<Usage> {
