@@ -196,9 +196,10 @@ pub const NETWORK_STATUS_FILE: &str = "network-status";
 /// In [`POD_INFO_DIR`]: the pod's [`CONFIG_ANNOTATION`].
 pub const CONFIRMED_FILE: &str = "confirmed";
 
-/// Directory of the gateway's only writable volume, in memory: it lasts as long as the
-/// pod.
-pub const STATE_DIR: &str = "/run/lb-svc";
+/// Where a gateway keeps what outlives its process: the shared memory of its pod's
+/// containers, which is there without a volume. Pods with an `emptyDir` keep
+/// `kubectl drain` and autoscalers from their nodes.
+pub const STATE_DIR: &str = "/dev/shm";
 
 /// TCP port of the gateway's `/readyz`, `/status`, `/metrics` and [`PUSH_PATH`], on its
 /// pod IP only.

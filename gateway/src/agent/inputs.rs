@@ -511,14 +511,14 @@ mod tests {
         scene.mount(8, 4);
         assert_eq!(scene.in_force(), (Some(4), Some(8)), "a later one is mounted");
         let files = std::fs::read_dir(scene.state.path()).unwrap().map(|file| file.unwrap().file_name());
-        assert_eq!(files.collect::<Vec<_>>(), ["pushed"], "replaced, and nothing is left beside it");
+        assert_eq!(files.collect::<Vec<_>>(), ["lb-svc-pushed"], "replaced, and nothing is left beside it");
     }
 
     #[test]
     fn kept_copy_that_is_not_valid_is_ignored() {
         let mut scene = Scene::new();
         scene.push(6, 2).unwrap();
-        let path = scene.state.path().join("pushed");
+        let path = scene.state.path().join("lb-svc-pushed");
         let good = std::fs::read(&path).unwrap();
         let other = PrivateKey::from_seed(&[2; 32]).unwrap();
         let (_, content) = sealed(2, None);

@@ -49,14 +49,16 @@ impl Kept {
     /// # Errors
     /// The directory does not exist, or is not writable or full.
     pub fn write(&self, sealed: &Sealed) -> io::Result<()> {
-        let (path, new) = (self.path(), self.dir.join("pushed.new"));
-        let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&new)?;
+        let (path, new) = (self.path(), self.dir.join("lb-svc-pushed.new"));
+        // Left by a process that was killed while it wrote.
+        let _ = fs::remove_file(&new);
+        let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&new)?;
         file.write_all(&sealed.to_bytes())?;
         fs::rename(new, path)
     }
 
     fn path(&self) -> PathBuf {
-        self.dir.join("pushed")
+        self.dir.join("lb-svc-pushed")
     }
 }
 

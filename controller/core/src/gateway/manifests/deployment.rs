@@ -162,7 +162,6 @@ fn plain(
                         "volumeMounts": [
                             { "name": "config", "mountPath": names::CONFIG_DIR, "readOnly": true },
                             { "name": "pod", "mountPath": names::POD_INFO_DIR, "readOnly": true },
-                            { "name": "state", "mountPath": names::STATE_DIR },
                         ],
                     }],
                     "volumes": [
@@ -171,8 +170,6 @@ fn plain(
                             annotation_file(names::NETWORK_STATUS_FILE, names::NETWORK_STATUS_ANNOTATION),
                             annotation_file(names::CONFIRMED_FILE, names::CONFIG_ANNOTATION),
                         ] } },
-                        // Two copies of what a ConfigMap holds, and more.
-                        { "name": "state", "emptyDir": { "medium": "Memory", "sizeLimit": "4Mi" } },
                     ],
                 },
             },
