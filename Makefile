@@ -154,7 +154,7 @@ fuzz:
 	  corpus=target/fuzz/corpus/$$target; mkdir -p $$corpus; \
 	  echo "== $$target, $(SECONDS) s"; \
 	  FUZZ_TARGET=$$target FUZZ_CORPUS=$$corpus $(fuzzer) -max_total_time=$(SECONDS) -timeout=10 -rss_limit_mb=1024 \
-	    -max_len=65536 -print_final_stats=1 -verbosity=0 -artifact_prefix=target/fuzz/$$target- $$corpus; \
+	    -max_len=65536 -print_final_stats=1 -verbosity=0 -print_funcs=0 -artifact_prefix=target/fuzz/$$target- $$corpus; \
 	done
 
 bench: images
