@@ -11,19 +11,12 @@ use ipnet::Ipv4Net;
 use lb_svc_crds::SubnetSpec;
 use lb_svc_crds::names::Provider;
 
+use super::known::Known;
 use super::overlap;
 use super::{AddressRequest, AllocationError, Claim, InvalidSubnet, Network, Pool, Reservation, Rules};
-use crate::model::ServiceRef;
 use strangers::Strangers;
 use subnet::Subnet;
 pub use view::Usage;
-
-#[derive(Debug)]
-struct Entry {
-    claim: Claim,
-    /// Whether the watch has shown it, or only our own write.
-    confirmed: bool,
-}
 
 /// What is reserved for a claim that is being made.
 #[derive(Debug)]
@@ -41,8 +34,7 @@ pub struct Allocator {
     subnets: BTreeMap<String, Subnet>,
     /// To whom they hand out addresses, by name.
     rules: BTreeMap<String, Rules>,
-    claims: HashMap<String, Entry>,
-    by_service: HashMap<ServiceRef, BTreeSet<String>>,
+    claims: Known<Claim>,
     /// Reservations by the names of their claims.
     reserved: HashMap<String, Reserved>,
     /// IP objects that are no claims, by name.
@@ -210,7 +202,7 @@ impl Allocator {
     /// has them.
     fn pool(&self, network: &Network) -> Pool {
         let mut pool = Pool::new(network);
-        let claimed = self.claims.values().map(|entry| (&entry.claim.provider, entry.claim.address));
+        let claimed = self.claims().map(|claim| (&claim.provider, claim.address));
         let reserved = self.reserved.values().map(|reserved| (&reserved.provider, reserved.address));
         for (provider, address) in claimed.chain(reserved).chain(self.strangers.addresses()) {
             if let (true, IpAddr::V4(address)) = (self.share_segment(provider, &network.provider), address) {
@@ -229,29 +221,24 @@ impl Allocator {
         let name = claim.id.name.clone();
         self.reserved.remove(&name);
         self.strangers.remove(&name);
-        if let Some(known) = self.claims.get_mut(&name) {
-            known.confirmed |= confirmed;
-            if known.claim == claim {
-                return false;
-            }
+        if self.claims.has(&claim, confirmed) {
+            return false;
         }
         self.remove_entry(&name);
         self.each_pool(&claim.provider, claim.address, Pool::take);
-        self.by_service.entry(claim.owner.service.clone()).or_default().insert(name.clone());
-        self.claims.insert(name, Entry { claim, confirmed });
+        self.claims.insert(claim, confirmed);
         true
     }
 
     /// The claim with this name and uid is gone. Returns it, if it was known.
     pub fn remove(&mut self, name: &str, uid: &str) -> Option<Claim> {
-        let is_known = self.claims.get(name).is_some_and(|entry| entry.claim.id.uid == uid);
-        if is_known { self.remove_entry(name) } else { None }
+        if self.claims.knows(name, uid) { self.remove_entry(name) } else { None }
     }
 
     /// There is an IP object with this name and uid that is no claim: no claim of
     /// that name can be made. One that was a claim stays what it was.
     pub fn set_stranger(&mut self, name: &str, uid: &str) {
-        if self.claims.get(name).is_none_or(|entry| entry.claim.id.uid != uid) {
+        if !self.claims.knows(name, uid) {
             self.strangers.set(name, uid);
         }
     }
@@ -284,23 +271,12 @@ impl Allocator {
     /// The watch listed all claims anew: those it did not name are gone, but
     /// for our own that it cannot have seen yet. Returns the ones gone.
     pub fn retain(&mut self, listed: &BTreeSet<String>) -> Vec<Claim> {
-        let gone: Vec<String> = self
-            .claims
-            .iter()
-            .filter(|(name, entry)| entry.confirmed && !listed.contains(*name))
-            .map(|(name, _)| name.clone())
-            .collect();
+        let gone = self.claims.unlisted(listed);
         gone.iter().filter_map(|name| self.remove_entry(name)).collect()
     }
 
     fn remove_entry(&mut self, name: &str) -> Option<Claim> {
-        let claim = self.claims.remove(name)?.claim;
-        if let Some(names) = self.by_service.get_mut(&claim.owner.service) {
-            names.remove(name);
-            if names.is_empty() {
-                self.by_service.remove(&claim.owner.service);
-            }
-        }
+        let claim = self.claims.remove(name)?;
         self.give_back(&claim.provider, claim.address);
         Some(claim)
     }
@@ -345,10 +321,10 @@ impl Allocator {
     /// reserved, or left kept.
     fn others_of_namespace(&self, request: &AddressRequest) -> usize {
         let service = &request.owner.service;
-        let others = self.by_service.iter();
+        let others = self.claims.holders();
         let claimed = others.filter(|(other, _)| other.namespace == service.namespace && *other != service);
         let reserved = self.reserved.values().filter(|reserved| reserved.namespace == service.namespace);
-        claimed.map(|(_, names)| names.len()).sum::<usize>() + reserved.count()
+        claimed.map(|(_, count)| count).sum::<usize>() + reserved.count()
     }
 
     /// Gives back an address to the pools of `provider`, unless something has it.
@@ -357,7 +333,7 @@ impl Allocator {
         let mut names = shared.iter().map(|provider| provider.claim_name(address));
         let a_node = || self.nodes.values().flatten().any(|node| IpAddr::V4(*node) == address);
         let is_used = names.any(|name| {
-            self.claims.contains_key(&name)
+            self.claims.get(&name).is_some()
                 || self.reserved.contains_key(&name)
                 || self.strangers.keeps(&name)
         });
@@ -449,7 +425,7 @@ impl Allocator {
         }
         for provider in self.on_segment_of(&request.provider) {
             let claim_name = provider.claim_name(address);
-            if let Some(Entry { claim, .. }) = self.claims.get(&claim_name) {
+            if let Some(claim) = self.claims.get(&claim_name) {
                 let (owner, own) = (&claim.owner.service, &request.owner.service);
                 // It may move its address to another attachment of the segment.
                 if claim.owner.uid == request.owner.uid && provider != request.provider {
@@ -485,7 +461,7 @@ mod tests {
 
     use super::*;
     use crate::ipam::ClaimId;
-    use crate::model::ServiceId;
+    use crate::model::{ServiceId, ServiceRef};
     use crate::testing::subnet_spec as spec;
 
     fn owner(name: &str) -> ServiceId {

@@ -9,6 +9,7 @@ use lb_svc_crds::{IPSpec, Requested};
 use serde_json::{Value, json};
 
 use super::InvalidSubnet;
+use super::known::Holding;
 use crate::model::{Service, ServiceId};
 
 /// One Service's hold on one address: an IP object, as last seen.
@@ -37,6 +38,16 @@ pub struct Claim {
     pub conflict: String,
     /// The namespace of the gateway that may answer for it.
     pub gateway_namespace: String,
+}
+
+impl Holding for Claim {
+    fn id(&self) -> &ClaimId {
+        &self.id
+    }
+
+    fn owner(&self) -> &ServiceId {
+        &self.owner
+    }
 }
 
 impl Claim {

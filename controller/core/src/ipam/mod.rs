@@ -3,6 +3,7 @@
 //! - [`Network`]: a Subnet's spec, validated;
 //! - [`Pool`]: the addresses of one network that are still free;
 //! - [`Rules`]: to whom a Subnet hands out addresses, and when;
+//! - [`known::Known`]: claims as last seen, of addresses as of ports of nodes;
 //! - [`Allocator`]: all networks and all claims, and the choice of an address.
 //!
 //! The allocator is a cache. What makes a claim exclusive is its object's name in
@@ -10,6 +11,7 @@
 
 mod allocator;
 pub mod claim;
+pub mod known;
 mod network;
 mod overlap;
 mod pool;

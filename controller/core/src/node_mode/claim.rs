@@ -1,6 +1,6 @@
 //! Claims on ports of nodes: which Service has a port where.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -10,6 +10,7 @@ use lb_svc_crds::{IPSpec, NodePort, Requested};
 use serde_json::{Value, json};
 
 use crate::ipam::ClaimId;
+use crate::ipam::known::{Holding, Known};
 use crate::model::{ServiceId, ServiceRef};
 
 /// One Service's hold on a port of nodes: an IP object, as last seen. Its name has
@@ -90,19 +91,20 @@ pub fn manifest(request: &PortRequest) -> Value {
     })
 }
 
-#[derive(Debug)]
-struct Entry {
-    claim: Arc<PortClaim>,
-    /// Whether the watch has shown it, or only our own write.
-    confirmed: bool,
+impl Holding for Arc<PortClaim> {
+    fn id(&self) -> &ClaimId {
+        &self.id
+    }
+
+    fn owner(&self) -> &ServiceId {
+        &self.owner
+    }
 }
 
-/// All claims on ports as last seen: a cache. What makes one exclusive is its
-/// object's name in the API server.
+/// All claims on ports as last seen.
 #[derive(Debug, Default)]
 pub struct PortClaims {
-    claims: BTreeMap<String, Entry>,
-    by_service: HashMap<ServiceRef, BTreeSet<String>>,
+    claims: Known<Arc<PortClaim>>,
     by_port: HashMap<Port, BTreeSet<String>>,
 }
 
@@ -110,23 +112,19 @@ impl PortClaims {
     /// A claim exists: the watch shows it (`confirmed`), or the API server answered so
     /// to our own write. Returns whether that is news.
     pub fn apply(&mut self, claim: PortClaim, confirmed: bool) -> bool {
-        let name = claim.id.name.clone();
-        if let Some(known) = self.claims.get_mut(&name) {
-            known.confirmed |= confirmed;
-            if *known.claim == claim {
-                return false;
-            }
+        let claim = Arc::new(claim);
+        if self.claims.has(&claim, confirmed) {
+            return false;
         }
-        self.remove_entry(&name);
-        self.by_service.entry(claim.owner.service.clone()).or_default().insert(name.clone());
-        self.by_port.entry(claim.port.clone()).or_default().insert(name.clone());
-        self.claims.insert(name, Entry { claim: Arc::new(claim), confirmed });
+        self.remove_entry(&claim.id.name);
+        self.by_port.entry(claim.port.clone()).or_default().insert(claim.id.name.clone());
+        self.claims.insert(claim, confirmed);
         true
     }
 
     /// Whether there is a claim of this name and uid.
     pub fn knows(&self, name: &str, uid: &str) -> bool {
-        self.claims.get(name).is_some_and(|entry| entry.claim.id.uid == uid)
+        self.claims.knows(name, uid)
     }
 
     /// The claim with this name and uid is gone. Returns it, if it was known.
@@ -137,38 +135,27 @@ impl PortClaims {
     /// The watch listed all claims anew: those it did not name are gone, but for our
     /// own that it cannot have seen yet. Returns the ones gone.
     pub fn retain(&mut self, listed: &BTreeSet<String>) -> Vec<Arc<PortClaim>> {
-        let is_gone = |(name, entry): &(&String, &Entry)| entry.confirmed && !listed.contains(*name);
-        let gone: Vec<String> = self.claims.iter().filter(is_gone).map(|(name, _)| name.clone()).collect();
+        let gone = self.claims.unlisted(listed);
         gone.iter().filter_map(|name| self.remove_entry(name)).collect()
     }
 
     /// All of them.
     pub fn all(&self) -> impl Iterator<Item = &Arc<PortClaim>> {
-        self.claims.values().map(|entry| &entry.claim)
+        self.claims.all()
     }
 
     /// Those of every Service that has or had this name.
     pub fn of(&self, service: &ServiceRef) -> impl Iterator<Item = &Arc<PortClaim>> {
-        self.named(self.by_service.get(service))
+        self.claims.of(service)
     }
 
     /// Those on a port, in whichever pool.
     pub fn on(&self, port: &Port) -> impl Iterator<Item = &Arc<PortClaim>> {
-        self.named(self.by_port.get(port))
-    }
-
-    fn named<'a>(&'a self, names: Option<&'a BTreeSet<String>>) -> impl Iterator<Item = &'a Arc<PortClaim>> {
-        names.into_iter().flatten().filter_map(|name| Some(&self.claims.get(name)?.claim))
+        self.by_port.get(port).into_iter().flatten().filter_map(|name| self.claims.get(name))
     }
 
     fn remove_entry(&mut self, name: &str) -> Option<Arc<PortClaim>> {
-        let claim = self.claims.remove(name)?.claim;
-        if let Some(names) = self.by_service.get_mut(&claim.owner.service) {
-            names.remove(name);
-            if names.is_empty() {
-                self.by_service.remove(&claim.owner.service);
-            }
-        }
+        let claim = self.claims.remove(name)?;
         if let Some(names) = self.by_port.get_mut(&claim.port) {
             names.remove(name);
             if names.is_empty() {

@@ -32,22 +32,17 @@ pub struct Usage {
 impl Allocator {
     /// The claims of every Service that has or had this name, by name.
     pub fn claims_of(&self, service: &ServiceRef) -> Vec<Claim> {
-        self.by_service
-            .get(service)
-            .into_iter()
-            .flatten()
-            .filter_map(|name| self.claims.get(name).map(|entry| entry.claim.clone()))
-            .collect()
+        self.claims.of(service).cloned().collect()
     }
 
     /// Whether there are claims of a Service that has or had this name.
     pub fn has_claims(&self, service: &ServiceRef) -> bool {
-        self.by_service.contains_key(service)
+        self.claims.of(service).next().is_some()
     }
 
     /// All claims.
     pub fn claims(&self) -> impl Iterator<Item = &Claim> {
-        self.claims.values().map(|entry| &entry.claim)
+        self.claims.all()
     }
 
     /// The network of a Subnet, if its spec is valid.
