@@ -9,6 +9,11 @@ use crate::gateway::Port;
 /// Prefix of this product's own annotations, labels and finalizers.
 pub const DOMAIN: &str = "lb-svc.kubeovn.io";
 
+/// Whether the name of an annotation or label is of the product's domain.
+pub fn is_ours(name: &str) -> bool {
+    name.strip_prefix(DOMAIN).is_some_and(|rest| rest.starts_with('/'))
+}
+
 /// The `spec.loadBalancerClass` that is ours, beside none at all.
 pub const LOAD_BALANCER_CLASS: &str = "lb-svc.kubeovn.io/gateway";
 

@@ -78,6 +78,17 @@ impl Controller {
     }
 }
 
+/// The cluster's controllers, those on their way out aside.
+///
+/// # Panics
+/// If the API server does not say.
+pub async fn controllers(lab: &Lab) -> Vec<Pod> {
+    let pods: Api<Pod> = Api::namespaced(lab.client.clone(), SYSTEM);
+    let pods = pods.list(&ListParams::default().labels("app=lb-svc-controller")).await;
+    let pods = pods.unwrap_or_else(|error| panic!("listing the controllers: {error}")).items;
+    pods.into_iter().filter(|pod| pod.metadata.deletion_timestamp.is_none()).collect()
+}
+
 /// Runs `test` with no controller in the cluster and no node that takes pods;
 /// in any case both are back afterwards.
 ///

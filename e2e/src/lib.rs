@@ -25,7 +25,7 @@ mod proxy;
 mod scene;
 mod stand_ins;
 
-pub use controller::{Controller, scale_controller, with_controller, without_controller};
+pub use controller::{Controller, controllers, scale_controller, with_controller, without_controller};
 pub use lab::{Lab, repository};
 pub use proxy::{Cut, Proxy, Write};
 pub use scene::{

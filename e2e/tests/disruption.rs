@@ -11,7 +11,8 @@ use kube::{Resource, ResourceExt};
 use lb_svc_crds::{IP, Subnet};
 use lb_svc_e2e::objects::{SUBNET, web};
 use lb_svc_e2e::{
-    Lab, SLOW, Scene, client, expect, repository, scale_controller, scene, serves, throughout, until,
+    Lab, SLOW, Scene, client, controllers, expect, repository, scale_controller, scene, serves, throughout,
+    until,
 };
 use serde_json::{Value, json};
 
@@ -66,9 +67,7 @@ async fn settled(scene: &Scene) -> Vec<(String, String)> {
 }
 
 async fn controller(scene: &Scene) -> Option<Pod> {
-    let pods: Api<Pod> = Api::namespaced(scene.client(), SYSTEM);
-    let pods = pods.list(&ListParams::default().labels("app=lb-svc-controller")).await.unwrap();
-    pods.items.into_iter().find(|pod| pod.metadata.deletion_timestamp.is_none())
+    controllers(&scene.lab).await.into_iter().next()
 }
 
 /// Waits until the controller does its work: a Service made now is served.

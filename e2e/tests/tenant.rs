@@ -17,7 +17,7 @@ use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::{Resource, ResourceExt};
 use lb_svc_crds::names;
 use lb_svc_e2e::objects::{BACKEND, web};
-use lb_svc_e2e::{SLOW, Scene, expect, fleet, is_ready, scene, until};
+use lb_svc_e2e::{SLOW, Scene, controllers, expect, fleet, is_ready, scene, until};
 use serde_json::{Value, json};
 
 const SYSTEM: &str = "lb-svc-system";
@@ -160,12 +160,6 @@ async fn clear(scene: &Scene) {
     attachments(scene).delete_collection(&now, &all).await.unwrap();
 }
 
-async fn controllers(scene: &Scene) -> Vec<Pod> {
-    let pods: Api<Pod> = Api::namespaced(scene.client(), SYSTEM);
-    let pods = pods.list(&ListParams::default().labels("app=lb-svc-controller")).await.unwrap();
-    pods.items.into_iter().filter(|pod| pod.metadata.deletion_timestamp.is_none()).collect()
-}
-
 /// The most memory that each controller has held so far, in MiB, by its pod and how
 /// often its container was restarted.
 async fn peaks(scene: &Scene) -> BTreeMap<(String, i32), f64> {
@@ -177,7 +171,7 @@ async fn peaks(scene: &Scene) -> BTreeMap<(String, i32), f64> {
         let of = |pid: u32| fleet::peak(Path::new(&format!("/proc/{pid}"))).ok();
         ((pod.name_any(), restarts), processes.into_iter().filter_map(of).fold(0.0, f64::max))
     };
-    controllers(scene).await.iter().map(peak).collect()
+    controllers(&scene.lab).await.iter().map(peak).collect()
 }
 
 /// How long it takes until a Service that is made now is served.
@@ -215,12 +209,13 @@ async fn r3_largest_objects_of_a_tenant_fill_no_memory_and_hold_nobody_up() {
             let written = peaks(&neighbour).await;
 
             let pods: Api<Pod> = Api::namespaced(neighbour.client(), SYSTEM);
-            let old: Vec<String> = controllers(&neighbour).await.iter().map(ResourceExt::name_any).collect();
+            let old: Vec<String> =
+                controllers(&neighbour.lab).await.iter().map(ResourceExt::name_any).collect();
             for pod in &old {
                 pods.delete(pod, &DeleteParams::default()).await.unwrap();
             }
             until("new controllers", SLOW, async || {
-                let now = controllers(&neighbour).await;
+                let now = controllers(&neighbour.lab).await;
                 let new = now.iter().filter(|pod| is_ready(pod) && !old.contains(&pod.name_any())).count();
                 expect(new == old.len(), new)
             })

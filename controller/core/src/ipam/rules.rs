@@ -44,7 +44,7 @@ impl Rules {
                             .push(format!("{} is neither \"true\" nor \"false\", which is taken", shown()));
                     }
                 }
-                name if name.strip_prefix(names::DOMAIN).is_some_and(|rest| rest.starts_with('/')) => {
+                name if names::is_ours(name) => {
                     problems.push(format!("annotation {} means nothing on a Subnet", cut(name, TEXT_MAX)));
                 }
                 _ => {}

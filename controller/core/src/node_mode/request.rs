@@ -200,13 +200,7 @@ fn heed(service: &Service, warnings: &mut Vec<Problem>) -> Result<(), Problem> {
             );
             return Err(Problem::new(Reason::NotServedByKubeProxy, message));
         }
-        if entry.limits_clients {
-            let message = format!(
-                "{name} has no effect here: {}; the Service is not served without the limit of clients that it asks for",
-                entry.advice
-            );
-            return Err(Problem::new(Reason::ClientLimitNotHeeded, message));
-        }
+        entry.check_limit(name)?;
         let is_heeded =
             name == names::K3S_POOL_LABEL || HEEDED_BY_KUBE_PROXY.iter().any(|start| name.starts_with(start));
         if !is_heeded {

@@ -364,8 +364,7 @@ pub fn unknown_annotation(name: &str) -> Problem {
 
 /// Whether an annotation has the product's domain and no meaning on a Service.
 pub fn is_unknown(name: &str) -> bool {
-    let ours = name.strip_prefix(names::DOMAIN).is_some_and(|rest| rest.starts_with('/'));
-    ours && !is_known(name) && !Setting::ALL.iter().any(|known| known.annotation() == name)
+    names::is_ours(name) && !is_known(name) && !Setting::ALL.iter().any(|known| known.annotation() == name)
 }
 
 /// Whether an annotation of the product's domain, beside the settings of gateway pods,

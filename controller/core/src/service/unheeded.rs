@@ -21,6 +21,27 @@ pub struct Unheeded {
     pub limits_clients: bool,
 }
 
+impl Unheeded {
+    fn message(&self, name: &str) -> String {
+        format!("{name} has no effect here: {}", self.advice)
+    }
+
+    /// Checks that a Service with `name`, which this entry is for, may be served.
+    ///
+    /// # Errors
+    /// It limits the clients that may connect.
+    pub fn check_limit(&self, name: &str) -> Result<(), Problem> {
+        if !self.limits_clients {
+            return Ok(());
+        }
+        let message = format!(
+            "{}; the Service is not served without the limit of clients that it asks for",
+            self.message(name)
+        );
+        Err(Problem::new(Reason::ClientLimitNotHeeded, message))
+    }
+}
+
 const fn says(name: &'static str, advice: &'static str) -> Unheeded {
     Unheeded { name, advice, limits_clients: false }
 }
@@ -219,16 +240,9 @@ pub fn select<'a>(names: impl Iterator<Item = &'a str>, most: usize) -> Vec<&'a 
 /// # Errors
 /// One of them limits the clients that may connect.
 pub fn check(service: &Service, warnings: &mut Vec<Problem>) -> Result<(), Problem> {
-    let message = |name: &str, entry: &Unheeded| format!("{name} has no effect here: {}", entry.advice);
     for (name, entry) in service.unheeded.iter().filter_map(|name| Some((name, find(name)?))) {
-        if entry.limits_clients {
-            let message = format!(
-                "{}; the Service is not served without the limit of clients that it asks for",
-                message(name, entry)
-            );
-            return Err(Problem::new(Reason::ClientLimitNotHeeded, message));
-        }
-        warnings.push(Problem::new(Reason::NotHeeded, message(name, entry)));
+        entry.check_limit(name)?;
+        warnings.push(Problem::new(Reason::NotHeeded, entry.message(name)));
     }
     Ok(())
 }
