@@ -57,6 +57,7 @@ struct Fields {
     affinity: Option<Affinity>,
     priority_class_name: Option<String>,
     replicas: Option<u64>,
+    drain_seconds: Option<u64>,
 }
 
 /// Reads the file, for gateways `apart` from their Services or beside them;

@@ -31,6 +31,9 @@ pub const CONFIG_VERSIONS: std::ops::RangeInclusive<u32> = 1..=6;
 /// See [`Election::interval_ms`].
 pub const ADVERTISEMENT_INTERVAL_MS: u16 = 50;
 
+/// See [`Election::drain_seconds`].
+pub const DRAIN_SECONDS: u16 = 30;
+
 /// A gateway's whole desired state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -103,6 +106,18 @@ pub struct Election {
     /// as earlier gateways do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub predecessors: Option<Vec<String>>,
+    /// For how many seconds at most a pod that ends goes on leading the connections that
+    /// it has, while another one owns the addresses. Earlier gateways end at once.
+    #[serde(default = "drain_seconds", skip_serializing_if = "is_drain_seconds")]
+    pub drain_seconds: u16,
+}
+
+fn drain_seconds() -> u16 {
+    DRAIN_SECONDS
+}
+
+fn is_drain_seconds(seconds: &u16) -> bool {
+    *seconds == DRAIN_SECONDS
 }
 
 /// An address to own, and the network it stands in.

@@ -116,6 +116,9 @@ pub const IMAGE_ANNOTATION: &str = "lb-svc.kubeovn.io/image";
 pub const IMAGE_PULL_SECRETS_ANNOTATION: &str = "lb-svc.kubeovn.io/image-pull-secrets";
 /// On a Service: how many pods its gateway has, 1 to 8.
 pub const REPLICAS_ANNOTATION: &str = "lb-svc.kubeovn.io/replicas";
+/// On a Service: for how many seconds at most a pod of its gateway that ends goes on
+/// leading the connections that it has.
+pub const DRAIN_SECONDS_ANNOTATION: &str = "lb-svc.kubeovn.io/drain-seconds";
 
 /// On a gateway's Deployment: what its pod template was made from, in short.
 /// Two digests, with a dot between them: of what is the same for all gateways,

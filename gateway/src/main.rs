@@ -1,9 +1,12 @@
 //! The gateway's binary: see [`lb_svc_gateway`].
 
+use std::pin::pin;
+
 use clap::Parser;
 use lb_svc_gateway::cli::Cli;
 use lb_svc_gateway::{agent, scheduling};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tracing_appender::non_blocking::NonBlockingBuilder;
 use tracing_subscriber::EnvFilter;
 
@@ -31,10 +34,16 @@ fn main() -> std::io::Result<()> {
         // Process 1 of a container ends only by signals that it handles.
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-            () = agent::run(cli) => {}
+        let (end, told) = watch::channel(false);
+        let mut agent = pin!(agent::run(cli, told));
+        // Told a second time, it ends at once.
+        for _ in 0..2 {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+                () = &mut agent => break,
+            }
+            end.send_replace(true);
         }
         // The kernel's state stays, and with it the service: the next process takes it
         // over, or it goes with the pod's network namespace.

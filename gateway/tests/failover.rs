@@ -10,6 +10,7 @@ use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
+use lab::election::{is, role, standby, two};
 use lab::{Gateway, Lab, Netns, Site, VIP, ask, config, exchange, wait};
 use lb_svc_crds::gateway::Role;
 use lb_svc_gateway::l2::arp;
@@ -18,35 +19,6 @@ use serde_json::{Value, json};
 
 /// The promise: from the active pod's end until the client is served again.
 const TAKEN_OVER: Duration = Duration::from_millis(800);
-
-fn role(gateway: &Gateway) -> Option<Role> {
-    Some(gateway.status()?.election?.role)
-}
-
-fn is(gateway: &Gateway, wanted: Role) {
-    wait(&format!("{wanted:?}"), || (role(gateway)? == wanted).then_some(()));
-}
-
-/// Two pods with a key, of which the first one is active.
-fn two(lab: &Lab) -> (Gateway<'_>, Site) {
-    lab.key(7);
-    let gateway = lab.serving(&config(&[("TCP", 80), ("UDP", 53)]));
-    is(&gateway, Role::Active);
-    let other = lab.another(1);
-    other.key(7);
-    (gateway, other)
-}
-
-/// Starts the second pod, and waits until it is standby beside the first, and
-/// each hears the other.
-fn standby<'a>(first: &Gateway, site: &'a Site) -> Gateway<'a> {
-    let gateway = site.serving(&config(&[("TCP", 80), ("UDP", 53)]));
-    is(&gateway, Role::Standby);
-    wait("the active one to be heard", || gateway.status()?.election?.active);
-    wait("the standby to be heard", || (first.status()?.election?.peers.len() == 1).then_some(()));
-    assert_eq!(gateway.get("/readyz").unwrap().0, 200, "standby is ready");
-    gateway
-}
 
 fn vip() -> Ipv4Addr {
     VIP.parse().unwrap()

@@ -5,8 +5,8 @@ use std::fmt;
 use std::num::NonZeroU8;
 use std::time::Duration;
 
-use crate::Time;
 use crate::frame::Instance;
+use crate::{Mac, Time};
 
 /// The role of a member (RFC 9568: the states of a virtual router).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,6 +114,8 @@ pub struct Counters {
 pub struct PeerSnapshot {
     /// Its process.
     pub instance: Instance,
+    /// The hardware address that it sends from.
+    pub mac: Mac,
     /// Its name.
     pub name: String,
     /// Its priority.
@@ -122,6 +124,8 @@ pub struct PeerSnapshot {
     pub role: Role,
     /// When the last fresh frame was received.
     pub at: Time,
+    /// Whether that was lately enough.
+    pub is_reachable: bool,
 }
 
 /// The election as one member sees it.

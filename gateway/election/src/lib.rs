@@ -39,11 +39,13 @@
 //! | TakeOver | has become active | starts the lease |
 //! | Advertisement | is active | renews the lease; without one, the frame is dropped |
 //! | ExtendedAdvertisement | is active, and overloaded | the same, with an extended lease |
-//! | Resign | is not active, and excluded from succession until its next Keepalive | ends the lease |
+//! | Resign | is not active, and excluded from succession until its next Keepalive; of a member that has left, each interval until its driver ends | ends the lease |
 //!
 //! A **take-over** is a TakeOver and an Advertisement, with a **term** one higher
 //! than any received. Of two active members the one with the higher (term,
 //! priority, instance) stays, the other resigns upon the first frame it receives.
+//! A member that has **left** may still lead connections: it is no successor, and the
+//! others know that it is there for as long as it sends.
 //! A Resign may name a **successor**, which takes over at once; the other standbys
 //! wait as if it had advertised. That is how a member leaves, and how it hands
 //! over to a standby of higher **priority** (how well it can serve, 1 to 255). The

@@ -11,7 +11,7 @@ use crate::events::{Counters, Output, Reason, Role};
 use crate::frame::{Frame, Instance, Kind, Rejected, Seal};
 use crate::hold::{Hold, Release};
 use crate::peers::{PeerRole, Peers, Receipt, Report};
-use crate::{STRANGER_WAIT, Time, active_down_interval, extended, lease_time, skew_time};
+use crate::{Mac, STRANGER_WAIT, Time, active_down_interval, extended, lease_time, skew_time};
 
 /// For how many intervals after a missed deadline a member requests the
 /// extended timers.
@@ -89,13 +89,12 @@ impl Election {
         }
     }
 
-    /// When to call [`tick`](Self::tick) next; `None` after leaving.
-    pub fn deadline(&self) -> Option<Time> {
+    /// When to call [`tick`](Self::tick) next.
+    pub fn deadline(&self) -> Time {
         let send_due = self.last_sent.map_or(self.now, |sent| sent + self.send_interval);
         match self.role {
-            Role::Active => Some(send_due),
-            Role::Standby => Some(send_due.min(self.take_over_due())),
-            Role::Left => None,
+            Role::Active | Role::Left => send_due,
+            Role::Standby => send_due.min(self.take_over_due()),
         }
     }
 
@@ -121,16 +120,18 @@ impl Election {
             Role::Active if send_due => self.send(Kind::Advertisement, None),
             Role::Standby if self.now >= self.take_over_due() => self.take_over(),
             Role::Standby if send_due => self.send(Kind::Keepalive, None),
+            // The others go on to know of it, and that it is no successor.
+            Role::Left if send_due => self.send(Kind::Resign, None),
             _ => {}
         }
         std::mem::take(&mut self.outputs)
     }
 
-    /// Processes the payload of a received frame.
+    /// Processes the payload of a frame that was received from this hardware address.
     #[must_use]
-    pub fn receive(&mut self, now: Time, payload: &[u8]) -> Vec<Output> {
+    pub fn receive(&mut self, now: Time, from: Mac, payload: &[u8]) -> Vec<Output> {
         self.advance(now);
-        if let Some((frame, before)) = self.accept(payload) {
+        if let Some((frame, before)) = self.accept(from, payload) {
             self.term = self.term.max(frame.term);
             match self.role {
                 Role::Active => self.receive_as_active(&frame),
@@ -209,7 +210,8 @@ impl Election {
         }
     }
 
-    /// Leaves for good: the member is never active again.
+    /// Leaves for good: the member is never active again. For as long as the driver
+    /// keeps it, the other members receive from it.
     #[must_use]
     pub fn leave(&mut self, now: Time) -> Vec<Output> {
         self.advance(now);
@@ -228,7 +230,7 @@ impl Election {
         let due = self.deadline();
         self.now = self.now.max(now);
         self.peers.expire(self.now);
-        if due.is_some_and(|due| self.now >= due + self.interval) {
+        if self.now >= due + self.interval {
             self.counters.overloaded += 1;
             self.overloaded_until = self.now + OVERLOAD_INTERVALS * self.interval;
         }
@@ -239,7 +241,7 @@ impl Election {
                 self.become_standby(None, Reason::LeaseExpired(slept));
             }
             // Frames sent meanwhile may be lost, or not processed yet.
-            Role::Standby if due.is_some_and(|due| self.now > due + lease_time(self.interval)) => {
+            Role::Standby if self.now > due + lease_time(self.interval) => {
                 self.restart_hold();
             }
             _ => {}
@@ -247,7 +249,7 @@ impl Election {
     }
 
     /// Returns the frame if it is fresh, and its sender's previous report.
-    fn accept(&mut self, payload: &[u8]) -> Option<(Frame, Option<Report>)> {
+    fn accept(&mut self, from: Mac, payload: &[u8]) -> Option<(Frame, Option<Report>)> {
         let frame = match self.seal.open(payload) {
             // Our own frame, reflected by the network.
             Ok(frame) if frame.instance == self.instance => return None,
@@ -265,7 +267,7 @@ impl Election {
         // the request.
         let requested = if self.role == Role::Active { self.interval } else { self.requested_interval() };
         let interval = self.send_interval.max(requested);
-        match self.peers.receive(self.now, &frame, interval, self.priority) {
+        match self.peers.receive(self.now, from, &frame, interval, self.priority) {
             Receipt::Fresh(before) => return Some((frame, before)),
             Receipt::Replayed => self.counters.replayed += 1,
             Receipt::Unacknowledging => self.counters.unacknowledging += 1,

@@ -15,7 +15,7 @@ use std::num::NonZeroU8;
 use std::time::Duration;
 
 use crate::frame::{Frame, Instance, Kind, MAX_ACKS};
-use crate::{Time, lease_time};
+use crate::{Mac, Time, lease_time};
 
 /// How many own frames are remembered: more than are sent within a lease, even
 /// one of a member whose interval is ten times ours while a new interval is
@@ -39,6 +39,8 @@ pub(crate) enum PeerRole {
 pub(crate) struct Report {
     /// When the frame was received.
     pub at: Time,
+    /// The hardware address that it came from.
+    pub mac: Mac,
     pub role: PeerRole,
     pub term: u64,
     pub priority: NonZeroU8,
@@ -125,7 +127,14 @@ impl Peers {
     /// Classifies and records a frame whose tag is right. `interval` is the one
     /// that this member is timed by, on which freshness depends; `priority` is
     /// this member's, on which depends whether the Active_Down_Timer is reset.
-    pub fn receive(&mut self, now: Time, frame: &Frame, interval: Duration, priority: NonZeroU8) -> Receipt {
+    pub fn receive(
+        &mut self,
+        now: Time,
+        mac: Mac,
+        frame: &Frame,
+        interval: Duration,
+        priority: NonZeroU8,
+    ) -> Receipt {
         let acked = self.acknowledged(now, frame, interval);
         let new = Peer { sequence: 0, received: now, report: None };
         let peer = self.known.entry(frame.instance).or_insert(new);
@@ -160,6 +169,7 @@ impl Peers {
         };
         Receipt::Fresh(peer.report.replace(Report {
             at: now,
+            mac,
             role,
             term: frame.term,
             priority: frame.priority,
@@ -238,6 +248,7 @@ mod tests {
     use super::*;
 
     const A: Duration = Duration::from_millis(50);
+    const MAC: Mac = [2, 0, 0, 0, 0, 1];
     const OWN: Instance = Instance([5; 16]);
     const PRIORITY: NonZeroU8 = NonZeroU8::MAX;
 
@@ -260,27 +271,27 @@ mod tests {
         let mut peers = Peers::new(OWN, A);
         let sequence = peers.next_sequence(Time::ZERO);
         let recorded = frame(1, 1, Some(sequence));
-        assert!(matches!(peers.receive(Time::ZERO, &recorded, A, PRIORITY), Receipt::Fresh(None)));
+        assert!(matches!(peers.receive(Time::ZERO, MAC, &recorded, A, PRIORITY), Receipt::Fresh(None)));
         for round in 1..=EXPIRY_INTERVALS {
             peers.next_sequence(A * round);
             peers.expire(A * round);
-            assert!(matches!(peers.receive(A * round, &recorded, A, PRIORITY), Receipt::Replayed));
+            assert!(matches!(peers.receive(A * round, MAC, &recorded, A, PRIORITY), Receipt::Replayed));
         }
         let later = A * EXPIRY_INTERVALS + Duration::from_millis(1);
         peers.expire(later);
         assert_eq!(peers.all().count(), 0);
-        assert!(matches!(peers.receive(later, &recorded, A, PRIORITY), Receipt::Unacknowledging));
+        assert!(matches!(peers.receive(later, MAC, &recorded, A, PRIORITY), Receipt::Unacknowledging));
     }
 
     #[test]
     fn unacknowledging_frame_does_not_refresh_the_report() {
         let mut peers = Peers::new(OWN, A);
         let sequence = peers.next_sequence(Time::ZERO);
-        peers.receive(Time::ZERO, &frame(1, 1, Some(sequence)), A, PRIORITY);
+        peers.receive(Time::ZERO, MAC, &frame(1, 1, Some(sequence)), A, PRIORITY);
         for round in 1..=20 {
             peers.expire(A * round);
             assert!(matches!(
-                peers.receive(A * round, &frame(1, u64::from(round) + 1, None), A, PRIORITY),
+                peers.receive(A * round, MAC, &frame(1, u64::from(round) + 1, None), A, PRIORITY),
                 Receipt::Unacknowledging
             ));
             assert_eq!(peers.all().count(), usize::from(round <= EXPIRY_INTERVALS), "{round}");
@@ -292,9 +303,9 @@ mod tests {
     fn unacknowledging_frame_is_acked_and_its_interval_counts() {
         let mut peers = Peers::new(OWN, A);
         let sequence = peers.next_sequence(Time::ZERO);
-        peers.receive(Time::ZERO, &frame(1, 1, Some(sequence)), A, PRIORITY);
+        peers.receive(Time::ZERO, MAC, &frame(1, 1, Some(sequence)), A, PRIORITY);
         let late = Frame { interval: 3 * A, ..frame(1, 2, None) };
-        assert!(matches!(peers.receive(A, &late, A, PRIORITY), Receipt::Unacknowledging));
+        assert!(matches!(peers.receive(A, MAC, &late, A, PRIORITY), Receipt::Unacknowledging));
         assert_eq!(peers.acks()[0].1, 2);
         let (_, report) = peers.all().next().unwrap();
         assert_eq!((report.at, report.interval), (Time::ZERO, 3 * A));
@@ -309,10 +320,10 @@ mod tests {
             let sequence = peers.next_sequence(now);
             peers.expire(now);
             // A member, a newcomer, and then a hundred dead ones many times.
-            peers.receive(now, &frame(1, u64::from(round), Some(sequence)), A, PRIORITY);
-            peers.receive(now, &frame(2, u64::from(round), None), A, PRIORITY);
+            peers.receive(now, MAC, &frame(1, u64::from(round), Some(sequence)), A, PRIORITY);
+            peers.receive(now, MAC, &frame(2, u64::from(round), None), A, PRIORITY);
             for dead in (0..1000).map(|index| 100 + index % 100) {
-                peers.receive(now, &frame(dead, 1, None), A, PRIORITY);
+                peers.receive(now, MAC, &frame(dead, 1, None), A, PRIORITY);
             }
             let acks = peers.acks();
             assert_eq!(acks.len(), MAX_ACKS);

@@ -19,6 +19,7 @@ use lb_svc_election::{Time, active_down_interval, extended, lease_time};
 
 const UID: Uid = [7; 16];
 const KEY: Key = [9; 32];
+const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const A: Duration = Duration::from_millis(50);
 /// The longest delay of a frame.
 const DELAY: Duration = Duration::from_micros(6_250);
@@ -35,8 +36,9 @@ enum Fault {
     Crash(usize, Duration),
     /// The same, of an active member.
     CrashActive(Duration),
-    /// The process leaves, and another one starts after that time.
-    Leave(usize, Duration),
+    /// The process leaves and goes on for the first time; another one starts after the
+    /// second.
+    Leave(usize, Duration, Duration),
     /// The process sleeps; if the flag is set, right before its next frame.
     Pause(usize, Duration, bool),
     /// The same, of an active member.
@@ -83,7 +85,13 @@ struct Plan {
 enum Event {
     Start(usize),
     Resume(usize),
-    Deliver { to: usize, record: usize, copy: u8 },
+    /// The process of this incarnation ends.
+    End(usize, u64),
+    Deliver {
+        to: usize,
+        record: usize,
+        copy: u8,
+    },
     Fault(usize),
     Tick(usize),
 }
@@ -101,6 +109,8 @@ struct Node {
     asleep: bool,
     /// How long to sleep before the next frame.
     stall: Option<Duration>,
+    /// How long there is no process after one that left.
+    down_after: Duration,
     /// Periods in which the kernel's lease was held.
     leases: Vec<(Time, Time)>,
     /// Periods in which the process did not run.
@@ -211,6 +221,12 @@ impl World {
                 self.nodes[member].asleep = false;
                 self.step(member);
             }
+            Event::End(member, incarnation) => {
+                let node = &self.nodes[member];
+                if node.incarnation == incarnation && node.election.is_some() {
+                    self.stop(member, node.down_after);
+                }
+            }
             Event::Deliver { to, record, .. } => {
                 let process = (to, self.nodes[to].incarnation);
                 self.records[record].reached.insert(process);
@@ -274,14 +290,16 @@ impl World {
             Fault::Crash(member, down) if self.nodes[member % count].election.is_some() => {
                 self.stop(member % count, down);
             }
-            Fault::Leave(member, down) if up(self, member % count) => {
+            Fault::Leave(member, drains, down) if up(self, member % count) => {
                 let member = member % count;
                 let now = self.local(member, self.now);
                 let outputs = self.nodes[member].election.as_mut().unwrap().leave(now);
                 self.nodes[member].stall = None;
                 self.queue(member, outputs);
                 self.step(member);
-                self.stop(member, down);
+                self.nodes[member].down_after = down;
+                let end = Event::End(member, self.nodes[member].incarnation);
+                self.events.insert((self.now + drains, end));
             }
             Fault::Pause(member, long, sending) if up(self, member % count) => {
                 self.pause(member % count, long, sending);
@@ -397,18 +415,17 @@ impl World {
                 }
                 self.carry_out(member, output);
             } else if let Some(payload) = node.inbox.pop_front() {
-                let outputs = election.receive(now, &payload);
+                let outputs = election.receive(now, MAC, &payload);
                 self.queue(member, outputs);
                 self.note(member, &payload);
-            } else if election.deadline().is_some_and(|due| due <= now) {
+            } else if election.deadline() <= now {
                 let outputs = election.tick(now);
-                assert!(election.deadline().is_none_or(|due| due > now), "no progress");
+                assert!(election.deadline() > now, "no progress");
                 self.queue(member, outputs);
             } else {
-                if let Some(due) = election.deadline() {
-                    let due = self.real(member, due);
-                    self.events.insert((due, Event::Tick(member)));
-                }
+                let due = election.deadline();
+                let due = self.real(member, due);
+                self.events.insert((due, Event::Tick(member)));
                 return;
             }
         }
@@ -593,7 +610,8 @@ fn ms(range: std::ops::Range<u64>) -> impl Strategy<Value = Duration> {
 fn lives() -> impl Strategy<Value = Fault> {
     prop_oneof![
         (0..4usize, ms(0..1000)).prop_map(|(member, down)| Fault::Crash(member, down)),
-        (0..4usize, ms(0..1000)).prop_map(|(member, down)| Fault::Leave(member, down)),
+        (0..4usize, ms(0..500), ms(0..500))
+            .prop_map(|(member, drains, down)| Fault::Leave(member, drains, down)),
         (0..4usize, priority()).prop_map(|(member, priority)| Fault::Priority(member, priority)),
     ]
 }
@@ -769,7 +787,7 @@ proptest! {
         let mut world = World::run(&plan, false, leaves);
         let holders = world.holders(leaves);
         prop_assert_eq!(holders.len(), 1, "{}", world.story());
-        world.fault(Fault::Leave(holders[0], CALM));
+        world.fault(Fault::Leave(holders[0], CALM, CALM));
         world.run_until(leaves + A);
         let next = world.holders(leaves + A);
         prop_assert_eq!(next.len(), 1, "{}", world.story());

@@ -23,12 +23,14 @@
 //! | `desired` | the state that the configuration asks for |
 //! | `converge` | programming it, by `network` and the data path |
 //! | `stale_connections` | deleting connections that contradict it |
+//! | `drain` | the end of a pod that another one succeeds |
 //! | `priority`, `report` | what others learn: the election, status, metrics |
 //! | `backoff` | how long to wait until the next run |
 
 mod backoff;
 mod converge;
 mod desired;
+mod drain;
 mod inputs;
 mod kept;
 mod network;
@@ -50,6 +52,7 @@ use tracing::{debug, info, warn};
 use self::backoff::{Backoff, RETRY_MAX};
 use self::converge::{Changes, converge};
 use self::desired::Desired;
+use self::drain::{Drain, End};
 use self::inputs::{Configured, Inputs};
 use self::kept::Kept;
 use self::network::{Kernel, Network};
@@ -65,7 +68,8 @@ use crate::config;
 use crate::config::sealed::Authority;
 use crate::datapath::counters::{self, CounterCollector};
 use crate::datapath::source_ports::{self, SourcePortCollector};
-use crate::datapath::{Datapath, Trust, background, ct_timeouts, filter};
+use crate::datapath::strays::{self, HandOver, next_in_ring};
+use crate::datapath::{Datapath, Trust, background, conntrack, ct_timeouts, filter};
 use crate::fault::Fault;
 use crate::l2::arp::format_mac;
 use crate::limit::Limit;
@@ -79,14 +83,16 @@ use crate::telemetry::http::{self, Published};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::push::{Push, Pushes};
 
-/// Runs the gateway, for ever.
-pub async fn run(cli: Cli) {
+/// Runs the gateway until `terminate` is set, and then for as long as connections need it.
+pub async fn run(cli: Cli, terminate: watch::Receiver<bool>) {
     let (metrics, registry) = Metrics::new(env!("CARGO_PKG_VERSION"));
     let (background, tables) = watch::channel(background::Desired::default());
     let counters = CounterCollector::new(metrics.clone(), tables.clone());
     let source_ports = SourcePortCollector::new(metrics.clone(), tables.clone());
     tokio::spawn(background::maintain(tables, [ct_timeouts::TIMEOUTS, counters::COUNTERS]));
     tokio::spawn(source_ports::relieve());
+    let (hand_over, strays) = watch::channel(background::Desired::default());
+    tokio::spawn(background::maintain(strays, [strays::STRAYS]));
     let published = Arc::new(Published::new(registry, vec![Box::new(counters), Box::new(source_ports)]));
     let (pod_ips, listen_on) = watch::channel(BTreeSet::new());
     let authority = Authority { gateway: cli.gateway_id.clone(), trusted: cli.trusted_keys.clone() };
@@ -106,6 +112,9 @@ pub async fn run(cli: Cli) {
         health: HealthChecks::default(),
         stale: StaleConnections::new(metrics.clone()),
         background,
+        hand_over,
+        terminate,
+        drain: None,
         reporter: Reporter::new(metrics, published, pod_ips),
         backoff: Backoff::default(),
         missing_capabilities: missing,
@@ -155,7 +164,12 @@ struct Agent {
     forwarding: ForwardingChecks,
     health: HealthChecks,
     stale: StaleConnections,
-    background: watch::Sender<background::Desired>,
+    background: watch::Sender<background::Desired<config::Services>>,
+    hand_over: watch::Sender<background::Desired<Option<HandOver>>>,
+    /// Whether the pod is to end.
+    terminate: watch::Receiver<bool>,
+    /// Begun when the pod is to end and another one can take over.
+    drain: Option<Drain>,
     reporter: Reporter,
     backoff: Backoff,
     missing_capabilities: Vec<Fault>,
@@ -176,6 +190,9 @@ impl Agent {
                 self.datapath.distrust();
             }
             let trust = self.datapath.trust();
+            if self.is_over().await {
+                return;
+            }
             if changed.files && self.inputs.read(&self.cli.config_dir, &self.cli.pod_info_dir) {
                 self.backoff.forget_failures();
             }
@@ -318,7 +335,11 @@ impl Agent {
         // Where the LAN's IPAM made routes, the pod's own table does not lead to the cluster.
         let outgoing = state.has_routes_to(lan.link.index).then(|| Arc::from(primary.name.as_str()));
         let forwards = self.health.set(started, &config.forwards, outgoing.clone());
-        let (desired, unreachable) = Desired::new(&config, &forwards, &state, &lan, &primary, &absent);
+        let (mut desired, unreachable) = Desired::new(&config, &forwards, &state, &lan, &primary, &absent);
+        if self.announcer.has_member() {
+            let next = lan.link.mac.and_then(|own| next_in_ring(own, self.announcer.peers()));
+            desired.route = desired.route.of_several(next);
+        }
         faults.extend(unreachable.into_iter().map(Fault::ClusterIpUnreachable));
         faults.extend(self.forwarding.sockets_only().map(Fault::ClusterIpSocketsOnly));
         self.stale.set_forwards(forwards);
@@ -371,14 +392,52 @@ impl Agent {
         };
         let services = config::services(&config.forwards);
         let suspect = trust == Trust::Unverified;
-        self.background.send_if_modified(|desired| {
-            let changed = suspect || desired.services != services;
-            if changed {
-                desired.services = services;
-                desired.suspicion += u64::from(suspect);
+        if self.announcer.has_member()
+            && let Some(lan) = &self.links.interface
+        {
+            let hand_over = HandOver::new(&lan.name, &services, self.announcer.peers());
+            self.hand_over.send_if_modified(|desired| desired.set(hand_over, suspect));
+        }
+        self.background.send_if_modified(|desired| desired.set(services, suspect));
+    }
+
+    /// Whether the pod is to end now. A pod without an election ends at once: the kernel's
+    /// state stays, and the next process takes it over or it goes with the pod.
+    async fn is_over(&mut self) -> bool {
+        if !*self.terminate.borrow_and_update() {
+            return false;
+        }
+        let now = Instant::now();
+        let time = self.inputs.configured.as_ref().and_then(|configured| configured.config.election);
+        let Some(time) = time.map(|election| election.drain).filter(|_| self.announcer.has_member()) else {
+            return true;
+        };
+        if self.drain.is_none() {
+            info!(at_most = ?time, "addresses handed over, connections go on");
+            self.announcer.drain();
+        }
+        let drain = self.drain.get_or_insert_with(|| Drain::begin(now, time));
+        drain.note_successor(now, self.announcer.has_successor());
+        if drain.is_look_due(now) {
+            let heartbeat = self.announcer.heartbeat();
+            let counted = heartbeat.beside(conntrack::count_open(self.stale.owned().clone())).await;
+            drain.note_connections(
+                counted.inspect_err(|error| debug!(%error, "connections not counted")).ok(),
+            );
+            if let Some(lan) = &self.verified.as_ref().map(|verified| verified.desired.route.lan)
+                && let Err(fault) = heartbeat.beside(self.kernel.confirm_neighbours(*lan)).await
+            {
+                debug!("{fault}");
             }
-            changed
-        });
+        }
+        let end = drain.end(now);
+        match end {
+            Some(End::Drained) => info!("no connection left"),
+            Some(End::NoSuccessor) => info!("no other pod is active"),
+            Some(End::TimeOver) => info!("time to drain is over"),
+            None => {}
+        }
+        end.is_some()
     }
 
     /// Every present limit.
@@ -439,8 +498,15 @@ impl Agent {
             self.forwarding.start(Instant::now());
             self.health.start(Instant::now());
             let beat = self.announcer.has_member().then(|| Instant::now() + BEAT);
-            let due =
-                [self.announcer.due(), self.forwarding.due(), self.health.due(), self.stale.due(), beat];
+            let drain = self.drain.as_ref().map(Drain::due);
+            let due = [
+                self.announcer.due(),
+                self.forwarding.due(),
+                self.health.due(),
+                self.stale.due(),
+                beat,
+                drain,
+            ];
             let due = due.into_iter().flatten().fold(until, Instant::min);
             let own = tokio::select! {
                 changed = self.wake.wait() => {
@@ -456,6 +522,7 @@ impl Agent {
                 changed = self.forwarding.next() => changed,
                 changed = self.health.next() => changed,
                 () = self.next_hop.changed() => true,
+                Ok(()) = self.terminate.changed() => true,
                 Some(push) = self.pushes.recv() => self.take(push),
                 () = tokio::time::sleep_until(due.into()) => false,
             };
@@ -463,6 +530,9 @@ impl Agent {
                 return Changed::OWN;
             }
             let now = Instant::now();
+            if self.drain.as_ref().is_some_and(|drain| drain.due() <= now) {
+                return Changed::OWN;
+            }
             heartbeat.beside(self.stale.delete_again(now)).await;
             if until <= now {
                 self.wake.watch_directories();

@@ -30,6 +30,14 @@ impl Kernel {
         self.0 = None;
     }
 
+    /// See [`Netlink::confirm_neighbours`].
+    ///
+    /// # Errors
+    /// If the kernel refuses, or does not answer in time.
+    pub async fn confirm_neighbours(&mut self, interface: u32) -> Result<(), Fault> {
+        self.connected().await?.confirm_neighbours(interface).await
+    }
+
     async fn connected(&mut self) -> Result<&Netlink, Fault> {
         let netlink = match self.0.take() {
             Some(netlink) => netlink,

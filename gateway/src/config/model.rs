@@ -37,6 +37,8 @@ pub struct Election {
     pub gateway: [u8; 16],
     /// The advertisement interval.
     pub interval: Duration,
+    /// For how long a pod that ends goes on leading the connections that it has, at most.
+    pub drain: Duration,
 }
 
 /// An IPv4 address to own.

@@ -242,7 +242,8 @@ fn validate_election(wire: &wire::Election) -> Result<Election, Invalid> {
         return Err(bad());
     }
     let interval = Duration::from_millis(wire.interval_ms.into());
-    Ok(Election { gateway: gateway.to_be_bytes(), interval })
+    let drain = Duration::from_secs(wire.drain_seconds.into());
+    Ok(Election { gateway: gateway.to_be_bytes(), interval, drain })
 }
 
 fn validate_address(address: Ipv4Addr, entry: &wire::Address) -> Result<Address, Invalid> {

@@ -10,33 +10,43 @@ use super::Trust;
 use super::nft::log_once::LogOnce;
 use super::nft::table::{Before, Change, Table};
 use super::nft::transaction::{self, Error};
-use crate::config::Services;
 
 /// What the tables are programmed for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Desired {
-    /// The frontends, with their Services.
-    pub services: Services,
+pub struct Desired<T> {
+    /// What they depend on.
+    pub input: T,
     /// Increased each time that the kernel's tables may not be as applied.
     pub suspicion: u64,
 }
 
+impl<T: PartialEq> Desired<T> {
+    /// Sets the input, and with `suspect` that the kernel's tables may not be as applied.
+    /// Returns whether there is anything to do.
+    pub fn set(&mut self, input: T, suspect: bool) -> bool {
+        let changed = suspect || self.input != input;
+        self.input = input;
+        self.suspicion += u64::from(suspect);
+        changed
+    }
+}
+
 /// One of these tables.
-pub struct BackgroundTable {
+pub struct BackgroundTable<T> {
     /// Its name, `<family> <name>`.
     pub name: &'static str,
     /// The consequence if it cannot be programmed, for the log.
     pub consequence: &'static str,
     /// Makes the script that turns the table as it is into the desired one.
-    pub script: fn(&Services, &Before<'_, Services>) -> String,
+    pub script: fn(&T, &Before<'_, T>) -> String,
 }
 
 /// Keeps the tables as desired, until the sender of `desired` is dropped.
-pub async fn maintain(
-    mut desired: watch::Receiver<Desired>,
-    tables: impl IntoIterator<Item = BackgroundTable>,
+pub async fn maintain<T: Clone + PartialEq>(
+    mut desired: watch::Receiver<Desired<T>>,
+    tables: impl IntoIterator<Item = BackgroundTable<T>>,
 ) {
-    let mut tables: Vec<Maintained> = tables.into_iter().map(Maintained::new).collect();
+    let mut tables: Vec<Maintained<T>> = tables.into_iter().map(Maintained::new).collect();
     let mut suspicion = 0;
     while desired.changed().await.is_ok() {
         let now = desired.borrow_and_update().clone();
@@ -44,7 +54,7 @@ pub async fn maintain(
         let trust = if suspect { Trust::Unverified } else { Trust::AsApplied };
         let mut changes = Vec::new();
         for table in &mut tables {
-            let change = table.change(&now.services, trust).await;
+            let change = table.change(&now.input, trust).await;
             changes.extend(change.map(|change| (table, change)));
         }
         // All in one transaction: each wakes the agent, which then looks for
@@ -61,20 +71,20 @@ pub async fn maintain(
     }
 }
 
-struct Maintained {
-    spec: BackgroundTable,
-    table: Table<Services>,
+struct Maintained<T> {
+    spec: BackgroundTable<T>,
+    table: Table<T>,
     failure: LogOnce,
 }
 
-impl Maintained {
-    fn new(spec: BackgroundTable) -> Self {
+impl<T: Clone + PartialEq> Maintained<T> {
+    fn new(spec: BackgroundTable<T>) -> Self {
         Self { table: Table::new(spec.name), spec, failure: LogOnce::default() }
     }
 
-    async fn change(&mut self, services: &Services, trust: Trust) -> Option<Change<Services>> {
-        let make = |before: Before<'_, Services>| (self.spec.script)(services, &before);
-        match self.table.change(services.clone(), trust, make).await {
+    async fn change(&mut self, input: &T, trust: Trust) -> Option<Change<T>> {
+        let make = |before: Before<'_, T>| (self.spec.script)(input, &before);
+        match self.table.change(input.clone(), trust, make).await {
             Ok(change) => change,
             Err(error) => {
                 self.failure.log(self.spec.consequence, Some(&error));
@@ -83,7 +93,7 @@ impl Maintained {
         }
     }
 
-    async fn applied(&mut self, change: Change<Services>, run: Result<u32, Error>) {
+    async fn applied(&mut self, change: Change<T>, run: Result<u32, Error>) {
         let read_back = match run {
             Ok(generation) => {
                 self.table.applied(change, generation);

@@ -29,6 +29,8 @@ pub struct Entry<'a> {
     pub answers: SocketAddrV4,
     /// Whether the server was the first to close it (TCP).
     pub closed_by_server: bool,
+    /// Whether neither end has closed it for good (TCP).
+    pub is_open: bool,
     /// The kernel's message.
     pub message: &'a [u8],
 }
@@ -143,6 +145,24 @@ pub async fn size() -> io::Result<Size> {
     Ok(size)
 }
 
+/// The number of open TCP connections to addresses in `owned` that are forwarded. Off the
+/// agent's loop.
+///
+/// # Errors
+/// If the kernel does not answer.
+pub async fn count_open(owned: BTreeSet<Ipv4Addr>) -> io::Result<u64> {
+    off_loop(async move || {
+        let mut open = 0;
+        list(|entry| {
+            let is_forwarded = *entry.answers.ip() != entry.to.address;
+            open += u64::from(entry.is_open && is_forwarded && owned.contains(&entry.to.address));
+        })
+        .await?;
+        Ok(open)
+    })
+    .await
+}
+
 fn request<'a>(kind: u16) -> Request<'a> {
     Request { subsystem: CTNETLINK, kind, family: IPV4, attributes: &[] }
 }
@@ -158,9 +178,12 @@ const CTA_TUPLE_ORIG: u16 = 1;
 const CTA_TUPLE_REPLY: u16 = 2;
 const CTA_PROTOINFO: u16 = 4;
 const CTA_PROTOINFO_TCP: u16 = 1;
+const CTA_PROTOINFO_TCP_STATE: u16 = 1;
 const CTA_PROTOINFO_TCP_FLAGS_REPLY: u16 = 5;
 // linux/netfilter/nf_conntrack_tcp.h
 const IP_CT_TCP_FLAG_CLOSE_INIT: u8 = 4;
+/// The states from SYN_SENT to LAST_ACK; after them come TIME_WAIT and CLOSE.
+const TCP_CONNTRACK_OPEN: std::ops::RangeInclusive<u8> = 1..=6;
 const CTA_ID: u16 = 12;
 const CTA_ZONE: u16 = 18;
 const CTA_TUPLE_IP: u16 = 1;
@@ -182,12 +205,12 @@ struct Tuple {
 /// Parses a conntrack message; `None` if it is neither TCP nor UDP.
 fn parse(message: &[u8]) -> Option<Entry<'_>> {
     let (mut original, mut reply) = (Tuple::default(), Tuple::default());
-    let mut closed_by_server = false;
+    let (mut closed_by_server, mut is_open) = (false, false);
     for (kind, value) in attributes(message) {
         match kind {
             CTA_TUPLE_ORIG => original = tuple(value),
             CTA_TUPLE_REPLY => reply = tuple(value),
-            CTA_PROTOINFO => closed_by_server = closed_by_reply(value),
+            CTA_PROTOINFO => (closed_by_server, is_open) = (closed_by_reply(value), open(value)),
             _ => {}
         }
     }
@@ -196,16 +219,23 @@ fn parse(message: &[u8]) -> Option<Entry<'_>> {
         .find(|transport| transport.number() == original.protocol)?;
     let (from, to) = (original.source?, original.destination?);
     let to = Frontend { address: *to.ip(), transport, port: to.port() };
-    Some(Entry { from: *from.ip(), to, answers: reply.source?, closed_by_server, message })
+    Some(Entry { from: *from.ip(), to, answers: reply.source?, closed_by_server, is_open, message })
+}
+
+/// A byte of what the entry holds of TCP.
+fn tcp_byte(protocol: &[u8], wanted: u16) -> Option<u8> {
+    let tcp = attributes(protocol).filter(|(kind, _)| *kind == CTA_PROTOINFO_TCP);
+    let mut parts = tcp.flat_map(|(_, tcp)| attributes(tcp));
+    parts.find(|(kind, _)| *kind == wanted)?.1.first().copied()
 }
 
 fn closed_by_reply(protocol: &[u8]) -> bool {
-    let tcp = attributes(protocol).filter(|(kind, _)| *kind == CTA_PROTOINFO_TCP);
-    let mut parts = tcp.flat_map(|(_, tcp)| attributes(tcp));
-    parts.any(|(kind, value)| {
-        let flags = value.first().copied().unwrap_or_default();
-        kind == CTA_PROTOINFO_TCP_FLAGS_REPLY && flags & IP_CT_TCP_FLAG_CLOSE_INIT != 0
-    })
+    let flags = tcp_byte(protocol, CTA_PROTOINFO_TCP_FLAGS_REPLY);
+    flags.is_some_and(|flags| flags & IP_CT_TCP_FLAG_CLOSE_INIT != 0)
+}
+
+fn open(protocol: &[u8]) -> bool {
+    tcp_byte(protocol, CTA_PROTOINFO_TCP_STATE).is_some_and(|state| TCP_CONNTRACK_OPEN.contains(&state))
 }
 
 fn tuple(bytes: &[u8]) -> Tuple {
@@ -249,7 +279,7 @@ mod tests {
         let from = Ipv4Addr::new(192, 0, 2, 7);
         let answers = SocketAddrV4::new(answers.0, answers.1);
         let to = Frontend { address, transport, port };
-        Entry { from, to, answers, closed_by_server: false, message: &[] }
+        Entry { from, to, answers, closed_by_server: false, is_open: true, message: &[] }
     }
 
     #[test]
@@ -347,11 +377,15 @@ mod tests {
         assert_eq!(parsed.key(), key);
         assert!(!parsed.closed_by_server);
         for (flags, closed_by_server) in [([0x21, 0], false), ([0x25, 0], true)] {
-            let tcp = nested(CTA_PROTOINFO_TCP, &[(CTA_PROTOINFO_TCP_FLAGS_REPLY, &flags)]);
+            let state = [if closed_by_server { 7 } else { 3 }];
+            let parts: [(u16, &[u8]); 2] =
+                [(CTA_PROTOINFO_TCP_STATE, &state), (CTA_PROTOINFO_TCP_FLAGS_REPLY, &flags)];
+            let tcp = nested(CTA_PROTOINFO_TCP, &parts);
             let info = nested(CTA_PROTOINFO, &[(tcp.0, &tcp.1)]);
             let mut bytes = bytes.clone();
             push(&mut bytes, info.0, &info.1);
-            assert_eq!(parse(&bytes).unwrap().closed_by_server, closed_by_server);
+            let parsed = parse(&bytes).unwrap();
+            assert_eq!((parsed.closed_by_server, parsed.is_open), (closed_by_server, !closed_by_server));
         }
 
         let icmp = direction(CTA_TUPLE_ORIG, client, (VIP, 0), 1);

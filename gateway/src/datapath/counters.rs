@@ -25,7 +25,7 @@ const TABLE: &str = "ip lb-svc-traffic";
 const KINDS: [&str; 3] = ["opened", "received", "sent"];
 
 /// The table.
-pub const COUNTERS: BackgroundTable =
+pub const COUNTERS: BackgroundTable<Services> =
     BackgroundTable { name: TABLE, consequence: "traffic is not counted", script };
 
 fn script(services: &Services, before: &Before<'_, Services>) -> String {
@@ -98,12 +98,12 @@ fn remove_stale(counters: &[String], services: &Services) -> String {
 /// Reads the counters when metrics are scraped.
 pub struct CounterCollector {
     metrics: Metrics,
-    background: watch::Receiver<background::Desired>,
+    background: watch::Receiver<background::Desired<Services>>,
 }
 
 impl CounterCollector {
     /// A collector of the counters of what the background tables are for.
-    pub fn new(metrics: Metrics, background: watch::Receiver<background::Desired>) -> Self {
+    pub fn new(metrics: Metrics, background: watch::Receiver<background::Desired<Services>>) -> Self {
         Self { metrics, background }
     }
 
@@ -114,7 +114,7 @@ impl CounterCollector {
         packets.clear();
         bytes.clear();
         dropped.clear();
-        for (frontend, service) in &self.background.borrow().services {
+        for (frontend, service) in &self.background.borrow().input {
             let port = ServedPort::new(service, frontend);
             let of = |kind| counted.get(&name(kind, frontend)).copied().unwrap_or_default();
             connections.get_or_create(&port).inc_by(of("opened").0);

@@ -30,7 +30,7 @@ const TABLE: &str = "ip lb-svc-timeouts";
 const POLICY: &str = "established : 86400, close_wait : 3600, time_wait : 62, close : 2";
 
 /// The table. It applies to new connections only.
-pub const TIMEOUTS: BackgroundTable =
+pub const TIMEOUTS: BackgroundTable<Services> =
     BackgroundTable { name: TABLE, consequence: "connections keep the kernel's own timeouts", script };
 
 fn script(services: &Services, before: &Before<'_, Services>) -> String {

@@ -12,7 +12,7 @@ use futures::future::{FutureExt, LocalBoxFuture, TryFutureExt};
 use super::nft::dump::{self, Contents};
 use super::nft::table::Table;
 use super::nft::transaction::Error;
-use super::{Managed, Trust};
+use super::{Managed, OWN_CONNECTION, Trust};
 use crate::datapath;
 use crate::fault::Fault;
 use crate::limit::Limit;
@@ -136,6 +136,7 @@ delete table {TABLE}
 add table {TABLE}
 add chain {TABLE} passing {{ type filter hook forward priority 0; policy accept; }}
 add chain {TABLE} own {{ type filter hook input priority 0; policy accept; }}
+add rule {TABLE} passing ct direction reply ct status dnat meta mark set meta mark or {OWN_CONNECTION:#x}
 add rule {TABLE} passing tcp flags & (syn | rst) == syn tcp option maxseg size set rt mtu
 add rule {TABLE} passing ct status dnat accept
 add rule {TABLE} passing ct state related accept
@@ -156,6 +157,15 @@ add rule {TABLE} passing oifname \"{lan}\" drop
         let _ = writeln!(text, "{to} meta l4proto udp reject with icmp port-unreachable");
     }
     let _ = writeln!(text, "add rule {TABLE} own iifname \"{lan}\" drop");
+    // What the pod itself sends on a connection: a reset.
+    if !addresses.is_empty() {
+        let from = addresses.iter().map(Ipv4Addr::to_string).collect::<Vec<_>>().join(", ");
+        let _ = writeln!(
+            text,
+            "add chain {TABLE} leaving {{ type filter hook output priority 0; policy accept; }}
+add rule {TABLE} leaving ip saddr {{ {from} }} meta l4proto tcp meta mark set meta mark or {OWN_CONNECTION:#x}"
+        );
+    }
     // The pod's own ICMP errors about forwarded packets (fragmentation needed, time
     // exceeded) have the pod's address until the NAT translates them, so they would
     // leave by the pod network. From the address that the client sent to, the rule for

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!   from the LAN                                                     to the target
-//!   ───▶ source ranges ─▶ counters ─▶ NAT ─▶ routing ─▶ filter ─▶ masquerade ───▶
-//!        (-110)           (-105)      (-100)            (forward) (100)
+//!   ───▶ source ranges ─▶ strays ─▶ counters ─▶ NAT ─▶ routing ─▶ filter ─▶ masquerade ───▶
+//!        (-110)           (-108)    (-105)      (-100)            (forward) (100)
 //! ```
 //!
 //! | File | Holds |
@@ -11,9 +11,10 @@
 //! | [`filter`] | what is forwarded, and what reaches the pod itself |
 //! | [`source_ranges`] | the networks that clients may connect from |
 //! | [`nat`] | from frontends to targets, by one of several back ends |
-//! | [`background`] | the task that programs best-effort tables: |
+//! | [`background`] | the tasks that program best-effort tables: |
 //! | [`counters`] | traffic by frontend |
 //! | [`ct_timeouts`] | timeouts of served TCP connections |
+//! | [`strays`] | packets of connections that another pod of the gateway knows |
 //! | [`source_ports`] | relief of targets near source-port exhaustion |
 //! | [`conntrack`] | listing connections, deleting stale ones |
 //! | [`nft`] | nftables tables: transactions, reading, drift |
@@ -34,12 +35,17 @@ pub mod nfnetlink;
 pub mod nft;
 pub mod source_ports;
 pub mod source_ranges;
+pub mod strays;
 
 use futures::future::{FutureExt, LocalBoxFuture};
 
 use crate::config::Target;
 use crate::fault::Fault;
 use crate::limit::Limit;
+
+/// The bit of a packet's mark that says that it belongs to a connection that this pod
+/// leads: towards the client such a packet passes without the lease.
+pub const OWN_CONNECTION: u32 = 0x1000;
 
 /// Whether the kernel's state is assumed to be as last applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -33,7 +33,7 @@ use super::background;
 use super::conntrack::{self, Entry};
 use super::nft::log_once::LogOnce;
 use super::nft::table::{Before, Table};
-use crate::config::Frontend;
+use crate::config::{Frontend, Services};
 use crate::off_loop::off_loop;
 use crate::telemetry::collectors::Collector;
 use crate::telemetry::metrics::{Metrics, ServedPort};
@@ -123,12 +123,12 @@ type Exhausted = BTreeSet<SocketAddrV4>;
 /// Reads how many source ports are in use when metrics are scraped.
 pub struct SourcePortCollector {
     metrics: Metrics,
-    background: watch::Receiver<background::Desired>,
+    background: watch::Receiver<background::Desired<Services>>,
 }
 
 impl SourcePortCollector {
     /// A collector for the frontends of the background tables.
-    pub fn new(metrics: Metrics, background: watch::Receiver<background::Desired>) -> Self {
+    pub fn new(metrics: Metrics, background: watch::Receiver<background::Desired<Services>>) -> Self {
         Self { metrics, background }
     }
 
@@ -138,7 +138,7 @@ impl SourcePortCollector {
         let size = conntrack::size().await?;
         metrics.source_ports.clear();
         metrics.source_ports_limit.clear();
-        for (frontend, service) in &self.background.borrow().services {
+        for (frontend, service) in &self.background.borrow().input {
             let port = ServedPort::new(service, frontend);
             let used = fullest.get(frontend).copied().unwrap_or_default();
             metrics.source_ports.get_or_create(&port).set(used.into());
@@ -225,7 +225,14 @@ mod tests {
     fn entry(port: u16, transport: Transport, answers: &str, closed_by_server: bool) -> Entry<'static> {
         let to = Frontend { address: [172, 18, 0, 18].into(), transport, port };
         let answers = answers.parse().unwrap();
-        Entry { from: [192, 0, 2, 7].into(), to, answers, closed_by_server, message: &[] }
+        Entry {
+            from: [192, 0, 2, 7].into(),
+            to,
+            answers,
+            closed_by_server,
+            is_open: !closed_by_server,
+            message: &[],
+        }
     }
 
     fn usage(entries: &[(u32, Entry<'_>)]) -> Usage {

@@ -6,11 +6,14 @@ use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 
-use super::model::{Address, Hop, Link, NetworkState, Route, Rule, Setting, UNICAST};
+use super::model::{Address, Hop, Link, Neighbour, NetworkState, Route, Rule, Setting, UNICAST};
 use super::policy::{
-    ENDPOINTS, GATEWAY, MAIN, PRIORITY_ENDPOINTS, PRIORITY_LAN, PRIORITY_OWN_ADDRESS, PRIORITY_PRIMARY,
+    ENDPOINTS, GATEWAY, MAIN, PRIORITY_ENDPOINTS, PRIORITY_LAN, PRIORITY_NEXT_POD, PRIORITY_OWN_ADDRESS,
+    PRIORITY_PRIMARY,
 };
 use crate::config::{Config, Targets, cluster_ips};
+use crate::datapath::strays::NEXT_POD;
+use crate::l2::arp::Mac;
 
 /// The network state to program.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +33,27 @@ pub struct Desired {
     pub rules: Vec<Rule>,
     /// The LAN interface's addresses.
     pub addresses: Vec<Address>,
+    /// The pod that [strays](crate::datapath::strays) are handed to.
+    pub next_pod: Option<Neighbour>,
+}
+
+impl Desired {
+    /// The same for one of several pods, with the hardware address of the one that strays
+    /// are handed to, once there is one.
+    pub fn of_several(mut self, next: Option<Mac>) -> Self {
+        let to = Ipv4Net::from(NEXT_POD);
+        self.routes.push(Route::unicast(GATEWAY, to, Hop::Direct { oif: self.lan }));
+        self.rules.push(Rule {
+            priority: PRIORITY_NEXT_POD,
+            table: GATEWAY,
+            source: None,
+            destination: Some(to),
+            iif: None,
+            plain: true,
+        });
+        self.next_pod = next.map(|mac| Neighbour { interface: self.lan, address: NEXT_POD, mac });
+        self
+    }
 }
 
 /// The LAN interface, and the addresses on it from its network's own IPAM.
@@ -75,6 +99,7 @@ pub fn desired(
         priority,
         table,
         source,
+        destination: None,
         iif: iif.map(|link| link.name.clone()),
         plain: true,
     };
@@ -110,6 +135,7 @@ pub fn desired(
         routes,
         rules,
         addresses: addresses.collect(),
+        next_pod: None,
     };
     (desired, unreachable)
 }

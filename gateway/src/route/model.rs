@@ -29,6 +29,8 @@ pub struct NetworkState {
     pub routes: Vec<Route>,
     /// IPv4 rules.
     pub rules: Vec<Rule>,
+    /// Permanent IPv4 neighbours.
+    pub neighbours: Vec<Neighbour>,
     /// IPv6, as far as the kernel made it.
     pub ipv6: Ipv6State,
     /// The setting `rp_filter` of `all` interfaces.
@@ -195,6 +197,17 @@ impl Hop {
     }
 }
 
+/// A permanent IPv4 neighbour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Neighbour {
+    /// The interface's `ifindex`.
+    pub interface: u32,
+    /// Its address.
+    pub address: Ipv4Addr,
+    /// Its hardware address.
+    pub mac: [u8; 6],
+}
+
 /// An IPv4 rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
@@ -204,6 +217,8 @@ pub struct Rule {
     pub table: u32,
     /// `from`.
     pub source: Option<Ipv4Net>,
+    /// `to`.
+    pub destination: Option<Ipv4Net>,
     /// `iif`.
     pub iif: Option<String>,
     /// Has no other selectors, and no other action than the lookup.

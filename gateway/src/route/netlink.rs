@@ -16,13 +16,16 @@ use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMe
 use rtnetlink::packet_route::link::{
     AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InetDevConf, LinkAttribute, LinkFlags, LinkMessage,
 };
+use rtnetlink::packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
+};
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteVia};
 use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
 use rtnetlink::{Handle, IpVersion, LinkUnspec, RouteMessageBuilder};
 use tokio::sync::oneshot;
 
 use super::ipv6::Ipv6State;
-use super::model::{Address, Hop, Link, NetworkState, Route, Rule, Setting};
+use super::model::{Address, Hop, Link, Neighbour, NetworkState, Route, Rule, Setting};
 use super::plan::Op;
 use super::policy::{ENDPOINTS, GATEWAY, MAIN};
 use crate::capabilities;
@@ -71,6 +74,33 @@ impl Netlink {
         in_time(self.carry_out(op)).await
     }
 
+    /// Counts the neighbours of an interface as reachable that the kernel would ask again.
+    /// Without an address on the interface it asks in the name of another one, which not
+    /// every router answers.
+    ///
+    /// # Errors
+    /// If the kernel refuses, or does not answer in time.
+    pub async fn confirm_neighbours(&self, interface: u32) -> Result<(), Fault> {
+        in_time(async {
+            let known = self.0.neighbours().get().set_address_family(AddressFamily::Inet);
+            for message in collect("neighbours", known.execute()).await? {
+                let is_in_doubt = matches!(
+                    message.header.state,
+                    NeighbourState::Stale | NeighbourState::Delay | NeighbourState::Probe
+                );
+                let Some((address, mac)) = neighbour(&message) else { continue };
+                if is_in_doubt && message.header.ifindex == interface {
+                    let request = self.0.neighbours().add(interface, IpAddr::V4(address));
+                    let request = request.state(NeighbourState::Reachable).link_layer_address(&mac);
+                    let confirmed = request.replace().execute().await;
+                    confirmed.map_err(|error| fault(&format!("neighbour {address}"), &error))?;
+                }
+            }
+            Ok(())
+        })
+        .await
+    }
+
     async fn dump(&self) -> Result<NetworkState, Fault> {
         let links = collect("links", self.0.link().get().execute()).await?;
         let mut request = self.0.address().get();
@@ -94,11 +124,14 @@ impl Netlink {
             }
         }
         let rules = collect("rules", self.0.rule().get(IpVersion::V4).execute()).await?;
+        let neighbours = self.0.neighbours().get().set_address_family(AddressFamily::Inet);
+        let neighbours = collect("neighbours", neighbours.execute()).await?;
         Ok(NetworkState {
             links: links.iter().filter_map(link).collect(),
             addresses: addresses.iter().filter_map(address).collect(),
             routes: routes.iter().filter_map(route).collect(),
             rules: rules.iter().map(rule).collect(),
+            neighbours: neighbours.iter().filter_map(permanent_neighbour).collect(),
             ipv6: self.dump_ipv6().await?,
             rp_filter: rp_filter_of_all(),
         })
@@ -148,6 +181,14 @@ impl Netlink {
             Op::RemoveRule(rule) => {
                 let request = self.0.rule().del(rule_message(rule));
                 (request.execute().await, &[ENOENT, ESRCH])
+            }
+            Op::SetNeighbour(Neighbour { interface, address, mac }) => {
+                let request = self.0.neighbours().add(*interface, IpAddr::V4(*address));
+                (request.link_layer_address(mac).replace().execute().await, &[])
+            }
+            Op::RemoveNeighbour(neighbour) => {
+                let request = self.0.neighbours().del(neighbour_message(neighbour));
+                (request.execute().await, &[ENOENT])
             }
             Op::AddAddress(address) => {
                 let mut request =
@@ -337,6 +378,35 @@ fn address_message(address: &Address) -> AddressMessage {
     message
 }
 
+fn neighbour(message: &NeighbourMessage) -> Option<(Ipv4Addr, [u8; 6])> {
+    let (mut address, mut mac) = (None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) => address = Some(*ip),
+            NeighbourAttribute::LinkLayerAddress(bytes) => mac = bytes.as_slice().try_into().ok(),
+            _ => {}
+        }
+    }
+    Some((address?, mac?))
+}
+
+fn permanent_neighbour(message: &NeighbourMessage) -> Option<Neighbour> {
+    let (address, mac) = neighbour(message)?;
+    let is_permanent = message.header.state == NeighbourState::Permanent;
+    is_permanent.then_some(Neighbour { interface: message.header.ifindex, address, mac })
+}
+
+fn neighbour_message(neighbour: &Neighbour) -> NeighbourMessage {
+    let mut message = NeighbourMessage::default();
+    message.header.family = AddressFamily::Inet;
+    message.header.ifindex = neighbour.interface;
+    message.header.state = NeighbourState::Permanent;
+    let address = NeighbourAddress::Inet(neighbour.address);
+    let mac = NeighbourAttribute::LinkLayerAddress(neighbour.mac.to_vec());
+    message.attributes = vec![NeighbourAttribute::Destination(address), mac];
+    message
+}
+
 fn route(message: &RouteMessage) -> Option<Route> {
     let header = &message.header;
     let mut destination = Ipv4Addr::UNSPECIFIED;
@@ -412,16 +482,17 @@ fn route_message(route: &Route) -> RouteMessage {
 fn rule(message: &RuleMessage) -> Rule {
     let header = &message.header;
     let mut table = u32::from(header.table);
-    let (mut priority, mut source, mut iif) = (0, None, None);
-    let mut plain = header.action == RuleAction::ToTable
-        && header.dst_len == 0
-        && header.tos == 0
-        && !header.flags.contains(RuleFlags::Invert);
+    let (mut priority, mut source, mut destination, mut iif) = (0, None, None, None);
+    let mut plain =
+        header.action == RuleAction::ToTable && header.tos == 0 && !header.flags.contains(RuleFlags::Invert);
     for attribute in &message.attributes {
         match attribute {
             RuleAttribute::Table(id) => table = *id,
             RuleAttribute::Priority(value) => priority = *value,
             RuleAttribute::Source(IpAddr::V4(ip)) => source = Ipv4Net::new(*ip, header.src_len).ok(),
+            RuleAttribute::Destination(IpAddr::V4(ip)) => {
+                destination = Ipv4Net::new(*ip, header.dst_len).ok();
+            }
             RuleAttribute::Iifname(name) => iif = Some(name.clone()),
             // Attributes that every rule has.
             RuleAttribute::SuppressPrefixLen(u32::MAX)
@@ -430,7 +501,7 @@ fn rule(message: &RuleMessage) -> Rule {
             _ => plain = false,
         }
     }
-    Rule { priority, table, source, iif, plain }
+    Rule { priority, table, source, destination, iif, plain }
 }
 
 fn rule_message(rule: &Rule) -> RuleMessage {
@@ -442,6 +513,10 @@ fn rule_message(rule: &Rule) -> RuleMessage {
     if let Some(source) = rule.source {
         message.header.src_len = source.prefix_len();
         message.attributes.push(RuleAttribute::Source(IpAddr::V4(source.addr())));
+    }
+    if let Some(destination) = rule.destination {
+        message.header.dst_len = destination.prefix_len();
+        message.attributes.push(RuleAttribute::Destination(IpAddr::V4(destination.addr())));
     }
     if let Some(iif) = &rule.iif {
         message.attributes.push(RuleAttribute::Iifname(iif.clone()));
@@ -467,12 +542,15 @@ mod tests {
                 assert_eq!(route(&route_message(&value)), Some(value));
             }
         }
-        for (source, iif) in
-            [(None, Some("net1".to_owned())), (Some("172.18.0.18/32".parse().unwrap()), None)]
+        let network = || Some("172.18.0.18/32".parse().unwrap());
+        for (source, destination, iif) in
+            [(None, None, Some("net1".to_owned())), (network(), None, None), (None, network(), None)]
         {
-            let value = Rule { priority: 32764, table: GATEWAY, source, iif, plain: true };
+            let value = Rule { priority: 32764, table: GATEWAY, source, destination, iif, plain: true };
             assert_eq!(rule(&rule_message(&value)), value);
         }
+        let value = Neighbour { interface: 3, address: gateway, mac: [2, 0, 0, 0, 0, 1] };
+        assert_eq!(permanent_neighbour(&neighbour_message(&value)), Some(value));
         let value = Address {
             interface: 3,
             address: "172.18.0.18".parse().unwrap(),

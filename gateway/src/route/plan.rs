@@ -3,15 +3,17 @@
 //! Exactly these are the gateway's: everything in tables 100 and 32762, every rule that
 //! looks one of them up, the LAN interface's rule at [`PRIORITY_ENDPOINTS`], and the
 //! global IPv4 addresses of the LAN interface except those of its network's own
-//! IPAM; and on the LAN interface, what the kernel made of [IPv6](super::ipv6). Nothing
+//! IPAM, and its permanent neighbour [`NEXT_POD`]; and on the LAN interface, what the kernel made of [IPv6](super::ipv6). Nothing
 //! else is changed.
 
 use std::fmt;
 
 use super::desired::Desired;
 use super::ipv6;
-use super::model::{Address, Hop, NetworkState, Route, Rule, Setting};
+use super::model::{Address, Hop, Neighbour, NetworkState, Route, Rule, Setting};
 use super::policy::{ENDPOINTS, GATEWAY, MAIN, PRIORITY_ENDPOINTS};
+use crate::datapath::strays::NEXT_POD;
+use crate::l2::arp::format_mac;
 
 /// One change of the network state.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +28,10 @@ pub enum Op {
     ReplaceRoute(Route),
     /// Add a rule.
     AddRule(Rule),
+    /// Add a permanent neighbour, or replace the one of that address.
+    SetNeighbour(Neighbour),
+    /// Remove a neighbour.
+    RemoveNeighbour(Neighbour),
     /// Add an address.
     AddAddress(Address),
     /// Remove an address.
@@ -51,6 +57,8 @@ impl Op {
             | Self::RemoveRoute(_)
             | Self::AddRule(_)
             | Self::RemoveRule(_)
+            | Self::SetNeighbour(_)
+            | Self::RemoveNeighbour(_)
             | Self::AddAddress(_)
             | Self::RemoveAddress(_) => false,
         }
@@ -63,6 +71,7 @@ impl Op {
             Self::Set(..) | Self::MakeNoIpv6Addresses(_) => "devconf",
             Self::ReplaceRoute(_) | Self::RemoveRoute(_) | Self::RemoveIpv6Route(_) => "route",
             Self::AddRule(_) | Self::RemoveRule(_) => "rule",
+            Self::SetNeighbour(_) | Self::RemoveNeighbour(_) => "neighbour",
             Self::AddAddress(_) | Self::RemoveAddress(_) | Self::RemoveIpv6Address(_) => "address",
         }
     }
@@ -132,6 +141,15 @@ pub fn plan(observed: &NetworkState, desired: &Desired) -> Vec<Op> {
     ops.extend(blocking.into_iter().map(Op::RemoveAddress));
     ops.extend(missing.into_iter().map(Op::AddAddress));
 
+    let ours = |known: &&Neighbour| known.interface == desired.lan && known.address == NEXT_POD;
+    let neighbour = observed.neighbours.iter().find(ours).copied();
+    if neighbour != desired.next_pod {
+        ops.extend(desired.next_pod.or(neighbour).map(match desired.next_pod {
+            Some(_) => Op::SetNeighbour,
+            None => Op::RemoveNeighbour,
+        }));
+    }
+
     // With an interface's last address the kernel removes its routes as well:
     // another reason to add the new ones first.
     ops.extend(stale_addresses.into_iter().map(Op::RemoveAddress));
@@ -147,8 +165,9 @@ pub fn forwarding_off(observed: &NetworkState) -> Vec<Op> {
 }
 
 fn is_ours(rule: &Rule, desired: &Desired) -> bool {
-    let Rule { priority, table, source, iif, plain } = rule;
-    let of_lan = iif.as_ref() == Some(&desired.lan_name) && source.is_none() && *plain;
+    let Rule { priority, table, source, destination, iif, plain } = rule;
+    let of_lan =
+        iif.as_ref() == Some(&desired.lan_name) && source.is_none() && destination.is_none() && *plain;
     is_own(*table) || *priority == PRIORITY_ENDPOINTS && *table == MAIN && of_lan
 }
 
@@ -183,6 +202,8 @@ impl fmt::Display for Op {
             Self::RemoveRoute(route) => write!(f, "-route {}", Shown(route)),
             Self::AddRule(rule) => write!(f, "+rule {}", Shown(rule)),
             Self::RemoveRule(rule) => write!(f, "-rule {}", Shown(rule)),
+            Self::SetNeighbour(neighbour) => write!(f, "+neighbour {}", Shown(neighbour)),
+            Self::RemoveNeighbour(neighbour) => write!(f, "-neighbour {}", Shown(neighbour)),
             Self::AddAddress(address) => write!(f, "+address {}", Shown(address)),
             Self::RemoveAddress(address) => write!(f, "-address {}", Shown(address)),
             Self::RemoveIpv6Address(address) => write!(f, "-address {address}"),
@@ -211,10 +232,20 @@ impl fmt::Display for Shown<'_, Rule> {
         if let Some(source) = self.0.source {
             write!(f, " from {source}")?;
         }
+        if let Some(destination) = self.0.destination {
+            write!(f, " to {destination}")?;
+        }
         if let Some(iif) = &self.0.iif {
             write!(f, " iif {iif}")?;
         }
         write!(f, " lookup {}", self.0.table)
+    }
+}
+
+impl fmt::Display for Shown<'_, Neighbour> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Neighbour { interface, address, mac } = self.0;
+        write!(f, "{address} dev {interface} lladdr {}", format_mac(*mac))
     }
 }
 
@@ -230,6 +261,7 @@ mod tests {
     use crate::route::desired::tests::{made, state};
     use proptest::prelude::*;
     use std::collections::BTreeSet;
+    use std::net::Ipv4Addr;
 
     /// What the kernel does with a change, as far as it matters for a plan.
     fn apply(kernel: &mut NetworkState, op: &Op) {
@@ -263,6 +295,13 @@ mod tests {
                 assert_eq!(kernel.addresses.iter().find(same), None, "{op} exists");
                 kernel.addresses.push(address.clone());
             }
+            Op::SetNeighbour(neighbour) => {
+                kernel.neighbours.retain(|known| {
+                    (known.interface, known.address) != (neighbour.interface, neighbour.address)
+                });
+                kernel.neighbours.push(*neighbour);
+            }
+            Op::RemoveNeighbour(neighbour) => remove(&mut kernel.neighbours, neighbour),
             Op::RemoveAddress(address) => remove(&mut kernel.addresses, address),
             Op::RemoveRule(rule) => remove(&mut kernel.rules, rule),
             Op::RemoveRoute(route) => remove(&mut kernel.routes, route),
@@ -311,8 +350,13 @@ mod tests {
         ];
         let iif = prop_oneof![Just(None), Just(Some("eth0".to_owned())), Just(Some("net1".to_owned()))];
         let table = prop_oneof![Just(GATEWAY), Just(ENDPOINTS), Just(MAIN)];
-        (32762..32767u32, table, source, iif, any::<bool>())
-            .prop_map(|(priority, table, source, iif, plain)| Rule { priority, table, source, iif, plain })
+        (32762..32767u32, table, source, iif, any::<bool>()).prop_map(
+            |(priority, table, source, iif, plain)| {
+                // Either is a network.
+                let (source, destination) = if priority % 2 == 0 { (source, None) } else { (None, source) };
+                Rule { priority, table, source, destination, iif, plain }
+            },
+        )
     }
 
     fn address() -> impl Strategy<Value = Address> {
@@ -333,34 +377,50 @@ mod tests {
         let routes = prop::collection::vec(route(), 0..8);
         let rules = prop::collection::vec(rule(), 0..8);
         let addresses = prop::collection::vec(address(), 0..6);
-        (routes, rules, addresses, any::<bool>()).prop_map(|(routes, rules, addresses, up)| {
-            let mut kernel = state();
-            kernel.links[1].up = up;
-            kernel.routes.extend(routes);
-            for rule in rules {
-                if !kernel.rules.contains(&rule) {
-                    kernel.rules.push(rule);
+        let neighbours = prop::collection::vec((2..4u32, any::<bool>(), any::<[u8; 6]>()), 0..4);
+        (routes, rules, addresses, neighbours, any::<bool>()).prop_map(
+            |(routes, rules, addresses, neighbours, up)| {
+                let mut kernel = state();
+                for (interface, ours, mac) in neighbours {
+                    let address = if ours { NEXT_POD } else { Ipv4Addr::new(169, 254, 1, 1) };
+                    if kernel
+                        .neighbours
+                        .iter()
+                        .all(|known| (known.interface, known.address) != (interface, address))
+                    {
+                        kernel.neighbours.push(Neighbour { interface, address, mac });
+                    }
                 }
-            }
-            for address in addresses {
-                let known = kernel.addresses.iter();
-                let same = |old: &Address| {
-                    (old.interface, old.address, old.prefix_len)
-                        == (address.interface, address.address, address.prefix_len)
-                };
-                // On the LAN interface, ours are global.
-                if !known.into_iter().any(same) && (address.global || address.address.octets()[3] > 19) {
-                    kernel.addresses.push(address);
+                kernel.links[1].up = up;
+                kernel.routes.extend(routes);
+                for rule in rules {
+                    if !kernel.rules.contains(&rule) {
+                        kernel.rules.push(rule);
+                    }
                 }
-            }
-            kernel
-        })
+                for address in addresses {
+                    let known = kernel.addresses.iter();
+                    let same = |old: &Address| {
+                        (old.interface, old.address, old.prefix_len)
+                            == (address.interface, address.address, address.prefix_len)
+                    };
+                    // On the LAN interface, ours are global.
+                    if !known.into_iter().any(same) && (address.global || address.address.octets()[3] > 19) {
+                        kernel.addresses.push(address);
+                    }
+                }
+                kernel
+            },
+        )
     }
 
     proptest! {
         #[test]
-        fn plan_leads_from_any_state_to_the_desired_one(before in junk()) {
+        fn plan_leads_from_any_state_to_the_desired_one(before in junk(), several in any::<bool>(), next in any::<Option<[u8; 6]>>()) {
             let (mut desired, _) = made(&state());
+            if several {
+                desired = desired.of_several(next);
+            }
             desired.foreign_addresses = BTreeSet::from([[172, 18, 0, 21].into()]);
             let ops = plan(&before, &desired);
             let mut after = before.clone();
@@ -378,15 +438,20 @@ mod tests {
             prop_assert!(desired.rules.iter().all(|wanted| ours.contains(&wanted)));
             prop_assert!(desired.addresses.iter().all(|wanted| after.addresses.contains(wanted)));
 
+            let is_ours_at = |known: &Neighbour| known.interface == desired.lan && known.address == NEXT_POD;
+            let ours: Vec<Neighbour> = after.neighbours.iter().copied().filter(is_ours_at).collect();
+            prop_assert_eq!(ours, desired.next_pod.into_iter().collect::<Vec<_>>());
+
             // What is not ours is unchanged.
             let others = |kernel: &NetworkState| {
                 let mut kernel = kernel.clone();
+                kernel.neighbours.retain(|known| !is_ours_at(known));
                 kernel.routes.retain(|route| !is_own(route.table));
                 kernel.rules.retain(|rule| !is_ours(rule, &desired));
                 kernel.addresses.retain(|a| {
                     a.interface != desired.lan || !a.global || desired.foreign_addresses.contains(&a.address)
                 });
-                (kernel.routes, kernel.rules, kernel.addresses)
+                (kernel.routes, kernel.rules, kernel.addresses, kernel.neighbours)
             };
             prop_assert_eq!(others(&before), others(&after));
 

@@ -1,6 +1,7 @@
 //! Policy routing: the gateway's routing table, and the rules that select it.
 //!
 //! ```text
+//!   32761  to the next pod         lookup 100    only with several pods
 //!   32762  from all iif <LAN>      lookup main   only with endpoint targets; where the
 //!                                                LAN has routes in main: lookup 32762
 //!   32763  from <each address>     lookup 100
@@ -18,6 +19,8 @@ pub const ENDPOINTS: u32 = 32762;
 /// The pod's own routing table (`RT_TABLE_MAIN`).
 pub const MAIN: u32 = 254;
 
+/// [Strays](crate::datapath::strays) that are handed on.
+pub const PRIORITY_NEXT_POD: u32 = 32761;
 /// Packets from the LAN that are forwarded to endpoints, whose next hops the pod's
 /// own table has.
 pub const PRIORITY_ENDPOINTS: u32 = 32762;

@@ -15,6 +15,8 @@
 // that share it uses what it needs.
 #![allow(clippy::unwrap_used, dead_code)]
 
+pub mod election;
+
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -587,6 +589,16 @@ impl Gateway<'_> {
         let start = Instant::now();
         self.signal(Signal::SIGTERM);
         (self.child.wait().unwrap().success(), start.elapsed())
+    }
+
+    /// Asks it to end, and leaves it to it.
+    pub fn ask_to_end(&self) {
+        self.signal(Signal::SIGTERM);
+    }
+
+    /// Whether the process has ended.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
     }
 
     /// Stops it where it is, or lets it go on.

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use lb_svc_crds::gateway::{
-    ADVERTISEMENT_INTERVAL_MS, Address, CONFIG_VERSION, DIRECT_VERSION, Election, Frontend, GatewayConfig,
-    GatewayStatus, LIMITED_VERSION, NatBackend, Port, Subset, Target,
+    ADVERTISEMENT_INTERVAL_MS, Address, CONFIG_VERSION, DIRECT_VERSION, DRAIN_SECONDS, Election, Frontend,
+    GatewayConfig, GatewayStatus, LIMITED_VERSION, NatBackend, Port, Subset, Target,
 };
 use lb_svc_crds::names;
 use lb_svc_crds::reason::Reason;
@@ -44,6 +44,8 @@ pub struct Inputs<'a> {
     pub pods: &'a [&'a Pod],
     /// The NAT back end where the Service does not say.
     pub nat_backend: NatBackend,
+    /// See [`Election::drain_seconds`]; `None` where the Service's settings are not valid.
+    pub drain_seconds: Option<u16>,
 }
 
 /// The configuration by which a gateway serves what `spec` asks; `None` without
@@ -52,7 +54,7 @@ pub struct Inputs<'a> {
 /// # Errors
 /// Why an address cannot be served, or that a ConfigMap cannot hold it.
 pub fn desired(spec: &ServiceSpec, inputs: &Inputs<'_>) -> Result<Option<Rendered>, Problem> {
-    let Inputs { service, serving, networks, endpoints, gateway, pods, nat_backend } = *inputs;
+    let Inputs { service, serving, networks, endpoints, gateway, pods, nat_backend, drain_seconds } = *inputs;
     if serving.is_empty() {
         return Ok(None);
     }
@@ -92,6 +94,7 @@ pub fn desired(spec: &ServiceSpec, inputs: &Inputs<'_>) -> Result<Option<Rendere
             check: direct.check.clone(),
         },
     };
+    let known_drain = || Some(known.as_ref()?.election.as_ref()?.drain_seconds);
     let config = GatewayConfig {
         version: match (&target, &spec.clients) {
             (Target::Endpoints { .. }, _) => DIRECT_VERSION,
@@ -112,6 +115,7 @@ pub fn desired(spec: &ServiceSpec, inputs: &Inputs<'_>) -> Result<Option<Rendere
             gateway: assignment::id_of(&service.id).to_string(),
             interval_ms: ADVERTISEMENT_INTERVAL_MS,
             predecessors: Some(predecessors(&gateway.pods, &service.id.uid)),
+            drain_seconds: drain_seconds.or_else(known_drain).unwrap_or(DRAIN_SECONDS),
         }),
     };
     Rendered::of(config).map(Some)

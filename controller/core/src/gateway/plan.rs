@@ -24,6 +24,7 @@ use lb_svc_crds::reason::Reason;
 use super::acknowledgement::{self, Acknowledgement};
 use super::config::{self, Rendered, Write};
 use super::placement::{self, Placement};
+use super::pod_settings::Settings;
 use super::rollout::Rollout;
 use super::workload::{self, Workload};
 use super::{cleanup, config_sync, election, election_report, repair};
@@ -238,6 +239,8 @@ fn serve(service: &Service, spec: &ServiceSpec, observed: &Observed) -> Plan {
     }
 
     let config = placement::writable(&service.id, gateway, &placement).and_then(|()| {
+        let configuration = &observed.configuration;
+        let settings = Settings::of_service(&service.settings, &configuration.services);
         let inputs = config::Inputs {
             service,
             serving: &allocation.serving,
@@ -245,7 +248,8 @@ fn serve(service: &Service, spec: &ServiceSpec, observed: &Observed) -> Plan {
             endpoints: &observed.endpoints,
             gateway,
             pods: &pods,
-            nat_backend: observed.configuration.nat_backend,
+            nat_backend: configuration.nat_backend,
+            drain_seconds: settings.ok().map(|own| own.or(&configuration.gateway).drain_seconds()),
         };
         config::desired(spec, &inputs)
     });

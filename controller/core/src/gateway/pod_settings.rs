@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lb_svc_crds::gateway::NatBackend;
+use lb_svc_crds::gateway::{DRAIN_SECONDS, NatBackend};
 use lb_svc_crds::reason::Reason;
 use serde_json::{Map, Value};
 
@@ -17,6 +17,9 @@ const KEPT_ADDRESSES: usize = 8;
 
 /// The most pods a gateway has: that many hear one another in the election.
 const REPLICAS_MAX: u64 = 8;
+
+/// The longest drain: for so long a roll-out may wait for each pod, and `kubectl drain`.
+const DRAIN_SECONDS_MAX: u64 = 300;
 
 impl Setting {
     /// What is wrong with a value beside its type, as far as that can be told
@@ -43,6 +46,11 @@ impl Setting {
             Self::Replicas => {
                 if !(1..=REPLICAS_MAX).contains(&value.as_u64().unwrap_or_default()) {
                     return Err(format!("it is no number from 1 to {REPLICAS_MAX}"));
+                }
+            }
+            Self::DrainSeconds => {
+                if value.as_u64().is_none_or(|seconds| seconds > DRAIN_SECONDS_MAX) {
+                    return Err(format!("it is no number from 0 to {DRAIN_SECONDS_MAX}"));
                 }
             }
             Self::ImagePullSecrets | Self::NodeSelector | Self::Tolerations | Self::Affinity => {}
@@ -79,6 +87,12 @@ impl Settings {
     /// How many pods a gateway has.
     pub fn replicas(&self) -> u64 {
         self.get(Setting::Replicas).and_then(Value::as_u64).unwrap_or(1)
+    }
+
+    /// For how many seconds at most a pod that ends leads its connections on.
+    pub fn drain_seconds(&self) -> u16 {
+        let set = self.get(Setting::DrainSeconds).and_then(Value::as_u64);
+        set.and_then(|seconds| seconds.try_into().ok()).unwrap_or(DRAIN_SECONDS)
     }
 
     /// These, and `others` where these say nothing.

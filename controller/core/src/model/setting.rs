@@ -23,11 +23,13 @@ pub enum Setting {
     PriorityClassName,
     /// How many of them a gateway has.
     Replicas,
+    /// For how long one that ends, of several, goes on leading its connections.
+    DrainSeconds,
 }
 
 impl Setting {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Image,
         Self::ImagePullSecrets,
         Self::Resources,
@@ -36,13 +38,15 @@ impl Setting {
         Self::Affinity,
         Self::PriorityClassName,
         Self::Replicas,
+        Self::DrainSeconds,
     ];
 
     /// What the author of a Service may set for a gateway beside it, if the
     /// configuration does not say: nothing that runs code of theirs with a
     /// gateway's rights, has other pods evicted, or reaches nodes whose taints
     /// keep others off.
-    pub const FOR_SERVICES: [Self; 4] = [Self::Resources, Self::NodeSelector, Self::Affinity, Self::Replicas];
+    pub const FOR_SERVICES: [Self; 5] =
+        [Self::Resources, Self::NodeSelector, Self::Affinity, Self::Replicas, Self::DrainSeconds];
 
     /// Its field in the spec of a pod, a container or a Deployment; also its
     /// name in the configuration.
@@ -56,6 +60,7 @@ impl Setting {
             Self::Affinity => "affinity",
             Self::PriorityClassName => "priorityClassName",
             Self::Replicas => "replicas",
+            Self::DrainSeconds => "drainSeconds",
         }
     }
 
@@ -70,6 +75,7 @@ impl Setting {
             Self::Affinity => names::AFFINITY_ANNOTATION,
             Self::PriorityClassName => names::PRIORITY_CLASS_ANNOTATION,
             Self::Replicas => names::REPLICAS_ANNOTATION,
+            Self::DrainSeconds => names::DRAIN_SECONDS_ANNOTATION,
         }
     }
 }

@@ -39,6 +39,7 @@ fn parse(setting: Setting, text: &str) -> Result<Value, String> {
         Setting::Affinity => value::<Affinity>(text)?,
         // What is no number is none that is allowed.
         Setting::Replicas => Value::from(text.trim().parse().unwrap_or(0_u64)),
+        Setting::DrainSeconds => text.trim().parse().map_or(Value::Null, |seconds: u64| Value::from(seconds)),
     };
     setting.check(&value)?;
     Ok(value)
@@ -76,6 +77,7 @@ mod tests {
             (Setting::PriorityClassName, "high", json!("high")),
             (Setting::Image, "mirror:5000/gateway:1", json!("mirror:5000/gateway:1")),
             (Setting::Replicas, "2", json!(2)),
+            (Setting::DrainSeconds, "0", json!(0)),
         ] {
             let settings = of_service(setting, text).unwrap();
             assert_eq!(settings.get(setting), Some(&expected));
@@ -97,6 +99,9 @@ mod tests {
             (Setting::Replicas, "0", "from 1 to 8"),
             (Setting::Replicas, "9", "from 1 to 8"),
             (Setting::Replicas, "two", "from 1 to 8"),
+            (Setting::DrainSeconds, "301", "from 0 to 300"),
+            (Setting::DrainSeconds, "-1", "from 0 to 300"),
+            (Setting::DrainSeconds, "30s", "from 0 to 300"),
             (Setting::NodeSelector, "{a: &x b, c: *x}", "alias"),
         ] {
             let problem = of_service(setting, text).unwrap_err();

@@ -37,6 +37,7 @@ impl Election {
                 .all()
                 .map(|(instance, report)| PeerSnapshot {
                     instance,
+                    mac: report.mac,
                     name: report.name.clone(),
                     priority: report.priority,
                     role: match report.role {
@@ -45,6 +46,7 @@ impl Election {
                         PeerRole::Resigned => Role::Left,
                     },
                     at: report.at,
+                    is_reachable: reachable(report),
                 })
                 .collect(),
         }

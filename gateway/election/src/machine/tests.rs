@@ -7,6 +7,7 @@ use crate::frame::{Key, Uid};
 const A: Duration = Duration::from_millis(50);
 const UID: Uid = [7; 16];
 const KEY: Key = [9; 32];
+const MAC: Mac = [2, 0, 0, 0, 0, 1];
 const US: Instance = Instance([5; 16]);
 const LOW: Instance = Instance([1; 16]);
 const HIGH: Instance = Instance([9; 16]);
@@ -140,7 +141,7 @@ impl Fixture {
     }
 
     fn receive(&mut self, now: Time, payload: &[u8]) -> Vec<Output> {
-        let outputs = self.us.receive(now, payload);
+        let outputs = self.us.receive(now, MAC, payload);
         self.peers.iter_mut().for_each(|peer| peer.receives(&outputs));
         outputs
     }
@@ -148,7 +149,8 @@ impl Fixture {
     /// Lets time pass until then, with no deadline missed, and returns the kinds of frames sent.
     fn pass(&mut self, until: Time) -> Vec<Kind> {
         let mut kinds = Vec::new();
-        while let Some(due) = self.us.deadline().filter(|due| *due <= until) {
+        while self.us.deadline() <= until {
+            let due = self.us.deadline();
             let (sent, changes) = sent(&self.tick(due));
             assert_eq!(changes, [], "at {due:?}");
             kinds.extend(sent);
@@ -159,7 +161,7 @@ impl Fixture {
     /// Lets time pass until the role changes.
     fn next_role(&mut self) -> (Time, Vec<Output>) {
         for _ in 0..100 {
-            let due = self.us.deadline().unwrap();
+            let due = self.us.deadline();
             let outputs = self.tick(due);
             if !sent(&outputs).1.is_empty() {
                 return (due, outputs);
@@ -175,7 +177,7 @@ fn initialize_holds_at_any_priority() {
         let mut fixture = Fixture::standby(by, &[]);
         let mut sent_before = 1;
         let (at, outputs) = loop {
-            let due = fixture.us.deadline().unwrap();
+            let due = fixture.us.deadline();
             let outputs = fixture.tick(due);
             if sent(&outputs) != (vec![Kind::Keepalive], vec![]) {
                 break (due, outputs);
@@ -346,12 +348,41 @@ fn backup_leave_resigns_for_good() {
     let outputs = fixture.us.leave(ms(20));
     assert_eq!(sent(&outputs), (vec![Kind::Resign], role_changed(Role::Left, Reason::Leaving)));
     assert_eq!(frames(&outputs)[0].successor, None, "it has nothing to hand over");
-    assert_eq!(fixture.us.deadline(), None);
     let resign = fixture.peers[0].resigns(US);
-    assert_eq!(fixture.us.receive(ms(30), &resign), []);
-    assert_eq!(fixture.us.tick(ms(1000)), []);
-    assert_eq!(fixture.us.set_priority(ms(1000), priority(255)), []);
-    assert_eq!(fixture.us.leave(ms(1000)), []);
+    assert_eq!(fixture.us.receive(ms(30), MAC, &resign), []);
+    assert_eq!(fixture.us.deadline(), ms(20) + A);
+    // It stays known, and names nobody.
+    for round in 1..50 {
+        let outputs = fixture.us.tick(ms(20) + A * round);
+        assert_eq!(sent(&outputs), (vec![Kind::Resign], vec![]));
+        assert_eq!(frames(&outputs)[0].successor, None);
+    }
+    let later = ms(20) + A * 49;
+    assert_eq!(fixture.us.set_priority(later, priority(255)), []);
+    assert_eq!(fixture.us.leave(later), []);
+}
+
+#[test]
+fn member_that_left_changes_nothing_for_the_others() {
+    let (mut fixture, at) = Fixture::active(100, &[(LOW, 200), (HIGH, 90)]);
+    for round in 0..50 {
+        let now = at + A * round;
+        assert_eq!(fixture.deliver(now, 0, Kind::Resign), [], "of higher priority, and no successor");
+        fixture.deliver(now, 1, Kind::Keepalive);
+        assert!(sent(&fixture.tick(now)).1.is_empty());
+    }
+    let outputs = fixture.us.leave(at + A * 49);
+    assert_eq!(frames(&outputs)[0].successor, Some(HIGH));
+
+    let mut fixture = Fixture::standby(100, &[(LOW, 200), (HIGH, 120)]);
+    for round in 0..50 {
+        let now = A * round + ms(1);
+        fixture.deliver(now, 0, Kind::Resign);
+        fixture.deliver(now, 1, Kind::Advertisement);
+        assert!(sent(&fixture.tick(now)).1.is_empty());
+    }
+    let (took, _) = fixture.next_role();
+    assert!(took < A * 49 + ms(1) + active_down_interval(A) + skewed(100) + ms(1), "{took:?}");
 }
 
 #[test]
@@ -360,7 +391,7 @@ fn backup_slept_longer_than_a_lease_restarts_the_hold() {
     for (woke, takes) in [(due + lease_time(A), true), (due + lease_time(A) + ms(1), false)] {
         let mut fixture = Fixture::standby(100, &[]);
         fixture.pass(A * 10);
-        assert_eq!(fixture.us.deadline(), Some(due));
+        assert_eq!(fixture.us.deadline(), due);
         let (kinds, changes) = sent(&fixture.tick(woke));
         if takes {
             assert_eq!(changes, role_changed(Role::Active, Reason::Alone));
@@ -375,7 +406,7 @@ fn backup_slept_longer_than_a_lease_restarts_the_hold() {
 fn active_advertises_each_interval() {
     let (mut fixture, start) = Fixture::active(100, &[]);
     for round in 1..5 {
-        assert_eq!(fixture.us.deadline(), Some(start + A * round));
+        assert_eq!(fixture.us.deadline(), start + A * round);
         assert_eq!(fixture.tick(start + A * round - ms(1)), []);
         let outputs = fixture.tick(start + A * round);
         assert_eq!(sent(&outputs), (vec![Kind::Advertisement], vec![]));
@@ -609,7 +640,7 @@ fn overloaded_active_extends_its_lease_once_all_acknowledged() {
     new.frame.acks = vec![(US, acks[0].1 - 1)];
     fixture.peers.push(new);
     fixture.deliver(late + A * 2, 3, Kind::Keepalive);
-    assert_eq!(fixture.us.deadline(), Some(late + A * 5), "it speaks less as well");
+    assert_eq!(fixture.us.deadline(), late + A * 5, "it speaks less as well");
     fixture.deliver(late + A * 3, 3, Kind::Keepalive);
     assert_eq!(requests(&fixture.tick(late + A * 5)), [(Kind::Advertisement, 3 * A)]);
     assert!(!fixture.us.holds_lease(late + A * 5 + lease_time(A) + ms(1)));
@@ -621,7 +652,7 @@ fn overloaded_active_extends_its_lease_once_all_acknowledged() {
     assert_eq!(requests(&fixture.tick(late + A * 7)), [(Kind::ExtendedAdvertisement, 3 * A)]);
     let last = late + A * OVERLOAD_INTERVALS;
     assert_eq!(fixture.pass(last - ms(1)).last(), Some(&Kind::ExtendedAdvertisement));
-    let due = fixture.us.deadline().unwrap();
+    let due = fixture.us.deadline();
     assert_eq!(requests(&fixture.tick(due)), [(Kind::Advertisement, A)], "it was late long ago");
     assert!(!fixture.us.holds_lease(due + lease_time(A) + ms(1)));
 }
@@ -631,7 +662,7 @@ fn overloaded_standby_taking_over_requests_extended_timers_anew() {
     let mut fixture = Fixture::standby(100, &[(LOW, 90)]);
     fixture.deliver(ms(0), 0, Kind::Keepalive);
     let outputs = loop {
-        let due = fixture.us.deadline().unwrap() + A;
+        let due = fixture.us.deadline() + A;
         fixture.deliver(due, 0, Kind::Keepalive);
         let outputs = fixture.tick(due);
         if !sent(&outputs).1.is_empty() {
@@ -689,7 +720,7 @@ fn replayed_forged_and_foreign_frames_are_counted_and_ignored() {
     }
     let ours = fixture.us.tick(ms(650));
     let Output::Send(payload) = &ours[0] else { panic!() };
-    assert_eq!(fixture.us.receive(ms(650), payload), [], "a network that returns our words");
+    assert_eq!(fixture.us.receive(ms(650), MAC, payload), [], "a network that returns our words");
     let expected = Counters {
         malformed: 1,
         foreign: 1,
@@ -711,10 +742,12 @@ fn snapshot_lists_peers_and_the_active() {
     fixture.deliver(ms(30), 2, Kind::Resign);
     let seen = |instance: Instance, by, role, at| PeerSnapshot {
         instance,
+        mac: MAC,
         name: format!("pod-{}", instance.0[0]),
         priority: priority(by),
         role,
         at: ms(at),
+        is_reachable: true,
     };
     let expected = Snapshot {
         role: Role::Standby,

@@ -35,6 +35,8 @@ pub struct Layer2 {
     has_net_raw: bool,
     metrics: Metrics,
     lease: Lease,
+    /// The other pods whose packets the lease's table lets in.
+    admitted: BTreeSet<Mac>,
     /// The LAN interface's name, once it is known.
     interface: Option<String>,
     /// The pod has a key, and so an election.
@@ -95,6 +97,7 @@ impl Layer2 {
             has_net_raw,
             metrics,
             lease: Lease::default(),
+            admitted: BTreeSet::new(),
             interface: None,
             has_election: false,
             election: None,
@@ -152,9 +155,15 @@ impl Layer2 {
             return Ok(false);
         }
         let addresses: Vec<Ipv4Addr> = config.addresses.iter().map(|a| a.address).collect();
+        // Only a newcomer changes the table: a take-over does not wait for the removal of
+        // the pod that fell silent.
+        if !self.snapshot.peers.is_subset(&self.admitted) {
+            self.admitted = self.snapshot.peers.clone();
+        }
         let desired = lease::Desired {
             lan: lan.name.clone(),
             addresses: addresses.clone(),
+            peers: self.admitted.clone(),
             interval: election.interval,
         };
         // Before joining: the first frame already changes the lease.
@@ -197,6 +206,24 @@ impl Layer2 {
         if let Some(task) = &self.election {
             task.set_priority(priority);
         }
+    }
+
+    /// Hands the addresses over to another pod, for good; the pod's connections stay.
+    pub fn drain(&self) {
+        if let Some(task) = &self.election {
+            task.drain();
+        }
+    }
+
+    /// Whether another pod of the gateway is active.
+    pub fn has_successor(&self) -> bool {
+        let ElectionStatus { role, active, .. } = &self.snapshot.status;
+        *role != Role::Active && active.is_some()
+    }
+
+    /// The gateway's other pods that are received from, of those that are leaving as well.
+    pub fn peers(&self) -> &BTreeSet<Mac> {
+        &self.snapshot.peers
     }
 
     /// To be told that the agent's loop comes round; a member resigns if it does not.

@@ -94,6 +94,8 @@ pub(super) struct Directions {
     pub link_losses: u64,
     /// The hosts that matter to it.
     pub hosts: LanHosts,
+    /// The member is to hand over, and to let the others know that it is there.
+    pub drain: bool,
     /// The member is to hand over and end.
     pub leave: bool,
 }
@@ -109,6 +111,9 @@ pub struct Snapshot {
     pub joined: bool,
     /// For `/status`.
     pub status: ElectionStatus,
+    /// The hardware addresses of the gateway's other pods that are received from, of
+    /// those that are leaving as well.
+    pub peers: BTreeSet<Mac>,
     /// Until when this pod holds the lease, if it does not renew it. A renewal alone is
     /// no change of the snapshot that [`ElectionTask::changed`] tells.
     pub(super) lease_until: Option<Time>,
@@ -136,8 +141,14 @@ impl ElectionTask {
         metrics: ElectionMetrics,
         heartbeat: Heartbeat,
     ) -> io::Result<Self> {
-        let (directions, directed) =
-            watch::channel(Directions { priority, link_up: true, link_losses: 0, hosts, leave: false });
+        let (directions, directed) = watch::channel(Directions {
+            priority,
+            link_up: true,
+            link_losses: 0,
+            hosts,
+            drain: false,
+            leave: false,
+        });
         let (publish, snapshot) = watch::channel(Snapshot::default());
         let (report, joined) = oneshot::channel();
         let (running, thread) = mpsc::channel();
@@ -176,6 +187,12 @@ impl ElectionTask {
         self.direct(|directions| directions.hosts = hosts);
     }
 
+    /// Hands over, for good. The others go on to receive from this pod until the task is
+    /// dropped.
+    pub fn drain(&self) {
+        self.direct(|directions| directions.drain = true);
+    }
+
     fn direct(&self, set: impl FnOnce(&mut Directions)) {
         self.directions.send_if_modified(|directions| {
             let before = directions.clone();
@@ -194,11 +211,14 @@ impl ElectionTask {
         self.snapshot.borrow().clone()
     }
 
-    /// Resolves when role changes or status differ from `known`; never without a
+    /// Resolves when role changes, status or peers differ from `known`; never without a
     /// task.
     pub async fn changed(task: Option<&mut Self>, known: &Snapshot) {
         let Some(task) = task else { return std::future::pending().await };
-        let differs = |now: &Snapshot| (now.role_changes, &now.status) != (known.role_changes, &known.status);
+        let seen =
+            |snapshot: &Snapshot| (snapshot.role_changes, snapshot.status.clone(), snapshot.peers.clone());
+        let known = seen(known);
+        let differs = |now: &Snapshot| seen(now) != known;
         // If the member has ended, nothing changes any more.
         if task.snapshot.wait_for(differs).await.is_err() {
             std::future::pending::<()>().await;

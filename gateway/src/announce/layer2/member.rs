@@ -168,8 +168,11 @@ impl Member {
             // However many frames there are, the runtime looks at all sockets.
             tokio::task::yield_now().await;
             let directions = self.directions.borrow_and_update().clone();
-            if directions.leave || self.directions.has_changed().is_err() {
+            let ends = directions.leave || self.directions.has_changed().is_err();
+            if ends || directions.drain {
                 self.driver.input(Election::leave);
+            }
+            if ends {
                 return;
             }
             self.driver.direct(directions);
@@ -195,12 +198,12 @@ impl Member {
         let received = lan.received_arp();
         driver.guard_start(guard, &received, lan);
         driver.check_isolation(detector, &received, lan);
-        let deadline = driver.election.deadline();
-        if !driver.is_paused() && deadline.is_some_and(|deadline| deadline <= now()) {
+        if !driver.is_paused() && driver.election.deadline() <= now() {
             driver.input(Election::tick);
         }
-        let deadline = driver.election.deadline().filter(|_| !driver.is_paused());
-        let due = Instant::now() + deadline.map_or(PAUSED_CHECK, |deadline| deadline.saturating_sub(now()));
+        let due =
+            if driver.is_paused() { PAUSED_CHECK } else { driver.election.deadline().saturating_sub(now()) };
+        let due = Instant::now() + due;
         guard.due().map_or(due, |probe| probe.min(due)).min(detector.due())
     }
 }
@@ -312,11 +315,13 @@ impl Driver {
         for _ in 0..BATCH {
             let Ok(length) = frames.try_read(&mut buffer) else { break };
             if !self.is_paused() {
-                let payload = buffer.get(ETHERNET..length).unwrap_or_default();
+                // The filter lets through nothing shorter than a header.
+                let Some((header, payload)) = buffer[..length].split_at_checked(ETHERNET) else { continue };
+                let from = Mac::try_from(&header[6..12]).unwrap_or_default();
                 let before = self.unheeded();
-                self.carry_out(|election, now| election.receive(now, payload));
+                self.carry_out(|election, now| election.receive(now, from, payload));
                 if self.unheeded() > before && self.not_peers.len() < NOT_PEERS_MAX {
-                    self.not_peers.extend(buffer.get(6..12).and_then(|mac| Mac::try_from(mac).ok()));
+                    self.not_peers.insert(from);
                 }
                 any = true;
             }
@@ -366,12 +371,16 @@ impl Driver {
         let counters = self.election.counters();
         self.metrics.count(&self.counted, &counters);
         self.counted = counters;
-        let mut peers: Vec<String> = election.peers.into_iter().map(|peer| peer.name).collect();
+        let reachable = election.peers.iter().filter(|peer| peer.is_reachable).map(|peer| peer.mac).collect();
+        // One that is leaving stands in for nobody.
+        let others = election.peers.into_iter().filter(|peer| peer.role != Role::Left);
+        let mut peers: Vec<String> = others.map(|peer| peer.name).collect();
         peers.sort_unstable();
         let snapshot = Snapshot {
             role_changes: self.role_changes,
             joined: self.joined,
             lease_until: self.election.lease_until(),
+            peers: reachable,
             status: ElectionStatus {
                 role,
                 since_ms: u64::try_from(since).unwrap_or(u64::MAX),

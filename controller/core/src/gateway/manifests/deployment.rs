@@ -18,6 +18,8 @@ const UNREACHABLE_SECONDS_OF_SEVERAL: i64 = 2;
 /// On nodes that load balancers are to leave out (Kubernetes API). A cluster may
 /// have no others, so gateways prefer those without it.
 const EXCLUDED_NODES_LABEL: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
+/// How long a pod has to end, beside the time for its connections.
+const TERMINATION_SECONDS: u16 = 5;
 /// The volume with the election's key; only pods of several have it.
 pub const KEY_VOLUME: &str = "key";
 /// The progress deadline of a roll-out: after so long Kubernetes gives it up, and
@@ -140,7 +142,7 @@ fn plain(
                 "spec": {
                     "automountServiceAccountToken": false,
                     "enableServiceLinks": false,
-                    "terminationGracePeriodSeconds": 5,
+                    "terminationGracePeriodSeconds": TERMINATION_SECONDS,
                     "securityContext": { "seccompProfile": { "type": "RuntimeDefault" } },
                     "tolerations": tolerations(settings),
                     "containers": [{
@@ -199,7 +201,7 @@ fn plain(
         ] } }),
     );
     if settings.replicas() > 1 {
-        make_several(&mut object["spec"], owner, gateway);
+        make_several(&mut object["spec"], owner, gateway, settings.drain_seconds());
     }
     object
 }
@@ -237,11 +239,12 @@ fn push(list: &mut Value, item: Value) {
 
 /// Adds what a Deployment of several pods has beyond that of one: each pod is on
 /// a node of its own, has the election's key, and terminates before its successor
-/// starts, for the others answer meanwhile.
-fn make_several(spec: &mut Value, owner: &ServiceId, gateway: &GatewayLocation) {
+/// starts, for the others answer meanwhile; it has time to lead its connections on.
+fn make_several(spec: &mut Value, owner: &ServiceId, gateway: &GatewayLocation, drain_seconds: u16) {
     spec["strategy"] =
         json!({ "type": "RollingUpdate", "rollingUpdate": { "maxSurge": 0, "maxUnavailable": 1 } });
     let pod = &mut spec["template"]["spec"];
+    pod["terminationGracePeriodSeconds"] = json!(TERMINATION_SECONDS + drain_seconds);
     let apart = json!({
         "labelSelector": { "matchLabels": selector(owner) },
         "topologyKey": "kubernetes.io/hostname",
