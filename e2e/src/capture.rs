@@ -14,7 +14,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 /// `ETH_P_ALL`: what goes out as well, which is nobody's but the client's own.
 const ALL: u16 = 3;
 
-/// A frame from the address, or an ARP frame that says who has it.
+/// An ARP frame that says who has the address.
 #[derive(Clone, Debug)]
 struct Spoken {
     at: Instant,
@@ -108,13 +108,11 @@ fn spoken(frame: &[u8], ip: Ipv4Addr) -> Option<Spoken> {
     let mac = source(frame)?;
     let address = |at: usize| frame.get(at..at + 4);
     let ours = Some(&ip.octets()[..]);
-    let (announcement, what) = match frame.get(12..14)? {
-        [0x08, 0x06] if address(28) == ours => {
-            let kind = if frame.get(21) == Some(&1) { "ARP request" } else { "ARP reply" };
-            (address(38) == ours, kind)
-        }
-        [0x08, 0x00] if address(26) == ours => (false, "packet"),
-        _ => return None,
-    };
+    // Packets are no matter here: a pod leads its connections on.
+    if frame.get(12..14)? != [0x08, 0x06] || address(28) != ours {
+        return None;
+    }
+    let (announcement, what) =
+        (address(38) == ours, if frame.get(21) == Some(&1) { "ARP request" } else { "ARP reply" });
     Some(Spoken { at: Instant::now(), mac, announcement, what: format!("{what} from {ip}") })
 }

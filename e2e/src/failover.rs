@@ -17,6 +17,7 @@ use lb_svc_crds::names::{self, SERVICE_UID_LABEL};
 use serde_json::{Value, json};
 
 use crate::capture::Capture;
+use crate::flows::{Clients, Flows};
 use crate::objects::{backends, elsewhere, on_the_first_node, port, service};
 use crate::outage::{Outage, Watch};
 use crate::{Lab, SLOW, Scene, client, expect, until};
@@ -86,6 +87,11 @@ impl Event {
         }
     }
 
+    /// Whether the active pod has time to hand over.
+    pub fn is_planned(self) -> bool {
+        matches!(self, Self::Deleted | Self::Drained | Self::Updated)
+    }
+
     /// Whether its node is dead afterwards.
     fn kills_node(self) -> bool {
         matches!(self, Self::NodeDies | Self::NodeDiesUntold)
@@ -93,10 +99,7 @@ impl Event {
 
     /// How long the address may go unanswered, at worst.
     pub fn worst(self) -> Duration {
-        match self {
-            Self::Deleted | Self::Drained | Self::Updated => Duration::from_millis(50),
-            _ => Duration::from_millis(800),
-        }
+        Duration::from_millis(if self.is_planned() { 50 } else { 800 })
     }
 }
 
@@ -113,7 +116,9 @@ pub struct Pair {
 pub struct Seen {
     /// To the client's probes.
     pub outage: Outage,
-    /// What was heard of the pod that was active, after the other's first
+    /// To connections.
+    pub flows: Flows,
+    /// What ARP was heard of the pod that was active, after the other's first
     /// announcement.
     pub late: Vec<String>,
 }
@@ -198,6 +203,7 @@ impl Pair {
         let (old, new) = (self.mac(&active).await, self.mac(&standby).await);
         let capture = Capture::begin(self.ip);
         let watch = Watch::begin(self.ip, TCP, UDP);
+        let clients = Clients::begin(self.ip, TCP);
         tokio::time::sleep(QUIET).await;
         let begun = Instant::now();
         let undo = Undo::of(event, &active, self).await;
@@ -216,6 +222,7 @@ impl Pair {
         }
         tokio::time::sleep(QUIET).await;
         let outage = watch.end().await;
+        let flows = clients.end().await;
         // What a node's coming back costs others on this machine is no matter
         // of the address.
         if event.kills_node() {
@@ -227,7 +234,7 @@ impl Pair {
             Event::Updated => Vec::new(),
             _ => capture.end(&old, &new, begun),
         };
-        Seen { outage, late }
+        Seen { outage, flows, late }
     }
 
     /// Waits until an event has had its effect.

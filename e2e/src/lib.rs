@@ -18,6 +18,7 @@ pub mod client;
 mod controller;
 pub mod failover;
 pub mod fleet;
+pub mod flows;
 mod lab;
 pub mod objects;
 pub mod outage;

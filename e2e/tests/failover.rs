@@ -24,6 +24,17 @@ async fn survives(name: &str, event: Event) {
             outage.lost,
             outage.sent
         );
+        let flows = &seen.flows;
+        eprintln!(
+            "{}: of {} connections {} not opened, {} broken, the longest pause of the others {:?}",
+            event.name(),
+            flows.opened,
+            flows.not_opened,
+            flows.broken,
+            flows.pause
+        );
+        assert!(flows.opened > 100, "{flows:?}");
+        assert!(flows.is_whole() || !event.is_planned(), "connections were lost: {flows:?}");
         assert!(outage.longest <= MOVED, "{outage:?}");
         assert!(outage.again <= MOVED / 4, "no second outage: {outage:?}");
         assert_eq!(seen.late.len(), 0, "the one before spoke on: {:?}", seen.late.first());

@@ -16,7 +16,7 @@ use lb_svc_election::Counters;
 /// Label: the kind of object that was repaired.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Kind {
-    /// nat, route, rule, address, devconf or link.
+    /// nat, route, rule, neighbour, address, devconf or link.
     pub kind: &'static str,
 }
 

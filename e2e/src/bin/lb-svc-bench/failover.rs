@@ -28,7 +28,7 @@ pub async fn measure(stage: &Stage, options: &Options) -> anyhow::Result<Vec<Row
     let theirs = theirs(stage, options).await?;
     let mut rows = Vec::new();
     let (ours, late) = ours(options.failovers).await;
-    for (event, ours) in ours {
+    for (event, ours, lost) in ours {
         let theirs =
             theirs.iter().find(|(theirs, _)| *theirs == event).map(|(_, outages)| outages.as_slice());
         let mut row = |what: &str, of, goal| {
@@ -38,33 +38,42 @@ pub async fn measure(stage: &Stage, options: &Options) -> anyhow::Result<Vec<Row
         };
         row("median", median, middle(event));
         row("worst", worst, Goal::AtMost(millis(event.worst())));
+        let goal = if event.is_planned() { Goal::AtMost(0.0) } else { Goal::None };
+        let name = format!("{}: connections of clients lost, in all runs", event.name());
+        rows.push(Row::alone(&name, "", lost as f64, goal));
     }
     let name = "frames of the one before, after the next one's first announcement";
     rows.push(Row::alone(name, "", late as f64, Goal::AtMost(0.0)));
     Ok(rows)
 }
 
-/// Of each event its outages, and how much was heard of those before, in all.
-async fn ours(runs: usize) -> (Vec<(Event, Vec<f64>)>, usize) {
+/// Of each event its outages and the connections lost, and how much was heard of those before, in all.
+async fn ours(runs: usize) -> (Vec<(Event, Vec<f64>, usize)>, usize) {
     let all = Arc::new(Mutex::new((Vec::new(), 0)));
     let found = Arc::clone(&all);
     scene("bench-failover", async |scene| {
         let pair = Pair::make(&scene, "web").await;
         for event in Event::ALL {
-            let mut outages = Vec::new();
+            let (mut outages, mut broken) = (Vec::new(), 0);
             for run in 1..=runs {
                 let seen = pair.suffer(event).await;
+                let flows = &seen.flows;
+                broken += flows.not_opened + flows.broken;
                 let ms = millis(seen.outage.longest);
                 let (lost, late) = (seen.outage.lost, seen.late.len());
                 eprintln!(
-                    "  {run:2}  {}: {ms:.0} ms, {lost} lost, then {} ms, {late} late",
+                    "  {run:2}  {}: {ms:.0} ms, {lost} lost, then {} ms, {late} late; of {} connections {} not opened, {} broken, pause {} ms",
                     event.name(),
-                    seen.outage.again.as_millis()
+                    seen.outage.again.as_millis(),
+                    flows.opened,
+                    flows.not_opened,
+                    flows.broken,
+                    flows.pause.as_millis()
                 );
                 outages.push(ms);
                 found.lock().unwrap_or_else(PoisonError::into_inner).1 += late;
             }
-            found.lock().unwrap_or_else(PoisonError::into_inner).0.push((event, outages));
+            found.lock().unwrap_or_else(PoisonError::into_inner).0.push((event, outages, broken));
         }
     })
     .await;
