@@ -375,14 +375,15 @@ impl Digests {
 mod tests {
     use super::*;
     use crate::gateway::manifests;
-    use crate::model::StatusReport;
     use crate::model::{DeploymentState, Endpoint, EndpointSlice};
+    use crate::model::{Setting, StatusReport};
     use crate::observed::{Observed, SealState};
     use crate::service::conditions::{GATEWAY_READY, LIMITED, ips};
     use crate::service::plan::{Requeue, plan};
     use crate::testing::gateway::{
         annotate, carried_out, claim, claimed, config_of, config_written, direct_access, gateway_pod,
-        is_converged, network, owned, reason, settle, status, target_addresses, tcp_slice, with_pods,
+        is_converged, network, owned, reason, set, set_wrongly, settle, status, target_addresses,
+        tcp_slice, with_pods,
     };
     use crate::testing::port;
     use lb_svc_crds::Requested;
@@ -465,6 +466,20 @@ mod tests {
         assert!(reported(&observed), "nor one whose router has it");
         observed.addresses.networks.clear();
         assert!(reported(&observed));
+    }
+
+    #[test]
+    fn time_to_drain_is_in_config_and_kept_where_the_settings_are_wrong() {
+        let mut observed = served();
+        set(&mut observed, Setting::DrainSeconds, 5.into());
+        let planned = plan(&observed);
+        assert_eq!(config_written(&planned).election.unwrap().drain_seconds, 5);
+        observed.gateway.config.as_mut().unwrap().content = config_of(&planned).unwrap().clone();
+        set_wrongly(&mut observed, Setting::DrainSeconds);
+        observed.service.as_mut().unwrap().ports.push(port("TCP", 443));
+        assert_eq!(config_written(&plan(&observed)).election.unwrap().drain_seconds, 5);
+        set(&mut observed, Setting::DrainSeconds, DRAIN_SECONDS.into());
+        assert!(!config_of(&plan(&observed)).unwrap().contains("drainSeconds"), "as before there was one");
     }
 
     #[test]

@@ -101,6 +101,20 @@ mod tests {
     }
 
     #[test]
+    fn pods_of_several_have_time_to_drain() {
+        let times = |set: &[(Setting, Value)]| {
+            let spec = with("web", &Attachment::default(), &[], set)["spec"].take();
+            let grace = &spec["template"]["spec"]["terminationGracePeriodSeconds"];
+            (grace.as_u64().unwrap(), spec["progressDeadlineSeconds"].as_u64().unwrap())
+        };
+        let several = (Setting::Replicas, json!(2));
+        assert_eq!(times(&[]), (5, 60), "one pod has no other to drain for");
+        assert_eq!(times(std::slice::from_ref(&several)), (35, 60));
+        assert_eq!(times(&[several.clone(), (Setting::DrainSeconds, json!(120))]), (125, 150));
+        assert_eq!(times(&[several, (Setting::DrainSeconds, json!(0))]), (5, 60));
+    }
+
+    #[test]
     fn single_replica_has_no_election() {
         let rendered = with("web", &Attachment::default(), &[], &[(Setting::Replicas, json!(1))]);
         assert_eq!(rendered["spec"], deployment::rendered("web")["spec"]);

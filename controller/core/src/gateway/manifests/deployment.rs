@@ -243,6 +243,9 @@ fn push(list: &mut Value, item: Value) {
 fn make_several(spec: &mut Value, owner: &ServiceId, gateway: &GatewayLocation, drain_seconds: u16) {
     spec["strategy"] =
         json!({ "type": "RollingUpdate", "rollingUpdate": { "maxSurge": 0, "maxUnavailable": 1 } });
+    // The next pod may have to wait for the node of the one that ends.
+    let drained = u64::from(drain_seconds) + PROGRESS_DEADLINE.as_secs() / 2;
+    spec["progressDeadlineSeconds"] = json!(drained.max(PROGRESS_DEADLINE.as_secs()));
     let pod = &mut spec["template"]["spec"];
     pod["terminationGracePeriodSeconds"] = json!(TERMINATION_SECONDS + drain_seconds);
     let apart = json!({
