@@ -22,6 +22,8 @@ use lb_svc_e2e::{
 };
 use serde_json::{Value, json};
 
+/// The label of nodes that load balancers leave out (Kubernetes API).
+const EXCLUDED: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
 /// How soon what changed is in the status. On a machine with all tests' load.
 const SOON: Duration = Duration::from_secs(2);
 
@@ -101,10 +103,13 @@ fn web(name: &str, ports: &[u16]) -> Value {
     })
 }
 
-/// The nodes' internal addresses, by their names.
+/// The internal addresses of the nodes that serve, by their names: control planes of
+/// kubeadm, and so of kind, are excluded.
 async fn nodes(scene: &Scene) -> Vec<(String, IpAddr)> {
     let nodes: Api<Node> = Api::all(scene.client());
+    let excluded = |node: &Node| node.labels().contains_key(EXCLUDED);
     let nodes = nodes.list(&ListParams::default()).await.unwrap().items.into_iter();
+    let nodes = nodes.filter(|node| !excluded(node));
     let internal = |node: &Node| {
         let addresses = node.status.as_ref()?.addresses.as_ref()?;
         addresses.iter().find(|address| address.type_ == "InternalIP")?.address.parse().ok()
@@ -307,9 +312,7 @@ async fn node_that_dies_leaves_the_status_at_once() {
         shows(&scene, "web", &all, SLOW).await;
 
         let nodes: Api<Node> = Api::all(scene.client());
-        let label = |value: Value| {
-            json!({ "metadata": { "labels": { "node.kubernetes.io/exclude-from-external-load-balancers": value } } })
-        };
+        let label = |value: Value| json!({ "metadata": { "labels": { EXCLUDED: value } } });
         nodes.patch(name, &PatchParams::default(), &Patch::Merge(label("".into()))).await.unwrap();
         let excluded = AssertUnwindSafe(shows(&scene, "web", &rest, SOON));
         let outcome = excluded.catch_unwind().await;

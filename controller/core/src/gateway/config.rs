@@ -382,8 +382,8 @@ mod tests {
     use crate::service::plan::{Requeue, plan};
     use crate::testing::gateway::{
         annotate, carried_out, claim, claimed, config_of, config_written, direct_access, gateway_pod,
-        is_converged, network, owned, reason, set, set_wrongly, settle, status, target_addresses,
-        tcp_slice, with_pods,
+        is_converged, network, owned, reason, set, set_wrongly, settle, status, target_addresses, tcp_slice,
+        with_pods,
     };
     use crate::testing::port;
     use lb_svc_crds::Requested;
