@@ -103,8 +103,8 @@ chart:
 
 # All suites of this ring, and of them those in which the NAT back end matters:
 # they run once with each.
-netns_suites := $(or $(SUITE),netns direct failover connections limits push)
-nat_suites := $(filter netns direct connections,$(netns_suites))
+netns_suites := $(or $(SUITE),netns direct failover connections limits proxy push)
+nat_suites := $(filter netns direct proxy,$(netns_suites))
 netns_test := cargo test $(locked) -p lb-svc-gateway
 in_namespaces := $(runner)='unshare --net --mount'
 

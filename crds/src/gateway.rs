@@ -24,9 +24,14 @@ pub const LIMITED_VERSION: u32 = 3;
 /// ([`Target::Endpoints`]), which a gateway before it cannot read.
 pub const DIRECT_VERSION: u32 = 5;
 
+/// The version where connections may be proxied with a header
+/// ([`Frontend::proxy_protocol`]): a gateway that would pass over it is not to take it.
+/// There are gateways that take version 6 for the next one, whatever is in it.
+pub const PROXY_VERSION: u32 = 7;
+
 /// The oldest and the newest version of [`GatewayConfig`] that this build of
 /// the gateway carries out.
-pub const CONFIG_VERSIONS: std::ops::RangeInclusive<u32> = 1..=6;
+pub const CONFIG_VERSIONS: std::ops::RangeInclusive<u32> = 1..=7;
 
 /// See [`Election::interval_ms`].
 pub const ADVERTISEMENT_INTERVAL_MS: u16 = 50;
@@ -38,8 +43,8 @@ pub const DRAIN_SECONDS: u16 = 30;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct GatewayConfig {
-    /// The oldest of [`CONFIG_VERSION`], [`LIMITED_VERSION`] and
-    /// [`DIRECT_VERSION`] that knows all that is in it.
+    /// The oldest of [`CONFIG_VERSION`], [`LIMITED_VERSION`], [`DIRECT_VERSION`] and
+    /// [`PROXY_VERSION`] that knows all that is in it.
     pub version: u32,
     /// The attachment, `<namespace>/<nad>`, by which Multus's network-status
     /// names the interface.
@@ -155,6 +160,30 @@ pub struct Frontend {
     /// [`LIMITED_VERSION`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clients: Option<Vec<IpNet>>,
+    /// The header that targets are sent before what a client sends: the gateway accepts
+    /// connections to the TCP ports itself and connects to the target. Absent, it
+    /// forwards them. Not before [`PROXY_VERSION`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy_protocol: Option<ProxyProtocol>,
+}
+
+/// A header that tells a target the client's address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum ProxyProtocol {
+    /// The PROXY protocol, version 2.
+    V2,
+}
+
+impl std::str::FromStr for ProxyProtocol {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "v2" => Ok(Self::V2),
+            other => Err(format!("{other:?} is not \"v2\"")),
+        }
+    }
 }
 
 /// Where a frontend's connections go.

@@ -66,6 +66,10 @@ pub const FILL_ADDRESS_ANNOTATION: &str = "lb-svc.kubeovn.io/fill-address";
 /// On a Service: what programs its gateway's NAT, `iptables` or `nftables`.
 pub const NAT_BACKEND_ANNOTATION: &str = "lb-svc.kubeovn.io/nat-backend";
 
+/// On a Service, `v2`: its gateway takes connections to the TCP ports itself, and sends
+/// the backend a header of the PROXY protocol that names the client.
+pub const PROXY_PROTOCOL_ANNOTATION: &str = "lb-svc.kubeovn.io/proxy-protocol";
+
 /// On a Service, `"true"` or `"onlyLocal"`: clients inside the cluster go to its
 /// gateway too, instead of being served by their node (`ipMode: Proxy`).
 pub const PASS_THROUGH_ANNOTATION: &str = "lb-svc.kubeovn.io/pass-through";

@@ -209,6 +209,10 @@ reasons! {
     NotConverged,
     /// The LAN cannot be probed for an address.
     ProbeFailed,
+    /// Connections with the PROXY protocol cannot be taken.
+    ProxyFailed,
+    /// There are as many connections with the PROXY protocol as the pod can take.
+    ProxyFull,
     /// The table of source ranges cannot be written or read.
     RangesFailed,
     /// The LAN's router does not answer.

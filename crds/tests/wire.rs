@@ -15,10 +15,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-const CONFIGS: [&str; 3] = [
+const CONFIGS: [&str; 4] = [
     include_str!("golden/config-1.json"),
     include_str!("golden/config-1-least.json"),
     include_str!("golden/config-5.json"),
+    include_str!("golden/config-7.json"),
 ];
 const STATUSES: [&str; 3] = [
     include_str!("golden/status.json"),

@@ -9,6 +9,7 @@ verb_deps() { install_missing needs_all "needs_$CLUSTER"; }
 needs_all() { # the checks, the images and the clusters
   need "network tools" ip:iproute2 nft:nftables iptables:iptables conntrack:conntrack ping:iputils-ping sysctl:procps
   need "tools" curl:curl jq:jq openssl:openssl flock:util-linux unzip:unzip /etc/ssl/certs/ca-certificates.crt:ca-certificates
+  need "servers that read the PROXY protocol" nginx:nginx haproxy:haproxy
   need "shell linter" shellcheck:shellcheck
   need "static C compiler" gcc:gcc /usr/include/stdio.h:libc6-dev
 }

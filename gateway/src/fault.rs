@@ -98,6 +98,11 @@ pub enum Fault {
     /// The source ranges could not be programmed or read.
     #[error("spec.loadBalancerSourceRanges cannot be programmed, and nothing is changed without them: {0}")]
     RangesFailed(String),
+    /// The proxy, or the way to it, could not be set up.
+    #[error(
+        "connections to ports with the PROXY protocol cannot be taken, and nothing is changed without that (it needs nft, and nft_tproxy in the node's kernel): {0}"
+    )]
+    ProxyFailed(String),
     /// The lease could not be programmed or read.
     #[error(
         "the lease on the addresses cannot be programmed, and without it a gateway of several pods does not serve (it needs Linux 5.16 with CONFIG_NETFILTER_EGRESS, and nft): {0}"
@@ -172,6 +177,7 @@ impl Fault {
             Self::NatFailed(_) => "NatFailed",
             Self::FilterFailed(_) => "FilterFailed",
             Self::RangesFailed(_) => "RangesFailed",
+            Self::ProxyFailed(_) => "ProxyFailed",
             Self::LeaseFailed(_) => "LeaseFailed",
             Self::KeyInvalid { .. } => "KeyInvalid",
             Self::ElectionFailed(_) => "ElectionFailed",

@@ -20,6 +20,7 @@
 //! | [`link`] | the pod's interfaces by role |
 //! | [`route`] | addresses, routes and rules: desired, observed, planned, changed |
 //! | [`datapath`] | netfilter: filter, source ranges, NAT, counters, conntrack |
+//! | [`proxy`] | connections with the PROXY protocol, relayed by this process |
 //! | [`announce`] | which pod has the addresses, and how the LAN learns it |
 //! | [`l2`] | ARP frames and packet sockets |
 //! | [`podnet`] | checks of next hop, ClusterIPs and endpoints |
@@ -33,6 +34,7 @@
 //!
 //! ```text
 //!   main       agent, programs, HTTP, checks        ◀── watch ──▶  election   one member
+//!   proxy      accepts and relays proxied connections, where there are any
 //!   netlink    requests of the network state                       (its sockets and timers)
 //!   blocking   scrapes, walks of the connection table
 //!   log        writes to stderr
@@ -54,6 +56,7 @@ pub mod limit;
 pub mod link;
 pub mod off_loop;
 pub mod podnet;
+pub mod proxy;
 pub mod route;
 pub mod scheduling;
 pub mod telemetry;

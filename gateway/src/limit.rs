@@ -21,6 +21,11 @@ pub enum Limit {
         some(.0)
     )]
     BackendsUnreachable(Vec<String>),
+    /// Connections are refused, for there are too many.
+    #[error(
+        "there are {0} proxied connections, as many as the pod's memory is enough for, and further ones are refused: raise the limit of memory in lb-svc.kubeovn.io/resources, 40 KiB for each connection"
+    )]
+    ProxyFull(usize),
     /// The LAN's router does not answer.
     #[error(
         "{router}, the router of {network}, has not answered ARP for a minute: whoever is outside of {network} gets no answer from the address, be it most of the LAN; set the Subnet's spec.cidrBlock to the LAN's whole prefix, and spec.gateway to its router"
@@ -50,6 +55,7 @@ impl Limit {
         match self {
             Self::Ipv6NotBlocked(_) => "Ipv6NotBlocked",
             Self::BackendsUnreachable(_) => "BackendsUnreachable",
+            Self::ProxyFull(_) => "ProxyFull",
             Self::RouterSilent { .. } => "RouterSilent",
             Self::AddressAnsweredTwice { .. } => "AddressAnsweredTwice",
         }

@@ -76,6 +76,7 @@ use crate::limit::Limit;
 use crate::podnet::cluster_ip::ForwardingChecks;
 use crate::podnet::health_check::HealthChecks;
 use crate::podnet::next_hop::{NextHop, NextHopMonitor};
+use crate::proxy::Proxy;
 use crate::route::desired::Lan;
 use crate::route::model::{Link, NetworkState};
 use crate::route::plan::{Op, forwarding_off};
@@ -110,6 +111,7 @@ pub async fn run(cli: Cli, terminate: watch::Receiver<bool>) {
         next_hop: NextHopMonitor::default(),
         forwarding: ForwardingChecks::default(),
         health: HealthChecks::default(),
+        proxy: Proxy::new(metrics.clone()),
         stale: StaleConnections::new(metrics.clone()),
         background,
         hand_over,
@@ -163,6 +165,7 @@ struct Agent {
     next_hop: NextHopMonitor,
     forwarding: ForwardingChecks,
     health: HealthChecks,
+    proxy: Proxy,
     stale: StaleConnections,
     background: watch::Sender<background::Desired<config::Services>>,
     hand_over: watch::Sender<background::Desired<Option<HandOver>>>,
@@ -335,7 +338,9 @@ impl Agent {
         // Where the LAN's IPAM made routes, the pod's own table does not lead to the cluster.
         let outgoing = state.has_routes_to(lan.link.index).then(|| Arc::from(primary.name.as_str()));
         let forwards = self.health.set(started, &config.forwards, outgoing.clone());
-        let (mut desired, unreachable) = Desired::new(&config, &forwards, &state, &lan, &primary, &absent);
+        let listener = self.proxy.set(&forwards, outgoing.clone(), &absent)?;
+        let (mut desired, unreachable) =
+            Desired::new(&config, &forwards, &state, &lan, &primary, &absent, listener);
         if self.announcer.has_member() {
             let next = lan.link.mac.and_then(|own| next_in_ring(own, self.announcer.peers()));
             desired.route = desired.route.of_several(next);
@@ -444,6 +449,7 @@ impl Agent {
     fn limits(&self) -> Vec<Limit> {
         let mut limits = self.datapath.limits();
         limits.extend(self.ipv6_refused.clone());
+        limits.extend(self.proxy.limit());
         let cluster_ips = self.forwarding.silent().map(|ip| format!("ClusterIP {ip}"));
         let config = self.inputs.configured.as_ref().map(|configured| &*configured.config);
         limits.extend(config.into_iter().flat_map(|config| self.announcer.limits(config)));
@@ -463,7 +469,7 @@ impl Agent {
         if let Some(Verified { desired, .. }) = &self.verified
             && let Some(Configured { config, .. }) = &self.inputs.configured
         {
-            self.reporter.show_targets(&config.forwards, &desired.datapath.nat.targets);
+            self.reporter.show_targets(&config.forwards, desired.datapath.targets());
         }
         let limits = self.limits();
         let conflicts = self.announcer.conflicts();

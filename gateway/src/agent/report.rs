@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::converge::Changes;
-use crate::config::{Forwards, Targets};
+use crate::config::{Forwards, Frontend, Target};
 use crate::fault::Fault;
 use crate::limit::Limit;
 use crate::telemetry::http::Published;
@@ -160,10 +160,15 @@ impl Reporter {
     }
 
     /// Shows the frontends that are served, and their endpoints, in the metrics.
-    pub fn show_targets(&mut self, forwards: &Forwards, targets: &Targets) {
-        self.metrics.ports.set(count(targets.len()));
+    pub fn show_targets<'a>(
+        &mut self,
+        forwards: &Forwards,
+        targets: impl Iterator<Item = (&'a Frontend, &'a Target)>,
+    ) {
+        let mut ports = 0;
         let mut gone = std::mem::take(&mut self.endpoints);
         for (frontend, target) in targets {
+            ports += 1;
             let (Some(forward), Some(endpoints)) = (forwards.get(frontend), target.endpoints()) else {
                 continue;
             };
@@ -175,6 +180,7 @@ impl Reporter {
                 self.endpoints.insert(labels);
             }
         }
+        self.metrics.ports.set(ports);
         for labels in gone {
             self.metrics.endpoints.remove(&labels);
         }

@@ -77,6 +77,9 @@ pub struct Forward {
     pub target: Target,
     /// The networks that clients may connect from; without, any.
     pub clients: Option<SourceRanges>,
+    /// Whether the gateway accepts the connections itself, and tells the target by a
+    /// header who the client is; of TCP only.
+    pub proxied: bool,
 }
 
 impl Forward {
@@ -157,7 +160,8 @@ mod tests {
             let clients =
                 ranges.map(|ranges| Arc::new(ranges.iter().map(|text| text.parse().unwrap()).collect()));
             let target = Target::ClusterIp(Ipv4Addr::new(10, 96, 0, 1));
-            Forward { service: "default/web".into(), target, clients }.allows(client.parse().unwrap())
+            let forward = Forward { service: "default/web".into(), target, clients, proxied: false };
+            forward.allows(client.parse().unwrap())
         };
         let ranges: Option<&[&str]> = Some(&["192.0.2.0/24", "198.51.100.7/32"]);
         assert!(allows(ranges, "192.0.2.9") && allows(ranges, "198.51.100.7"));

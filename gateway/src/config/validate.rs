@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net};
-use lb_svc_crds::gateway::{self as wire, CONFIG_VERSIONS, GatewayConfig, HealthCheck};
+use lb_svc_crds::gateway::{self as wire, CONFIG_VERSIONS, GatewayConfig, HealthCheck, Transport};
 use serde::Deserialize;
 
 use crate::l2::arp::parse_mac;
@@ -151,12 +151,15 @@ fn validate(wire: GatewayConfig) -> Result<Config, Invalid> {
                     service: Arc::clone(&service),
                     target: target.clone(),
                     clients: clients.clone(),
+                    proxied: entry.proxy_protocol.is_some() && port.protocol == Transport::Tcp,
                 };
                 match forwards.entry(frontend) {
                     Entry::Vacant(new) => {
                         new.insert(forward);
                     }
-                    Entry::Occupied(before) if before.get().target != *target => {
+                    Entry::Occupied(before)
+                        if before.get().target != *target || before.get().proxied != forward.proxied =>
+                    {
                         return Err(Invalid::PortTwice { frontend, service: entry.service.clone() });
                     }
                     // The same target twice: the later entry counts, but does not
@@ -274,7 +277,6 @@ fn validate_address(address: Ipv4Addr, entry: &wire::Address) -> Result<Address,
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lb_svc_crds::gateway::Transport;
 
     const GOOD: &str = r#"{
       "version": 1,
@@ -308,10 +310,10 @@ mod tests {
 
     #[test]
     fn unknown_version_is_named() {
-        assert!(with("\"version\": 1", "\"version\": 6").is_ok());
+        assert!(with("\"version\": 1", "\"version\": 7").is_ok());
         // Even though nothing else of it could be read.
-        assert_eq!(parse(br#"{"version": 7, "addresses": "elsewhere"}"#), Err(Invalid::Version(7)));
-        assert_eq!(Invalid::Version(7).to_string(), "its version is 7, and this build carries out 1 to 6");
+        assert_eq!(parse(br#"{"version": 8, "addresses": "elsewhere"}"#), Err(Invalid::Version(8)));
+        assert_eq!(Invalid::Version(8).to_string(), "its version is 8, and this build carries out 1 to 7");
     }
 
     #[test]
@@ -389,6 +391,19 @@ mod tests {
         for (from, to) in [("5000", "0"), ("1000", "0"), ("2", "0"), ("3", "0"), ("\"/\"", "\"x\"")] {
             assert!(matches!(check(&good.replace(from, to)), Err(Invalid::Check(_))), "{from}");
         }
+    }
+
+    #[test]
+    fn proxy_protocol_is_of_tcp_ports_only() {
+        let ports = r#""ports": [{"protocol": "TCP", "port": 80}"#;
+        let with_udp = format!(r#""proxyProtocol": "v2", {ports}, {{"protocol": "UDP", "port": 53}}"#);
+        let config = with(ports, &with_udp).unwrap();
+        let proxied: Vec<_> =
+            config.forwards.iter().map(|(frontend, forward)| (frontend.port, forward.proxied)).collect();
+        assert_eq!(proxied, [(80, true), (53, false)]);
+        let unknown = with(ports, &with_udp.replace("v2", "v3")).unwrap_err();
+        assert!(matches!(unknown, Invalid::Json(_)), "{unknown}");
+        assert!(parse(GOOD.as_bytes()).unwrap().forwards.values().all(|forward| !forward.proxied));
     }
 
     #[test]

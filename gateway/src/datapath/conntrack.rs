@@ -62,6 +62,8 @@ fn is_stale(entry: &Entry<'_>, forwards: &Forwards, owned: &BTreeSet<Ipv4Addr>) 
     let forward = forwards.get(to);
     let is_forwarded_so = match forward.map(|forward| &forward.target) {
         None => *answers == refused,
+        // The pod itself answers, and the proxy cuts what contradicts the forwarding.
+        Some(_) if forward.is_some_and(|forward| forward.proxied) => *answers == refused,
         Some(Target::ClusterIp(address)) => *answers == SocketAddrV4::new(*address, to.port),
         Some(Target::Endpoints(endpoints)) => {
             endpoints.live.contains(answers)
@@ -272,7 +274,7 @@ mod tests {
     const CLUSTER_IP: Ipv4Addr = Ipv4Addr::new(10, 109, 201, 193);
 
     fn forwards(frontend: Frontend, target: Target, clients: Option<SourceRanges>) -> Forwards {
-        [(frontend, Forward { service: "default/web".into(), target, clients })].into()
+        [(frontend, Forward { service: "default/web".into(), target, clients, proxied: false })].into()
     }
 
     fn entry(address: Ipv4Addr, transport: Transport, port: u16, answers: (Ipv4Addr, u16)) -> Entry<'static> {
@@ -310,6 +312,18 @@ mod tests {
             let limited = forwards(frontend, target.clone(), Some(networks));
             assert_eq!(is_stale(&entry, &limited, &owned), expected, "limited to {network}");
         }
+    }
+
+    #[test]
+    fn proxied_connection_is_the_pods_own() {
+        let frontend = Frontend { address: VIP, transport: Transport::Tcp, port: 80 };
+        let mut forwards = forwards(frontend, Target::ClusterIp(CLUSTER_IP), None);
+        let owned = BTreeSet::from([VIP]);
+        let (own, forwarded) =
+            (entry(VIP, Transport::Tcp, 80, (VIP, 80)), entry(VIP, Transport::Tcp, 80, (CLUSTER_IP, 80)));
+        assert!(is_stale(&own, &forwards, &owned) && !is_stale(&forwarded, &forwards, &owned));
+        forwards.get_mut(&frontend).unwrap().proxied = true;
+        assert!(!is_stale(&own, &forwards, &owned) && is_stale(&forwarded, &forwards, &owned));
     }
 
     #[test]

@@ -3,15 +3,17 @@
 //!
 //! Every packet traverses it, so it is not of iptables, whose rules cost more.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 
 use futures::future::{FutureExt, LocalBoxFuture, TryFutureExt};
 
 use super::nft::dump::{self, Contents};
 use super::nft::table::Table;
 use super::nft::transaction::Error;
+use super::redirect::MARK;
 use super::{Managed, OWN_CONNECTION, Trust};
 use crate::datapath;
 use crate::fault::Fault;
@@ -30,6 +32,8 @@ pub struct Desired {
     pub lan: String,
     /// The gateway's addresses on it.
     pub addresses: Vec<Ipv4Addr>,
+    /// The addresses and TCP ports that the proxy serves.
+    pub proxied: BTreeSet<SocketAddrV4>,
 }
 
 /// The tables in the kernel.
@@ -127,7 +131,7 @@ add rule {table} leaving oifname \"{lan}\" drop
 /// Replaces the table, whatever it is, in one transaction: no packet passes
 /// unfiltered.
 fn script(desired: &Desired) -> String {
-    let Desired { lan, addresses } = desired;
+    let Desired { lan, addresses, proxied } = desired;
     // The gateway is no router: only DNATed connections pass between the LAN and
     // the pods, and the ICMP errors related to them.
     let mut text = format!(
@@ -144,6 +148,15 @@ add rule {TABLE} passing iifname \"{lan}\" drop
 add rule {TABLE} passing oifname \"{lan}\" drop
 "
     );
+    // What the proxy has a socket for is its own, whatever conntrack knows of it.
+    if !proxied.is_empty() {
+        let ports = proxied.iter().map(|at| format!("{} . {}", at.ip(), at.port()));
+        let ports = ports.collect::<Vec<_>>().join(", ");
+        let _ = writeln!(
+            text,
+            "add rule {TABLE} own iifname \"{lan}\" meta mark {MARK:#x} ip daddr . tcp dport {{ {ports} }} accept"
+        );
+    }
     // A reply that conntrack cannot match would be delivered to the pod itself,
     // which would reset a working connection.
     let _ = writeln!(text, "add rule {TABLE} own ct state invalid drop");
@@ -196,7 +209,8 @@ mod tests {
     #[test]
     fn address_accepts_pings_and_refuses_the_rest() {
         let addresses = ["172.18.0.18", "172.18.0.19"].map(|text| text.parse().unwrap());
-        let text = script(&Desired { lan: "net1".to_owned(), addresses: addresses.to_vec() });
+        let proxied = BTreeSet::new();
+        let text = script(&Desired { lan: "net1".to_owned(), addresses: addresses.to_vec(), proxied });
         for address in addresses {
             let to = format!("add rule {TABLE} own iifname \"net1\" ip daddr {address} ");
             let what: Vec<_> = text.lines().filter_map(|line| line.strip_prefix(&to)).collect();
@@ -205,5 +219,18 @@ mod tests {
             assert_eq!(what[1..], refused.map(|what| format!("meta l4proto {what}")));
         }
         assert!(text.contains("own iifname \"net1\" drop\n"), "{text}");
+        assert!(!text.contains("mark"), "{text}");
+    }
+
+    #[test]
+    fn proxied_port_is_accepted_by_its_mark_and_before_anything_is_refused() {
+        let proxied = ["172.18.0.18:80", "172.18.0.18:443"].map(|text| text.parse().unwrap()).into();
+        let addresses = vec!["172.18.0.18".parse().unwrap()];
+        let text = script(&Desired { lan: "net1".to_owned(), addresses, proxied });
+        let own: Vec<_> =
+            text.lines().filter(|line| line.starts_with("add rule ip lb-svc-filter own")).collect();
+        let expected = "iifname \"net1\" meta mark 0xff000001 ip daddr . tcp dport { 172.18.0.18 . 80, 172.18.0.18 . 443 } accept";
+        assert_eq!(own[0], format!("add rule ip lb-svc-filter own {expected}"));
+        assert!(own[1].ends_with("ct state invalid drop"), "{}", own[1]);
     }
 }

@@ -3,7 +3,10 @@
 //! ```text
 //!   from the LAN                                                     to the target
 //!   ───▶ source ranges ─▶ strays ─▶ counters ─▶ NAT ─▶ routing ─▶ filter ─▶ masquerade ───▶
-//!        (-110)           (-108)    (-105)      (-100)            (forward) (100)
+//!        (-110)           (-108)    (-105)      (-100)  │         (forward) (100)
+//!                                                       │ proxied
+//!                                                       └▶ redirect ─▶ filter ─▶ the proxy
+//!                                                          (-90)       (input)
 //! ```
 //!
 //! | File | Holds |
@@ -11,6 +14,7 @@
 //! | [`filter`] | what is forwarded, and what reaches the pod itself |
 //! | [`source_ranges`] | the networks that clients may connect from |
 //! | [`nat`] | from frontends to targets, by one of several back ends |
+//! | [`redirect`] | from proxied frontends to the pod's own proxy |
 //! | [`background`] | the tasks that program best-effort tables: |
 //! | [`counters`] | traffic by frontend |
 //! | [`ct_timeouts`] | timeouts of served TCP connections |
@@ -33,13 +37,16 @@ pub mod filter;
 pub mod nat;
 pub mod nfnetlink;
 pub mod nft;
+pub mod redirect;
 pub mod source_ports;
 pub mod source_ranges;
 pub mod strays;
 
+use std::collections::BTreeSet;
+
 use futures::future::{FutureExt, LocalBoxFuture};
 
-use crate::config::Target;
+use crate::config::{Frontend, Target};
 use crate::fault::Fault;
 use crate::limit::Limit;
 
@@ -65,12 +72,19 @@ pub struct Desired {
     pub source_ranges: source_ranges::Limits,
     /// The NAT.
     pub nat: nat::Desired,
+    /// What the proxy serves instead of the NAT, if there is anything.
+    pub proxy: Option<redirect::Desired>,
 }
 
 impl Desired {
+    /// Each frontend that is served, with where it leads.
+    pub fn targets(&self) -> impl Iterator<Item = (&Frontend, &Target)> {
+        self.nat.targets.iter().chain(self.proxy.iter().flat_map(|proxy| &proxy.targets))
+    }
+
     /// Whether every connection that `before` forwarded is still forwarded, by this
     /// pod or another of the gateway's: every frontend has the same target or more
-    /// endpoints, for the same clients.
+    /// endpoints, for the same clients. The proxy looks after its own connections.
     pub fn keeps(&self, before: &Self) -> bool {
         let keeps_target = |now: &Target, then: &Target| match (now, then) {
             // Where there was no endpoint, clients that were refused may wait.
@@ -81,10 +95,15 @@ impl Desired {
             }
             _ => now == then,
         };
-        before.nat.targets.iter().all(|(frontend, target)| {
+        let proxied = |desired: &Self| -> BTreeSet<Frontend> {
+            desired.proxy.iter().flat_map(|proxy| proxy.targets.keys().copied()).collect()
+        };
+        let keeps_proxied = proxied(self).is_superset(&proxied(before));
+        let keeps_forwarded = before.nat.targets.iter().all(|(frontend, target)| {
             self.nat.targets.get(frontend).is_some_and(|now| keeps_target(now, target))
                 && self.source_ranges.get(frontend) == before.source_ranges.get(frontend)
-        })
+        });
+        keeps_proxied && keeps_forwarded
     }
 }
 
@@ -130,6 +149,8 @@ impl Default for Datapath {
                 // Then the source ranges: a new frontend is limited before it leads
                 // anywhere.
                 Box::<source_ranges::SourceRangeFilter>::default(),
+                // Then the way to the proxy, which has begun to serve the frontend.
+                Box::<redirect::Redirect>::default(),
                 // Then the NAT. Routes and addresses come after it, so that an address
                 // is answered for only when it is served.
                 Box::<nat::Nat>::default(),
@@ -198,9 +219,10 @@ pub(crate) mod tests {
     pub(crate) fn desired(targets: Targets) -> Desired {
         let lan = "net1".to_owned();
         Desired {
-            filter: filter::Desired { lan: lan.clone(), addresses: Vec::new() },
+            filter: filter::Desired { lan: lan.clone(), addresses: Vec::new(), proxied: BTreeSet::new() },
             source_ranges: source_ranges::Limits::new(),
             nat: nat::Desired { backend: NatBackend::Iptables, lan, targets },
+            proxy: None,
         }
     }
 
@@ -233,6 +255,12 @@ pub(crate) mod tests {
         let mut limited = more.clone();
         limited.source_ranges.insert(FRONTEND, Arc::default());
         assert!(!limited.keeps(&more));
+        let mut proxied = more.clone();
+        let targets = proxied.nat.targets.clone();
+        proxied.nat.targets.clear();
+        let listener = "127.0.0.1:4711".parse().unwrap();
+        proxied.proxy = Some(redirect::Desired { lan: "net1".to_owned(), listener, targets });
+        assert!(proxied.keeps(&proxied) && !proxied.keeps(&more) && !more.keeps(&proxied));
     }
 
     type Calls = Rc<RefCell<Vec<(&'static str, Trust)>>>;

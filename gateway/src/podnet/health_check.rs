@@ -3,7 +3,9 @@
 //! of them do: then the check is more likely to be wrong than every endpoint.
 //!
 //! Every TCP port's endpoints are checked for that port; or, where the check names a
-//! port, that one's are, for all ports.
+//! port, that one's are, for all ports. Where the endpoints of a port expect the PROXY
+//! protocol, the check begins with its header, that of a connection of our own; not where
+//! it names a port, which is taken to expect none.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -25,6 +27,7 @@ use tracing::{info, warn};
 
 use super::{Outgoing, SILENT_AFTER, connect};
 use crate::config::{Endpoints, Forward, Forwards, Frontend, Target};
+use crate::proxy::header::LOCAL;
 
 /// Most checks that run at a time.
 const CONCURRENCY: usize = 256;
@@ -41,6 +44,8 @@ struct Check {
     endpoint: SocketAddrV4,
     /// How to check it.
     settings: Arc<HealthCheck>,
+    /// Whether it expects the header of the PROXY protocol.
+    header: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -216,6 +221,7 @@ struct Probe<'a> {
     settings: Arc<HealthCheck>,
     /// The endpoints of the port that is checked for all ports, if one is.
     of_port: Option<&'a BTreeSet<SocketAddrV4>>,
+    header: bool,
 }
 
 impl<'a> Probe<'a> {
@@ -231,7 +237,8 @@ impl<'a> Probe<'a> {
             None if frontend.transport == Transport::Tcp => None,
             None => return None,
         };
-        Some(Self { settings, of_port })
+        let is_proxied = forwards.get(frontend).is_some_and(|forward| forward.proxied);
+        Some(Self { header: is_proxied && of_port.is_none(), settings, of_port })
     }
 
     /// The checks that an endpoint has to pass. None, if the port that is checked does
@@ -241,7 +248,7 @@ impl<'a> Probe<'a> {
             |first, last| SocketAddrV4::new(*endpoint.ip(), first)..=SocketAddrV4::new(*endpoint.ip(), last);
         let itself = self.of_port.is_none().then_some(*endpoint);
         let of_port = self.of_port.into_iter().flat_map(move |all| all.range(ports(0, u16::MAX)).copied());
-        let check = |endpoint| Check { endpoint, settings: Arc::clone(&self.settings) };
+        let check = |endpoint| Check { endpoint, settings: Arc::clone(&self.settings), header: self.header };
         itself.into_iter().chain(of_port).map(check)
     }
 }
@@ -341,9 +348,13 @@ async fn run(check: &Check, outgoing: &Outgoing) -> Outcome {
 ///
 /// # Errors
 /// If it answers that it is unhealthy.
-async fn ask(Check { endpoint, settings }: &Check, stream: TcpStream) -> io::Result<()> {
+async fn ask(Check { endpoint, settings, header }: &Check, stream: TcpStream) -> io::Result<()> {
     // Closed by a reset: otherwise connections in TIME_WAIT would add up.
     SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
+    // Nothing was sent on it yet: the kernel takes a few bytes.
+    if *header && stream.try_write(&LOCAL)? < LOCAL.len() {
+        return Err(io::ErrorKind::WriteZero.into());
+    }
     let Some(path) = &settings.path else { return Ok(()) };
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
     let request = Request::builder()
@@ -377,7 +388,7 @@ mod tests {
     }
 
     fn check(number: u8) -> Check {
-        Check { endpoint: pod(number), settings: settings() }
+        Check { endpoint: pod(number), settings: settings(), header: false }
     }
 
     fn forwards(numbers: &[u8]) -> Forwards {
@@ -385,7 +396,7 @@ mod tests {
         let endpoints = Endpoints { live, check: Some(settings()), ..Endpoints::default() };
         let frontend = |transport| Frontend { address: [172, 18, 0, 18].into(), transport, port: 80 };
         let target = Target::Endpoints(Arc::new(endpoints));
-        let forward = Forward { service: "default/web".into(), target, clients: None };
+        let forward = Forward { service: "default/web".into(), target, clients: None, proxied: false };
         [(frontend(Transport::Tcp), forward.clone()), (frontend(Transport::Udp), forward)].into()
     }
 
@@ -443,7 +454,7 @@ mod tests {
         let endpoints = Endpoints { live: live.collect(), check: Some(settings()), ..Endpoints::default() };
         let frontend = Frontend { address: [172, 18, 0, 18].into(), transport: Transport::Tcp, port: 80 };
         let target = Target::Endpoints(Arc::new(endpoints));
-        let forward = Forward { service: "default/web".into(), target, clients: None };
+        let forward = Forward { service: "default/web".into(), target, clients: None, proxied: false };
         health.set(start, &[(frontend, forward)].into());
         assert!(health.wanted_per_second() > 1399.0);
         let mut counts = BTreeMap::new();
@@ -476,7 +487,7 @@ mod tests {
             let live = numbers.iter().map(|number| at(*number, port)).collect();
             let endpoints = Endpoints { live, check: Some(Arc::clone(&settings)), ..Endpoints::default() };
             let target = Target::Endpoints(Arc::new(endpoints));
-            Forward { service: "default/web".into(), target, clients: None }
+            Forward { service: "default/web".into(), target, clients: None, proxied: false }
         };
         let ports = [(Transport::Tcp, 80, 8080), (Transport::Tcp, 443, 8443), (Transport::Udp, 443, 8443)];
         let mut forwards: Forwards =
@@ -501,6 +512,29 @@ mod tests {
             assert_eq!(live(transport, port), [1], "{transport:?} {port}");
         }
         assert_eq!(live(Transport::Tcp, 8000), [1, 3]);
+    }
+
+    #[test]
+    fn proxied_port_is_checked_with_a_header_unless_the_check_names_a_port() {
+        let now = Instant::now();
+        for (port, proxied, expected) in
+            [(None, true, true), (None, false, false), (Some(80), true, false), (Some(80), false, false)]
+        {
+            let settings = Arc::new(HealthCheck { port, ..(*settings()).clone() });
+            let mut forwards = forwards(&[1]);
+            for forward in forwards.values_mut() {
+                let live = [pod(1)].into();
+                let check = Some(Arc::clone(&settings));
+                forward.target =
+                    Target::Endpoints(Arc::new(Endpoints { live, check, ..Endpoints::default() }));
+            }
+            let tcp = Frontend { address: [172, 18, 0, 18].into(), transport: Transport::Tcp, port: 80 };
+            forwards.get_mut(&tcp).unwrap().proxied = proxied;
+            let mut health = Health::default();
+            health.set(now, &forwards);
+            let headers: Vec<bool> = health.take(now, 9).iter().map(|check| check.header).collect();
+            assert_eq!(headers, [expected], "{port:?} {proxied}");
+        }
     }
 
     #[test]

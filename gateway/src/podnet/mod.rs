@@ -29,11 +29,11 @@ const SILENT_AFTER: Duration = Duration::from_secs(60);
 /// which has no routes to the LAN.
 pub type Outgoing = Option<std::sync::Arc<str>>;
 
-/// Connects by an interface.
+/// Connects by an interface, from the pod's address on it.
 ///
 /// # Errors
 /// The system's.
-async fn connect(by: &Outgoing, to: SocketAddrV4) -> io::Result<TcpStream> {
+pub(crate) async fn connect(by: &Outgoing, to: SocketAddrV4) -> io::Result<TcpStream> {
     let socket = TcpSocket::new_v4()?;
     socket.bind_device(by.as_deref().map(str::as_bytes))?;
     socket.connect(to.into()).await

@@ -9,9 +9,10 @@ use ipnet::Ipv4Net;
 use super::model::{Address, Hop, Link, Neighbour, NetworkState, Route, Rule, Setting, UNICAST};
 use super::policy::{
     ENDPOINTS, GATEWAY, MAIN, PRIORITY_ENDPOINTS, PRIORITY_LAN, PRIORITY_NEXT_POD, PRIORITY_OWN_ADDRESS,
-    PRIORITY_PRIMARY,
+    PRIORITY_PRIMARY, PRIORITY_PROXY, PROXY,
 };
 use crate::config::{Config, Targets, cluster_ips};
+use crate::datapath::redirect;
 use crate::datapath::strays::NEXT_POD;
 use crate::l2::arp::Mac;
 
@@ -49,6 +50,7 @@ impl Desired {
             source: None,
             destination: Some(to),
             iif: None,
+            mark: None,
             plain: true,
         });
         self.next_pod = next.map(|mac| Neighbour { interface: self.lan, address: NEXT_POD, mac });
@@ -101,9 +103,14 @@ pub fn desired(
         source,
         destination: None,
         iif: iif.map(|link| link.name.clone()),
+        mark: None,
         plain: true,
     };
     let mut rules = Vec::new();
+    if config.forwards.values().any(|forward| forward.proxied) {
+        routes.push(Route::local(PROXY));
+        rules.push(Rule { mark: Some(redirect::MARK), ..rule(PRIORITY_PROXY, PROXY, None, None) });
+    }
     if targets.values().any(|target| target.endpoints().is_some()) {
         let table = if state.has_routes_to(lan.index) { ENDPOINTS } else { MAIN };
         rules.push(rule(PRIORITY_ENDPOINTS, table, None, Some(lan)));
@@ -332,6 +339,22 @@ pub(crate) mod tests {
         let rule = &desired.rules[0];
         assert_eq!((rule.priority, rule.table, rule.iif.as_deref()), (32762, MAIN, Some("net1")));
         assert_eq!(desired.routes, whole.routes, "table 100 is as it was");
+    }
+
+    #[test]
+    fn proxied_port_adds_the_rule_that_delivers_to_the_pod() {
+        let (state, mut config) = (state(), config());
+        let (whole, _) = made(&state);
+        config.forwards.values_mut().next().unwrap().proxied = true;
+        let lan = Lan { link: state.links[1].clone(), foreign_addresses: BTreeSet::new() };
+        let targets = config::targets(&config.forwards);
+        let (desired, _) = super::desired(&config, &targets, &state, &lan, &state.links[0], &BTreeSet::new());
+        assert_eq!(desired.rules[1..], whole.rules);
+        let rule = &desired.rules[0];
+        assert_eq!((rule.priority, rule.table, rule.mark), (32761, PROXY, Some(redirect::MARK)));
+        let (own, others): (Vec<Route>, Vec<Route>) =
+            desired.routes.into_iter().partition(|route| route.table == PROXY);
+        assert_eq!((own, others), (vec![Route::local(PROXY)], whole.routes));
     }
 
     #[test]

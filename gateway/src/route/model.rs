@@ -10,12 +10,18 @@ use super::policy::MAIN;
 
 /// `RTN_UNICAST`.
 pub const UNICAST: u8 = 1;
+/// `RTN_LOCAL`.
+const LOCAL: u8 = 2;
 /// `RTPROT_BOOT`, which `ip route` sets, and therefore does not print.
 const BOOT: u8 = 3;
 /// `RT_SCOPE_UNIVERSE`.
 const UNIVERSE: u8 = 0;
 /// `RT_SCOPE_LINK`.
 const LINK: u8 = 253;
+/// `RT_SCOPE_HOST`.
+const HOST: u8 = 254;
+/// The `ifindex` of the loopback interface (`LOOPBACK_IFINDEX`).
+const LOOPBACK: u32 = 1;
 
 /// The pod's network state at one time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,7 +31,8 @@ pub struct NetworkState {
     /// IPv4 addresses of all interfaces.
     pub addresses: Vec<Address>,
     /// IPv4 routes of [`GATEWAY`](super::policy::GATEWAY),
-    /// [`ENDPOINTS`](super::policy::ENDPOINTS) and [`MAIN`].
+    /// [`ENDPOINTS`](super::policy::ENDPOINTS), [`PROXY`](super::policy::PROXY) and
+    /// [`MAIN`].
     pub routes: Vec<Route>,
     /// IPv4 rules.
     pub rules: Vec<Rule>,
@@ -160,6 +167,12 @@ impl Route {
         Self { table, destination, tos: 0, metric: 0, kind: UNICAST, scope, protocol: BOOT, hop, plain: true }
     }
 
+    /// A route that delivers every packet to the pod itself.
+    pub fn local(table: u32) -> Self {
+        let hop = Hop::Direct { oif: LOOPBACK };
+        Self { kind: LOCAL, scope: HOST, ..Self::unicast(table, Ipv4Net::default(), hop) }
+    }
+
     /// The attributes by which the kernel finds the route to replace.
     pub fn key(&self) -> (u32, Ipv4Net, u8, u32) {
         (self.table, self.destination, self.tos, self.metric)
@@ -221,6 +234,8 @@ pub struct Rule {
     pub destination: Option<Ipv4Net>,
     /// `iif`.
     pub iif: Option<String>,
+    /// `fwmark`, all bits of it.
+    pub mark: Option<u32>,
     /// Has no other selectors, and no other action than the lookup.
     pub plain: bool,
 }

@@ -27,7 +27,7 @@ use tokio::sync::oneshot;
 use super::ipv6::Ipv6State;
 use super::model::{Address, Hop, Link, Neighbour, NetworkState, Route, Rule, Setting};
 use super::plan::Op;
-use super::policy::{ENDPOINTS, GATEWAY, MAIN};
+use super::policy::{ENDPOINTS, GATEWAY, MAIN, PROXY};
 use crate::capabilities;
 use crate::fault::Fault;
 
@@ -107,7 +107,7 @@ impl Netlink {
         request.message_mut().header.family = AddressFamily::Inet;
         let addresses = collect("addresses", request.execute()).await?;
         let mut routes = Vec::new();
-        for table in [GATEWAY, ENDPOINTS, MAIN] {
+        for table in [GATEWAY, ENDPOINTS, PROXY, MAIN] {
             let message = RouteMessageBuilder::<Ipv4Addr>::new().table_id(table);
             let mut message = message.build();
             // The strict check allows no other attributes in a dump request.
@@ -482,7 +482,7 @@ fn route_message(route: &Route) -> RouteMessage {
 fn rule(message: &RuleMessage) -> Rule {
     let header = &message.header;
     let mut table = u32::from(header.table);
-    let (mut priority, mut source, mut destination, mut iif) = (0, None, None, None);
+    let (mut priority, mut source, mut destination, mut iif, mut mark) = (0, None, None, None, None);
     let mut plain =
         header.action == RuleAction::ToTable && header.tos == 0 && !header.flags.contains(RuleFlags::Invert);
     for attribute in &message.attributes {
@@ -494,6 +494,8 @@ fn rule(message: &RuleMessage) -> Rule {
                 destination = Ipv4Net::new(*ip, header.dst_len).ok();
             }
             RuleAttribute::Iifname(name) => iif = Some(name.clone()),
+            RuleAttribute::FwMark(value) => mark = Some(*value),
+            RuleAttribute::FwMask(u32::MAX) => {}
             // Attributes that every rule has.
             RuleAttribute::SuppressPrefixLen(u32::MAX)
             | RuleAttribute::SuppressIfGroup(u32::MAX)
@@ -501,7 +503,7 @@ fn rule(message: &RuleMessage) -> Rule {
             _ => plain = false,
         }
     }
-    Rule { priority, table, source, destination, iif, plain }
+    Rule { priority, table, source, destination, iif, mark, plain }
 }
 
 fn rule_message(rule: &Rule) -> RuleMessage {
@@ -520,6 +522,9 @@ fn rule_message(rule: &Rule) -> RuleMessage {
     }
     if let Some(iif) = &rule.iif {
         message.attributes.push(RuleAttribute::Iifname(iif.clone()));
+    }
+    if let Some(mark) = rule.mark {
+        message.attributes.push(RuleAttribute::FwMark(mark));
     }
     message
 }
@@ -542,11 +547,16 @@ mod tests {
                 assert_eq!(route(&route_message(&value)), Some(value));
             }
         }
+        let value = Route::local(PROXY);
+        assert_eq!(route(&route_message(&value)), Some(value));
         let network = || Some("172.18.0.18/32".parse().unwrap());
-        for (source, destination, iif) in
-            [(None, None, Some("net1".to_owned())), (network(), None, None), (None, network(), None)]
-        {
-            let value = Rule { priority: 32764, table: GATEWAY, source, destination, iif, plain: true };
+        for (source, destination, iif, mark) in [
+            (None, None, Some("net1".to_owned()), None),
+            (network(), None, None, None),
+            (None, network(), None, None),
+            (None, None, None, Some(0xff00_0001)),
+        ] {
+            let value = Rule { priority: 32764, table: GATEWAY, source, destination, iif, mark, plain: true };
             assert_eq!(rule(&rule_message(&value)), value);
         }
         let value = Neighbour { interface: 3, address: gateway, mac: [2, 0, 0, 0, 0, 1] };

@@ -1,7 +1,7 @@
 //! The changes from the observed to the desired network state.
 //!
-//! Exactly these are the gateway's: everything in tables 100 and 32762, every rule that
-//! looks one of them up, the LAN interface's rule at [`PRIORITY_ENDPOINTS`], and the
+//! Exactly these are the gateway's: everything in tables 100, 32761 and 32762, every rule
+//! that looks one of them up, the LAN interface's rule at [`PRIORITY_ENDPOINTS`], and the
 //! global IPv4 addresses of the LAN interface except those of its network's own
 //! IPAM, and its permanent neighbour [`NEXT_POD`]; and on the LAN interface, what the kernel made of [IPv6](super::ipv6). Nothing
 //! else is changed.
@@ -11,7 +11,7 @@ use std::fmt;
 use super::desired::Desired;
 use super::ipv6;
 use super::model::{Address, Hop, Neighbour, NetworkState, Route, Rule, Setting};
-use super::policy::{ENDPOINTS, GATEWAY, MAIN, PRIORITY_ENDPOINTS};
+use super::policy::{ENDPOINTS, GATEWAY, MAIN, PRIORITY_ENDPOINTS, PROXY};
 use crate::datapath::strays::NEXT_POD;
 use crate::l2::arp::format_mac;
 
@@ -165,15 +165,15 @@ pub fn forwarding_off(observed: &NetworkState) -> Vec<Op> {
 }
 
 fn is_ours(rule: &Rule, desired: &Desired) -> bool {
-    let Rule { priority, table, source, destination, iif, plain } = rule;
-    let of_lan =
-        iif.as_ref() == Some(&desired.lan_name) && source.is_none() && destination.is_none() && *plain;
+    let Rule { priority, table, source, destination, iif, mark, plain } = rule;
+    let no_other = source.is_none() && destination.is_none() && mark.is_none();
+    let of_lan = iif.as_ref() == Some(&desired.lan_name) && no_other && *plain;
     is_own(*table) || *priority == PRIORITY_ENDPOINTS && *table == MAIN && of_lan
 }
 
 /// Whether a routing table is the gateway's alone.
 fn is_own(table: u32) -> bool {
-    [GATEWAY, ENDPOINTS].contains(&table)
+    [GATEWAY, ENDPOINTS, PROXY].contains(&table)
 }
 
 /// Returns the observed items that are not desired, and the desired ones that
@@ -237,6 +237,9 @@ impl fmt::Display for Shown<'_, Rule> {
         }
         if let Some(iif) = &self.0.iif {
             write!(f, " iif {iif}")?;
+        }
+        if let Some(mark) = self.0.mark {
+            write!(f, " fwmark {mark:#x}")?;
         }
         write!(f, " lookup {}", self.0.table)
     }
@@ -332,7 +335,7 @@ mod tests {
     fn route() -> impl Strategy<Value = Route> {
         const DESTINATIONS: [&str; 4] =
             ["0.0.0.0/0", "172.18.0.0/16", "10.109.201.193/32", "198.51.100.0/24"];
-        let table = prop_oneof![Just(GATEWAY), Just(ENDPOINTS), Just(MAIN), Just(101)];
+        let table = prop_oneof![Just(GATEWAY), Just(ENDPOINTS), Just(PROXY), Just(MAIN), Just(101)];
         (table, prop::sample::select(&DESTINATIONS), hop(), 0..2u32, any::<bool>()).prop_map(
             |(table, destination, hop, metric, plain)| Route {
                 metric,
@@ -349,12 +352,13 @@ mod tests {
             Just(Some("192.0.2.1/32".parse().unwrap())),
         ];
         let iif = prop_oneof![Just(None), Just(Some("eth0".to_owned())), Just(Some("net1".to_owned()))];
-        let table = prop_oneof![Just(GATEWAY), Just(ENDPOINTS), Just(MAIN)];
-        (32762..32767u32, table, source, iif, any::<bool>()).prop_map(
-            |(priority, table, source, iif, plain)| {
+        let table = prop_oneof![Just(GATEWAY), Just(ENDPOINTS), Just(PROXY), Just(MAIN)];
+        let mark = prop_oneof![Just(None), Just(Some(1))];
+        (32760..32767u32, table, source, iif, mark, any::<bool>()).prop_map(
+            |(priority, table, source, iif, mark, plain)| {
                 // Either is a network.
                 let (source, destination) = if priority % 2 == 0 { (source, None) } else { (None, source) };
-                Rule { priority, table, source, destination, iif, plain }
+                Rule { priority, table, source, destination, iif, mark, plain }
             },
         )
     }

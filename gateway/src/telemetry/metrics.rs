@@ -23,7 +23,7 @@ pub struct Kind {
 /// Label: the cause of a fault or rejection.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Reason {
-    /// A fault's reason.
+    /// A fault's reason; full or unreachable.
     pub reason: &'static str,
 }
 
@@ -140,6 +140,12 @@ pub struct Metrics {
     pub bytes: Family<Flow, Counter>,
     /// Packets of clients outside the source ranges.
     pub dropped: Family<ServedPort, Counter>,
+    /// Connections that the proxy has.
+    pub proxied: Gauge,
+    /// Most of them.
+    pub proxied_limit: Gauge,
+    /// Connections that the proxy reset without having relayed anything.
+    pub proxy_refused: Family<Reason, Counter>,
     /// Source ports in use towards the fullest target of a frontend.
     pub source_ports: Family<ServedPort, Gauge>,
     /// Source ports that exist towards a target.
@@ -202,6 +208,17 @@ impl Metrics {
             "dropped_packets",
             "Packets of clients outside spec.loadBalancerSourceRanges",
             metrics.dropped.clone(),
+        );
+        r.register("proxied_connections", "Connections that the proxy has", metrics.proxied.clone());
+        r.register(
+            "proxied_connections_limit",
+            "Connections that it takes; 0 while nothing is proxied",
+            metrics.proxied_limit.clone(),
+        );
+        r.register(
+            "proxy_refused",
+            "Connections that the proxy reset: one too many, or without a target that accepts",
+            metrics.proxy_refused.clone(),
         );
         r.register(
             "source_ports",

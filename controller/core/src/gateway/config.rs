@@ -108,6 +108,7 @@ pub fn desired(spec: &ServiceSpec, inputs: &Inputs<'_>) -> Result<Option<Rendere
             target,
             ports: spec.ports.clone(),
             clients: spec.clients.clone(),
+            proxy_protocol: None,
         }],
         nat_backend: spec.nat_backend.unwrap_or(nat_backend),
         addresses,
