@@ -51,6 +51,7 @@ const ANNOTATIONS: &[(&str, &[&str])] = &[
     (names::PROVIDER_ANNOTATION, &["lan.kube-system"]),
     ("lan.kube-system.kubernetes.io/logical_switch", &["lan"]),
     (names::DIRECT_ACCESS_ANNOTATION, &["true", "false"]),
+    (names::PROXY_PROTOCOL_ANNOTATION, &["v2"]),
     (names::HEALTH_CHECK_ANNOTATION, &["tcp", "http"]),
     (names::REPLICAS_ANNOTATION, &["2", "1"]),
     (names::RESOURCES_ANNOTATION, &["{limits: {cpu: 100m}}"]),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use lb_svc_crds::gateway::{
     ADVERTISEMENT_INTERVAL_MS, Address, CONFIG_VERSION, DIRECT_VERSION, DRAIN_SECONDS, Election, Frontend,
-    GatewayConfig, GatewayStatus, LIMITED_VERSION, NatBackend, Port, Subset, Target,
+    GatewayConfig, GatewayStatus, LIMITED_VERSION, NatBackend, PROXY_VERSION, Port, Subset, Target,
 };
 use lb_svc_crds::names;
 use lb_svc_crds::reason::Reason;
@@ -97,6 +97,7 @@ pub fn desired(spec: &ServiceSpec, inputs: &Inputs<'_>) -> Result<Option<Rendere
     let known_drain = || Some(known.as_ref()?.election.as_ref()?.drain_seconds);
     let config = GatewayConfig {
         version: match (&target, &spec.clients) {
+            _ if spec.proxy_protocol.is_some() => PROXY_VERSION,
             (Target::Endpoints { .. }, _) => DIRECT_VERSION,
             (_, Some(_)) => LIMITED_VERSION,
             (_, None) => CONFIG_VERSION,
@@ -108,7 +109,7 @@ pub fn desired(spec: &ServiceSpec, inputs: &Inputs<'_>) -> Result<Option<Rendere
             target,
             ports: spec.ports.clone(),
             clients: spec.clients.clone(),
-            proxy_protocol: None,
+            proxy_protocol: spec.proxy_protocol,
         }],
         nat_backend: spec.nat_backend.unwrap_or(nat_backend),
         addresses,
@@ -388,6 +389,7 @@ mod tests {
     };
     use crate::testing::port;
     use lb_svc_crds::Requested;
+    use lb_svc_crds::gateway::ProxyProtocol;
     use lb_svc_crds::seal::PrivateKey;
     use std::sync::Arc;
 
@@ -504,6 +506,27 @@ mod tests {
         let config = config_written(&plan(&plain));
         assert_eq!(config.version, CONFIG_VERSION);
         assert!(matches!(config.frontends[0].target, Target::ClusterIp { .. }));
+    }
+
+    #[test]
+    fn proxy_protocol_is_in_config_of_a_version_that_earlier_gateways_refuse() {
+        let mut observed = direct_access();
+        annotate(&mut observed, names::PROXY_PROTOCOL_ANNOTATION, "v2");
+        let config = config_written(&plan(&observed));
+        assert_eq!(config.version, PROXY_VERSION);
+        assert_eq!(config.frontends[0].proxy_protocol, Some(ProxyProtocol::V2));
+
+        // An edit to what there is not leaves the header as it is.
+        let mut edited = carried_out(claimed(&[claim("172.18.0.11", Requested::Dynamic)]), "172.18.0.11");
+        annotate(&mut edited, names::PROXY_PROTOCOL_ANNOTATION, "v2");
+        let mut edited = settle(edited);
+        assert!(is_converged(&plan(&edited)));
+        annotate(&mut edited, names::PROXY_PROTOCOL_ANNOTATION, "v1");
+        let planned = plan(&edited);
+        assert_eq!(config_of(&planned), None);
+        let (ingress, conditions) = status(&planned).unwrap();
+        assert_eq!(ingress.len(), 1);
+        assert!(conditions.iter().any(|condition| condition.reason == "InvalidAnnotation"), "{conditions:?}");
     }
 
     #[test]

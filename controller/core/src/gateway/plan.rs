@@ -285,6 +285,7 @@ fn serve(service: &Service, spec: &ServiceSpec, observed: &Observed) -> Plan {
         acknowledgement = acknowledge(config, &pods, observed);
     }
     how += &conditions::directly(spec.direct.as_ref().map(|direct| direct.cause));
+    how += conditions::by_proxy(spec.proxy_protocol);
     let keeps = spec.keep && allocation::may_keep(observed);
     actions.extend(allocation.retain(keeps));
     if spec.keep && !keeps {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use lb_svc_crds::bounded::cut;
-use lb_svc_crds::gateway::{Port, Transport};
+use lb_svc_crds::gateway::{Port, ProxyProtocol, Transport};
 use lb_svc_crds::names;
 use lb_svc_crds::reason::Reason;
 
@@ -33,7 +33,8 @@ const LIMITED_MAX: usize = 8 * 1024;
 pub const LIMITED: &str = "lb-svc.kubeovn.io/Limited";
 
 /// The reasons of what a gateway's pod reports as a limit, the worst first.
-const LIMITS: [Reason; 3] = [Reason::AddressAnsweredTwice, Reason::RouterSilent, Reason::Ipv6NotBlocked];
+const LIMITS: [Reason; 4] =
+    [Reason::AddressAnsweredTwice, Reason::ProxyFull, Reason::RouterSilent, Reason::Ipv6NotBlocked];
 
 /// How long a write fails before that is said on the Service.
 pub const FAILS_FOR: Duration = Duration::from_secs(30);
@@ -344,6 +345,16 @@ pub fn all_unhealthy(convergence: Option<&Convergence>) -> Option<Problem> {
 pub fn directly(cause: Option<DirectAccessCause>) -> String {
     let how = cause.map(|cause| format!("; connections go straight to its endpoints, {cause}"));
     how.unwrap_or_default()
+}
+
+/// How a gateway serves that tells backends by a header who the client is.
+pub fn by_proxy(protocol: Option<ProxyProtocol>) -> &'static str {
+    match protocol {
+        Some(ProxyProtocol::V2) => {
+            "; TCP connections are proxied with the PROXY protocol v2, and end with the gateway pod that has them"
+        }
+        None => "",
+    }
 }
 
 /// Why fewer pods are ready than are asked for, while others serve.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use lb_svc_crds::gateway::{HealthCheck, NatBackend, Port, Transport};
+use lb_svc_crds::gateway::{HealthCheck, NatBackend, Port, ProxyProtocol, Transport};
 use lb_svc_crds::names::{self, Provider};
 use lb_svc_crds::reason::Reason;
 
@@ -14,13 +14,14 @@ use crate::node_mode::request;
 
 /// Our annotations of a Service, beside those of [`Setting`] and of
 /// [`health_check`](super::health_check).
-pub const ANNOTATIONS: [&str; 9] = [
+pub const ANNOTATIONS: [&str; 10] = [
     names::ADDRESSES_ANNOTATION,
     names::KEEP_ADDRESS_ANNOTATION,
     names::FILL_ADDRESS_ANNOTATION,
     names::PASS_THROUGH_ANNOTATION,
     names::NAT_BACKEND_ANNOTATION,
     names::DIRECT_ACCESS_ANNOTATION,
+    names::PROXY_PROTOCOL_ANNOTATION,
     names::MODE_ANNOTATION,
     names::NODE_POOL,
     names::NODE_ADDRESS_ANNOTATION,
@@ -57,6 +58,8 @@ pub struct ServiceSpec {
     pub clients: Option<Vec<IpNet>>,
     /// Direct access to its endpoints, if it has that.
     pub direct: Option<DirectAccess>,
+    /// The header that its backends are sent on TCP ports, of which it has one then.
+    pub proxy_protocol: Option<ProxyProtocol>,
     /// The NAT back end, if it names one.
     pub nat_backend: Option<NatBackend>,
     /// Whether its address is kept when it is deleted.
@@ -216,6 +219,7 @@ fn read(service: &Service, provider: &str) -> Result<ServiceSpec, Problem> {
         ));
     }
     let cause = cause(service, &mut warnings);
+    let asked_protocol = proxy_protocol(service)?;
     // What hides the client's address, or would have to know it, is a warning.
     let unserved = [
         (
@@ -224,7 +228,7 @@ fn read(service: &Service, provider: &str) -> Result<ServiceSpec, Problem> {
             "spec.sessionAffinity ClientIP sees the gateway as the only client without direct access: all connections go to one backend",
         ),
         (
-            service.local_policy,
+            service.local_policy && asked_protocol.is_none(),
             Reason::ClientAddressHidden,
             "spec.externalTrafficPolicy Local does not keep the client's address: backends see the gateway's",
         ),
@@ -256,13 +260,23 @@ fn read(service: &Service, provider: &str) -> Result<ServiceSpec, Problem> {
             )),
         }
     }
+    let has = |transport| ports.iter().any(|port: &Port| port.protocol == transport);
+    if asked_protocol.is_some() && has(Transport::Udp) {
+        let name = names::PROXY_PROTOCOL_ANNOTATION;
+        let message = format!(
+            "annotation {name} concerns TCP ports only: backends of UDP ports see the gateway's address"
+        );
+        warnings.push(Problem::new(Reason::ClientAddressHidden, message));
+    }
+    let proxy_protocol = asked_protocol.filter(|_| has(Transport::Tcp));
     let keep = switch(service, names::KEEP_ADDRESS_ANNOTATION, &[], &mut warnings).unwrap_or(false);
     let fill = switch(service, names::FILL_ADDRESS_ANNOTATION, &[], &mut warnings);
-    // As in CCE: a Service with policy Local is to use the gateway from inside as well.
+    // As in CCE: a Service with policy Local is to use the gateway from inside as well. Nor
+    // does a node send the header that backends expect.
     let pass_through = [names::PASS_THROUGH_ANNOTATION, names::CCE_PASS_THROUGH_ANNOTATION]
         .into_iter()
         .find_map(|name| switch(service, name, &["onlyLocal"], &mut warnings))
-        .unwrap_or(service.local_policy);
+        .unwrap_or(service.local_policy || proxy_protocol.is_some());
     let check = health::check(&service.annotations, &service.ports, &mut warnings);
     let direct =
         cause.map(|cause| DirectAccess { cause, affinity_seconds: service.affinity, check: check.clone() });
@@ -310,11 +324,23 @@ fn read(service: &Service, provider: &str) -> Result<ServiceSpec, Problem> {
         pass_through,
         clients: clients(service)?,
         direct,
+        proxy_protocol,
         nat_backend,
         keep,
         fill,
         refused: None,
         warnings,
+    })
+}
+
+/// The header that backends are to be sent. Another than there is would break those that
+/// expect it, so that one serves on as before.
+fn proxy_protocol(service: &Service) -> Result<Option<ProxyProtocol>, Problem> {
+    let name = names::PROXY_PROTOCOL_ANNOTATION;
+    let parsed = service.annotations.get(name).map(|text| text.parse());
+    parsed.transpose().map_err(|why: String| {
+        let message = format!("annotation {name}: {why}, and backends are not served without the header");
+        Problem::new(Reason::InvalidAnnotation, message)
     })
 }
 
@@ -514,6 +540,36 @@ mod tests {
             asked(&[check, direct], |service| service.ports = vec![port("UDP", 53)]).1,
             ["HealthCheckIgnored"]
         );
+    }
+
+    #[test]
+    fn proxy_protocol_is_of_tcp_and_its_clients_use_the_gateway_from_inside() {
+        let asks = (names::PROXY_PROTOCOL_ANNOTATION, "v2");
+        let (spec, reasons) = asked(&[asks], |service| service.local_policy = true);
+        assert_eq!((spec.proxy_protocol, spec.pass_through), (Some(ProxyProtocol::V2), true));
+        assert_eq!(reasons, [""; 0], "the client's address is not hidden");
+        assert!(asked(&[asks], |_| {}).0.pass_through);
+        assert!(!asked(&[asks, (names::PASS_THROUGH_ANNOTATION, "false")], |_| {}).0.pass_through);
+        assert!(!asked(&[], |_| {}).0.pass_through);
+        let (spec, reasons) = asked(&[asks], |service| service.ports.push(port("UDP", 53)));
+        assert_eq!(
+            (spec.proxy_protocol, reasons),
+            (Some(ProxyProtocol::V2), vec!["ClientAddressHidden".into()])
+        );
+        let (spec, reasons) = asked(&[asks], |service| service.ports = vec![port("UDP", 53)]);
+        assert_eq!((spec.proxy_protocol, spec.pass_through), (None, false));
+        assert_eq!(reasons, ["ClientAddressHidden"]);
+    }
+
+    #[test]
+    fn another_proxy_protocol_is_refused_and_not_passed_over() {
+        for value in ["v1", "V2", "true", ""] {
+            let mut service = service();
+            service.annotations.insert(names::PROXY_PROTOCOL_ANNOTATION.to_owned(), value.to_owned());
+            let problem = parse(&service).unwrap().unwrap_err();
+            assert_eq!(problem.reason, "InvalidAnnotation");
+            assert!(problem.message.contains(names::PROXY_PROTOCOL_ANNOTATION), "{}", problem.message);
+        }
     }
 
     #[test]

@@ -55,6 +55,7 @@ const POOL: &str = "name a Subnet by the annotation <nad>.<namespace>.kubernetes
 const SHARED: &str = "each Service has an address of its own: put the ports into one Service";
 const RANGES: &str = "set spec.loadBalancerSourceRanges";
 const CLOUD: &str = "it is for another load balancer: remove it";
+const PROXY: &str = "for the PROXY protocol set the annotation lb-svc.kubeovn.io/proxy-protocol to \"v2\"";
 const ATTACHMENT: &str = "name the attachment by the annotation ovn.kubernetes.io/attachmentprovider";
 const EGRESS: &str = "there is no egress through the address: remove it";
 const CLUSTER_IP: &str =
@@ -168,24 +169,31 @@ pub const TABLE: &[Unheeded] = &[
     says("service.beta.kubernetes.io/aws-load-balancer-private-ipv4-addresses", ADDRESS),
     says("service.beta.kubernetes.io/aws-load-balancer-eip-allocations", ADDRESS),
     says("service.beta.kubernetes.io/aws-load-balancer-subnets", POOL),
+    says("service.beta.kubernetes.io/aws-load-balancer-proxy-protocol", PROXY),
     says("service.beta.kubernetes.io/aws-load-balancer-", CLOUD),
     says("service.beta.kubernetes.io/azure-load-balancer-ipv4", ADDRESS),
     says("service.beta.kubernetes.io/azure-pip-name", ADDRESS),
     says("service.beta.kubernetes.io/azure-load-balancer-internal-subnet", POOL),
     says("service.beta.kubernetes.io/azure-", CLOUD),
+    says("service.beta.kubernetes.io/do-loadbalancer-enable-proxy-protocol", PROXY),
     says("service.beta.kubernetes.io/do-loadbalancer-", CLOUD),
     says("service.beta.kubernetes.io/scw-loadbalancer-ip-ids", ADDRESS),
+    says("service.beta.kubernetes.io/scw-loadbalancer-proxy-protocol-v2", PROXY),
     says("service.beta.kubernetes.io/scw-loadbalancer-", CLOUD),
     says("service.beta.kubernetes.io/openstack-internal-load-balancer", CLOUD),
+    says("service.beta.kubernetes.io/linode-loadbalancer-default-proxy-protocol", PROXY),
+    says("service.beta.kubernetes.io/vultr-loadbalancer-proxy-protocol", PROXY),
     says("service.beta.kubernetes.io/", CLOUD),
     says("service.cloud.tencent.com/", CLOUD),
     says("service.kubernetes.io/qcloud-", CLOUD),
     says("service.kubernetes.io/local-svc-only-bind-node-with-pod", CLOUD),
     says("service.kubernetes.io/ibm-load-balancer-", CLOUD),
+    says("load-balancer.hetzner.cloud/uses-proxyprotocol", PROXY),
     says("load-balancer.hetzner.cloud/", CLOUD),
     says("loadbalancer.openstack.org/port-id", ADDRESS),
     says("loadbalancer.openstack.org/load-balancer-id", SHARED),
     says("loadbalancer.openstack.org/subnet-id", POOL),
+    says("loadbalancer.openstack.org/proxy-protocol", PROXY),
     says("loadbalancer.openstack.org/", CLOUD),
     says("loadbalancer.ovhcloud.com/", CLOUD),
     says("oci.oraclecloud.com/", CLOUD),
