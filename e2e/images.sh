@@ -18,5 +18,7 @@ for name in controller backend; do
   cp "$binaries/lb-svc-$name" "$work/$name/"
   image "$name" "$work/$name" "/lb-svc-$name" "$([ $name = backend ] && echo 0:0 || echo 65532:65532)"
 done
+e2e/servers.sh "$work/servers"
+image servers "$work/servers" /usr/sbin/nginx 65532:65532
 gateway/rootfs.sh "$work/gateway" "$gateway/lb-svc-gateway"
 image gateway "$work/gateway" /usr/local/bin/lb-svc-gateway

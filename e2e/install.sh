@@ -6,7 +6,7 @@ cluster=e2e/cluster/cluster.sh
 kubectl() { "$cluster" kubectl "$@"; }
 
 echo "loading the images" >&2
-"$cluster" load target/images/{controller,gateway,backend}.tar >/dev/null
+"$cluster" load target/images/{controller,gateway,backend,servers}.tar >/dev/null
 echo "manifests/crds/apply.sh; kubectl apply -k manifests" >&2
 KUBECTL="$PWD/$cluster kubectl" manifests/crds/apply.sh >/dev/null
 if kubectl -n lb-svc-system get deployment lb-svc-controller >/dev/null 2>&1; then

@@ -12,7 +12,7 @@ times_of=suite
 # The first needs a cluster that nobody has used yet. Of those that measure what is lost few tests run side by side.
 # The last ones break parts of the cluster, so that nothing else may run beside them.
 fresh=(document)
-parallel=(serving lifecycle healing network conflict faults settings pending subnets regressions plugin)
+parallel=(serving proxy_protocol lifecycle healing network conflict faults settings pending subnets regressions plugin)
 few=(direct)
 alone=(node_mode spread tenant fleet failover disruption modes chart kills soak)
 # From and to another release, which takes minutes to build: where that is in the cache, or when asked for.
