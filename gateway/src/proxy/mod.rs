@@ -36,7 +36,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 use std::time::Instant;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::sync::watch;
 use tracing::info;
 
@@ -125,6 +125,8 @@ fn start(metrics: &Metrics) -> io::Result<Running> {
 fn listen() -> io::Result<(std::net::TcpListener, SocketAddrV4)> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
     socket.set_ip_transparent_v4(true)?;
+    // Sockets that it accepts are set up alike.
+    relay::set_up(&SockRef::from(&socket))?;
     socket.set_nonblocking(true)?;
     socket.bind(&SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0).into())?;
     socket.listen(BACKLOG)?;

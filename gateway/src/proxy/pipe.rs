@@ -1,29 +1,40 @@
 //! Pipes, through which bytes go from one socket to another within the kernel.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
 
-use nix::fcntl::{OFlag, SpliceFFlags, splice};
+use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
 use nix::unistd::pipe2;
 
-/// The most bytes that are moved at once: what a pipe holds (pipe(7)).
-const CHUNK: usize = 64 * 1024;
-/// Most empty pipes that are kept for the next bytes.
-const KEPT: usize = 64;
+/// What a pipe holds as the kernel makes it (pipe(7)).
+const USUAL: usize = 64 * 1024;
+/// What a large pipe holds: a fast connection gains half as much again by it, and a slow
+/// one may leave so much waiting.
+const LARGE: usize = 256 * 1024;
+/// Most large pipes. While all are in use, others are of the usual size.
+const LARGE_MOST: usize = 32;
 
 /// A pipe.
 #[derive(Debug)]
 pub struct Pipe {
     read: OwnedFd,
     write: OwnedFd,
+    /// How many bytes wait in it.
     held: usize,
+    size: usize,
+    /// A large one's.
+    place: Option<Place>,
 }
 
 impl Pipe {
-    fn new() -> io::Result<Self> {
+    fn new(place: Option<Place>) -> io::Result<Self> {
         let (read, write) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
-        Ok(Self { read, write, held: 0 })
+        // A user's pipes together may be too large for it.
+        let enlarge = |_| fcntl(&write, FcntlArg::F_SETPIPE_SZ(LARGE as i32)).is_ok();
+        let size = if place.as_ref().is_some_and(enlarge) { LARGE } else { USUAL };
+        Ok(Self { read, write, held: 0, size, place })
     }
 
     /// Whether it holds no bytes.
@@ -37,7 +48,7 @@ impl Pipe {
     /// The socket's; it would block where nothing has arrived.
     pub fn fill(&mut self, from: impl AsFd) -> io::Result<usize> {
         let flags = SpliceFFlags::SPLICE_F_MOVE | SpliceFFlags::SPLICE_F_NONBLOCK;
-        let count = splice(from, None, &self.write, None, CHUNK, flags)?;
+        let count = splice(from, None, &self.write, None, self.size, flags)?;
         self.held += count;
         Ok(count)
     }
@@ -54,25 +65,67 @@ impl Pipe {
     }
 }
 
-/// Empty pipes. A connection has one only while bytes wait in it.
+/// The place of a large pipe among those that there may be, free again when it is closed.
+#[derive(Debug)]
+struct Place(Rc<Cell<usize>>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
+/// The pipes. A connection has one only while bytes wait in it.
 #[derive(Debug, Default)]
-pub struct Pipes(RefCell<Vec<Pipe>>);
+pub struct Pipes {
+    /// Large ones that are empty.
+    kept: RefCell<Vec<Pipe>>,
+    /// How many large ones there are.
+    large: Rc<Cell<usize>>,
+}
 
 impl Pipes {
     /// An empty pipe.
     ///
     /// # Errors
-    /// If there is none, and the kernel makes no other.
+    /// If the kernel makes none.
     pub fn take(&self) -> io::Result<Pipe> {
-        let kept = self.0.borrow_mut().pop();
-        kept.map_or_else(Pipe::new, Ok)
+        if let Some(pipe) = self.kept.borrow_mut().pop() {
+            return Ok(pipe);
+        }
+        let place = (self.large.get() < LARGE_MOST).then(|| {
+            self.large.set(self.large.get() + 1);
+            Place(Rc::clone(&self.large))
+        });
+        Pipe::new(place)
     }
 
-    /// Gives a pipe back. One with bytes in it is closed.
+    /// Gives an empty pipe back.
     pub fn give_back(&self, pipe: Pipe) {
-        let mut kept = self.0.borrow_mut();
-        if pipe.is_empty() && kept.len() < KEPT {
-            kept.push(pipe);
+        if pipe.is_empty() && pipe.place.is_some() {
+            self.kept.borrow_mut().push(pipe);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_pipes_are_few_and_used_again() {
+        let pipes = Pipes::default();
+        let all: Vec<Pipe> = (0..LARGE_MOST + 3).map(|_| pipes.take().unwrap()).collect();
+        let is_large = |pipe: &&Pipe| pipe.place.is_some();
+        assert_eq!(all.iter().filter(is_large).count(), LARGE_MOST);
+        for pipe in all {
+            pipes.give_back(pipe);
+        }
+        assert_eq!((pipes.kept.borrow().len(), pipes.large.get()), (LARGE_MOST, LARGE_MOST));
+        let mut held = pipes.take().unwrap();
+        nix::unistd::write(&held.write, b"waiting").unwrap();
+        held.held = 7;
+        pipes.give_back(held);
+        assert_eq!(pipes.large.get(), LARGE_MOST - 1, "it is closed, and makes room for another");
     }
 }

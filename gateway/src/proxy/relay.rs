@@ -29,33 +29,31 @@ const KEEPALIVE_IDLE: Duration = Duration::from_secs(8 * 3600);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(4 * 3600);
 const KEEPALIVE_PROBES: u32 = 4;
 
-/// One of the two connections. It is reset when it is dropped, unless both ends have
-/// closed it.
+/// Sets a socket up for a relayed connection; a listener, for those that it accepts. It
+/// is reset when it is closed, by the end of the process as well.
+///
+/// # Errors
+/// The system's.
+pub fn set_up(socket: &SockRef<'_>) -> io::Result<()> {
+    socket.set_linger(Some(Duration::ZERO))?;
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_notsent_lowat(UNSENT)?;
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE_IDLE)
+        .with_interval(KEEPALIVE_INTERVAL)
+        .with_retries(KEEPALIVE_PROBES);
+    socket.set_tcp_keepalive(&keepalive)
+}
+
+/// One of the two connections, as [set up](set_up): dropped before both ends have closed
+/// it, it is reset.
 #[derive(Debug)]
-pub struct End(TcpStream);
+pub struct End(pub TcpStream);
 
 impl End {
-    /// With the settings of a relayed connection.
-    ///
-    /// # Errors
-    /// The system's.
-    pub fn new(stream: TcpStream) -> io::Result<Self> {
-        let end = Self(stream);
-        // When the process ends the kernel resets it as well.
-        end.set_reset(true)?;
-        let socket = SockRef::from(&end.0);
-        socket.set_tcp_nodelay(true)?;
-        socket.set_tcp_notsent_lowat(UNSENT)?;
-        let keepalive = TcpKeepalive::new()
-            .with_time(KEEPALIVE_IDLE)
-            .with_interval(KEEPALIVE_INTERVAL)
-            .with_retries(KEEPALIVE_PROBES);
-        socket.set_tcp_keepalive(&keepalive)?;
-        Ok(end)
-    }
-
-    fn set_reset(&self, reset: bool) -> io::Result<()> {
-        SockRef::from(&self.0).set_linger(reset.then_some(Duration::ZERO))
+    /// Closes it in order from now on.
+    fn finish(&self) -> io::Result<()> {
+        SockRef::from(&self.0).set_linger(None)
     }
 
     /// Sends these few bytes on a connection that has sent nothing yet.
@@ -104,8 +102,8 @@ pub async fn relay(client: &End, target: &End, pipes: &Pipes) -> io::Result<()> 
             }
         }
     }
-    client.set_reset(false)?;
-    target.set_reset(false)
+    client.finish()?;
+    target.finish()
 }
 
 /// Moves bytes until `from` has sent its last, and passes that on.

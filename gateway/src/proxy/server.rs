@@ -19,7 +19,7 @@ use tracing::{debug, info, warn};
 use super::header;
 use super::load::Load;
 use super::pipe::Pipes;
-use super::relay::{End, relay};
+use super::relay::{End, relay, set_up};
 use super::spread::Spread;
 use crate::config::{Forward, Forwards, Frontend, Target};
 use crate::podnet::{self, Outgoing};
@@ -123,13 +123,9 @@ impl Server {
         }
     }
 
-    /// Relays a connection, or refuses it by a reset.
+    /// Relays a connection, or refuses it: dropped before that, it is reset.
     fn take(&mut self, stream: TcpStream, client: SocketAddr, serving: &Serving) {
-        // Nothing is sent on it yet: dropped before it is relayed, it is reset.
-        let reset = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
-        let (SocketAddr::V4(client), Ok(SocketAddr::V4(local)), Ok(())) =
-            (client, stream.local_addr(), reset)
-        else {
+        let (SocketAddr::V4(client), Ok(SocketAddr::V4(local))) = (client, stream.local_addr()) else {
             return;
         };
         let frontend = Frontend { address: *local.ip(), transport: Transport::Tcp, port: local.port() };
@@ -224,9 +220,10 @@ async fn connect(
     to: SocketAddrV4,
     outgoing: &Outgoing,
 ) -> io::Result<(End, End)> {
-    let from = End::new(stream)?;
+    let from = End(stream);
     let connected = tokio::time::timeout(CONNECT_TIMEOUT, podnet::connect(outgoing, to)).await;
-    let target = End::new(connected.unwrap_or_else(|elapsed| Err(elapsed.into()))?)?;
+    let target = End(connected.unwrap_or_else(|elapsed| Err(elapsed.into()))?);
+    set_up(&SockRef::from(&target.0))?;
     target.greet(&header::proxy(client, frontend))?;
     Ok((from, target))
 }
