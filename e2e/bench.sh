@@ -21,7 +21,7 @@ ports() { # TEST LINE: the numbers in the line of this name that a measurement e
     cargo test -q ${CI:+--locked} --release -p lb-svc-gateway --test ports -- --ignored --nocapture --exact "$1")
   numbers=$(sed -n "s/^$2 //p" <<<"$result")
   [ -n "$numbers" ] || { echo "bench: $1 was not measured: $result" >&2; exit 1; }
-  echo "  medians $numbers ms" >&2
+  echo "  medians $numbers" >&2
   echo "${numbers// /,}"
 }
 
@@ -34,6 +34,12 @@ if wants endpoints; then
   echo "endpoints: thousands of them, by nftables" >&2
   endpoints=$(ports five_thousand_endpoints endpoints-ms)
   set -- "$@" --endpoints "$endpoints"
+fi
+
+if wants proxy; then
+  echo "proxy: beside the masquerade, MiB/s and connections a second of both" >&2
+  proxy=$(ports proxy_beside_the_masquerade proxy)
+  set -- "$@" --proxy "$proxy"
 fi
 
 if [[ $CLUSTER == local ]] && { wants failover || wants fleet; }; then

@@ -1,12 +1,17 @@
 //! What a thousand ports cost in the gateway, beside one `iptables-restore` of
-//! as many rules, and what thousands of endpoints do: `e2e/bench.sh` runs it.
+//! as many rules, what thousands of endpoints do, and what the proxy carries beside the
+//! masquerade: `e2e/bench.sh` runs it.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod lab;
 
 use std::fs;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
-use lab::{CLUSTER_IP, Gateway, Lab, VIP, config, config_direct};
+use lab::{CLUSTER_IP, Gateway, Lab, Netns, VIP, config, config_direct};
 use serde_json::{Value, json};
 
 const RUNS: usize = 10;
@@ -115,4 +120,102 @@ fn five_thousand_endpoints() {
     }
     println!("{whole:?}\n{one:?}\n{spread:?}");
     println!("endpoints-ms {:.2} {:.2} {:.2}", median(&mut whole), median(&mut one), median(&mut spread));
+}
+
+/// A server of bytes: as many as the client's request says, and the end. `skip` bytes
+/// come before the request.
+fn serve_bytes(netns: &Netns, at: &str, skip: usize) {
+    let at: SocketAddr = at.parse().unwrap();
+    let listener = netns.enter(|| TcpListener::bind(at)).unwrap();
+    let serve = move |mut stream: TcpStream| -> io::Result<()> {
+        let mut head = vec![0; skip + 8];
+        stream.read_exact(&mut head)?;
+        let mut left = u64::from_be_bytes(head[skip..].try_into().unwrap());
+        let chunk = vec![7; 128 * 1024];
+        while left > 0 {
+            let now = left.min(chunk.len() as u64);
+            stream.write_all(&chunk[..usize::try_from(now).unwrap()])?;
+            left -= now;
+        }
+        Ok(())
+    };
+    std::thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            std::thread::spawn(move || serve(stream));
+        }
+    });
+}
+
+/// Asks for so many bytes and reads them.
+fn fetch(to: SocketAddr, bytes: u64, buffer: &mut [u8]) -> io::Result<()> {
+    let mut stream = TcpStream::connect(to)?;
+    stream.write_all(&bytes.to_be_bytes())?;
+    let mut got = 0;
+    loop {
+        match stream.read(buffer)? {
+            0 => break,
+            count => got += count as u64,
+        }
+    }
+    if got == bytes { Ok(()) } else { Err(ErrorKind::UnexpectedEof.into()) }
+}
+
+/// The proxy beside the masquerade: throughput of one connection, and new connections a
+/// second of four at a time, of which the server closes each. Ends in a line for programs
+/// to read.
+#[test]
+#[ignore = "a measurement: make bench"]
+fn proxy_beside_the_masquerade() {
+    const BYTES: u64 = 256 << 20;
+    const RUNS: usize = 5;
+    let lab = Lab::new();
+    serve_bytes(&lab.node, &format!("{CLUSTER_IP}:9001"), 28);
+    serve_bytes(&lab.node, &format!("{CLUSTER_IP}:9000"), 0);
+    let (mut both, mut plain) = (config(&[("TCP", 9001)]), config(&[("TCP", 9000)]));
+    both["version"] = json!(7);
+    both["frontends"][0]["proxyProtocol"] = json!("v2");
+    both["frontends"].as_array_mut().unwrap().push(plain["frontends"][0].take());
+    let gateway = lab.serving(&both);
+    let ways = [9001, 9000].map(|port| SocketAddr::new(VIP.parse().unwrap(), port));
+    let throughput = |to: SocketAddr| {
+        lab.client.enter(|| {
+            let started = Instant::now();
+            fetch(to, BYTES, &mut vec![0; 256 * 1024]).unwrap();
+            BYTES as f64 / started.elapsed().as_secs_f64() / f64::from(1 << 20)
+        })
+    };
+    let rate = |to: SocketAddr| {
+        let until = Instant::now() + Duration::from_secs(2);
+        let count = |_| {
+            lab.client.enter(|| {
+                let mut buffer = [0; 64];
+                let mut count = 0;
+                while Instant::now() < until {
+                    fetch(to, 16, &mut buffer).unwrap();
+                    count += 1;
+                }
+                count
+            })
+        };
+        let counts: Vec<u64> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4).map(|n| scope.spawn(move || count(n))).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        counts.iter().sum::<u64>() as f64 / 2.0
+    };
+    let mut results = [const { Vec::new() }; 4];
+    for run in 0..=RUNS {
+        let values = [throughput(ways[0]), throughput(ways[1]), rate(ways[0]), rate(ways[1])];
+        println!("{values:.0?}");
+        // The first finds caches cold.
+        for (all, value) in results.iter_mut().zip(values).filter(|_| run > 0) {
+            all.push(value);
+        }
+    }
+    let medians = results.map(|mut all| {
+        all.sort_by(f64::total_cmp);
+        format!("{:.1}", all[all.len() / 2])
+    });
+    assert_eq!(gateway.metric("lb_svc_gateway_proxy_refused_total{reason=\"full\"}"), 0);
+    println!("proxy {}", medians.join(" "));
 }

@@ -8,12 +8,14 @@ mod lab;
 use std::collections::BTreeSet;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lab::{
-    CLUSTER_IP, Gateway, HEALED, Lab, Netns, OTHER_CLUSTER_IP, POD_IP, VIP, config, exchange, wait, wait_for,
-};
-use lb_svc_crds::gateway::Role;
+use lab::{CLUSTER_IP, Gateway, HEALED, Lab, Netns, OTHER_CLUSTER_IP, POD_IP, VIP, config, exchange, wait};
+use lb_svc_crds::gateway::{Role, Transport};
+use lb_svc_gateway::config::{Endpoints, Forward, Frontend, Target};
+use lb_svc_gateway::proxy::Proxy;
+use lb_svc_gateway::telemetry::metrics::Metrics;
 use serde_json::{Value, json};
 use socket2::SockRef;
 
@@ -496,6 +498,33 @@ fn client_with_affinity_stays_with_its_endpoint() {
 }
 
 #[test]
+fn cluster_ip_that_serves_sockets_only_is_no_obstacle() {
+    let lab = Lab::new();
+    let backend = Backend::of_cluster_ip(&lab);
+    // What sockets send has options, what is sent past them has none.
+    for line in [
+        "nft add table ip sockets",
+        "nft add chain ip sockets in { type filter hook prerouting priority -300 ; }",
+        &format!("nft add rule ip sockets in ip daddr {CLUSTER_IP} tcp flags syn ip length 40 drop"),
+    ] {
+        lab.node.run(line);
+    }
+    let gateway = lab.serving(&proxied_ports(&[("TCP", PORT)]));
+    let quiet = Instant::now();
+    while quiet.elapsed() < Duration::from_secs(4) {
+        let status = gateway.status().unwrap();
+        assert!(status.faults.is_empty(), "{status:?}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    // What the check connects is no connection of a client's.
+    while backend.0.set_nonblocking(true).is_ok() && backend.0.accept().is_ok() {}
+    open(&lab, &backend);
+    // Where the kernel forwards, it is.
+    lab.configure(&config(&[("TCP", PORT)]));
+    assert!(gateway.fault("ClusterIpSocketsOnly").contains(CLUSTER_IP));
+}
+
+#[test]
 fn nothing_but_the_port_leads_to_the_proxy() {
     let lab = Lab::new();
     let backend = Backend::of_cluster_ip(&lab);
@@ -605,11 +634,48 @@ fn pod_that_gives_its_address_away_keeps_its_connections() {
     server.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
     let nothing = server.read(&mut [0; 1]).unwrap_err();
     assert!([ErrorKind::WouldBlock, ErrorKind::TimedOut].contains(&nothing.kind()), "{nothing}");
-    // Of what is left after the drain time nobody would hear any more.
-    let drained = || (open_connections(&gateway) == 0).then_some(());
-    let (_, after) = wait_for(Duration::from_secs(40), "the end of the drain", drained);
-    assert!(after > Duration::from_secs(20), "{after:?}");
-    assert!(is_reset(&mut server));
+}
+
+/// The proxy alone, whose frontend is its own listener: roles need not last for this.
+#[test]
+fn connection_to_an_address_that_is_gone_ends_after_the_drain_time() {
+    let lab = Lab::new();
+    lab.pod.enter(|| {
+        let backend = TcpListener::bind("127.0.0.1:0").unwrap();
+        let SocketAddr::V4(target) = backend.local_addr().unwrap() else { panic!("of IPv4") };
+        let endpoints = Endpoints { live: [target].into(), ..Endpoints::default() };
+        let forward = |address, port| {
+            let target = Target::Endpoints(Arc::new(endpoints.clone()));
+            let service = "default/test-service".into();
+            let frontend = Frontend { address, transport: Transport::Tcp, port };
+            (frontend, Forward { service, target, clients: None, proxied: true })
+        };
+        let mut proxy = Proxy::new(Metrics::default());
+        let none = BTreeSet::new();
+        let listener = proxy.set(&[forward(Ipv4Addr::LOCALHOST, 1)].into(), None, &none).unwrap().unwrap();
+        let forwards = [forward(*listener.ip(), listener.port())].into();
+        proxy.set(&forwards, None, &none).unwrap();
+        // The thread hears of it before it accepts.
+        let mut client = TcpStream::connect(listener).unwrap();
+        let (mut server, _) = backend.accept().unwrap();
+        server.read_exact(&mut [0; 28]).unwrap();
+        say(&mut client, &mut server, "as ever");
+
+        let gone = [*listener.ip()].into();
+        let start = Instant::now();
+        proxy.set(&forwards, None, &gone).unwrap();
+        std::thread::sleep(Duration::from_secs(10));
+        say(&mut client, &mut server, "goes on");
+        let mut refused = TcpStream::connect(listener).unwrap();
+        assert!(is_reset(&mut refused), "and no other comes");
+        client.set_read_timeout(Some(Duration::from_secs(40))).unwrap();
+        assert!(is_reset(&mut client) && is_reset(&mut server));
+        assert!(start.elapsed() > Duration::from_secs(29), "{:?}", start.elapsed());
+        // It is back.
+        proxy.set(&forwards, None, &none).unwrap();
+        let _client = TcpStream::connect(listener).unwrap();
+        backend.accept().unwrap();
+    });
 }
 
 /// A program in the node's namespace that ends with the test.
@@ -701,101 +767,4 @@ fn nginx_and_haproxy_answer_and_log_the_clients_address() {
         drop(program);
         wait(&format!("{name} to be gone"), || (!gateway.status()?.unhealthy.is_empty()).then_some(()));
     }
-}
-
-/// A server of bytes: as many as the client's request says, and the end. `skip` bytes
-/// come before the request.
-fn serve_bytes(netns: &Netns, at: &str, skip: usize) {
-    let at: SocketAddr = at.parse().unwrap();
-    let listener = netns.enter(|| TcpListener::bind(at)).unwrap();
-    let serve = move |mut stream: TcpStream| -> io::Result<()> {
-        let mut head = vec![0; skip + 8];
-        stream.read_exact(&mut head)?;
-        let mut left = u64::from_be_bytes(head[skip..].try_into().unwrap());
-        let chunk = vec![7; 128 * 1024];
-        while left > 0 {
-            let now = left.min(chunk.len() as u64);
-            stream.write_all(&chunk[..usize::try_from(now).unwrap()])?;
-            left -= now;
-        }
-        Ok(())
-    };
-    std::thread::spawn(move || {
-        for stream in listener.incoming().map_while(Result::ok) {
-            std::thread::spawn(move || serve(stream));
-        }
-    });
-}
-
-/// Asks for so many bytes and reads them.
-fn fetch(to: SocketAddr, bytes: u64, buffer: &mut [u8]) -> io::Result<()> {
-    let mut stream = TcpStream::connect(to)?;
-    stream.write_all(&bytes.to_be_bytes())?;
-    let mut got = 0;
-    loop {
-        match stream.read(buffer)? {
-            0 => break,
-            count => got += count as u64,
-        }
-    }
-    if got == bytes { Ok(()) } else { Err(ErrorKind::UnexpectedEof.into()) }
-}
-
-/// The proxy beside the masquerade: throughput of one connection, and new connections a
-/// second of four at a time, of which the server closes each. Ends in a line for programs
-/// to read.
-#[test]
-#[ignore = "a measurement: make bench"]
-fn proxy_beside_the_masquerade() {
-    const BYTES: u64 = 256 << 20;
-    const RUNS: usize = 5;
-    let lab = Lab::new();
-    serve_bytes(&lab.node, &format!("{CLUSTER_IP}:{PORT}"), 28);
-    serve_bytes(&lab.node, &format!("{CLUSTER_IP}:9000"), 0);
-    let mut both = proxied_ports(&[("TCP", PORT)]);
-    let mut plain = config(&[("TCP", 9000)]);
-    both["frontends"].as_array_mut().unwrap().push(plain["frontends"][0].take());
-    let gateway = lab.serving(&both);
-    let ways = [PORT, 9000].map(|port| SocketAddr::new(VIP.parse().unwrap(), port));
-    let throughput = |to: SocketAddr| {
-        lab.client.enter(|| {
-            let started = Instant::now();
-            fetch(to, BYTES, &mut vec![0; 256 * 1024]).unwrap();
-            BYTES as f64 / started.elapsed().as_secs_f64() / f64::from(1 << 20)
-        })
-    };
-    let rate = |to: SocketAddr| {
-        let until = Instant::now() + Duration::from_secs(2);
-        let count = |_| {
-            lab.client.enter(|| {
-                let mut buffer = [0; 64];
-                let mut count = 0;
-                while Instant::now() < until {
-                    fetch(to, 16, &mut buffer).unwrap();
-                    count += 1;
-                }
-                count
-            })
-        };
-        let counts: Vec<u64> = std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..4).map(|n| scope.spawn(move || count(n))).collect();
-            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
-        });
-        counts.iter().sum::<u64>() as f64 / 2.0
-    };
-    let mut results = [const { Vec::new() }; 4];
-    for run in 0..=RUNS {
-        let values = [throughput(ways[0]), throughput(ways[1]), rate(ways[0]), rate(ways[1])];
-        println!("{values:.0?}");
-        // The first finds caches cold.
-        for (all, value) in results.iter_mut().zip(values).filter(|_| run > 0) {
-            all.push(value);
-        }
-    }
-    let medians = results.map(|mut all| {
-        all.sort_by(f64::total_cmp);
-        format!("{:.1}", all[all.len() / 2])
-    });
-    assert_eq!(gateway.metric("lb_svc_gateway_proxy_refused_total{reason=\"full\"}"), 0);
-    println!("proxy {}", medians.join(" "));
 }

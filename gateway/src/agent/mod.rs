@@ -346,7 +346,12 @@ impl Agent {
             desired.route = desired.route.of_several(next);
         }
         faults.extend(unreachable.into_iter().map(Fault::ClusterIpUnreachable));
-        faults.extend(self.forwarding.sockets_only().map(Fault::ClusterIpSocketsOnly));
+        // What is proxied needs no more than sockets.
+        let is_forwarded = |ip: &Ipv4Addr| {
+            config::cluster_ips(&desired.datapath.nat.targets).any(|(_, forwarded)| forwarded == *ip)
+        };
+        let sockets_only = self.forwarding.sockets_only().filter(is_forwarded);
+        faults.extend(sockets_only.map(Fault::ClusterIpSocketsOnly));
         self.stale.set_forwards(forwards);
         // Addresses of a previous process or configuration were the gateway's as well.
         let held = state.addresses.iter().filter(|a| a.interface == lan.link.index && a.global);
@@ -368,7 +373,8 @@ impl Agent {
         let restart = changes.ops.iter().any(|op| matches!(op, Op::AddAddress(_) | Op::Up(_)));
         let link = changes.state.link(lan.link.index);
         self.announcer.announce(link, &self.links.addresses, restart);
-        self.forwarding.set(Instant::now(), &desired.datapath.nat.targets, outgoing);
+        let targets = desired.datapath.targets().map(|(frontend, target)| (*frontend, target.clone()));
+        self.forwarding.set(Instant::now(), &targets.collect(), outgoing);
         self.verified = Some(Verified { desired, digest });
         Ok(faults)
     }

@@ -161,7 +161,8 @@ pub struct ForwardingChecks {
 }
 
 impl ForwardingChecks {
-    /// Sets the targets whose ClusterIPs to check, and which way.
+    /// Sets the targets whose ClusterIPs to check, and which way; proxied ones may be
+    /// silent as well.
     pub fn set(&mut self, now: Instant, targets: &Targets, outgoing: Outgoing) {
         self.outgoing = outgoing;
         self.checks.set(now, targets);

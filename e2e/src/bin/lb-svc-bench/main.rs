@@ -43,7 +43,7 @@ pub struct Options {
     /// which every core is busy.
     #[arg(long, default_value_t = 1)]
     minutes: u64,
-    /// Only these: start, port, gone, rules, endpoints, throughput,
+    /// Only these: start, port, gone, rules, endpoints, proxy, throughput,
     /// connections, closing, failover, fifty, heartbeat, quiet, busy, size,
     /// allocator, fleet, idle, scale, nodes.
     #[arg(long, value_delimiter = ',')]
@@ -57,6 +57,10 @@ pub struct Options {
     /// The gateway's 5000 endpoints, measured elsewhere: ALL_MS,ONE_MS,SPREAD_MS.
     #[arg(long, value_delimiter = ',', num_args = 1)]
     endpoints: Vec<f64>,
+    /// The gateway's proxy and its masquerade, measured elsewhere: MiB/s of both, then
+    /// connections a second.
+    #[arg(long, value_delimiter = ',', num_args = 1)]
+    proxy: Vec<f64>,
 }
 
 impl Options {
@@ -132,6 +136,14 @@ async fn measure(stage: &Stage, options: &Options, rows: &mut Vec<Row>) -> anyho
         rows.push(Row::alone("5000 endpoints programmed by nftables", "ms", all, Goal::AtMost(200.0)));
         rows.push(Row::alone("one of 5000 endpoints gone", "ms", one, Goal::AtMost(20.0)));
         rows.push(Row::alone("1000 ports with five endpoints each", "ms", spread, Goal::None));
+    }
+    if let [fast, fast_beside, many, many_beside] = options.proxy[..] {
+        let (throughput, connections) = (
+            "throughput by the PROXY protocol, over the masquerade",
+            "new connections by the PROXY protocol",
+        );
+        rows.push(Row::new(throughput, "MiB/s", &[fast], &[fast_beside], Goal::RatioAtLeast(0.45)));
+        rows.push(Row::new(connections, "/s", &[many], &[many_beside], Goal::AtLeast(3000.0)));
     }
     if ["throughput", "connections", "closing"].iter().any(|name| options.wants(name)) {
         eprintln!("throughput, connections, closing: ways to one pod");
