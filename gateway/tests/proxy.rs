@@ -8,14 +8,10 @@ mod lab;
 use std::collections::BTreeSet;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lab::{CLUSTER_IP, Gateway, HEALED, Lab, Netns, OTHER_CLUSTER_IP, POD_IP, VIP, config, exchange, wait};
-use lb_svc_crds::gateway::{Role, Transport};
-use lb_svc_gateway::config::{Endpoints, Forward, Frontend, Target};
-use lb_svc_gateway::proxy::Proxy;
-use lb_svc_gateway::telemetry::metrics::Metrics;
+use lb_svc_crds::gateway::Role;
 use serde_json::{Value, json};
 use socket2::SockRef;
 
@@ -605,77 +601,43 @@ fn health_check_begins_with_the_header_of_an_own_connection() {
 }
 
 #[test]
-fn pod_that_gives_its_address_away_keeps_its_connections() {
+fn planned_move_loses_no_proxied_connection() {
     let lab = Lab::new();
     lab.key(7);
     let backend = Backend::of_cluster_ip(&lab);
-    let gateway = lab.serving(&proxied());
+    let mut leisurely = proxied();
+    leisurely["election"]["intervalMs"] = json!(200);
+    let mut gateway = lab.serving(&leisurely);
     let is = |gateway: &Gateway, role: Role| {
         wait(&format!("{role:?}"), || (gateway.status()?.election?.role == role).then_some(()));
     };
     is(&gateway, Role::Active);
-    let (_client, mut server) = open(&lab, &backend);
+    let (mut client, mut server) = open(&lab, &backend);
     let other = lab.another(1);
     other.key(7);
     let new = Backend::at(&other.node, &format!("{CLUSTER_IP}:{PORT}"));
-    let second = other.serving(&proxied());
+    let second = other.serving(&leisurely);
     is(&second, Role::Standby);
     wait("the standby to be heard", || (gateway.status()?.election?.peers.len() == 1).then_some(()));
-    // Its next hop is gone for a while: the other pod takes over.
-    lab.node.run("ip link set eth0 down");
+    for site in [&*lab, &other] {
+        wait("strays to have somewhere to go", || {
+            site.pod.attempt("nft list table ip lb-svc-strays").0.then_some(())
+        });
+    }
+    gateway.ask_to_end();
     is(&second, Role::Active);
-    lab.node.run("ip link set eth0 up");
-    is(&gateway, Role::Standby);
-    // A new connection is the new owner's; the old one is still there.
+    // A new connection is the new owner's; the old one goes on.
     let _connected = wait("the new owner to accept", || connect(&lab.client).ok());
     new.greeted();
     assert!(!lab.pod.run("ip -4 addr show dev net1").contains(VIP));
-    assert_eq!(open_connections(&gateway), 1);
-    server.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
-    let nothing = server.read(&mut [0; 1]).unwrap_err();
-    assert!([ErrorKind::WouldBlock, ErrorKind::TimedOut].contains(&nothing.kind()), "{nothing}");
-}
-
-/// The proxy alone, whose frontend is its own listener: roles need not last for this.
-#[test]
-fn connection_to_an_address_that_is_gone_ends_after_the_drain_time() {
-    let lab = Lab::new();
-    lab.pod.enter(|| {
-        let backend = TcpListener::bind("127.0.0.1:0").unwrap();
-        let SocketAddr::V4(target) = backend.local_addr().unwrap() else { panic!("of IPv4") };
-        let endpoints = Endpoints { live: [target].into(), ..Endpoints::default() };
-        let forward = |address, port| {
-            let target = Target::Endpoints(Arc::new(endpoints.clone()));
-            let service = "default/test-service".into();
-            let frontend = Frontend { address, transport: Transport::Tcp, port };
-            (frontend, Forward { service, target, clients: None, proxied: true })
-        };
-        let mut proxy = Proxy::new(Metrics::default());
-        let none = BTreeSet::new();
-        let listener = proxy.set(&[forward(Ipv4Addr::LOCALHOST, 1)].into(), None, &none).unwrap().unwrap();
-        let forwards = [forward(*listener.ip(), listener.port())].into();
-        proxy.set(&forwards, None, &none).unwrap();
-        // The thread hears of it before it accepts.
-        let mut client = TcpStream::connect(listener).unwrap();
-        let (mut server, _) = backend.accept().unwrap();
-        server.read_exact(&mut [0; 28]).unwrap();
-        say(&mut client, &mut server, "as ever");
-
-        let gone = [*listener.ip()].into();
-        let start = Instant::now();
-        proxy.set(&forwards, None, &gone).unwrap();
-        std::thread::sleep(Duration::from_secs(10));
+    let until = Instant::now() + Duration::from_secs(4);
+    while Instant::now() < until {
         say(&mut client, &mut server, "goes on");
-        let mut refused = TcpStream::connect(listener).unwrap();
-        assert!(is_reset(&mut refused), "and no other comes");
-        client.set_read_timeout(Some(Duration::from_secs(40))).unwrap();
-        assert!(is_reset(&mut client) && is_reset(&mut server));
-        assert!(start.elapsed() > Duration::from_secs(29), "{:?}", start.elapsed());
-        // It is back.
-        proxy.set(&forwards, None, &none).unwrap();
-        let _client = TcpStream::connect(listener).unwrap();
-        backend.accept().unwrap();
-    });
+        say(&mut server, &mut client, "both ways");
+    }
+    assert!(!gateway.has_ended(), "it leads a connection");
+    drop((client, server));
+    wait("it to end", || gateway.has_ended().then_some(()));
 }
 
 /// A program in the node's namespace that ends with the test.

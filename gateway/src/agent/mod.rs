@@ -338,7 +338,7 @@ impl Agent {
         // Where the LAN's IPAM made routes, the pod's own table does not lead to the cluster.
         let outgoing = state.has_routes_to(lan.link.index).then(|| Arc::from(primary.name.as_str()));
         let forwards = self.health.set(started, &config.forwards, outgoing.clone());
-        let listener = self.proxy.set(&forwards, outgoing.clone(), &absent)?;
+        let listener = self.proxy.set(&forwards, outgoing.clone())?;
         let (mut desired, unreachable) =
             Desired::new(&config, &forwards, &state, &lan, &primary, &absent, listener);
         if self.announcer.has_member() {

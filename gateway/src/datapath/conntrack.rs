@@ -147,8 +147,7 @@ pub async fn size() -> io::Result<Size> {
     Ok(size)
 }
 
-/// The number of open TCP connections to addresses in `owned` that are forwarded. Off the
-/// agent's loop.
+/// The number of open TCP connections to addresses in `owned`. Off the agent's loop.
 ///
 /// # Errors
 /// If the kernel does not answer.
@@ -156,8 +155,7 @@ pub async fn count_open(owned: BTreeSet<Ipv4Addr>) -> io::Result<u64> {
     off_loop(async move || {
         let mut open = 0;
         list(|entry| {
-            let is_forwarded = *entry.answers.ip() != entry.to.address;
-            open += u64::from(entry.is_open && is_forwarded && owned.contains(&entry.to.address));
+            open += u64::from(entry.is_open && owned.contains(&entry.to.address));
         })
         .await?;
         Ok(open)

@@ -30,7 +30,6 @@ pub mod relay;
 pub mod server;
 pub mod spread;
 
-use std::collections::BTreeSet;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
@@ -69,25 +68,19 @@ impl Proxy {
         Self { metrics, running: None }
     }
 
-    /// Sets what is proxied of these forwards, by which interface targets are connected,
-    /// and which addresses are `absent`: the pod does not have them. Connections that
-    /// contradict the forwards are cut, those to absent addresses after a while. Returns
-    /// where the proxy listens; `None` if it does not run.
+    /// Sets what is proxied of these forwards, and by which interface targets are
+    /// connected. Connections that contradict the forwards are cut. Returns where the
+    /// proxy listens; `None` if it does not run.
     ///
     /// # Errors
     /// If it cannot listen.
-    pub fn set(
-        &mut self,
-        forwards: &Forwards,
-        outgoing: Outgoing,
-        absent: &BTreeSet<Ipv4Addr>,
-    ) -> Result<Option<SocketAddrV4>, Fault> {
+    pub fn set(&mut self, forwards: &Forwards, outgoing: Outgoing) -> Result<Option<SocketAddrV4>, Fault> {
         let proxied = forwards.iter().filter(|(_, forward)| forward.proxied);
         let forwards: Forwards = proxied.map(|(frontend, forward)| (*frontend, forward.clone())).collect();
         if forwards.is_empty() && self.running.is_none() {
             return Ok(None);
         }
-        let serving = Serving { forwards, outgoing, absent: absent.clone() };
+        let serving = Serving { forwards, outgoing };
         // Its thread has ended if nobody receives.
         let running = match self.running.take().filter(|running| !running.serving.is_closed()) {
             Some(running) => running,

@@ -2,9 +2,9 @@
 //! those that contradict the forwarding table.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{SocketAddr, SocketAddrV4};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -26,9 +26,6 @@ use crate::podnet::{self, Outgoing};
 
 /// For how long a target may take to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// For how long connections go on to an address that the pod has given away: what is left
-/// of them then is not heard of any more.
-const DRAIN: Duration = Duration::from_secs(30);
 /// After what the system refuses to accept, for want of files or memory.
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -39,8 +36,6 @@ pub struct Serving {
     pub forwards: Forwards,
     /// The interface that targets are connected by.
     pub outgoing: Outgoing,
-    /// The addresses of these frontends that the pod does not have now.
-    pub absent: BTreeSet<Ipv4Addr>,
 }
 
 /// Runs the proxy on the calling thread, until the sender of `serving` is dropped.
@@ -83,9 +78,7 @@ impl Server {
 
     async fn serve(mut self, listener: &TcpListener, mut serving: watch::Receiver<Arc<Serving>>) {
         let mut now = Arc::clone(&serving.borrow_and_update());
-        let mut drains = Drains::default();
         loop {
-            let due = drains.due();
             tokio::select! {
                 biased;
                 changed = serving.changed() => {
@@ -93,12 +86,7 @@ impl Server {
                         return;
                     }
                     now = Arc::clone(&serving.borrow_and_update());
-                    drains.set(&now.absent, Instant::now());
                     self.cut(|open| !now.forwards.get(&open.frontend).is_some_and(|now| keeps(now, open)));
-                }
-                () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now).into()), if due.is_some() => {
-                    let over = drains.take(Instant::now());
-                    self.cut(|open| over.contains(&open.frontend.address));
                 }
                 accepted = listener.accept() => match accepted {
                     Ok((stream, client)) => self.take(stream, client, &now),
@@ -130,7 +118,7 @@ impl Server {
         };
         let frontend = Frontend { address: *local.ip(), transport: Transport::Tcp, port: local.port() };
         let Some(forward) = serving.forwards.get(&frontend) else { return };
-        if serving.absent.contains(&frontend.address) || !forward.allows(*client.ip()) {
+        if !forward.allows(*client.ip()) {
             return;
         }
         if self.open.borrow().len() >= self.load.capacity() {
@@ -158,32 +146,6 @@ impl Server {
         });
         self.load.opened();
         self.open.borrow_mut().insert(id, Open { frontend, client, target, task: task.abort_handle() });
-    }
-}
-
-/// The addresses that the pod has given away, with when their connections are cut; `None`
-/// once they are.
-#[derive(Debug, Default)]
-struct Drains(BTreeMap<Ipv4Addr, Option<Instant>>);
-
-impl Drains {
-    fn set(&mut self, absent: &BTreeSet<Ipv4Addr>, now: Instant) {
-        self.0.retain(|address, _| absent.contains(address));
-        for address in absent {
-            self.0.entry(*address).or_insert(Some(now + DRAIN));
-        }
-    }
-
-    fn due(&self) -> Option<Instant> {
-        self.0.values().flatten().min().copied()
-    }
-
-    /// Those whose time is over.
-    fn take(&mut self, now: Instant) -> BTreeSet<Ipv4Addr> {
-        let over = |(address, until): (&Ipv4Addr, &mut Option<Instant>)| {
-            until.take_if(|until| *until <= now).map(|_| *address)
-        };
-        self.0.iter_mut().filter_map(over).collect()
     }
 }
 
@@ -234,23 +196,6 @@ mod tests {
 
     use super::*;
     use crate::config::{Endpoints, SourceRanges};
-
-    #[test]
-    fn address_that_was_given_away_is_drained_once_and_not_if_it_is_back() {
-        let start = Instant::now();
-        let (one, other) = (Ipv4Addr::new(172, 18, 0, 18), Ipv4Addr::new(172, 18, 0, 19));
-        let mut drains = Drains::default();
-        drains.set(&BTreeSet::new(), start);
-        assert_eq!(drains.due(), None);
-        drains.set(&[one].into(), start);
-        let later = start + Duration::from_secs(10);
-        drains.set(&[one, other].into(), later);
-        assert_eq!((drains.due(), drains.take(later)), (Some(start + DRAIN), [].into()));
-        assert_eq!(drains.take(start + DRAIN), [one].into());
-        assert_eq!(drains.due(), Some(later + DRAIN), "each in its own time, and once");
-        drains.set(&[one].into(), later);
-        assert_eq!(drains.due(), None, "it is back");
-    }
 
     fn at(text: &str) -> SocketAddrV4 {
         text.parse().unwrap()
