@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 use std::pin::pin;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
 use http::{Request, Response, StatusCode};
@@ -24,12 +24,13 @@ use lb_svc_controller::election_key::Master;
 use lb_svc_controller::index::{Index, Key};
 use lb_svc_controller::queue;
 use lb_svc_core::action::Action;
-use lb_svc_core::gateway::assignment::gateway_of;
+use lb_svc_core::gateway::assignment::{gateway_of, id_of};
 use lb_svc_core::gateway::manifests::{self, DeploymentTemplate};
 use lb_svc_core::gateway::pod_settings::{Configuration, Settings};
 use lb_svc_core::ipam::{AddressRequest, ClaimId, Reservation};
 use lb_svc_core::model::{
-    self, Attachment, DeploymentState, GatewayLocation, GatewayRef, OwnedObject, Pod, ServiceId, ServiceRef,
+    self, Attachment, DeploymentState, GatewayId, GatewayLocation, GatewayRef, OwnedObject, Pod, ServiceId,
+    ServiceRef,
 };
 use lb_svc_core::service::plan::plan;
 use lb_svc_core::testing::service;
@@ -80,9 +81,12 @@ fn owner() -> ServiceId {
     ServiceId { service: ServiceRef::new("default", "web"), uid: "uid-1".into() }
 }
 
+/// The identity of its gateway.
+static ID: LazyLock<GatewayId> = LazyLock::new(|| id_of(&owner()));
+
 /// Where the gateway is.
 fn beside() -> GatewayLocation {
-    GatewayLocation { gateway: GatewayRef::dedicated_to(owner().service), namespace: "default".into() }
+    GatewayLocation { gateway: GatewayRef::Dedicated(owner().service), namespace: "default".into() }
 }
 
 fn request() -> (AddressRequest, Reservation) {
@@ -209,7 +213,7 @@ async fn r41_replica_set_is_deleted_only_if_no_deployment_owns_it() {
         (listed, answer(&mut handle, StatusCode::OK, json!({})).await)
     };
     let gateway = beside();
-    let (deleted, (listed, asked)) = tokio::join!(api_server.delete_orphans(&gateway, "uid-1"), talk);
+    let (deleted, (listed, asked)) = tokio::join!(api_server.delete_orphans(&gateway, &ID), talk);
     assert_eq!(deleted.unwrap(), ["lb-svc-web-5b7c"]);
     assert!(listed.contains("lb-svc.kubeovn.io%2Fservice-uid%3Duid-1"), "{listed}");
     assert_eq!(asked.line, "DELETE /apis/apps/v1/namespaces/default/replicasets/lb-svc-web-5b7c?");
@@ -308,9 +312,8 @@ async fn fault_32_subnet_spec_is_never_written() {
 async fn config_map_is_posted_first_and_applied_later() {
     let gateway = beside();
     let (api_server, mut handle) = api_server();
-    let owner = owner();
     let (created, asked) = tokio::join!(
-        api_server.write_config(&owner, &gateway, "{}", Some("seal"), None),
+        api_server.write_config(&ID, &gateway, "{}", Some("seal"), None),
         answer(&mut handle, StatusCode::CREATED, json!({ "metadata": { "name": "lb-svc-web" } }))
     );
     assert!(matches!(created.unwrap(), Written::Ours(_)));
@@ -319,7 +322,7 @@ async fn config_map_is_posted_first_and_applied_later() {
 
     let known = child("cm-1", String::new());
     let (created, asked) = tokio::join!(
-        api_server.write_config(&owner, &gateway, "{\"version\":1}", Some("seal"), Some(&known)),
+        api_server.write_config(&ID, &gateway, "{\"version\":1}", Some("seal"), Some(&known)),
         answer(&mut handle, StatusCode::OK, json!({ "metadata": { "name": "lb-svc-web" } }))
     );
     assert!(matches!(created.unwrap(), Written::Ours(_)));
@@ -346,24 +349,24 @@ async fn foreign_object_is_detected_not_overwritten() {
         let metadata = json!({ "namespace": "default", "name": "lb-svc-web", "labels": labels, "annotations": annotations });
         answer(handle, StatusCode::OK, json!({ "metadata": metadata })).await.line
     };
-    let owner = owner();
+
     let (created, asked) = tokio::join!(
-        api_server.write_config(&owner, &gateway, "{}", Some("seal"), None),
+        api_server.write_config(&ID, &gateway, "{}", Some("seal"), None),
         talk(&mut handle, json!({}))
     );
     assert!(matches!(created.unwrap(), Written::Foreign));
     assert_eq!(asked, "GET /api/v1/namespaces/default/configmaps/lb-svc-web");
     let ours = json!({ "lb-svc.kubeovn.io/service": "default/web" });
     let (created, _) = tokio::join!(
-        api_server.write_config(&owner, &gateway, "{}", Some("seal"), None),
+        api_server.write_config(&ID, &gateway, "{}", Some("seal"), None),
         talk(&mut handle, ours)
     );
     assert!(matches!(created.unwrap(), Written::Already), "our own, which the cache has not shown yet");
 }
 
 fn child<T>(uid: &str, content: T) -> OwnedObject<T> {
-    let (uid, owner_uid) = (uid.to_owned(), Some("uid-1".to_owned()));
-    OwnedObject { uid, resource_version: "6".into(), deleting: false, owner_uid, content }
+    let (uid, gateway_id) = (uid.to_owned(), Some("uid-1".into()));
+    OwnedObject { uid, resource_version: "6".into(), deleting: false, gateway_id, content }
 }
 
 fn deployment(own: &Settings) -> Value {
@@ -371,7 +374,7 @@ fn deployment(own: &Settings) -> Value {
     let provider = "lan.kube-system".parse().unwrap();
     let all = &configuration.gateway;
     manifests::deployment(
-        &owner(),
+        &ID,
         &beside(),
         &DeploymentTemplate { provider: &provider, attachment: &attachment, all, own, trusted: &[] },
     )
@@ -456,7 +459,7 @@ async fn gateway_in_other_namespace_has_no_owner_reference() {
     let (api_server, mut handle) = api_server();
     let (owner, (request, reservation)) = (owner(), request());
     let apart = GatewayLocation {
-        gateway: GatewayRef::dedicated_to(owner.service.clone()),
+        gateway: GatewayRef::Dedicated(owner.service.clone()),
         namespace: "gateways".into(),
     };
     let name = apart.name();
@@ -467,7 +470,7 @@ async fn gateway_in_other_namespace_has_no_owner_reference() {
     assert_eq!(asked.body["metadata"]["labels"]["lb-svc.kubeovn.io/gateway-namespace"], "gateways");
 
     let (_, asked) = tokio::join!(
-        api_server.write_config(&owner, &apart, "{}", Some("seal"), None),
+        api_server.write_config(&ID, &apart, "{}", Some("seal"), None),
         answer(&mut handle, StatusCode::CREATED, json!({ "metadata": { "name": name } }))
     );
     assert_eq!(asked.line, "POST /api/v1/namespaces/gateways/configmaps?&fieldManager=lb-svc-controller");
@@ -562,7 +565,7 @@ async fn changed_endpoints_are_written_and_pods_nudged() {
     let pod = Pod {
         name: "gw".into(),
         uid: "g-1".into(),
-        owner_uid: "uid-1".into(),
+        gateway_id: Some("uid-1".into()),
         ready: true,
         mac: Some("ba:85:f7:02:9f:42".into()),
         ..Pod::default()
@@ -572,13 +575,13 @@ async fn changed_endpoints_are_written_and_pods_nudged() {
 
     for addresses in [&["10.0.0.1"][..], &["10.0.0.1", "10.0.0.2"]] {
         let keys = index.set_slice(&slice, read::slice(&endpoint_slice(addresses)));
-        assert_eq!(keys, [Key::gateway_of(&owner.service)]);
+        assert_eq!(keys, [Key::Gateway(gateway_of(&owner.service))]);
         let observed = index.observe(&gateway_of(&owner.service), Instant::now());
         let planned = plan(&observed).actions;
         let written = planned.iter().position(|action| matches!(action, Action::WriteConfig(_))).unwrap();
         let Action::WriteConfig(content) = &planned[written] else { unreachable!() };
         let (done, asked) = tokio::join!(
-            api_server.write_config(&owner, &gateway, content, None, observed.gateway.config.as_ref()),
+            api_server.write_config(&ID, &gateway, content, None, observed.gateway.config.as_ref()),
             answer(&mut handle, StatusCode::OK, json!({ "metadata": { "name": "lb-svc-web" } }))
         );
         assert!(matches!(done.unwrap(), Written::Ours(_)));
@@ -610,7 +613,7 @@ async fn changed_endpoints_are_written_and_pods_nudged() {
 }
 
 fn gateway() -> GatewayLocation {
-    GatewayLocation { gateway: GatewayRef::dedicated_to(owner().service), namespace: "default".into() }
+    GatewayLocation { gateway: GatewayRef::Dedicated(owner().service), namespace: "default".into() }
 }
 
 fn master_of(bytes: &[u8]) -> Value {
@@ -620,14 +623,14 @@ fn master_of(bytes: &[u8]) -> Value {
 #[tokio::test]
 async fn key_secret_is_created_once_and_never_read() {
     let (api_server, mut handle) = api_server();
-    let (owner, gateway, master) = (owner(), gateway(), Master::kept(&[1; 32]).unwrap());
+    let (gateway, master) = (gateway(), Master::kept(&[1; 32]).unwrap());
     for (status, body, is_made) in [
         (StatusCode::CREATED, json!({ "metadata": {} }), true),
         (StatusCode::CONFLICT, refusal(409, "AlreadyExists"), true),
         (StatusCode::FORBIDDEN, refusal(403, "Forbidden"), false),
     ] {
         let (done, asked) = tokio::join!(
-            api_server.write_key(&owner, &gateway, "cm-1", &master),
+            api_server.write_key(&ID, &gateway, "cm-1", &master),
             answer(&mut handle, status, body)
         );
         assert_eq!(done.is_ok(), is_made, "{status}");
@@ -718,7 +721,7 @@ async fn r15_adopted_claim_is_to_be_probed_again() {
 #[tokio::test]
 async fn budget_is_posted_applied_and_deleted() {
     let (api_server, mut handle) = api_server();
-    let (gateway, wanted) = (gateway(), manifests::budget(&owner(), &gateway()));
+    let (gateway, wanted) = (gateway(), manifests::budget(&ID, &gateway()));
     let answered = json!({ "metadata": { "name": "lb-svc-web" } });
     let (made, asked) = tokio::join!(
         api_server.write_budget(&gateway, &wanted, None),

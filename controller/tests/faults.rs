@@ -37,7 +37,7 @@ fn key() -> ServiceRef {
 }
 
 fn gateway() -> GatewayLocation {
-    GatewayLocation { gateway: GatewayRef::dedicated_to(key()), namespace: NAMESPACE.to_owned() }
+    GatewayLocation { gateway: GatewayRef::Dedicated(key()), namespace: NAMESPACE.to_owned() }
 }
 
 fn provider(name: &str) -> Provider {
@@ -55,7 +55,7 @@ fn child<T>(uid: &str, content: T) -> OwnedObject<T> {
         uid: uid.into(),
         resource_version: "1".into(),
         deleting: false,
-        owner_uid: Some("uid-1".into()),
+        gateway_id: Some("uid-1".into()),
         content,
     }
 }
@@ -220,7 +220,7 @@ impl World {
                 let pod = Pod {
                     name: "gw".into(),
                     uid: "uid-gw".into(),
-                    owner_uid: "uid-1".into(),
+                    gateway_id: Some("uid-1".into()),
                     address: Some(Ipv4Addr::new(10, 244, 1, 5).into()),
                     mac: Some("ba:85:f7:02:9f:42".into()),
                     ..Pod::default()

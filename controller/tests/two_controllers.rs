@@ -25,8 +25,8 @@ use lb_svc_core::action::Action;
 use lb_svc_core::gateway::assignment::gateway_of;
 use lb_svc_core::ipam::{self, AddressRequest, AllocationError, Claim, ClaimId, Reservation};
 use lb_svc_core::model::{
-    Attachment, DeploymentState, GatewayLocation, OwnedObject, Pod, Service, ServiceId, ServiceRef,
-    StatusReport, Subnet, SubnetStatus,
+    Attachment, DeploymentState, GatewayLocation, GatewayRef, OwnedObject, Pod, Service, ServiceId,
+    ServiceRef, StatusReport, Subnet, SubnetStatus,
 };
 use lb_svc_core::observed::Observed;
 use lb_svc_core::service::plan::{Requeue, plan};
@@ -106,19 +106,19 @@ impl fmt::Display for Event {
             Self::Config(name, Some(child)) => {
                 let config: GatewayConfig = serde_json::from_str(&child.content).unwrap();
                 let addresses = config.addresses.iter().map(|address| (address.address, address.probe));
-                write!(f, "ConfigMap {name} for {:?}: {:?}", child.owner_uid, addresses.collect::<Vec<_>>())
+                write!(f, "ConfigMap {name} for {:?}: {:?}", child.gateway_id, addresses.collect::<Vec<_>>())
             }
             Self::Deployment(name, None) => write!(f, "Deployment {name} gone"),
             Self::Deployment(name, Some(child)) => {
-                write!(f, "Deployment {name} for {:?}, deleting {}", child.owner_uid, child.deleting)
+                write!(f, "Deployment {name} for {:?}, deleting {}", child.gateway_id, child.deleting)
             }
             Self::Pod(name, None) => write!(f, "Pod {name} gone"),
             Self::Pod(name, Some(pod)) => {
-                let Pod { owner_uid, deleting, ready, .. } = &**pod;
+                let Pod { gateway_id, deleting, ready, .. } = &**pod;
                 let addresses = addresses(pod);
                 write!(
                     f,
-                    "Pod {name} for {owner_uid}: ready {ready}, deleting {deleting}, answers for {addresses:?}"
+                    "Pod {name} for {gateway_id:?}: ready {ready}, deleting {deleting}, answers for {addresses:?}"
                 )
             }
             Self::Claim(claim, exists) => {
@@ -291,7 +291,7 @@ impl ApiServer {
         let pod = Pod {
             name: key.clone(),
             uid: format!("pod-{version}"),
-            owner_uid: deployment.owner_uid.clone().unwrap(),
+            gateway_id: deployment.gateway_id.clone(),
             address: Some(Ipv4Addr::new(10, 244, a, b).into()),
             mac: Some(format!("02:00:00:00:{a:02x}:{b:02x}")),
             report: StatusReport::Reported(Box::default()),
@@ -434,8 +434,8 @@ impl Controller {
             Event::Claim(claim, false) => self.index.claim_gone(&claim.id.name, &claim.id.uid),
         };
         for key in keys {
-            if let Key::Gateway(gateway) = key {
-                self.dirty.insert(gateway.service().name.clone());
+            if let Key::Gateway(GatewayRef::Dedicated(service)) = key {
+                self.dirty.insert(service.name);
             }
         }
     }
@@ -652,8 +652,8 @@ impl Controller {
     }
 }
 
-fn child<T>(uid: String, resource_version: String, owner_uid: &str, content: T) -> OwnedObject<T> {
-    OwnedObject { uid, resource_version, deleting: false, owner_uid: Some(owner_uid.to_owned()), content }
+fn child<T>(uid: String, resource_version: String, id: &str, content: T) -> OwnedObject<T> {
+    OwnedObject { uid, resource_version, deleting: false, gateway_id: Some(id.into()), content }
 }
 
 fn set_address(api: &mut ApiServer, run: &Run, address: &str) -> Written {

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::gateway::election::ElectionView;
 use crate::ipam::{AddressRequest, ClaimId};
-use crate::model::{Condition, Ingress};
+use crate::model::{Condition, GatewayId, Ingress};
 use crate::node_mode::claim::PortRequest;
 
 /// One write, or what is to be remembered of the writes before it.
@@ -53,9 +53,9 @@ pub enum Action {
     /// Delete the ReplicaSets whose pods have the labels of earlier releases,
     /// with their pods.
     DeleteLegacyReplicaSets,
-    /// Delete the ReplicaSets of the Service with this uid that no Deployment owns,
+    /// Delete the ReplicaSets of the gateway of this identity that no Deployment owns,
     /// with their pods.
-    DeleteOrphans(String),
+    DeleteOrphans(GatewayId),
     /// Delete the PodDisruptionBudget with this uid and resourceVersion.
     DeleteBudget(String, String),
     /// Set these annotations on a pod.

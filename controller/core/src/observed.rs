@@ -12,20 +12,20 @@ use lb_svc_crds::seal::PublicKey;
 use serde_json::Value;
 
 use crate::backend::convergence::ConvergenceState;
-use crate::gateway::assignment::gateway_of;
+use crate::gateway::assignment;
 use crate::gateway::election::ElectionView;
 use crate::gateway::manifests;
 use crate::gateway::pod_settings::Configuration;
 use crate::gateway::rollout::Rollouts;
 use crate::ipam::{AllocationError, Claim, Network};
 use crate::model::{
-    Attachment, DeploymentState, EndpointSlice, GatewayLocation, Node, ObjectName, OwnedObject, Pod, PodId,
-    Service, ServiceRef,
+    Attachment, DeploymentState, EndpointSlice, GatewayId, GatewayLocation, Node, ObjectName, OwnedObject,
+    Pod, PodId, Service,
 };
 use crate::node_mode::claim::PortClaim;
 use crate::service::conditions::FailedWrite;
 
-/// Everything seen that concerns one gateway.
+/// Everything seen that concerns one Service and the gateway that serves it.
 #[derive(Clone, Debug, Default)]
 pub struct Observed {
     /// The Service, if there is one.
@@ -75,11 +75,11 @@ pub struct ObservedAddresses {
 /// What bears the gateway's name.
 #[derive(Clone, Debug, Default)]
 pub struct ObservedGateway {
-    /// The namespace where the gateway is.
-    pub namespace: String,
+    /// Where the gateway is.
+    pub location: GatewayLocation,
     /// The namespace where it is to be.
     pub desired_namespace: String,
-    /// Whether the controller can see into [`Self::namespace`].
+    /// Whether the controller can see into the namespace where it is.
     pub is_visible: bool,
     /// The ConfigMap; its content is that of
     /// [`CONFIG_KEY`](lb_svc_crds::names::CONFIG_KEY).
@@ -91,7 +91,7 @@ pub struct ObservedGateway {
     /// The PodDisruptionBudget, with metadata and spec as the API server has
     /// them.
     pub budget: Option<OwnedObject<Value>>,
-    /// The gateway's pods, of whichever Service of the name.
+    /// The gateway's pods, of whichever gateway of the name.
     pub pods: Vec<Pod>,
 }
 
@@ -198,12 +198,14 @@ pub struct Filled {
     pub age: Duration,
 }
 
-impl ObservedGateway {
-    /// Where the gateway that serves `service` is.
-    pub fn location(&self, service: &ServiceRef) -> GatewayLocation {
-        GatewayLocation { gateway: gateway_of(service), namespace: self.namespace.clone() }
+impl Observed {
+    /// The identity that the gateway is to have; `None` without a Service to serve.
+    pub fn gateway_id(&self) -> Option<GatewayId> {
+        self.service.as_ref().map(|service| assignment::id_of(&service.id))
     }
+}
 
+impl ObservedGateway {
     /// Whether nothing has to be signed anew: the ConfigMap's content is signed, and
     /// no pod has a later generation in force.
     pub fn is_sealed(&self) -> bool {
@@ -244,12 +246,12 @@ impl ObservedGateway {
 
     /// Whether the gateway is in another namespace than it is to be.
     pub fn is_misplaced(&self) -> bool {
-        self.namespace != self.desired_namespace
+        self.location.namespace != self.desired_namespace
     }
 
-    /// The living pods that were made for the Service with this uid.
-    pub fn living_pods(&self, uid: &str) -> Vec<&Pod> {
-        let living = |pod: &&Pod| pod.owner_uid == uid && !pod.deleting && !pod.finished;
+    /// The living pods that were made for the gateway of this identity.
+    pub fn living_pods(&self, id: &GatewayId) -> Vec<&Pod> {
+        let living = |pod: &&Pod| pod.is_of(id) && !pod.deleting && !pod.finished;
         self.pods.iter().filter(living).collect()
     }
 }

@@ -233,7 +233,7 @@ fn claim(gateway: &Gateway, cluster: &Cluster, all: &mut Findings) {
 fn objects(gateway: &Gateway, cluster: &Cluster, depth: Depth, all: &mut Findings) {
     let observed = &gateway.observed;
     let objects = &observed.gateway;
-    let location = objects.location(&gateway.service);
+    let location = &objects.location;
     let provider = gateway.claim().map(|claim| claim.provider.multus_name()).unwrap_or_default();
     match &observed.attachment {
         None if cluster.attachments.is_whole() => all.add(
@@ -310,7 +310,7 @@ fn follows(content: &str, gateway: &Gateway) -> Result<(), String> {
 pub fn seal(gateway: &Gateway, cluster: &Cluster) -> Option<Result<u64, Unsealed>> {
     let objects = &gateway.observed.gateway;
     let trusted = manifests::trusted_keys(&objects.deployment.as_ref()?.content.live)?;
-    let location = objects.location(&gateway.service);
+    let location = &objects.location;
     let config = cluster.configs.get(&location.namespace, &location.name())?;
     let text = config.data.as_ref().and_then(|data| data.get(names::SEAL_KEY));
     let uid = gateway.observed.service.as_ref()?.id.uid.clone();

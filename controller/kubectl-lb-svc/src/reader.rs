@@ -199,7 +199,7 @@ impl Reading<'_> {
     async fn config(&mut self, name: &ServiceRef) -> anyhow::Result<()> {
         let location = {
             let view = View::of(&self.cluster);
-            view.gateway(name, None).observed.gateway.location(name)
+            view.gateway(name, None).observed.gateway.location
         };
         let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), &location.namespace);
         let config = timed(api.get_opt(&location.name())).await;

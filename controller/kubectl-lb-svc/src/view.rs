@@ -14,10 +14,9 @@ use lb_svc_controller::api_server::read;
 use lb_svc_controller::api_server::watch::Watched;
 use lb_svc_controller::index::{Index, Key};
 use lb_svc_controller::{Args, config_file};
-use lb_svc_core::gateway::assignment::gateway_of;
 use lb_svc_core::gateway::pod_settings::Configuration;
 use lb_svc_core::ipam::Claim;
-use lb_svc_core::model::{Condition, Pod, ServiceRef};
+use lb_svc_core::model::{Condition, GatewayRef, Pod, ServiceRef};
 use lb_svc_core::observed::Observed;
 use lb_svc_core::service::allocation;
 use lb_svc_core::service::conditions::{GATEWAY_READY, NODE_ADDRESSES_READY};
@@ -156,7 +155,7 @@ impl<'a> View<'a> {
             self.cluster.services.iter().map(|service| (read::service_ref(service), service)).collect();
         let keys = self.index.keys().into_iter();
         let services = keys.filter_map(|key| match key {
-            Key::Gateway(gateway) => Some(gateway.service().clone()),
+            Key::Gateway(GatewayRef::Dedicated(service)) => Some(service),
             Key::Subnet(_) | Key::Backend(_) => None,
         });
         let services = services.filter(|service| namespace.is_none_or(|only| service.namespace == only));
@@ -165,7 +164,7 @@ impl<'a> View<'a> {
 
     /// The gateway of one Service.
     pub fn gateway(&self, service: &ServiceRef, raw: Option<&core::Service>) -> Gateway {
-        let mut observed = self.index.observe(&gateway_of(service), Instant::now());
+        let mut observed = self.index.observe(&self.index.gateway_of(service), Instant::now());
         observed.now = self.cluster.now;
         observed.configuration = Arc::default();
         Gateway { service: service.clone(), observed, described: raw.and_then(described) }
@@ -246,8 +245,8 @@ impl Gateway {
     /// The living pods of the Service's gateway, by name: those of its Deployment, for
     /// labels are anyone's to write.
     pub fn pods(&self) -> Vec<&Pod> {
-        let Some(service) = &self.observed.service else { return Vec::new() };
-        let mut pods = self.observed.gateway.living_pods(&service.id.uid);
+        let Some(id) = self.observed.gateway_id() else { return Vec::new() };
+        let mut pods = self.observed.gateway.living_pods(&id);
         pods.retain(|pod| pod.of_deployment);
         pods.sort_by(|a, b| a.name.cmp(&b.name));
         pods

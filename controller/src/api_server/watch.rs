@@ -431,7 +431,7 @@ fn feed<K: Watched>(index: &mut Index, event: Event<K::Read>, listed: &mut BTree
 
 #[cfg(test)]
 mod tests {
-    use lb_svc_core::gateway::assignment::gateway_of;
+    use lb_svc_core::gateway::assignment::{gateway_of, id_of};
     use lb_svc_core::gateway::manifests;
     use lb_svc_core::model::{GatewayLocation, GatewayRef, ServiceRef};
     use serde_json::{Value, json};
@@ -503,12 +503,12 @@ mod tests {
         for (uid, service) in [("u-1", Some("No Service")), ("u-2", None)] {
             assert_eq!(show(&mut index, Event::Apply(ip(uid, "5", service))), []);
             let gone = show(&mut index, Event::Delete(ip(uid, "6", service)));
-            assert_eq!(gone, [Key::gateway_of(&waiting)], "{service:?}");
+            assert_eq!(gone, [Key::Gateway(gateway_of(&waiting))], "{service:?}");
             show(&mut index, Event::Apply(ip(uid, "7", service)));
         }
         // A list that shows it no longer is as good.
         show(&mut index, Event::Init);
-        assert_eq!(show(&mut index, Event::InitDone), [Key::gateway_of(&waiting)]);
+        assert_eq!(show(&mut index, Event::InitDone), [Key::Gateway(gateway_of(&waiting))]);
 
         // A claim that was spoiled is gone when its object is.
         show(&mut index, Event::Apply(ip("u-3", "8", Some("web"))));
@@ -518,7 +518,7 @@ mod tests {
             assert!(index.allocator.has_claims(&owner), "as last seen");
         }
         let gone = show(&mut index, Event::Delete(ip("u-3", "10", None)));
-        assert!(gone.contains(&Key::gateway_of(&owner)) && !index.allocator.has_claims(&owner));
+        assert!(gone.contains(&Key::Gateway(gateway_of(&owner))) && !index.allocator.has_claims(&owner));
     }
 
     #[test]
@@ -541,19 +541,19 @@ mod tests {
         let owner =
             lb_svc_core::model::ServiceId { service: ServiceRef::new("default", "web"), uid: "uid-1".into() };
         let gateway = GatewayLocation {
-            gateway: GatewayRef::dedicated_to(owner.service.clone()),
+            gateway: GatewayRef::Dedicated(owner.service.clone()),
             namespace: "default".into(),
         };
-        let budget: PodDisruptionBudget = typed(manifests::budget(&owner, &gateway)).unwrap();
+        let budget: PodDisruptionBudget = typed(manifests::budget(&id_of(&owner), &gateway)).unwrap();
         let mut index = Index::default();
         let seen = |index: &Index| {
             index
                 .observe(&gateway_of(&owner.service), Instant::now())
                 .gateway
                 .budget
-                .map(|child| child.owner_uid)
+                .map(|child| child.gateway_id)
         };
-        let concerned = [Key::gateway_of(&owner.service)];
+        let concerned = [Key::Gateway(gateway_of(&owner.service))];
         assert_eq!(PodDisruptionBudget::set(&mut index, budget.clone()), concerned);
         assert_eq!(PodDisruptionBudget::set(&mut index, budget.clone()), []);
         assert_eq!(seen(&index), Some(Some("uid-1".into())));
@@ -601,7 +601,7 @@ mod tests {
         let annotations = direct.metadata.annotations.as_mut().unwrap();
         annotations.insert(names::DIRECT_ACCESS_ANNOTATION.into(), "true".into());
         show(&mut index, Event::Apply, direct);
-        let concerned = [Key::gateway_of(&web)];
+        let concerned = [Key::Gateway(gateway_of(&web))];
         assert_eq!(feed_all::<EndpointSlice>(&mut index, apply("10.0.0.2")), concerned);
         assert_eq!(feed_all::<EndpointSlice>(&mut index, apply("10.0.0.2")), []);
         assert_eq!(feed_all::<EndpointSlice>(&mut index, Event::Apply(slice("IPv6", "fd00::1"))), concerned);

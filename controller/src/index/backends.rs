@@ -91,7 +91,7 @@ impl Index {
         let changed = self.slices.set(name, slice).into_iter();
         changed
             .filter(|service| self.direct.contains(service) || self.at_nodes.contains(service))
-            .map(|service| Key::gateway_of(&service))
+            .map(|service| self.key_of(&service))
             .collect()
     }
 
@@ -103,7 +103,7 @@ impl Index {
         }
         let ids: BTreeSet<PodId> = known.into_iter().chain(&backend).map(|backend| backend.id).collect();
         let leads = |service: &&ServiceRef| ids.iter().any(|id| self.slices.have(service, *id));
-        let gateways = self.direct_in(&name.0).filter(leads).map(Key::gateway_of);
+        let gateways = self.direct_in(&name.0).filter(leads).map(|service| self.key_of(service));
         let concerned = gateways.chain([Key::Backend(name.clone())]).collect();
         match backend {
             Some(backend) => self.backends.insert(name, backend),

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use lb_svc_core::gateway::assignment::service_of;
+use lb_svc_core::gateway::assignment::{self, Assignment};
 use lb_svc_core::gateway::manifests::TemplateHash;
 use lb_svc_core::ipam::Claim;
-use lb_svc_core::model::{DeploymentState, GatewayLocation, GatewayRef, ObjectKind, OwnedObject, Pod};
+use lb_svc_core::model::{
+    DeploymentState, GatewayId, GatewayLocation, GatewayRef, ObjectKind, OwnedObject, Pod, ServiceRef,
+};
 use lb_svc_crds::names;
 use lb_svc_crds::seal::Seal;
 use serde_json::Value;
@@ -87,7 +89,7 @@ impl GatewayObjects {
 fn differs<T: PartialEq>(before: Option<&OwnedObject<T>>, now: Option<&OwnedObject<T>>) -> bool {
     match (before, now) {
         (Some(before), Some(now)) => {
-            let of = |it: &OwnedObject<T>| (it.deleting, it.uid.clone(), it.owner_uid.clone());
+            let of = |it: &OwnedObject<T>| (it.deleting, it.uid.clone(), it.gateway_id.clone());
             of(before) != of(now) || before.content != now.content
         }
         (before, now) => before.is_some() != now.is_some(),
@@ -100,9 +102,31 @@ fn differs<T: PartialEq>(before: Option<&OwnedObject<T>>, now: Option<&OwnedObje
 pub(crate) const FOREIGN_FOR: Duration = Duration::from_secs(5);
 
 impl Index {
+    /// The gateway that serves a Service.
+    pub fn gateway_of(&self, service: &ServiceRef) -> GatewayRef {
+        assignment::gateway_of(service)
+    }
+
+    /// What is run for a change that concerns a Service.
+    pub(super) fn key_of(&self, service: &ServiceRef) -> Key {
+        Key::Gateway(self.gateway_of(service))
+    }
+
+    /// The Services of a gateway: those that are there, or hold a claim.
+    pub(super) fn assignment(&self, gateway: &GatewayRef) -> Assignment {
+        let stands =
+            |service: &ServiceRef| self.services.contains_key(service) || self.allocator.has_claims(service);
+        Assignment::of(gateway, stands)
+    }
+
+    /// The claims on a gateway's addresses.
+    pub(super) fn claims_on(&self, gateway: &GatewayRef) -> Vec<Claim> {
+        self.assignment(gateway).services().flat_map(|service| self.allocator.claims_of(service)).collect()
+    }
+
     /// The namespace where a gateway is to be.
     pub(super) fn desired_namespace<'a>(&'a self, gateway: &'a GatewayRef) -> &'a str {
-        self.gateway_namespace.as_deref().unwrap_or(&service_of(gateway).namespace)
+        self.gateway_namespace.as_deref().unwrap_or_else(|| gateway.home())
     }
 
     /// Whether gateways in this namespace are seen.
@@ -131,10 +155,10 @@ impl Index {
         GatewayLocation { gateway: gateway.clone(), namespace: namespace.to_owned() }
     }
 
-    /// The gateway's pods, of whichever Service of the name, and the namespace
+    /// The pods of every gateway of the name, and the namespace
     /// they are in.
     pub fn pods(&self, gateway: &GatewayRef) -> (String, Vec<Pod>) {
-        let location = self.location(gateway, &self.allocator.claims_of(service_of(gateway)));
+        let location = self.location(gateway, &self.claims_on(gateway));
         let pods = self.gateways.get(&location).into_iter().flat_map(|objects| objects.pods.values());
         let pods = pods.map(|seen| self.on_node(seen)).collect();
         (location.namespace, pods)
@@ -192,7 +216,7 @@ impl Index {
             uid: String::new(),
             resource_version: String::new(),
             deleting: false,
-            owner_uid: None,
+            gateway_id: None,
             content: T::default(),
         })
     }
@@ -207,8 +231,7 @@ impl Index {
     /// anyone may label as one's. Of others no content is kept: it may be large,
     /// and all that is done with them is to delete them.
     fn has_gateway(&self, gateway: &GatewayRef) -> bool {
-        let service = service_of(gateway);
-        self.services.contains_key(service) || self.allocator.has_claims(service)
+        !self.assignment(gateway).is_empty()
     }
 
     /// The generation of a ConfigMap's content, if `seal` is a valid one on it, for
@@ -216,7 +239,7 @@ impl Index {
     fn generation(&self, config: &OwnedObject<String>, seal: &str) -> Option<u64> {
         let seal = Seal::open(seal.as_bytes(), self.trusted.as_ref()?).ok()?;
         let read = |part: &str| (part == names::CONFIG_KEY).then(|| config.content.clone().into_bytes());
-        seal.verify(config.owner_uid.as_deref()?, read).ok()?;
+        seal.verify(config.gateway_id.as_ref()?.as_str(), read).ok()?;
         Some(seal.generation)
     }
 
@@ -239,11 +262,11 @@ impl Index {
         concerns(changed, Key::Gateway(location.gateway))
     }
 
-    /// The content of the ConfigMap of the gateway that was made for the Service with this
-    /// uid, and its generation, if its seal is valid.
-    pub fn sealed_config(&self, location: &GatewayLocation, uid: &str) -> Option<(String, u64)> {
+    /// The content of the ConfigMap of the gateway of this identity, and its generation,
+    /// if its seal is valid.
+    pub fn sealed_config(&self, location: &GatewayLocation, id: &GatewayId) -> Option<(String, u64)> {
         let objects = self.gateways.get(location)?;
-        let config = objects.config.as_ref().filter(|config| config.owner_uid.as_deref() == Some(uid))?;
+        let config = objects.config.as_ref().filter(|config| config.is_of(id))?;
         Some((config.content.clone(), objects.generation?))
     }
 

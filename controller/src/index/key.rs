@@ -2,13 +2,12 @@
 
 use std::fmt;
 
-use lb_svc_core::gateway::assignment::gateway_of;
-use lb_svc_core::model::{GatewayRef, ObjectName, ServiceRef};
+use lb_svc_core::model::{GatewayRef, ObjectName};
 
 /// What one run of the controller's loop is about.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Key {
-    /// This gateway.
+    /// This gateway, together with the Service that it is dedicated to.
     Gateway(GatewayRef),
     /// The Subnet of this name.
     Subnet(String),
@@ -19,16 +18,9 @@ pub enum Key {
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Gateway(gateway) => write!(f, "gateway of {}", gateway.service()),
+            Self::Gateway(gateway) => write!(f, "{gateway}"),
             Self::Subnet(name) => write!(f, "Subnet {name}"),
             Self::Backend((namespace, name)) => write!(f, "pod {namespace}/{name}"),
         }
-    }
-}
-
-impl Key {
-    /// The gateway that serves `service`.
-    pub fn gateway_of(service: &ServiceRef) -> Self {
-        Self::Gateway(gateway_of(service))
     }
 }

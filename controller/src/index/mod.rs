@@ -7,7 +7,6 @@ use std::time::Instant;
 
 use jiff::Timestamp;
 use lb_svc_core::backend::readiness_gate::Verdict;
-use lb_svc_core::gateway::assignment::service_of;
 use lb_svc_core::gateway::config;
 use lb_svc_core::ipam::{Allocator, Claim};
 use lb_svc_core::model::{
@@ -119,7 +118,7 @@ impl Index {
             return Vec::new();
         }
         let is_apart = |claim: &&Claim| Some(&claim.gateway_namespace) != self.gateway_namespace.as_ref();
-        self.allocator.claims().filter(is_apart).map(|claim| Key::gateway_of(&claim.owner.service)).collect()
+        self.allocator.claims().filter(is_apart).map(|claim| self.key_of(&claim.owner.service)).collect()
     }
 
     /// Whether any Service so far concerns pods that are no gateway's; followed.
@@ -132,9 +131,10 @@ impl Index {
         self.services.get(name)
     }
 
-    /// Everything that concerns a gateway.
+    /// Everything that concerns a gateway and the Service that it is dedicated to: these
+    /// are planned together.
     pub fn observe(&self, gateway: &GatewayRef, now: Instant) -> Observed {
-        let service = service_of(gateway);
+        let GatewayRef::Dedicated(service) = gateway;
         let wall = Timestamp::now();
         let claims = self.allocator.claims_of(service);
         let networks = claims
@@ -171,7 +171,7 @@ impl Index {
                 .map(|seen| self.on_node(seen))
                 .collect(),
             is_visible: self.sees(&location.namespace),
-            namespace: location.namespace,
+            location,
             desired_namespace,
         };
         let kept_before = self.kept_before(service, &claims);
@@ -218,14 +218,14 @@ impl Index {
     pub fn keys(&self) -> Vec<Key> {
         let owners = self.allocator.claims().map(|claim| &claim.owner.service);
         let owners = owners.chain(self.port_claims.all().map(|claim| &claim.owner.service));
-        let services: BTreeSet<&ServiceRef> = self
-            .services
-            .keys()
-            .chain(self.gateways.keys().map(|location| location.gateway.service()))
-            .chain(owners)
+        let services: BTreeSet<&ServiceRef> = self.services.keys().chain(owners).collect();
+        let gateways: BTreeSet<GatewayRef> = services
+            .into_iter()
+            .map(|service| self.gateway_of(service))
+            .chain(self.gateways.keys().map(|location| location.gateway.clone()))
             .collect();
         let subnets = self.subnets.keys().map(|name| Key::Subnet(name.clone()));
-        let gateways = services.into_iter().map(Key::gateway_of);
+        let gateways = gateways.into_iter().map(Key::Gateway);
         let backends = self.backends.keys().map(|name| Key::Backend(name.clone()));
         gateways.chain(subnets).chain(backends).collect()
     }
@@ -247,14 +247,14 @@ impl Index {
     }
 
     fn waiting_keys(&self) -> impl Iterator<Item = Key> + '_ {
-        self.address_pending.iter().map(Key::gateway_of)
+        self.address_pending.iter().map(|service| self.key_of(service))
     }
 
     // === what the watches show; each returns whom it concerns ===
 
     /// A Service is so; `None` if it is gone.
     pub fn set_service(&mut self, name: ServiceRef, service: Option<Service>) -> Vec<Key> {
-        let gateway = Key::gateway_of(&name);
+        let gateway = self.key_of(&name);
         let is_direct = service.as_ref().is_some_and(is_direct);
         let is_at_nodes = service.as_ref().is_some_and(|service| mode(service) != Mode::Gateway);
         for (services, is_one) in [(&mut self.direct, is_direct), (&mut self.at_nodes, is_at_nodes)] {
@@ -307,8 +307,12 @@ mod tests {
     use crate::api_server::read;
     use crate::api_server::write::typed;
 
+    fn service(n: usize) -> ServiceRef {
+        ServiceRef::new("default", &format!("s{n}"))
+    }
+
     fn gateway(n: usize) -> GatewayRef {
-        GatewayRef::dedicated_to(ServiceRef::new("default", &format!("s{n}")))
+        gateway_of(&service(n))
     }
 
     /// Gateway `n`'s Deployment, on its way or not.
@@ -318,13 +322,13 @@ mod tests {
 
     /// Its Service exists, and its Deployment is so.
     fn show(index: &mut Index, n: usize, rolling: bool) -> Vec<Key> {
-        index.set_service(gateway(n).service().clone(), Some(lb_svc_core::testing::service()));
+        index.set_service(service(n), Some(lb_svc_core::testing::service()));
         let content = DeploymentState { rolling, ..DeploymentState::default() };
         let child = OwnedObject {
             uid: format!("d{n}"),
             resource_version: "1".into(),
             deleting: false,
-            owner_uid: Some(format!("u{n}")),
+            gateway_id: Some(format!("u{n}").into()),
             content,
         };
         index.set_deployment(location(n), Some(child))
@@ -333,8 +337,9 @@ mod tests {
     fn show_rolling_without_service(index: &mut Index) {
         for n in 0..MAX_CONCURRENT_ROLLOUTS {
             let content = DeploymentState { rolling: true, ..DeploymentState::default() };
-            let (uid, resource_version, owner_uid) = (format!("d{n}"), "1".to_owned(), Some(format!("u{n}")));
-            let child = OwnedObject { uid, resource_version, deleting: false, owner_uid, content };
+            let (uid, resource_version, gateway_id) =
+                (format!("d{n}"), "1".to_owned(), Some(format!("u{n}").into()));
+            let child = OwnedObject { uid, resource_version, deleting: false, gateway_id, content };
             index.set_deployment(location(n), Some(child));
         }
     }
@@ -374,7 +379,7 @@ mod tests {
     fn r5_kept_addresses_are_counted_and_go_with_their_namespace() {
         let mut index = Index::new(None);
         let kept = |n: usize| {
-            let owner = ServiceId { service: gateway(n).service().clone(), uid: format!("u{n}") };
+            let owner = ServiceId { service: service(n), uid: format!("u{n}") };
             Claim { keep: true, ..claim_of(&owner, &format!("172.18.0.{}", 10 + n), "default") }
         };
         for n in 0..4 {
@@ -382,7 +387,7 @@ mod tests {
         }
         // Two Services are there, two are gone; those come first.
         for n in [0, 2] {
-            index.set_service(gateway(n).service().clone(), Some(lb_svc_core::testing::service()));
+            index.set_service(service(n), Some(lb_svc_core::testing::service()));
         }
         let before = |n| index.observe(&gateway(n), Instant::now()).addresses.kept_before;
         assert_eq!([0, 1, 2, 3].map(before), [2, 0, 3, 1]);
@@ -391,7 +396,7 @@ mod tests {
         asks.annotations.insert(names::KEEP_ADDRESS_ANNOTATION.to_owned(), "true".to_owned());
         let new = ServiceRef::new("default", "a");
         index.set_service(new.clone(), Some(asks));
-        let observed = index.observe(&GatewayRef::dedicated_to(new), Instant::now());
+        let observed = index.observe(&gateway_of(&new), Instant::now());
         assert_eq!(observed.addresses.kept_before, 4);
 
         let gone = |index: &Index| index.observe(&gateway(1), Instant::now()).addresses.is_namespace_gone;
@@ -400,7 +405,7 @@ mod tests {
         assert!(!gone(&index));
         assert_eq!(index.set_namespace("other", false), []);
         let keys = index.set_namespace("default", false);
-        assert!(gone(&index) && keys.contains(&Key::gateway_of(gateway(1).service())));
+        assert!(gone(&index) && keys.contains(&Key::Gateway(gateway_of(&service(1)))));
         index.set_namespace("default", true);
         assert!(!gone(&index));
         assert_eq!(index.set_namespaces(BTreeSet::new()).len(), 4, "it went between two lists");
@@ -410,20 +415,20 @@ mod tests {
     fn gateway_is_where_its_claim_says_until_it_is_gone() {
         let beside = location(0);
         let config = |uid: &str| {
-            let (uid, owner_uid) = (uid.to_owned(), Some("u0".to_owned()));
+            let (uid, gateway_id) = (uid.to_owned(), Some("u0".into()));
             Some(OwnedObject {
                 uid,
                 resource_version: "1".into(),
                 deleting: false,
-                owner_uid,
+                gateway_id,
                 content: String::new(),
             })
         };
-        let owner = ServiceId { service: gateway(0).service().clone(), uid: "u0".into() };
+        let owner = ServiceId { service: service(0), uid: "u0".into() };
         let claim = |namespace: &str| claim_of(&owner, "172.18.0.11", namespace);
         let at = |index: &Index| {
             let observed = index.observe(&gateway(0), Instant::now());
-            (observed.gateway.namespace, observed.gateway.is_visible)
+            (observed.gateway.location.namespace, observed.gateway.is_visible)
         };
         let mut index = Index::new(Some("gateways".into()));
         index.set_config(beside.clone(), config("theirs"), None);
@@ -441,7 +446,7 @@ mod tests {
         assert_eq!(at(&index), ("default".into(), false), "whether it is there cannot be seen");
         assert_eq!(index.set_wide::<Pod>(), [], "no part of it may be out of sight");
         assert_eq!(at(&index), ("default".into(), false));
-        assert_eq!(index.set_wide::<ObservedGateway>(), [Key::gateway_of(gateway(0).service())]);
+        assert_eq!(index.set_wide::<ObservedGateway>(), [Key::Gateway(gateway_of(&service(0)))]);
         assert_eq!(at(&index), ("gateways".into(), true));
         index.set_narrow::<Pod>();
         index.set_claim(claim("gateways"));
@@ -473,8 +478,8 @@ mod tests {
         let network = json!({ "address": "172.18.0.11", "cidr": "172.18.0.0/16", "subnet": "lan" });
         let content = json!({ "version": 1, "attachment": "lan", "addresses": [network], "frontends": [] });
         let content = content.to_string();
-        let (uid, owner_uid) = ("cm".to_owned(), Some(id.uid.clone()));
-        let config = OwnedObject { uid, resource_version: "1".into(), deleting: false, owner_uid, content };
+        let (uid, gateway_id) = ("cm".to_owned(), Some(id.uid.as_str().into()));
+        let config = OwnedObject { uid, resource_version: "1".into(), deleting: false, gateway_id, content };
         index.set_config(index.location(&gateway, &[]), Some(config), None);
         index.set_address_pending(&name, true);
         let given_away = |index: &Index| index.observe(&gateway, Instant::now()).addresses.is_given_away;
@@ -484,7 +489,7 @@ mod tests {
         index.set_claim(claim_of(&other, "172.18.0.12", "default"));
         assert!(!given_away(&index));
         let keys = index.set_claim(claim_of(&other, "172.18.0.11", "default"));
-        assert!(given_away(&index) && keys.contains(&Key::gateway_of(&name)), "{keys:?}");
+        assert!(given_away(&index) && keys.contains(&Key::Gateway(gateway_of(&name))), "{keys:?}");
         index.set_claim(claim_of(&id, "172.18.0.13", "default"));
         assert!(!given_away(&index), "it has one of its own");
     }
@@ -560,7 +565,7 @@ mod tests {
         assert_eq!(index.set_backend(pod.clone(), Some(backend("web", None))), [], "no news");
         assert_eq!(said(&index), Some(vec![(web.clone(), None)]), "its slice may not be there yet");
         let slice_name: ObjectName = ("default".into(), "free-1".into());
-        assert_eq!(index.set_slice(&slice_name, slice()), [Key::gateway_of(&free)]);
+        assert_eq!(index.set_slice(&slice_name, slice()), [Key::Gateway(gateway_of(&free))]);
         assert_eq!(said(&index), Some(vec![(free.clone(), None), (web.clone(), None)]));
 
         let verdicts = || [(PodId::of("uid-2"), Verdict::Programmed)].into();
@@ -581,7 +586,7 @@ mod tests {
         // It has passed: its slice says so soon.
         let (now, long_ago) = (Timestamp::now(), Timestamp::now() - PASSES_WITHIN);
         let keys = index.set_backend(pod.clone(), Some(backend("web", Some(now))));
-        assert_eq!(keys, [Key::gateway_of(&free), key]);
+        assert_eq!(keys, [Key::Gateway(gateway_of(&free)), key]);
         assert_eq!((said(&index), index.waiting_backends()), (None, 0));
         assert_eq!(
             index.observe(&gateway_of(&free), Instant::now()).endpoints.gated_pods,
@@ -642,11 +647,11 @@ mod tests {
         let keys = SigningKeys::of(&Seed::random().unwrap());
         let mut index = Index::default();
         index.trust(&keys.trusted());
-        index.set_service(gateway(0).service().clone(), Some(lb_svc_core::testing::service()));
+        index.set_service(service(0), Some(lb_svc_core::testing::service()));
         let mut generation = |seal: Option<&str>, content: &str| {
-            let (uid, owner_uid) = ("cm".to_owned(), Some("u".to_owned()));
+            let (uid, gateway_id) = ("cm".to_owned(), Some("u".into()));
             let (resource_version, content) = ("1".to_owned(), content.to_owned());
-            let config = OwnedObject { uid, resource_version, deleting: false, owner_uid, content };
+            let config = OwnedObject { uid, resource_version, deleting: false, gateway_id, content };
             index.set_config(location(0), Some(config), seal);
             index.observe(&gateway(0), Instant::now()).gateway.seal.unwrap().generation
         };
@@ -664,12 +669,12 @@ mod tests {
         let mut index = Index::default();
         let config = || {
             let (uid, resource_version) = ("cm".to_owned(), "1".to_owned());
-            let owner_uid = Some("u".to_owned());
+            let gateway_id = Some("u".into());
             Some(OwnedObject {
                 uid,
                 resource_version,
                 deleting: false,
-                owner_uid,
+                gateway_id,
                 content: "x".repeat(1 << 20),
             })
         };
@@ -679,7 +684,7 @@ mod tests {
         show_rolling_without_service(&mut index);
         assert_eq!(kept(&index), 0);
         assert!(is_free(&index, 9), "a Deployment that is nobody's takes no turn of a roll-out");
-        index.set_service(gateway(0).service().clone(), Some(lb_svc_core::testing::service()));
+        index.set_service(service(0), Some(lb_svc_core::testing::service()));
         index.set_config(location(0), config(), None);
         assert_eq!(kept(&index), 1 << 20);
     }

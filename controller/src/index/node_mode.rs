@@ -99,7 +99,7 @@ impl Index {
 
     /// The Services that ask for node addresses.
     fn at_nodes(&self) -> impl Iterator<Item = Key> + '_ {
-        self.at_nodes.iter().map(Key::gateway_of)
+        self.at_nodes.iter().map(|service| self.key_of(service))
     }
 
     /// A node is so, as far as Services are served there; `None` if it is gone.
@@ -118,7 +118,7 @@ impl Index {
     /// There is this claim on a port: the watch shows it (`confirmed`), or the API
     /// server answered so to our own write.
     pub fn set_port_claim(&mut self, claim: PortClaim, confirmed: bool) -> Vec<Key> {
-        let owner = Key::gateway_of(&claim.owner.service);
+        let owner = self.key_of(&claim.owner.service);
         if !self.port_claims.apply(claim, confirmed) {
             return Vec::new();
         }
@@ -131,7 +131,7 @@ impl Index {
         if claims.is_empty() {
             return Vec::new();
         }
-        let owners = claims.iter().map(|claim| Key::gateway_of(&claim.owner.service));
+        let owners = claims.iter().map(|claim| self.key_of(&claim.owner.service));
         owners.chain(self.waiting_keys()).collect()
     }
 
@@ -148,7 +148,7 @@ impl Index {
         let uses = |name: &&ServiceRef| {
             self.services.get(name).is_some_and(|service| ports(service).any(|port| changed.contains(&port)))
         };
-        self.at_nodes.iter().filter(uses).map(Key::gateway_of).collect()
+        self.at_nodes.iter().filter(uses).map(|service| self.key_of(service)).collect()
     }
 
     fn stands_in(&self) -> Option<&'static str> {
@@ -200,8 +200,8 @@ mod tests {
         let mut index = Index::default();
         let service = fixtures::service();
         let name = service.id.service.clone();
-        assert_eq!(index.set_service(name.clone(), Some(service)), [Key::gateway_of(&name)]);
-        (index, Key::gateway_of(&name))
+        assert_eq!(index.set_service(name.clone(), Some(service)), [Key::Gateway(gateway_of(&name))]);
+        (index, Key::Gateway(gateway_of(&name)))
     }
 
     #[test]
@@ -252,7 +252,7 @@ mod tests {
     fn port_that_is_freed_concerns_who_waits_for_it() {
         let (mut index, key) = with_service();
         let claim = fixtures::claim("web", "all", 80, &["n1"]);
-        let owner = Key::gateway_of(&claim.owner.service);
+        let owner = Key::Gateway(gateway_of(&claim.owner.service));
         assert_eq!(index.set_port_claim(claim.clone(), true), std::slice::from_ref(&owner));
         assert_eq!((seen(&index).claims.len(), seen(&index).others.len()), (0, 1));
         assert!(index.keys().contains(&owner), "it may be gone, and its claim not");

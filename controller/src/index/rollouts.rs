@@ -2,7 +2,6 @@
 
 use std::time::Instant;
 
-use lb_svc_core::gateway::assignment::service_of;
 use lb_svc_core::gateway::manifests::PROGRESS_DEADLINE;
 use lb_svc_core::gateway::rollout::{MAX_CONCURRENT_ROLLOUTS, Rollout, Rollouts};
 use lb_svc_core::model::GatewayRef;
@@ -49,7 +48,7 @@ impl Index {
 
     /// The template with which the gateway does not run.
     fn failing_template(&self, gateway: &GatewayRef) -> Option<String> {
-        let location = self.location(gateway, &self.allocator.claims_of(service_of(gateway)));
+        let location = self.location(gateway, &self.claims_on(gateway));
         let deployment = &self.gateways.get(&location)?.deployment.as_ref()?.content;
         deployment.is_failing().then(|| deployment.template.clone())
     }
@@ -87,7 +86,7 @@ impl Index {
             && now.is_some_and(CompactDeployment::is_failing)
             && self.rolled_out.contains(gateway)
         {
-            tracing::warn!(service = %service_of(gateway), "roll-out halted: the gateway does not run with its new template");
+            tracing::warn!(%gateway, "roll-out halted: the gateway does not run with its new template");
         }
     }
 
@@ -117,13 +116,13 @@ mod tests {
     use super::*;
 
     fn gateway(name: &str) -> GatewayRef {
-        GatewayRef::dedicated_to(ServiceRef::new("default", name))
+        GatewayRef::Dedicated(ServiceRef::new("default", name))
     }
 
     /// The Deployment of `name` is made from this template, and rolling,
     /// failing or complete.
     fn show(index: &mut Index, name: &str, template: &str, state: &str) {
-        index.set_service(gateway(name).service().clone(), Some(testing::service()));
+        index.set_service(ServiceRef::new("default", name), Some(testing::service()));
         let content = DeploymentState {
             rolling: state == "rolling",
             given_up: state == "failing",
@@ -132,7 +131,7 @@ mod tests {
         };
         let (uid, resource_version) = ("d".to_owned(), "1".to_owned());
         let child =
-            OwnedObject { uid, resource_version, deleting: false, owner_uid: Some("u".into()), content };
+            OwnedObject { uid, resource_version, deleting: false, gateway_id: Some("u".into()), content };
         let location = GatewayLocation { gateway: gateway(name), namespace: "default".into() };
         index.set_deployment(location, Some(child));
     }

@@ -60,7 +60,7 @@ impl Index {
             return Vec::new();
         }
         let holders = self.allocator.claims().filter(|claim| names.contains(&claim.subnet));
-        let holders = holders.map(|claim| Key::gateway_of(&claim.owner.service));
+        let holders = holders.map(|claim| self.key_of(&claim.owner.service));
         names.iter().map(|name| Key::Subnet(name.clone())).chain(holders).chain(self.waiting_keys()).collect()
     }
 
@@ -68,7 +68,7 @@ impl Index {
     pub fn set_claim(&mut self, claim: Claim) -> Vec<Key> {
         let address = claim.address;
         let subnet = claim.subnet.clone();
-        let mut keys = vec![Key::gateway_of(&claim.owner.service), Key::Subnet(subnet.clone())];
+        let mut keys = vec![self.key_of(&claim.owner.service), Key::Subnet(subnet.clone())];
         if !self.allocator.apply(claim, true) {
             return Vec::new();
         }
@@ -77,7 +77,7 @@ impl Index {
         // One that serves the address without a claim gives way.
         let serves =
             |name: &&ServiceRef| self.services.get(name).is_some_and(|service| service.has_ingress(address));
-        keys.extend(self.address_pending.iter().filter(serves).map(Key::gateway_of));
+        keys.extend(self.address_pending.iter().filter(serves).map(|service| self.key_of(service)));
         keys
     }
 
@@ -130,7 +130,7 @@ impl Index {
     fn kept_in(&self, is_among: impl Fn(&str) -> bool) -> Vec<Key> {
         let kept = self.allocator.claims().filter(|claim| claim.keep);
         let kept = kept.map(|claim| &claim.owner.service).filter(|service| is_among(&service.namespace));
-        kept.map(Key::gateway_of).collect()
+        kept.map(|service| self.key_of(service)).collect()
     }
 
     /// There is an IP object that is no claim.
@@ -169,7 +169,7 @@ impl Index {
     fn claims_gone(&mut self, claims: &[Claim]) -> Vec<Key> {
         let mut keys = Vec::new();
         for claim in claims {
-            keys.extend([Key::gateway_of(&claim.owner.service), Key::Subnet(claim.subnet.clone())]);
+            keys.extend([self.key_of(&claim.owner.service), Key::Subnet(claim.subnet.clone())]);
             let settled = self.allocator.settle_overlaps(&claim.subnet);
             keys.extend(self.concerned_by_subnets(&settled));
         }
@@ -202,9 +202,9 @@ impl Index {
             .services
             .iter()
             .filter(|(_, service)| service.annotations.get(names::PROVIDER_ANNOTATION) == Some(&provider));
-        let users = users.map(|(name, _)| Key::gateway_of(name));
+        let users = users.map(|(name, _)| self.key_of(name));
         // What cannot be read of a Service is taken from its claim.
-        let owners = claimed.iter().map(Key::gateway_of);
+        let owners = claimed.iter().map(|service| self.key_of(service));
         users.chain(owners).chain(self.concerned_by_subnets(&subnets)).collect()
     }
 

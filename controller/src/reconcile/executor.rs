@@ -8,10 +8,10 @@ use std::time::Instant;
 use bytes::Bytes;
 use futures::future::join_all;
 use lb_svc_core::action::Action;
-use lb_svc_core::gateway::assignment::{self, service_of};
+use lb_svc_core::gateway::assignment::id_of;
 use lb_svc_core::ipam::AllocationError;
 use lb_svc_core::model::{
-    GatewayLocation, GatewayRef, ObjectKind, Problem, Service, ServiceId, ServiceRef, StatusReport,
+    GatewayId, GatewayLocation, GatewayRef, ObjectKind, Problem, Service, ServiceRef, StatusReport,
 };
 use lb_svc_core::node_mode::claim::PortRequest;
 use lb_svc_core::observed::{Observed, PushAnswer};
@@ -27,10 +27,11 @@ use crate::api_server::watch::{Watched, learn};
 use crate::api_server::write::{Claimed, Written};
 use crate::index::Key;
 
-/// The gateway that a plan is for, as it was seen.
+/// The gateway and the Service that a plan is for, as they were seen.
 pub(super) struct Target<'a> {
     pub key: &'a Key,
     pub gateway: &'a GatewayRef,
+    pub service: &'a ServiceRef,
     pub observed: &'a Observed,
 }
 
@@ -107,17 +108,18 @@ impl Reconciler {
     async fn report(&self, target: &Target<'_>, actions: &[Action]) {
         for action in actions {
             if let Err(error) = self.execute(target, action).await {
-                tracing::warn!(service = %service_of(target.gateway), %error, "failure not reported");
+                tracing::warn!(service = %target.service, %error, "failure not reported");
             }
         }
     }
 
     async fn execute(&self, target: &Target<'_>, action: &Action) -> Result<Outcome, Error> {
-        let Target { key, gateway, observed: Observed { service: seen, gateway: objects, .. } } = target;
-        let (api_server, service) = (&self.api_server, service_of(gateway));
-        let location = &objects.location(service);
+        let Target { key, gateway, service, observed: Observed { service: seen, gateway: objects, .. } } =
+            target;
+        let (api_server, location) = (&self.api_server, &objects.location);
         let seen = || seen.as_ref().ok_or(Error::ServiceGone);
         let owner = || seen().map(|seen| &seen.id);
+        let id = || owner().map(id_of);
         match action {
             Action::Claim(request) => {
                 return self.claim(request, &location.namespace).await.map(Outcome::Claimed);
@@ -141,19 +143,18 @@ impl Reconciler {
             }
 
             Action::WriteConfig(content) => {
-                let (owner, known) = (owner()?, objects.config.as_ref());
-                let id = assignment::id_of(owner).to_string();
-                let seal = self.keys.signing.seal(&id, objects.next_generation(), content.as_bytes());
+                let (id, known) = (&id()?, objects.config.as_ref());
+                let seal = self.keys.signing.seal(id.as_str(), objects.next_generation(), content.as_bytes());
                 self.remember(key, |memory| memory.reports.outdate());
-                let written = api_server.write_config(owner, location, content, Some(&seal), known).await?;
+                let written = api_server.write_config(id, location, content, Some(&seal), known).await?;
                 self.remember(key, |memory| memory.config_written = Some(Instant::now()));
                 self.learn_written(ObjectKind::Config, gateway, written)?;
             }
             Action::PushConfig { digest, pods } => {
-                return Ok(Outcome::Pushed(self.push(key, location, owner()?, digest, pods).await));
+                return Ok(Outcome::Pushed(self.push(key, location, &id()?, digest, pods).await));
             }
             Action::WriteKey(config) => {
-                api_server.write_key(owner()?, location, config, &self.master().await?).await?;
+                api_server.write_key(&id()?, location, config, &self.master().await?).await?;
                 self.remember(key, |memory| memory.key_written = Some(Instant::now()));
             }
             Action::WriteDeployment(wanted) => {
@@ -180,10 +181,10 @@ impl Reconciler {
                 api_server.orphan_deployment(location, uid, version).await?;
             }
             Action::DeleteLegacyReplicaSets => {
-                api_server.delete_legacy_replica_sets(owner()?, location).await?;
+                api_server.delete_legacy_replica_sets(&id()?, location).await?;
             }
-            Action::DeleteOrphans(uid) => {
-                let sets = api_server.delete_orphans(location, uid).await?;
+            Action::DeleteOrphans(id) => {
+                let sets = api_server.delete_orphans(location, id).await?;
                 if !sets.is_empty() {
                     tracing::warn!(%service, ?sets, "ReplicaSets deleted that no Deployment owns");
                 }
@@ -246,16 +247,15 @@ impl Reconciler {
         &self,
         key: &Key,
         location: &GatewayLocation,
-        owner: &ServiceId,
+        id: &GatewayId,
         digest: &str,
         pods: &[(String, IpAddr)],
     ) -> HashMap<String, StatusReport> {
-        let written = lock(&self.index).sealed_config(location, &owner.uid);
+        let written = lock(&self.index).sealed_config(location, id);
         let sealed = written.filter(|(content, _)| names::digest(content.as_bytes()) == digest);
         // A signature is the same each time: this is the seal that the ConfigMap has.
         let sealed = sealed.map(|(content, generation)| {
-            let id = assignment::id_of(owner).to_string();
-            (self.keys.signing.seal(&id, generation, content.as_bytes()), Bytes::from(content))
+            (self.keys.signing.seal(id.as_str(), generation, content.as_bytes()), Bytes::from(content))
         });
         let answers = join_all(pods.iter().map(async |(uid, address)| match &sealed {
             Some((seal, content)) => (uid, self.gateway_client.push(*address, seal, content.clone()).await),

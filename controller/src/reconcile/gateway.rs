@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use lb_svc_core::action::Action;
-use lb_svc_core::gateway::assignment::service_of;
 use lb_svc_core::gateway::workload::is_late;
 use lb_svc_core::ipam::AllocationError;
 use lb_svc_core::model::{GatewayRef, Pod, StatusReport};
@@ -25,13 +24,15 @@ const QUERIED_PODS: usize = 16;
 
 impl Reconciler {
     pub(super) async fn gateway(&self, key: &Key, gateway: &GatewayRef) -> Result<Option<Duration>, Error> {
+        // It and its Service are planned in one run.
+        let GatewayRef::Dedicated(service) = gateway;
         let mut reports = self.query_pods(key, gateway).await;
         self.look_up_start_failures(key, gateway);
         let mut allocation_error = None;
         let (plan, done) = loop {
             let (observed, plan) = self.plan(key, gateway, &reports, allocation_error.take());
             let claims = matches!(plan.actions.last(), Some(Action::Claim(_) | Action::ClaimPorts(_)));
-            match self.carry_out(&Target { key, gateway, observed: &observed }, &plan).await {
+            match self.carry_out(&Target { key, gateway, service, observed: &observed }, &plan).await {
                 Ok(Outcome::Claimed(error)) => allocation_error = error,
                 Ok(Outcome::Pushed(answers)) => reports.extend(answers),
                 // Nothing that others see of the gateway is known yet.
@@ -41,9 +42,9 @@ impl Reconciler {
         };
         let mut index = lock(&self.index);
         self.queue.extend(index.set_rollout(gateway, plan.index.rollout.after_run(), Instant::now()));
-        self.queue.extend(index.set_verdicts(service_of(gateway), plan.index.verdicts));
+        self.queue.extend(index.set_verdicts(service, plan.index.verdicts));
         done?;
-        index.set_address_pending(service_of(gateway), plan.index.address_pending);
+        index.set_address_pending(service, plan.index.address_pending);
         drop(index);
         if plan.remember.is_some() {
             self.remember(key, |memory| memory.convergence = plan.remember);

@@ -264,7 +264,7 @@ mod tests {
         let (queue, mut requests) = queue::queue();
         reconciler.look_ups =
             LookUps::new(reconciler.api_server.clone(), queue, Arc::clone(&reconciler.memory));
-        let key = Key::gateway_of(&service);
+        let key = Key::Gateway(gateway_of(&service));
         let hangs = |n: usize| Pod {
             uid: format!("uid-{n}"),
             of_deployment: true,
@@ -361,7 +361,7 @@ mod tests {
         ] {
             let Scene { reconciler, mut handle, service, .. } = Scene::new();
             request_address(&reconciler, &service, claimed);
-            let key = Key::gateway_of(&service);
+            let key = Key::Gateway(gateway_of(&service));
             let mut asked = Vec::new();
             let failure = json!({ "status": "Failure", "code": 500, "message": "failed calling webhook" });
             let answers = answer_all(&mut handle, &mut asked, |_| (500, failure.clone()));
@@ -426,7 +426,7 @@ mod tests {
     async fn r40_address_that_an_object_other_than_a_claim_has_is_refused_at_once() {
         let Scene { reconciler, mut handle, service, .. } = Scene::new();
         request_address(&reconciler, &service, false);
-        let key = Key::gateway_of(&service);
+        let key = Key::Gateway(gateway_of(&service));
         let mut asked = Vec::new();
         let answers = answer_all(&mut handle, &mut asked, |line| match line.split_once(' ').unwrap() {
             ("POST", path) if path.ends_with("/ips") => (409, json!({ "code": 409 })),
@@ -529,7 +529,7 @@ mod tests {
                 uid: "cm".to_owned(),
                 resource_version: "5".to_owned(),
                 deleting: false,
-                owner_uid: Some(web.id.uid.clone()),
+                gateway_id: Some(web.id.uid.as_str().into()),
                 content: content.clone(),
             };
             let seal = reconciler.keys.signing.seal(&web.id.uid, 1, content.as_bytes());
@@ -548,7 +548,7 @@ mod tests {
             let pod = Pod {
                 name: "gw".into(),
                 uid: "g-1".into(),
-                owner_uid: web.id.uid.clone(),
+                gateway_id: Some(web.id.uid.as_str().into()),
                 of_deployment: true,
                 ready: true,
                 address: Some([127, 0, 0, 1].into()),
@@ -579,7 +579,7 @@ mod tests {
             }
         };
         let again = tokio::select! {
-            again = reconciler.run(Key::gateway_of(&service), Cause::Change) => again,
+            again = reconciler.run(Key::Gateway(gateway_of(&service)), Cause::Change) => again,
             () = api_server => None,
             () = gateway(listener, how, status) => None,
         };
@@ -629,7 +629,7 @@ mod tests {
             _ => (404, json!({ "status": "Failure", "code": 404 })),
         });
         let again = tokio::select! {
-            again = reconciler.run(Key::gateway_of(&service), Cause::Change) => again,
+            again = reconciler.run(Key::Gateway(gateway_of(&service)), Cause::Change) => again,
             () = answers => None,
         };
         let configs = "/api/v1/namespaces/default/configmaps";

@@ -8,6 +8,7 @@ use http::{Request, Response};
 use http_body_util::BodyExt;
 use kube::Client;
 use kube::client::Body;
+use lb_svc_core::gateway::assignment::gateway_of;
 use lb_svc_core::model::{Node, Service, ServiceRef};
 use lb_svc_core::testing::nodes as fixtures;
 use lb_svc_crds::IP;
@@ -183,7 +184,7 @@ impl Scene {
     }
 
     async fn run(&self) -> Option<Duration> {
-        self.reconciler.run(Key::gateway_of(&self.name), Cause::Change).await
+        self.reconciler.run(Key::Gateway(gateway_of(&self.name)), Cause::Change).await
     }
 
     /// What was asked since the last time.

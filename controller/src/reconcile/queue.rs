@@ -140,12 +140,13 @@ mod tests {
     use std::cell::{Cell, RefCell};
     use std::rc::Rc;
 
-    use lb_svc_core::model::ServiceRef;
+    use lb_svc_core::gateway::assignment::gateway_of;
+    use lb_svc_core::model::{GatewayRef, ServiceRef};
 
     use super::*;
 
     fn key(name: &str) -> Key {
-        Key::gateway_of(&ServiceRef::new("default", name))
+        Key::Gateway(gateway_of(&ServiceRef::new("default", name)))
     }
 
     #[tokio::test(flavor = "current_thread", start_paused = true)]
@@ -164,8 +165,7 @@ mod tests {
         run(requests, queue.clone(), stop, |key, _| {
             let log = Rc::clone(&written);
             async move {
-                let Key::Gateway(gateway) = key else { return None };
-                let service = gateway.service();
+                let Key::Gateway(GatewayRef::Dedicated(service)) = key else { return None };
                 log.borrow_mut().push(format!("+{}", service.name));
                 if service.name == "slow" {
                     tokio::time::sleep(slow).await;

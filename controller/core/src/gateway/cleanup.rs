@@ -2,20 +2,24 @@
 
 use std::collections::BTreeSet;
 
+use super::assignment;
 use crate::action::Action;
 use crate::ipam::Claim;
-use crate::model::{OwnedObject, Pod};
+use crate::model::{GatewayId, OwnedObject, Pod};
 use crate::observed::{Observed, ObservedGateway};
 
 /// How many deletions of orphans a run makes: anyone may label pods as such.
 const ORPHANS_AT_ONCE: usize = 8;
 
-/// Deletes the gateway's objects unless they are for the Service with the uid
-/// `keep`, or not made by the controller.
-pub fn delete_objects(gateway: &ObservedGateway, keep: Option<&str>) -> Vec<Action> {
-    fn stale<'a, T>(object: Option<&'a OwnedObject<T>>, keep: Option<&str>) -> Option<(String, String)> {
+/// Deletes the objects of every gateway of the name but that of the identity `keep`;
+/// not what the controller has not made.
+pub fn delete_objects(gateway: &ObservedGateway, keep: Option<&GatewayId>) -> Vec<Action> {
+    fn stale<'a, T>(
+        object: Option<&'a OwnedObject<T>>,
+        keep: Option<&GatewayId>,
+    ) -> Option<(String, String)> {
         let stale = |object: &&'a OwnedObject<T>| {
-            object.owner_uid.is_some() && object.owner_uid.as_deref() != keep && !object.deleting
+            object.gateway_id.is_some() && object.gateway_id.as_ref() != keep && !object.deleting
         };
         object.filter(stale).map(|object| (object.uid.clone(), object.resource_version.clone()))
     }
@@ -32,19 +36,19 @@ pub fn delete_objects(gateway: &ObservedGateway, keep: Option<&str>) -> Vec<Acti
 /// Deletes what is left of pods without a Deployment, and would stay for ever:
 /// their ReplicaSets, or the pods themselves; not where it cannot be seen whether
 /// there is a Deployment.
-pub fn delete_orphans(gateway: &ObservedGateway, keep: Option<&str>) -> Vec<Action> {
+pub fn delete_orphans(gateway: &ObservedGateway, keep: Option<&GatewayId>) -> Vec<Action> {
     if !gateway.is_visible {
         return Vec::new();
     }
-    let deployed = gateway.deployment.as_ref().and_then(|deployment| deployment.owner_uid.as_deref());
+    let deployed = gateway.deployment.as_ref().and_then(|deployment| deployment.gateway_id.as_ref());
     let is_orphan = |pod: &&Pod| {
-        let owner = Some(pod.owner_uid.as_str()).filter(|uid| !uid.is_empty());
-        owner.is_some() && owner != keep && owner != deployed && !pod.deleting && pod.could_answer()
+        let id = pod.gateway_id.as_ref();
+        id.is_some() && id != keep && id != deployed && !pod.deleting && pod.could_answer()
     };
     let orphans = || gateway.pods.iter().filter(is_orphan);
-    let owners: BTreeSet<&String> =
-        orphans().filter(|pod| pod.of_deployment).map(|pod| &pod.owner_uid).collect();
-    let sets = owners.into_iter().map(|uid| Action::DeleteOrphans(uid.clone()));
+    let owners: BTreeSet<&GatewayId> =
+        orphans().filter(|pod| pod.of_deployment).filter_map(|pod| pod.gateway_id.as_ref()).collect();
+    let sets = owners.into_iter().map(|id| Action::DeleteOrphans(id.clone()));
     let why = "neither a Deployment nor a Service wants it";
     let pods = orphans().filter(|pod| pod.alone);
     let pods = pods.map(|pod| Action::DeletePod { pod: pod.name.clone(), uid: pod.uid.clone(), why });
@@ -54,15 +58,15 @@ pub fn delete_orphans(gateway: &ObservedGateway, keep: Option<&str>) -> Vec<Acti
 /// Whether something could still answer for the address of a claim: a
 /// Deployment or ConfigMap to make a new pod from, or a pod.
 pub fn is_held(gateway: &ObservedGateway, claim: &Claim) -> bool {
-    fn is_for<T>(object: Option<&OwnedObject<T>>, uid: &str) -> bool {
-        object.is_some_and(|object| object.owner_uid.as_deref() == Some(uid))
+    fn is_for<T>(object: Option<&OwnedObject<T>>, id: &GatewayId) -> bool {
+        object.is_some_and(|object| object.is_of(id))
     }
-    let uid = claim.owner.uid.as_str();
+    let id = &assignment::id_of(&claim.owner);
     // A misplaced gateway is all that is looked at, until it is gone.
     gateway.is_misplaced()
-        || is_for(gateway.deployment.as_ref(), uid)
-        || is_for(gateway.config.as_ref(), uid)
-        || gateway.pods.iter().any(|pod| pod.owner_uid == uid && pod.could_answer())
+        || is_for(gateway.deployment.as_ref(), id)
+        || is_for(gateway.config.as_ref(), id)
+        || gateway.pods.iter().any(|pod| pod.is_of(id) && pod.could_answer())
 }
 
 /// Releases the claims of every Service but the one with the uid `current` for
@@ -143,11 +147,10 @@ mod tests {
         // What another controls is its business, and so is a pod of nobody's.
         observed.gateway.pods[0].alone = false;
         assert_eq!(steps(&plan(&observed)), []);
-        observed.gateway.pods[0] =
-            Pod { owner_uid: String::new(), alone: true, ..observed.gateway.pods[0].clone() };
+        observed.gateway.pods[0] = Pod { gateway_id: None, alone: true, ..observed.gateway.pods[0].clone() };
         assert_eq!(steps(&plan(&observed)), [Action::Release(claim.clone())]);
         observed.gateway.pods[0] = Pod {
-            owner_uid: "uid-1".into(),
+            gateway_id: Some("uid-1".into()),
             alone: true,
             deleting: true,
             ..observed.gateway.pods[0].clone()
@@ -170,13 +173,13 @@ mod tests {
     fn recreated_service_waits_for_previous_gateway() {
         let mut observed = carried_out(claimed(&[claim("172.18.0.11", Requested::Dynamic)]), "172.18.0.11");
         observed.addresses.claims = vec![of_earlier(claim("172.18.0.11", Requested::Dynamic))];
-        for owner_uid in [
-            &mut observed.gateway.config.as_mut().unwrap().owner_uid,
-            &mut observed.gateway.deployment.as_mut().unwrap().owner_uid,
+        for gateway_id in [
+            &mut observed.gateway.config.as_mut().unwrap().gateway_id,
+            &mut observed.gateway.deployment.as_mut().unwrap().gateway_id,
         ] {
-            *owner_uid = Some("uid-0".into());
+            *gateway_id = Some("uid-0".into());
         }
-        observed.gateway.pods[0].owner_uid = "uid-0".into();
+        observed.gateway.pods[0].gateway_id = Some("uid-0".into());
         observed.service.as_mut().unwrap().ingress.clear();
         let planned = plan(&observed);
         assert!(planned.actions.contains(&Action::DeleteDeployment("dep".into(), "3".into())));

@@ -11,12 +11,11 @@ use lb_svc_crds::gateway::{
 use lb_svc_crds::names;
 use lb_svc_crds::reason::Reason;
 
-use super::assignment;
 use crate::action::Action;
 use crate::backend::convergence::EndpointTargets;
 use crate::backend::endpoints;
 use crate::ipam::{Claim, Network};
-use crate::model::{OwnedObject, Pod, Problem, Service, ServicePort};
+use crate::model::{GatewayId, OwnedObject, Pod, Problem, Service, ServicePort};
 use crate::observed::{ObservedEndpoints, ObservedGateway};
 use crate::service::spec::{ServiceSpec, transport};
 
@@ -30,6 +29,8 @@ const PREDECESSORS_MAX: usize = 16;
 /// What a configuration is made from, beside the Service's spec.
 #[derive(Clone, Copy, Debug)]
 pub struct Inputs<'a> {
+    /// The identity of the gateway.
+    pub id: &'a GatewayId,
     /// The Service.
     pub service: &'a Service,
     /// The claims to serve.
@@ -54,7 +55,7 @@ pub struct Inputs<'a> {
 /// # Errors
 /// Why an address cannot be served, or that a ConfigMap cannot hold it.
 pub fn desired(spec: &ServiceSpec, inputs: &Inputs<'_>) -> Result<Option<Rendered>, Problem> {
-    let Inputs { service, serving, networks, endpoints, gateway, pods, nat_backend, drain_seconds } = *inputs;
+    let Inputs { id, service, serving, networks, endpoints, gateway, pods, nat_backend, drain_seconds } = *inputs;
     if serving.is_empty() {
         return Ok(None);
     }
@@ -114,9 +115,9 @@ pub fn desired(spec: &ServiceSpec, inputs: &Inputs<'_>) -> Result<Option<Rendere
         nat_backend: spec.nat_backend.unwrap_or(nat_backend),
         addresses,
         election: Some(Election {
-            gateway: assignment::id_of(&service.id).to_string(),
+            gateway: id.to_string(),
             interval_ms: ADVERTISEMENT_INTERVAL_MS,
-            predecessors: Some(predecessors(&gateway.pods, &service.id.uid)),
+            predecessors: Some(predecessors(&gateway.pods, id)),
             drain_seconds: drain_seconds.or_else(known_drain).unwrap_or(DRAIN_SECONDS),
         }),
     };
@@ -124,9 +125,9 @@ pub fn desired(spec: &ServiceSpec, inputs: &Inputs<'_>) -> Result<Option<Rendere
 }
 
 /// The hardware addresses of pods that may answer, beside the members of an election
-/// for the Service with this uid.
-fn predecessors(pods: &[Pod], uid: &str) -> Vec<String> {
-    let is_member = |pod: &&Pod| pod.member && pod.owner_uid == uid;
+/// of the gateway of this identity.
+fn predecessors(pods: &[Pod], id: &GatewayId) -> Vec<String> {
+    let is_member = |pod: &&Pod| pod.member && pod.is_of(id);
     if !pods.iter().any(|pod| is_member(&pod)) {
         return Vec::new();
     }
@@ -146,7 +147,7 @@ fn is_proven_here(address: IpAddr, listed: Option<&Address>, pods: &[&Pod]) -> b
 
 /// The addresses that a ConfigMap of ours has a gateway serve.
 pub fn addresses(known: Option<&OwnedObject<String>>) -> Vec<IpAddr> {
-    let config = parse(known.filter(|config| config.owner_uid.is_some()));
+    let config = parse(known.filter(|config| config.gateway_id.is_some()));
     config.map_or(Vec::new(), |config| config.addresses.iter().map(|listed| listed.address).collect())
 }
 
@@ -610,10 +611,10 @@ mod tests {
 
     #[test]
     fn b17_pods_from_before_the_election_are_named_to_its_members() {
-        let named = |pods: &[Pod]| predecessors(pods, "uid-1");
+        let named = |pods: &[Pod]| predecessors(pods, &"uid-1".into());
         let pod = |mac: &str, member, owner: &str| Pod {
             mac: Some(mac.to_owned()),
-            owner_uid: owner.to_owned(),
+            gateway_id: Some(owner.into()),
             of_deployment: true,
             member,
             ..Pod::default()

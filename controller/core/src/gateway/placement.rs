@@ -3,7 +3,7 @@
 use lb_svc_crds::reason::Reason;
 
 use super::rollout::{MAX_CONCURRENT_ROLLOUTS, Rollout};
-use crate::model::{Pod, Problem, ServiceId};
+use crate::model::{GatewayId, Pod, Problem};
 use crate::observed::ObservedGateway;
 
 /// What is decided of a gateway's namespace.
@@ -21,13 +21,11 @@ impl Placement {
     pub const STAYS: Self = Self { moves: false, rollout: Rollout::None };
 }
 
-/// Decides whether a misplaced gateway of the Service with this uid, of which
-/// `pods` are the living pods, moves now.
-pub fn place(uid: &str, gateway: &ObservedGateway, pods: &[&Pod], other_rollouts: usize) -> Placement {
+/// Decides whether a misplaced gateway of this identity, of which `pods` are the
+/// living pods, moves now.
+pub fn place(id: &GatewayId, gateway: &ObservedGateway, pods: &[&Pod], other_rollouts: usize) -> Placement {
     if !gateway.is_misplaced() || !gateway.is_visible {
-        let is_own = |owner: &Option<String>| owner.as_deref() == Some(uid);
-        let made_anew =
-            gateway.deployment.as_ref().is_some_and(|known| known.deleting && is_own(&known.owner_uid));
+        let made_anew = gateway.deployment.as_ref().is_some_and(|known| known.deleting && known.is_of(id));
         let rollout = if made_anew { Rollout::Moving } else { Rollout::None };
         return Placement { rollout, ..Placement::STAYS };
     }
@@ -37,17 +35,14 @@ pub fn place(uid: &str, gateway: &ObservedGateway, pods: &[&Pod], other_rollouts
     Placement { moves, rollout: if moves { Rollout::Moving } else { Rollout::Pending } }
 }
 
-/// Whether ConfigMap and Deployment are the controller's to write for the
-/// Service.
+/// Whether ConfigMap and Deployment are the controller's to write for the gateway of
+/// this identity.
 ///
 /// # Errors
 /// Why they are not.
-pub fn writable(
-    service: &ServiceId,
-    gateway: &ObservedGateway,
-    placement: &Placement,
-) -> Result<(), Problem> {
-    let ObservedGateway { namespace, desired_namespace, .. } = gateway;
+pub fn writable(id: &GatewayId, gateway: &ObservedGateway, placement: &Placement) -> Result<(), Problem> {
+    let ObservedGateway { location, desired_namespace, .. } = gateway;
+    let namespace = &location.namespace;
     if placement.moves {
         let message = format!("the gateway moves from namespace {namespace} to {desired_namespace}");
         return Err(Problem::new(Reason::Replacing, message));
@@ -59,21 +54,20 @@ pub fn writable(
         return Err(Problem::new(Reason::GatewayElsewhere, message));
     }
     let objects = [
-        ("ConfigMap", gateway.config.as_ref().map(|object| (&object.owner_uid, object.deleting))),
-        ("Deployment", gateway.deployment.as_ref().map(|object| (&object.owner_uid, object.deleting))),
+        ("ConfigMap", gateway.config.as_ref().map(|object| (&object.gateway_id, object.deleting))),
+        ("Deployment", gateway.deployment.as_ref().map(|object| (&object.gateway_id, object.deleting))),
     ];
     for (kind, object) in objects {
         match object {
             None => {}
-            Some((Some(owner), false)) if *owner == service.uid => {}
+            Some((Some(owner), false)) if owner == id => {}
             Some((Some(_), _)) => {
                 let message = "the gateway of an earlier Service of this name is being removed";
                 return Err(Problem::new(Reason::Replacing, message));
             }
             Some((None, _)) => {
-                let name = gateway.location(&service.service);
                 let message = format!(
-                    "{kind} {name} exists and was not made by lb-svc: rename or delete it, or rename the Service"
+                    "{kind} {location} exists and was not made by lb-svc: rename or delete it, or rename the Service"
                 );
                 return Err(Problem::new(Reason::NameTaken, message));
             }
@@ -119,7 +113,7 @@ mod tests {
         assert!(config_of(&planned).is_none() && planned.index.rollout == Rollout::Moving);
 
         // Nothing is: where the gateway will be is recorded before it is made.
-        observed.gateway.namespace = "gateways".into();
+        observed.gateway.location.namespace = "gateways".into();
         (observed.gateway.deployment, observed.gateway.pods) = (None, Vec::new());
         let planned = plan(&observed);
         let converged = planned.steps().position(|action| matches!(action, Action::SetGatewayNamespace(_)));
@@ -162,7 +156,7 @@ mod tests {
         observed.service = None;
         assert_eq!(steps(&plan(&observed)), []);
         // Nothing of it was there after all.
-        observed.gateway.namespace = "gateways".into();
+        observed.gateway.location.namespace = "gateways".into();
         assert_eq!(steps(&plan(&observed)), [Action::Release(observed.addresses.claims[0].id.clone())]);
     }
 
@@ -170,7 +164,7 @@ mod tests {
     fn foreign_object_is_kept_and_reported() {
         let mut observed = claimed(&[claim("172.18.0.11", Requested::Dynamic)]);
         observed.gateway.deployment =
-            Some(OwnedObject { owner_uid: None, ..owned("theirs", DeploymentState::default()) });
+            Some(OwnedObject { gateway_id: None, ..owned("theirs", DeploymentState::default()) });
         let planned = plan(&observed);
         assert_eq!(reason(status(&planned).unwrap().1, GATEWAY_READY), "NameTaken");
         assert!(!planned.steps().any(|action| matches!(

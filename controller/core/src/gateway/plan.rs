@@ -27,10 +27,10 @@ use super::placement::{self, Placement};
 use super::pod_settings::Settings;
 use super::rollout::Rollout;
 use super::workload::{self, Workload};
-use super::{cleanup, config_sync, election, election_report, repair};
+use super::{assignment, cleanup, config_sync, election, election_report, repair};
 use crate::action::Action;
 use crate::ipam::Claim;
-use crate::model::{Ingress, Pod, Problem, Service, StatusReport};
+use crate::model::{GatewayId, Ingress, Pod, Problem, Service, StatusReport};
 use crate::observed::{Observed, ObservedGateway};
 use crate::service::allocation::{self, Allocation, Claims, Fill};
 use crate::service::conditions::{self, Conditions, Degraded, Ready, Server};
@@ -106,14 +106,14 @@ pub fn withdraw(observed: &Observed, said: Option<Conditions>) -> Plan {
 /// endpoints followed. It ends if its address is another's by now.
 pub fn keep_serving(service: &Service, problem: &Problem, observed: &Observed) -> Plan {
     let Observed { addresses, gateway, .. } = observed;
-    let uid = service.id.uid.as_str();
-    let pods = gateway.living_pods(uid);
-    let placement = placement::place(uid, gateway, &pods, observed.rollouts.others);
+    let id = &assignment::id_of(&service.id);
+    let pods = gateway.living_pods(id);
+    let placement = placement::place(id, gateway, &pods, observed.rollouts.others);
     let own = allocation::own_claims(service, addresses);
     let is_given_away = addresses.is_given_away;
-    let mut actions = cleanup::delete_objects(gateway, (!is_given_away).then_some(uid));
-    actions.extend(cleanup::release_orphaned(observed, Some(uid)));
-    let last = last_config(service, &own, observed).filter(|_| !is_given_away);
+    let mut actions = cleanup::delete_objects(gateway, (!is_given_away).then_some(id));
+    actions.extend(cleanup::release_orphaned(observed, Some(&service.id.uid)));
+    let last = last_config(id, service, &own, observed).filter(|_| !is_given_away);
     let (mut workload, mut later) = (Workload::default(), None);
     let acknowledgement = last.as_ref().map(|(config, claim)| {
         later = write(config, &pods, observed, &mut actions);
@@ -122,7 +122,7 @@ pub fn keep_serving(service: &Service, problem: &Problem, observed: &Observed) -
         if let Some(provider) = provider.filter(is_served) {
             // What keeps it from being rolled out is said once the Service can be read.
             workload =
-                workload::plan(&workload_inputs(service, &provider, &pods, observed)).unwrap_or_default();
+                workload::plan(&workload_inputs(id, service, &provider, &pods, observed)).unwrap_or_default();
             actions.append(&mut workload.actions);
             actions.extend(repair::replace(&pods, observed.now));
         }
@@ -131,7 +131,7 @@ pub fn keep_serving(service: &Service, problem: &Problem, observed: &Observed) -
         }
         acknowledge(config, &pods, observed)
     });
-    actions.extend(cleanup::delete_orphans(gateway, (!is_given_away).then_some(uid)));
+    actions.extend(cleanup::delete_orphans(gateway, (!is_given_away).then_some(id)));
     let ingress = ingress_as_before(service, &own, observed);
     let is_lost = !ingress.is_empty() && gateway.is_visible && gateway.last_config().is_none();
     let ready = match is_lost {
@@ -176,21 +176,24 @@ pub fn keep_serving(service: &Service, problem: &Problem, observed: &Observed) -
 /// The gateway's configuration as it was last written, with the endpoints as they
 /// are now, and a claim that it serves, if there are any.
 fn last_config<'a>(
+    id: &GatewayId,
     service: &Service,
     own: &[&'a Claim],
     observed: &Observed,
 ) -> Option<(Rendered, Option<&'a Claim>)> {
-    placement::writable(&service.id, &observed.gateway, &Placement::STAYS).ok()?;
+    placement::writable(id, &observed.gateway, &Placement::STAYS).ok()?;
     config::as_before(observed.gateway.last_config(), service, own, &observed.endpoints)
 }
 
 fn workload_inputs<'a>(
+    id: &'a GatewayId,
     service: &'a Service,
     provider: &'a Provider,
     pods: &'a [&'a Pod],
     observed: &'a Observed,
 ) -> workload::Inputs<'a> {
     workload::Inputs {
+        id,
         service,
         provider,
         attachment: observed.attachment.as_ref(),
@@ -207,23 +210,23 @@ fn workload_inputs<'a>(
 /// Brings the gateway nearer to what the Service asks.
 fn serve(service: &Service, spec: &ServiceSpec, observed: &Observed) -> Plan {
     let Observed { addresses, gateway, remembered, .. } = observed;
-    let uid = service.id.uid.as_str();
-    let pods = gateway.living_pods(uid);
-    let placement = placement::place(uid, gateway, &pods, observed.rollouts.others);
+    let id = &assignment::id_of(&service.id);
+    let pods = gateway.living_pods(id);
+    let placement = placement::place(id, gateway, &pods, observed.rollouts.others);
     let claims = allocation::allocate(service, spec, observed, &pods);
 
     if let Claims::Allocated(Allocation { target: Err(problem), own, is_lost: false, .. }) = &claims
         && own.is_empty()
         && !placement.moves
-        && is_configured(gateway, uid)
+        && is_configured(gateway, id)
     {
         return keep_serving(service, problem, observed);
     }
     // Objects of a Service whose claims were taken away may answer for what is
     // another's now.
     let stays = !placement.moves && !claims.are_lost();
-    let mut actions = cleanup::delete_objects(gateway, stays.then_some(uid));
-    actions.extend(cleanup::release_orphaned(observed, Some(uid)));
+    let mut actions = cleanup::delete_objects(gateway, stays.then_some(id));
+    actions.extend(cleanup::release_orphaned(observed, Some(&service.id.uid)));
     let allocation = match claims {
         Claims::Allocated(allocation) => allocation,
         Claims::Change(changes) => {
@@ -238,10 +241,11 @@ fn serve(service: &Service, spec: &ServiceSpec, observed: &Observed) -> Plan {
         actions.extend(allocation.record_namespace(&gateway.desired_namespace));
     }
 
-    let config = placement::writable(&service.id, gateway, &placement).and_then(|()| {
+    let config = placement::writable(id, gateway, &placement).and_then(|()| {
         let configuration = &observed.configuration;
         let settings = Settings::of_service(&service.settings, &configuration.services);
         let inputs = config::Inputs {
+            id,
             service,
             serving: &allocation.serving,
             networks: &addresses.networks,
@@ -254,7 +258,7 @@ fn serve(service: &Service, spec: &ServiceSpec, observed: &Observed) -> Plan {
         config::desired(spec, &inputs)
     });
     let workload = match &config {
-        Ok(Some(_)) => workload::plan(&workload_inputs(service, &spec.provider, &pods, observed)),
+        Ok(Some(_)) => workload::plan(&workload_inputs(id, service, &spec.provider, &pods, observed)),
         Ok(None) => Ok(Workload::default()),
         Err(problem) => Err(problem.clone()),
     };
@@ -314,10 +318,10 @@ fn serve(service: &Service, spec: &ServiceSpec, observed: &Observed) -> Plan {
     }
     let again = workload.as_ref().ok().and_then(|workload| workload.again);
     if let (Ok(Some(config)), true) = (&config, programmed) {
-        actions.extend(allocation.release_surplus(&gateway.pods, &config.digests, uid));
+        actions.extend(allocation.release_surplus(&gateway.pods, &config.digests, id));
     }
     // Last, for it may be refused, and nothing else depends on it.
-    actions.extend(cleanup::delete_orphans(gateway, stays.then_some(uid)));
+    actions.extend(cleanup::delete_orphans(gateway, stays.then_some(id)));
 
     let conditions = Conditions {
         ingress: match shown {
@@ -397,12 +401,12 @@ fn ingress_as_before(service: &Service, own: &[&Claim], observed: &Observed) -> 
 fn serves_without_claim(service: &Service, own: &[&Claim], observed: &Observed) -> bool {
     own.is_empty()
         && !observed.addresses.is_given_away
-        && is_configured(&observed.gateway, service.id.uid.as_str())
+        && is_configured(&observed.gateway, &assignment::id_of(&service.id))
 }
 
-/// Whether the gateway has a configuration for the Service with this uid.
-fn is_configured(gateway: &ObservedGateway, uid: &str) -> bool {
-    gateway.config.as_ref().is_some_and(|config| config.owner_uid.as_deref() == Some(uid))
+/// Whether the gateway of this identity has a configuration.
+fn is_configured(gateway: &ObservedGateway, id: &GatewayId) -> bool {
+    gateway.config.as_ref().is_some_and(|config| config.is_of(id))
 }
 
 /// Has the configuration written and then pushed, or returns after which time it is to

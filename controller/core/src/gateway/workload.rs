@@ -12,7 +12,9 @@ use super::migration::{self, Step};
 use super::pod_settings::{Configuration, Settings};
 use super::rollout::{Rollout, Rollouts};
 use crate::action::Action;
-use crate::model::{Attachment, DeploymentState, GatewayLocation, OwnedObject, Pod, Problem, Service};
+use crate::model::{
+    Attachment, DeploymentState, GatewayId, GatewayLocation, OwnedObject, Pod, Problem, Service,
+};
 use crate::observed::ObservedGateway;
 
 /// The first and the longest pause before pods that were refused are asked for
@@ -29,7 +31,9 @@ const KEY_AGAIN: Duration = Duration::from_secs(10);
 /// What a workload is made from.
 #[derive(Clone, Copy, Debug)]
 pub struct Inputs<'a> {
-    /// The Service.
+    /// The identity of the gateway.
+    pub id: &'a GatewayId,
+    /// The Service, whose settings its pods have.
     pub service: &'a Service,
     /// The name of its attachment.
     pub provider: &'a Provider,
@@ -69,7 +73,7 @@ pub struct Workload {
 /// # Errors
 /// Why there can be none.
 pub fn plan(inputs: &Inputs<'_>) -> Result<Workload, Problem> {
-    let Inputs { service, provider, configuration, gateway, pods, rollouts, now, .. } = *inputs;
+    let Inputs { id, service, provider, configuration, gateway, pods, rollouts, now, .. } = *inputs;
     // A gateway that runs needs the attachment no more and stays as it is; a
     // new one would hang half made.
     let attachment = attachment(provider, inputs.attachment)?;
@@ -87,12 +91,12 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<Workload, Problem> {
         own: &own,
         trusted: gateway.trusted_keys(),
     };
-    let location = gateway.location(&service.id.service);
-    let mut wanted = manifests::deployment(&service.id, &location, &template);
+    let location = &gateway.location;
+    let mut wanted = manifests::deployment(id, location, &template);
     let several = own.or(&configuration.gateway).replicas() > 1;
     let mut workload = Workload::default();
     let hash = TemplateHash::of(&wanted);
-    if !migrate(inputs, &location, &hash.all, several, &mut workload) {
+    if !migrate(inputs, &hash.all, several, &mut workload) {
         return Ok(workload);
     }
     if let Some(DeploymentState { live, as_answered, .. }) =
@@ -108,7 +112,7 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<Workload, Problem> {
                 wanted["metadata"]["annotations"][names::ASKED_ANNOTATION] = now.to_string().into();
                 workload.actions.push(Action::WriteDeployment(wanted));
             }
-            workload.actions.extend(budget(service, &location, gateway.budget.as_ref(), several));
+            workload.actions.extend(budget(id, location, gateway.budget.as_ref(), several));
             return Ok(workload);
         }
         let known = TemplateHash::of(live);
@@ -127,21 +131,15 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<Workload, Problem> {
         workload.actions.push(key);
     }
     workload.actions.push(Action::WriteDeployment(wanted));
-    workload.actions.extend(budget(service, &location, gateway.budget.as_ref(), several));
+    workload.actions.extend(budget(id, location, gateway.budget.as_ref(), several));
     Ok(workload)
 }
 
 /// Has a Deployment of an earlier release made anew, as one of many, with the
 /// template of this hash. Returns whether the Deployment can be written.
-fn migrate(
-    inputs: &Inputs<'_>,
-    location: &GatewayLocation,
-    template: &str,
-    several: bool,
-    workload: &mut Workload,
-) -> bool {
-    let uid = &inputs.service.id.uid;
-    let pods = inputs.gateway.pods.iter().filter(|pod| pod.owner_uid == *uid && pod.could_answer());
+fn migrate(inputs: &Inputs<'_>, template: &str, several: bool, workload: &mut Workload) -> bool {
+    let location = &inputs.gateway.location;
+    let pods = inputs.gateway.pods.iter().filter(|pod| pod.is_of(inputs.id) && pod.could_answer());
     let pods: Vec<&Pod> = pods.collect();
     let known = inputs.gateway.deployment.as_ref();
     let step = migration::step(known.map(|known| &known.content.live), &pods, several);
@@ -231,18 +229,18 @@ fn waits_for_key(inputs: &Inputs<'_>) -> bool {
 /// Writes or deletes the PodDisruptionBudget. One that is not the controller's
 /// is left alone: nothing depends on it.
 fn budget(
-    service: &Service,
+    id: &GatewayId,
     gateway: &GatewayLocation,
     known: Option<&OwnedObject<Value>>,
     several: bool,
 ) -> Option<Action> {
-    if known.is_some_and(|budget| budget.owner_uid.is_none() || budget.deleting) {
+    if known.is_some_and(|budget| budget.gateway_id.is_none() || budget.deleting) {
         return None;
     }
     if !several {
         return known.map(|budget| Action::DeleteBudget(budget.uid.clone(), budget.resource_version.clone()));
     }
-    let wanted = manifests::budget(&service.id, gateway);
+    let wanted = manifests::budget(id, gateway);
     let is_so = known.is_some_and(|budget| manifests::is_as_wanted(&budget.content, &wanted, false));
     (!is_so).then_some(Action::WriteBudget(wanted))
 }
@@ -409,7 +407,7 @@ mod tests {
         let mut observed = two_pods();
         observed.gateway.budget.as_mut().unwrap().content["spec"]["maxUnavailable"] = 0.into();
         assert_eq!(objects(&plan(&observed)), ["budget"]);
-        observed.gateway.budget.as_mut().unwrap().owner_uid = None;
+        observed.gateway.budget.as_mut().unwrap().gateway_id = None;
         let planned = plan(&observed);
         assert_eq!(steps(&planned), []);
         assert_eq!(objects(&plan(&replicated(observed, "1"))), ["deployment of 1"]);

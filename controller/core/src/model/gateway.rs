@@ -4,36 +4,61 @@ use std::fmt;
 
 use lb_svc_crds::names;
 
-use super::{ServiceId, ServiceRef};
+use super::ServiceRef;
 
-/// A gateway, wherever it is: each is dedicated to one Service and known by it.
+/// A gateway, wherever its objects are.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct GatewayRef {
-    service: ServiceRef,
+pub enum GatewayRef {
+    /// The gateway of one Service alone, by which it is known.
+    Dedicated(ServiceRef),
 }
 
 impl GatewayRef {
-    /// The gateway that is dedicated to `service`.
-    pub fn dedicated_to(service: ServiceRef) -> Self {
-        Self { service }
-    }
-
-    /// The Service that it is dedicated to.
-    pub fn service(&self) -> &ServiceRef {
-        &self.service
+    /// The namespace that it belongs to, where gateways have none of their own.
+    pub fn home(&self) -> &str {
+        match self {
+            Self::Dedicated(service) => &service.namespace,
+        }
     }
 }
 
-/// The identity of a gateway in its election and of its key: a UUID. No other
-/// gateway that had or will have its name has the same.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+/// The gateway of nobody, for which is rendered what is the same for all.
+impl Default for GatewayRef {
+    fn default() -> Self {
+        Self::Dedicated(ServiceRef::new("", ""))
+    }
+}
+
+impl fmt::Display for GatewayRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Dedicated(service) => write!(f, "gateway of {service}"),
+        }
+    }
+}
+
+/// The identity of a gateway: a UUID that no other has which had or will have its
+/// name. Its objects and pods are labelled with it, its configuration is signed for
+/// it, its key is derived from it, and it is the gateway's name in its election.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct GatewayId(String);
 
 impl GatewayId {
-    /// The identity of the gateway that is dedicated to `service`: the Service's
-    /// uid.
-    pub fn dedicated_to(service: &ServiceId) -> Self {
-        Self(service.uid.clone())
+    /// Its text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<String> for GatewayId {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl From<&str> for GatewayId {
+    fn from(text: &str) -> Self {
+        Self(text.to_owned())
     }
 }
 
@@ -44,7 +69,7 @@ impl fmt::Display for GatewayId {
 }
 
 /// Where a gateway's objects are, or are to be.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct GatewayLocation {
     /// The gateway.
     pub gateway: GatewayRef,
@@ -55,17 +80,15 @@ pub struct GatewayLocation {
 impl GatewayLocation {
     /// The name of ConfigMap, Deployment and PodDisruptionBudget.
     pub fn name(&self) -> String {
-        let ServiceRef { namespace, name } = self.gateway.service();
-        if self.in_service_namespace() {
-            names::gateway_name(name)
-        } else {
-            names::gateway_name_apart(namespace, name)
+        match &self.gateway {
+            GatewayRef::Dedicated(service) if self.is_at_home() => names::gateway_name(&service.name),
+            GatewayRef::Dedicated(service) => names::gateway_name_apart(&service.namespace, &service.name),
         }
     }
 
-    /// Whether the gateway is in the namespace of its Service.
-    pub fn in_service_namespace(&self) -> bool {
-        self.namespace == self.gateway.service().namespace
+    /// Whether the gateway is in the namespace that it belongs to.
+    pub fn is_at_home(&self) -> bool {
+        self.namespace == self.gateway.home()
     }
 }
 
@@ -84,18 +107,23 @@ pub struct OwnedObject<T> {
     pub resource_version: String,
     /// Whether its deletion has begun.
     pub deleting: bool,
-    /// The uid of the Service it was made for; `None` if the controller did not make
-    /// it.
-    pub owner_uid: Option<String>,
+    /// The identity of the gateway it was made for; `None` if the controller did not
+    /// make it.
+    pub gateway_id: Option<GatewayId>,
     /// Its content.
     pub content: T,
 }
 
 impl<T> OwnedObject<T> {
+    /// Whether it was made for this gateway.
+    pub fn is_of(&self, gateway: &GatewayId) -> bool {
+        self.gateway_id.as_ref() == Some(gateway)
+    }
+
     /// The same with another content.
     pub fn map<U>(self, to: impl FnOnce(T) -> U) -> OwnedObject<U> {
-        let Self { uid, resource_version, deleting, owner_uid, content } = self;
-        OwnedObject { uid, resource_version, deleting, owner_uid, content: to(content) }
+        let Self { uid, resource_version, deleting, gateway_id, content } = self;
+        OwnedObject { uid, resource_version, deleting, gateway_id, content: to(content) }
     }
 }
 

@@ -7,6 +7,8 @@ use jiff::Timestamp;
 use lb_svc_crds::gateway::GatewayStatus;
 use sha2::{Digest, Sha256};
 
+use super::GatewayId;
+
 /// A gateway pod as last seen.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Pod {
@@ -14,8 +16,8 @@ pub struct Pod {
     pub name: String,
     /// Its uid.
     pub uid: String,
-    /// The Service it was made for, by uid.
-    pub owner_uid: String,
+    /// The identity of the gateway it was made for, as its label has it.
+    pub gateway_id: Option<GatewayId>,
     /// Whether a ReplicaSet of the gateway's Deployment made it. Only such a pod
     /// is asked for its status, and only its hardware address is a gateway's:
     /// labels and annotations are anyone's to write.
@@ -62,6 +64,11 @@ impl Pod {
             StatusReport::Reported(status) => Some(status),
             StatusReport::NotQueried | StatusReport::Missed | StatusReport::NoResponse => None,
         }
+    }
+
+    /// Whether it was made for this gateway.
+    pub fn is_of(&self, gateway: &GatewayId) -> bool {
+        self.gateway_id.as_ref() == Some(gateway)
     }
 
     /// Whether anything in it could still answer on the LAN.

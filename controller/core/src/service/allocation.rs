@@ -13,7 +13,7 @@ use crate::action::Action;
 use crate::gateway::cleanup::is_held;
 use crate::gateway::config::Digests;
 use crate::ipam::{AddressRequest, AllocationError, Claim};
-use crate::model::{Pod, Problem, Service};
+use crate::model::{GatewayId, Pod, Problem, Service};
 use crate::observed::{Filled, Observed, ObservedAddresses};
 
 /// The number of addresses in use by foreign hosts that a Service gives up in a
@@ -316,7 +316,7 @@ impl<'a> Allocation<'a> {
 
     /// Releases the claims that the gateway no longer is to serve, once none of
     /// its pods answers for them.
-    pub fn release_surplus(&self, pods: &[Pod], digests: &Digests, uid: &str) -> Vec<Action> {
+    pub fn release_surplus(&self, pods: &[Pod], digests: &Digests, gateway: &GatewayId) -> Vec<Action> {
         let is_surplus = |claim: &&&Claim| {
             let has_let_go = |pod: &Pod| {
                 let released = |status: &GatewayStatus| {
@@ -324,7 +324,7 @@ impl<'a> Allocation<'a> {
                 };
                 pod.reported().is_some_and(released)
             };
-            let held = pods.iter().any(|pod| pod.owner_uid == uid && pod.could_answer() && !has_let_go(pod));
+            let held = pods.iter().any(|pod| pod.is_of(gateway) && pod.could_answer() && !has_let_go(pod));
             !self.serving.iter().any(|serving| serving.id.name == claim.id.name) && !held
         };
         self.own.iter().filter(is_surplus).map(|claim| Action::Release(claim.id.clone())).collect()
@@ -593,7 +593,7 @@ mod tests {
 
         let mut next = claimed(std::slice::from_ref(&kept));
         next.gateway.pods =
-            vec![Pod { owner_uid: "uid-0".into(), deleting: true, ..gateway_pod("old", "", &[]) }];
+            vec![Pod { gateway_id: Some("uid-0".into()), deleting: true, ..gateway_pod("old", "", &[]) }];
         assert!(!plan(&next).actions.contains(&Action::Adopt(kept.id.clone())), "its gateway is there");
         next.gateway.pods.clear();
         assert_eq!(steps(&plan(&next)), [Action::Adopt(kept.id.clone())]);

@@ -400,7 +400,7 @@ pub fn unreachable(observed: &Observed, pods: &[&Pod]) -> Option<Problem> {
         problem.message,
         names::MANAGED_BY_LABEL,
         names::MANAGED_BY,
-        observed.gateway.namespace,
+        observed.gateway.location.namespace,
     );
     is_any_ready.then_some(Problem { message, ..problem })
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use lb_svc_crds::names;
 use lb_svc_crds::reason::Reason;
 
-use crate::model::{OwnedObject, Pod, Problem, StatusReport};
+use crate::model::{GatewayId, OwnedObject, Pod, Problem, StatusReport};
 use crate::observed::Observed;
 
 /// The reasons that pass by themselves.
@@ -42,11 +42,11 @@ pub fn with_remedy(problem: Problem, observed: &Observed) -> Problem {
 
 /// What to look at where a gateway does not start.
 fn starting(observed: &Observed) -> String {
-    let namespace = &observed.gateway.namespace;
-    let Some(service) = &observed.service else { return String::new() };
-    let pods = observed.gateway.living_pods(&service.id.uid);
+    let namespace = &observed.gateway.location.namespace;
+    let Some(id) = observed.gateway_id() else { return String::new() };
+    let pods = observed.gateway.living_pods(&id);
     let Some(pod) = pods.iter().find(|pod| !pod.ready).or(pods.first()) else {
-        let name = observed.gateway.location(&service.id.service).name();
+        let name = observed.gateway.location.name();
         return format!(
             "Kubernetes has made no pod of the Deployment; see kubectl -n {namespace} describe deployment {name}, and whether kube-controller-manager runs"
         );
@@ -76,13 +76,13 @@ fn starting(observed: &Observed) -> String {
 
 /// What to look at where an earlier gateway does not end.
 fn ending(observed: &Observed) -> String {
-    fn is_left<T>(object: Option<&OwnedObject<T>>, current: Option<&str>) -> bool {
-        object.is_some_and(|object| object.deleting || object.owner_uid.as_deref() != current)
+    fn is_left<T>(object: Option<&OwnedObject<T>>, current: Option<&GatewayId>) -> bool {
+        object.is_some_and(|object| object.deleting || object.gateway_id.as_ref() != current)
     }
     let gateway = &observed.gateway;
-    let Some(service) = &observed.service else { return String::new() };
-    let current = Some(service.id.uid.as_str()).filter(|_| !gateway.is_misplaced());
-    let name = gateway.location(&service.id.service).name();
+    let Some(id) = observed.gateway_id() else { return String::new() };
+    let current = Some(&id).filter(|_| !gateway.is_misplaced());
+    let name = gateway.location.name();
     let objects = [
         ("ConfigMap", is_left(gateway.config.as_ref(), current)),
         ("Deployment", is_left(gateway.deployment.as_ref(), current)),
@@ -90,7 +90,7 @@ fn ending(observed: &Observed) -> String {
     ];
     let mut left: Vec<String> =
         objects.iter().filter(|(_, is_left)| *is_left).map(|(kind, _)| format!("{kind} {name}")).collect();
-    let is_earlier = |pod: &&Pod| pod.deleting || Some(pod.owner_uid.as_str()) != current;
+    let is_earlier = |pod: &&Pod| pod.deleting || pod.gateway_id.as_ref() != current;
     left.extend(gateway.pods.iter().filter(is_earlier).filter(|pod| pod.could_answer()).map(|pod| {
         let node = pod.node.as_ref().map_or(String::new(), |node| format!(" on node {node}"));
         format!("pod {}{node}", pod.name)
@@ -101,7 +101,7 @@ fn ending(observed: &Observed) -> String {
             names::MANAGED_BY_LABEL,
             names::MANAGED_BY
         ),
-        false => format!("in namespace {} there is still {}", gateway.namespace, left.join(", ")),
+        false => format!("in namespace {} there is still {}", gateway.location.namespace, left.join(", ")),
     };
     format!(
         "{left}; an object that does not end has a finalizer or a node that is off: remove the finalizer, delete that Node, or taint it node.kubernetes.io/out-of-service"
@@ -167,9 +167,10 @@ mod tests {
         let mut replaced = claimed(&[claim("172.18.0.11", Requested::Dynamic)]);
         replaced.gateway.config = Some(owned("cm", String::new()));
         let config = replaced.gateway.config.as_mut().unwrap();
-        (config.owner_uid, config.deleting) = (Some("uid-0".into()), true);
+        (config.gateway_id, config.deleting) = (Some("uid-0".into()), true);
         let node = Some("n2".to_owned());
-        replaced.gateway.pods = vec![Pod { owner_uid: "uid-0".into(), node, ..gateway_pod("old", "", &[]) }];
+        replaced.gateway.pods =
+            vec![Pod { gateway_id: Some("uid-0".into()), node, ..gateway_pod("old", "", &[]) }];
         let (_, later) = told(replaced.clone(), GATEWAY_READY);
         for word in ["ConfigMap lb-svc-", "pod old on node n2", "out-of-service"] {
             assert!(later.contains(word), "{later}");

@@ -16,7 +16,7 @@ use crate::action::Action;
 use crate::backend::convergence::ConvergenceState;
 use crate::backend::readiness_gate::Verdict;
 use crate::gateway::rollout::Rollout;
-use crate::gateway::{cleanup, plan as gateway_plan};
+use crate::gateway::{assignment, cleanup, plan as gateway_plan};
 use crate::model::{PodId, Problem, Service};
 use crate::node_mode::plan as node_mode;
 use crate::node_mode::request::{self, Mode};
@@ -142,13 +142,12 @@ fn at_nodes(service: &Service, refused: Option<Problem>, observed: &Observed) ->
 
 /// Whether there is anything left of a gateway of this very Service.
 fn has_gateway(service: &Service, observed: &Observed) -> bool {
-    let (uid, gateway) = (service.id.uid.as_str(), &observed.gateway);
-    let is_own = |owner: Option<&String>| owner.is_some_and(|owner| owner == uid);
+    let (id, gateway) = (&assignment::id_of(&service.id), &observed.gateway);
     !allocation::own_claims(service, &observed.addresses).is_empty()
-        || is_own(gateway.config.as_ref().and_then(|object| object.owner_uid.as_ref()))
-        || is_own(gateway.deployment.as_ref().and_then(|object| object.owner_uid.as_ref()))
-        || is_own(gateway.budget.as_ref().and_then(|object| object.owner_uid.as_ref()))
-        || gateway.pods.iter().any(|pod| pod.owner_uid == uid && pod.could_answer())
+        || gateway.config.as_ref().is_some_and(|object| object.is_of(id))
+        || gateway.deployment.as_ref().is_some_and(|object| object.is_of(id))
+        || gateway.budget.as_ref().is_some_and(|object| object.is_of(id))
+        || gateway.pods.iter().any(|pod| pod.is_of(id) && pod.could_answer())
 }
 
 /// What is said of a Service whose gateway has to go before nodes serve it.

@@ -4,16 +4,19 @@ use serde_json::Value;
 
 use crate::gateway::manifests::{DeploymentTemplate, deployment};
 use crate::gateway::pod_settings::{Configuration, Settings};
-use crate::model::{Attachment, GatewayLocation, GatewayRef, ServiceId, ServiceRef, Setting};
+use crate::model::{Attachment, GatewayId, GatewayLocation, GatewayRef, ServiceRef, Setting};
 
-/// The Service of a gateway, by name.
-pub fn owner(name: &str) -> ServiceId {
-    ServiceId { service: ServiceRef::new("default", name), uid: "uid-1".into() }
+/// The identity of a gateway.
+pub fn id() -> GatewayId {
+    "uid-1".into()
 }
 
-/// Where its gateway is.
+/// Where the gateway of the Service `name` is.
 pub fn gateway(name: &str) -> GatewayLocation {
-    GatewayLocation { gateway: GatewayRef::dedicated_to(owner(name).service), namespace: "default".into() }
+    GatewayLocation {
+        gateway: GatewayRef::Dedicated(ServiceRef::new("default", name)),
+        namespace: "default".into(),
+    }
 }
 
 /// The Deployment of a gateway of which nothing is set.
@@ -32,7 +35,7 @@ pub fn with(
     let own = Settings::from_iter(own.iter().cloned());
     let provider = "lan.kube-system".parse().unwrap();
     deployment(
-        &owner(name),
+        &id(),
         &gateway(name),
         &DeploymentTemplate { provider: &provider, attachment, all: &all, own: &own, trusted: &[] },
     )

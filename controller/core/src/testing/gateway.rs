@@ -1,11 +1,12 @@
 //! Gateways in many states, and what their plans say.
 
 use crate::action::Action;
+use crate::gateway::assignment::gateway_of;
 use crate::gateway::pod_settings::Configuration;
 use crate::ipam::{Claim, ClaimId, Network};
 use crate::model::{
-    Attachment, Condition, DeploymentState, EndpointSlice, Ingress, OwnedObject, Pod, ServiceId, Setting,
-    StatusReport,
+    Attachment, Condition, DeploymentState, EndpointSlice, GatewayLocation, Ingress, OwnedObject, Pod,
+    ServiceId, Setting, StatusReport,
 };
 use crate::observed::{Observed, ObservedAddresses, ObservedGateway};
 use crate::service::conditions::FailedWrite;
@@ -67,7 +68,10 @@ pub fn claimed(claims: &[Claim]) -> Observed {
             ..ObservedAddresses::default()
         },
         gateway: ObservedGateway {
-            namespace: "default".into(),
+            location: GatewayLocation {
+                gateway: gateway_of(&service().id.service),
+                namespace: "default".into(),
+            },
             desired_namespace: "default".into(),
             is_visible: true,
             ..ObservedGateway::default()
@@ -91,7 +95,7 @@ pub fn owned<T>(uid: &str, content: T) -> OwnedObject<T> {
         uid: uid.into(),
         resource_version: "3".into(),
         deleting: false,
-        owner_uid: Some("uid-1".into()),
+        gateway_id: Some("uid-1".into()),
         content,
     }
 }
@@ -103,7 +107,7 @@ pub fn gateway_pod(name: &str, content: &str, addresses: &[&str]) -> Pod {
     Pod {
         name: name.into(),
         uid: format!("uid-{name}"),
-        owner_uid: "uid-1".into(),
+        gateway_id: Some("uid-1".into()),
         ready: true,
         address: Some("10.244.1.5".parse().unwrap()),
         mac: Some("ba:85:f7:02:9f:42".into()),

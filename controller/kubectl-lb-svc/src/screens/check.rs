@@ -153,7 +153,8 @@ fn decide(
         let mut is_new = false;
         for action in planned.steps() {
             is_new |= match action {
-                Action::Claim(request) => match claimed(index, request, &observed.gateway.namespace) {
+                Action::Claim(request) => match claimed(index, request, &observed.gateway.location.namespace)
+                {
                     Ok(()) => true,
                     Err(refused) => {
                         error = Some(refused);
@@ -168,10 +169,10 @@ fn decide(
                         uid: known.map_or_else(String::new, |known| known.uid.clone()),
                         resource_version: String::new(),
                         deleting: false,
-                        owner_uid: observed.service.as_ref().map(|service| service.id.uid.clone()),
+                        gateway_id: observed.gateway_id(),
                         content: content.clone(),
                     };
-                    index.set_config(observed.gateway.location(name), Some(config), None);
+                    index.set_config(observed.gateway.location.clone(), Some(config), None);
                     true
                 }
                 Action::WriteKey(_) => key_written.replace(Duration::ZERO).is_none(),
@@ -249,7 +250,7 @@ fn row(
     });
     let live = observed.gateway.deployment.as_ref().map(|deployment| &deployment.content.live);
     let deployment = wanted.or(live);
-    let location = observed.gateway.location(name);
+    let location = &observed.gateway.location;
     let outcome = match left_alone(service) {
         Some(why) => Cell::from(format!("left alone: {why}")),
         None if conditions.iter().any(is_trouble) => Cell::from("not served").bad_if(true),

@@ -110,7 +110,7 @@ fn moves(pod: &Pod, pods: &[&Pod], gateway: &Gateway, node: &str) -> Move {
 
 /// What keeps Kubernetes from evicting the pod.
 fn blocked_by(pod: &Pod, gateway: &Gateway, view: &View<'_>) -> Option<String> {
-    let namespace = &gateway.observed.gateway.namespace;
+    let namespace = &gateway.observed.gateway.location.namespace;
     let object = view.cluster.pods.get(namespace, &pod.name)?;
     let selects = |budget: &&PodDisruptionBudget| {
         let selector = budget.spec.as_ref().and_then(|spec| spec.selector.clone());

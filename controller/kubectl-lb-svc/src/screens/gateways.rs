@@ -44,7 +44,7 @@ pub(super) fn activity(gateway: &Gateway, active: &Pod, view: &View<'_>) -> Acti
 }
 
 fn ready_since(pod: &Pod, gateway: &Gateway, view: &View<'_>) -> Option<Timestamp> {
-    let object = view.cluster.pods.get(&gateway.observed.gateway.namespace, &pod.name)?;
+    let object = view.cluster.pods.get(&gateway.observed.gateway.location.namespace, &pod.name)?;
     let conditions = object.status.as_ref()?.conditions.as_deref()?;
     let ready =
         conditions.iter().find(|condition| condition.type_ == "Ready" && condition.status == "True")?;

@@ -125,7 +125,7 @@ fn digits(digest: &str) -> &str {
 
 fn configuration(view: &View<'_>, gateway: &Gateway) -> Vec<String> {
     let objects = &gateway.observed.gateway;
-    let location = objects.location(&gateway.service);
+    let location = &objects.location;
     let mut lines = Vec::new();
     if let Some(config) = &objects.config {
         let signed = match seal(gateway, view.cluster) {

@@ -20,17 +20,18 @@ pub fn gateway_of<K: Resource>(object: &K) -> Option<GatewayLocation> {
     let managed = meta.labels.as_ref()?.get(names::MANAGED_BY_LABEL)? == names::MANAGED_BY;
     let service = ServiceRef::parse(meta.annotations.as_ref()?.get(names::SERVICE_ANNOTATION)?)?;
     let gateway =
-        GatewayLocation { gateway: GatewayRef::dedicated_to(service), namespace: meta.namespace.clone()? };
+        GatewayLocation { gateway: GatewayRef::Dedicated(service), namespace: meta.namespace.clone()? };
     (managed && meta.name.as_ref() == Some(&gateway.name())).then_some(gateway)
 }
 
 fn child<K: Resource, T>(object: &K, content: T) -> OwnedObject<T> {
     let meta = object.meta();
+    let id = meta.labels.as_ref().and_then(|labels| labels.get(names::SERVICE_UID_LABEL));
     OwnedObject {
         uid: meta.uid.clone().unwrap_or_default(),
         resource_version: meta.resource_version.clone().unwrap_or_default(),
         deleting: meta.deletion_timestamp.is_some(),
-        owner_uid: meta.labels.as_ref().and_then(|labels| labels.get(names::SERVICE_UID_LABEL)).cloned(),
+        gateway_id: id.map(|id| id.as_str().into()),
         content,
     }
 }

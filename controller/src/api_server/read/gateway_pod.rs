@@ -11,7 +11,7 @@ use serde_json::Value;
 /// The gateway that a pod is part of.
 pub fn gateway_of_pod(pod: &core::Pod) -> Option<GatewayLocation> {
     let service = ServiceRef::parse(pod.annotations().get(names::SERVICE_ANNOTATION)?)?;
-    Some(GatewayLocation { gateway: GatewayRef::dedicated_to(service), namespace: pod.namespace()? })
+    Some(GatewayLocation { gateway: GatewayRef::Dedicated(service), namespace: pod.namespace()? })
 }
 
 /// The longest text that is kept of a pod's annotation or of what it waits for.
@@ -63,11 +63,12 @@ pub fn pod(object: &core::Pod) -> Pod {
     });
     let created = object.metadata.creation_timestamp.as_ref().map(|time| time.0);
     let ready = condition("Ready").is_some_and(|condition| condition.status == "True");
+    let id = object.labels().get(names::SERVICE_UID_LABEL).filter(|id| !id.is_empty());
     let changed = condition("Ready").and_then(|condition| condition.last_transition_time.as_ref());
     Pod {
         name: object.name_any(),
         uid: object.uid().unwrap_or_default(),
-        owner_uid: object.labels().get(names::SERVICE_UID_LABEL).cloned().unwrap_or_default(),
+        gateway_id: id.map(|id| id.as_str().into()),
         of_deployment: is_of_deployment(object),
         alone: is_alone(object),
         legacy: object.labels().contains_key("service"),

@@ -146,7 +146,7 @@ impl ApiServer {
         claim: &ClaimId,
         gateway: &GatewayLocation,
     ) -> Result<Option<IP>, Error> {
-        let namespace = (!gateway.in_service_namespace()).then_some(&gateway.namespace);
+        let namespace = (!gateway.is_at_home()).then_some(&gateway.namespace);
         let labels = json!({ names::GATEWAY_NAMESPACE_LABEL: namespace });
         self.patch_claim(claim, json!({ "metadata": { "labels": labels } })).await
     }

@@ -3,7 +3,7 @@
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::Api;
 use lb_svc_core::gateway::manifests;
-use lb_svc_core::model::{GatewayLocation, OwnedObject, ServiceId};
+use lb_svc_core::model::{GatewayId, GatewayLocation, OwnedObject};
 
 use super::owned_object::Written;
 use crate::api_server::client::{ApiServer, Error, exactly, timed_opt};
@@ -16,13 +16,13 @@ impl ApiServer {
     /// It was not written.
     pub async fn write_config(
         &self,
-        owner: &ServiceId,
+        id: &GatewayId,
         gateway: &GatewayLocation,
         content: &str,
         seal: Option<&str>,
         known: Option<&OwnedObject<String>>,
     ) -> Result<Written<ConfigMap>, Error> {
-        self.make_or_apply(gateway, manifests::config(owner, gateway, content, seal), known).await
+        self.make_or_apply(gateway, manifests::config(id, gateway, content, seal), known).await
     }
 
     /// Deletes a gateway's ConfigMap, exactly the one seen.

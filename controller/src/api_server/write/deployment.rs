@@ -4,7 +4,7 @@ use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use kube::ResourceExt;
 use kube::api::{Api, DeleteParams, ListParams, PropagationPolicy};
 use lb_svc_core::gateway::manifests;
-use lb_svc_core::model::{DeploymentState, GatewayLocation, OwnedObject, ServiceId};
+use lb_svc_core::model::{DeploymentState, GatewayId, GatewayLocation, OwnedObject};
 use lb_svc_crds::names;
 use serde_json::{Value, json};
 
@@ -99,27 +99,31 @@ impl ApiServer {
     /// Some may stand then.
     pub async fn delete_legacy_replica_sets(
         &self,
-        owner: &ServiceId,
+        id: &GatewayId,
         gateway: &GatewayLocation,
     ) -> Result<(), Error> {
         let api: Api<ReplicaSet> = self.namespaced(&gateway.namespace);
-        let labels = manifests::legacy_selector(owner);
+        let labels = manifests::legacy_selector(id, &gateway.gateway);
         let selector =
             labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",");
         let params = DeleteParams::background();
         timed(api.delete_collection(&params, &ListParams::default().labels(&selector))).await.map(drop)
     }
 
-    /// Deletes the ReplicaSets of a gateway for the Service with this uid that no
-    /// Deployment owns, with their pods: each exactly as it was seen, so that one
+    /// Deletes the ReplicaSets of the gateway of this identity that no Deployment
+    /// owns, with their pods: each exactly as it was seen, so that one
     /// which a Deployment takes up meanwhile stays. Returns their names.
     ///
     /// # Errors
     /// Some may stand then.
-    pub async fn delete_orphans(&self, gateway: &GatewayLocation, uid: &str) -> Result<Vec<String>, Error> {
+    pub async fn delete_orphans(
+        &self,
+        gateway: &GatewayLocation,
+        id: &GatewayId,
+    ) -> Result<Vec<String>, Error> {
         let api: Api<ReplicaSet> = self.namespaced(&gateway.namespace);
         let (managed_by, ours) = (names::MANAGED_BY_LABEL, names::MANAGED_BY);
-        let selector = format!("{managed_by}={ours},{}={uid}", names::SERVICE_UID_LABEL);
+        let selector = format!("{managed_by}={ours},{}={id}", names::SERVICE_UID_LABEL);
         let listed = timed(api.list(&ListParams::default().labels(&selector).limit(SETS_MAX))).await?;
         let mut deleted = Vec::new();
         for set in listed.items {

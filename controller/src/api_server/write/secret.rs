@@ -3,9 +3,8 @@
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::Api;
-use lb_svc_core::gateway::assignment::id_of;
 use lb_svc_core::gateway::manifests;
-use lb_svc_core::model::{GatewayLocation, ServiceId};
+use lb_svc_core::model::{GatewayId, GatewayLocation};
 use serde_json::json;
 
 use super::typed;
@@ -22,14 +21,14 @@ impl ApiServer {
     /// There may be none then.
     pub async fn write_key(
         &self,
-        owner: &ServiceId,
+        id: &GatewayId,
         gateway: &GatewayLocation,
         config: &str,
         master: &Master,
     ) -> Result<(), Error> {
         let secrets: Api<Secret> = self.namespaced(&gateway.namespace);
-        let key = json!(ByteString(master.key(&id_of(owner).to_string()).to_vec()));
-        let secret = typed(manifests::key(owner, gateway, config, &key))?;
+        let key = json!(ByteString(master.key(id.as_str()).to_vec()));
+        let secret = typed(manifests::key(id, gateway, config, &key))?;
         match timed(secrets.create(&post(), &secret)).await {
             Err(error) if error.is_conflict() => Ok(()),
             other => other.map(drop),

@@ -17,15 +17,15 @@ mod tests {
     use k8s_openapi::api::core::v1::Secret;
     use k8s_openapi::api::policy::v1::PodDisruptionBudget;
     use lb_svc_core::gateway::manifests::{self, is_as_wanted};
-    use lb_svc_core::model::{Attachment, ServiceId, Setting};
-    use lb_svc_core::testing::deployment::{self, gateway, owner, rendered, with};
+    use lb_svc_core::model::{Attachment, GatewayId, Setting};
+    use lb_svc_core::testing::deployment::{self, gateway, id, rendered, with};
     use serde_json::json;
 
     use super::*;
     use crate::api_server::read;
 
-    fn key_secret(owner: &ServiceId) -> Value {
-        manifests::key(owner, &gateway("web"), "cm-1", &json!(ByteString(vec![7; 32])))
+    fn key_secret(id: &GatewayId) -> Value {
+        manifests::key(id, &gateway("web"), "cm-1", &json!(ByteString(vec![7; 32])))
     }
 
     #[test]
@@ -93,7 +93,7 @@ mod tests {
         assert_eq!(pod["containers"][0]["volumeMounts"][2], key);
         let secret = &pod["volumes"][2]["secret"];
         assert_eq!(secret["defaultMode"], 0o400);
-        let made = key_secret(&owner("web"));
+        let made = key_secret(&id());
         assert_eq!(secret["secretName"], made["metadata"]["name"]);
         let object: Deployment = typed(rendered.clone()).unwrap();
         assert!(is_as_wanted(&read::live(&object), &rendered, false));
@@ -131,10 +131,7 @@ mod tests {
 
     #[test]
     fn key_secret_is_owned_by_config_map() {
-        let key = |uid: &str| {
-            let owner = ServiceId { uid: uid.into(), ..owner("web") };
-            key_secret(&owner)
-        };
+        let key = |uid: &str| key_secret(&uid.into());
         let object = key("uid-1");
         let owner = &object["metadata"]["ownerReferences"][0];
         assert_eq!((&owner["kind"], &owner["uid"]), (&json!("ConfigMap"), &json!("cm-1")));
@@ -146,7 +143,7 @@ mod tests {
 
     #[test]
     fn budget_selects_pods_of_the_gateway() {
-        let wanted = manifests::budget(&owner("web"), &gateway("web"));
+        let wanted = manifests::budget(&id(), &gateway("web"));
         assert_eq!(wanted["spec"]["selector"], rendered("web")["spec"]["selector"]);
         let object: PodDisruptionBudget = typed(wanted.clone()).unwrap();
         assert!(is_as_wanted(&read::budget(&object).content, &wanted, false));

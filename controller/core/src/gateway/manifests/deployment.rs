@@ -6,10 +6,9 @@ use lb_svc_crds::names::{self, Provider};
 use lb_svc_crds::seal::PublicKey;
 use serde_json::{Value, json};
 
-use super::{TemplateHash, metadata, pod_labels, selector};
-use crate::gateway::assignment::id_of;
+use super::{TemplateHash, annotations, metadata, pod_labels, selector};
 use crate::gateway::pod_settings::Settings;
-use crate::model::{Attachment, GatewayLocation, GatewayRef, ServiceId, ServiceRef, Setting};
+use crate::model::{Attachment, GatewayId, GatewayLocation, Setting};
 
 /// How long a gateway stays bound to a node that does not answer, in seconds.
 const UNREACHABLE_SECONDS: i64 = 10;
@@ -50,12 +49,8 @@ pub struct DeploymentTemplate<'a> {
 /// Nothing in it depends on the address, the ports or the Subnet: changing
 /// those must not roll gateways. It says what it was made from, see
 /// [`TemplateHash`].
-pub fn deployment(owner: &ServiceId, gateway: &GatewayLocation, template: &DeploymentTemplate<'_>) -> Value {
-    let nobody = ServiceId { service: ServiceRef::new("", ""), uid: String::new() };
-    let anywhere = GatewayLocation {
-        gateway: GatewayRef::dedicated_to(nobody.service.clone()),
-        namespace: String::new(),
-    };
+pub fn deployment(id: &GatewayId, gateway: &GatewayLocation, template: &DeploymentTemplate<'_>) -> Value {
+    let (nobody, anywhere) = (GatewayId::default(), GatewayLocation::default());
     let nowhere = Provider { name: String::new(), namespace: String::new() };
     let short = |text: String| names::digest(text.as_bytes())[..16].to_owned();
     // What is the same for all gateways, and what is only this one's.
@@ -63,7 +58,7 @@ pub fn deployment(owner: &ServiceId, gateway: &GatewayLocation, template: &Deplo
     let own = json!([template.provider.to_string(), template.own.to_value()]);
     let origin = TemplateHash { all: short(all.to_string()), own: short(own.to_string()) };
     let settings = template.own.or(template.all);
-    let mut object = plain(owner, gateway, template.provider, template, &settings);
+    let mut object = plain(id, gateway, template.provider, template, &settings);
     object["metadata"]["annotations"][names::TEMPLATE_ANNOTATION] = json!(origin.to_string());
     object
 }
@@ -99,7 +94,7 @@ fn tolerations(settings: &Settings) -> Vec<Value> {
 
 /// The Deployment without its template hash.
 fn plain(
-    owner: &ServiceId,
+    id: &GatewayId,
     gateway: &GatewayLocation,
     provider: &Provider,
     &DeploymentTemplate { attachment, trusted, .. }: &DeploymentTemplate<'_>,
@@ -113,10 +108,16 @@ fn plain(
             "failureThreshold": failures,
         })
     };
+    let mut annotations = annotations(&gateway.gateway);
+    annotations[names::NETWORKS_ANNOTATION] = json!(provider.multus_name());
+    annotations[names::ATTACHMENT_ANNOTATION] = json!(attachment.digest);
+    // A mesh's sidecar would take the traffic before the gateway's rules do.
+    annotations["sidecar.istio.io/inject"] = json!("false");
+    annotations["linkerd.io/inject"] = json!("disabled");
     let mut object = json!({
         "apiVersion": "apps/v1",
         "kind": "Deployment",
-        "metadata": metadata(owner, gateway),
+        "metadata": metadata(id, gateway),
         "spec": {
             "replicas": settings.replicas(),
             // A roll-out back to an earlier ReplicaSet would count as complete
@@ -125,19 +126,11 @@ fn plain(
             "progressDeadlineSeconds": PROGRESS_DEADLINE.as_secs(),
             "paused": false,
             "strategy": { "type": "Recreate" },
-            "selector": { "matchLabels": selector(owner) },
+            "selector": { "matchLabels": selector(id) },
             "template": {
                 "metadata": {
-                    "labels": pod_labels(owner),
-                    "annotations": {
-                        names::NETWORKS_ANNOTATION: provider.multus_name(),
-                        names::SERVICE_ANNOTATION: owner.service.to_string(),
-                        names::ATTACHMENT_ANNOTATION: attachment.digest,
-                        // A mesh's sidecar would take the traffic before the
-                        // gateway's rules do.
-                        "sidecar.istio.io/inject": "false",
-                        "linkerd.io/inject": "disabled",
-                    },
+                    "labels": pod_labels(id),
+                    "annotations": annotations,
                 },
                 "spec": {
                     "automountServiceAccountToken": false,
@@ -188,7 +181,7 @@ fn plain(
     if !trusted.is_empty() {
         let keys: Vec<String> = trusted.iter().map(ToString::to_string).collect();
         pod["containers"][0]["env"] = json!([
-            { "name": names::GATEWAY_ID_VARIABLE, "value": id_of(owner).to_string() },
+            { "name": names::GATEWAY_ID_VARIABLE, "value": id.as_str() },
             { "name": names::TRUSTED_KEYS_VARIABLE, "value": keys.join(",") },
         ]);
     }
@@ -201,7 +194,7 @@ fn plain(
         ] } }),
     );
     if settings.replicas() > 1 {
-        make_several(&mut object["spec"], owner, gateway, settings.drain_seconds());
+        make_several(&mut object["spec"], id, gateway, settings.drain_seconds());
     }
     object
 }
@@ -240,7 +233,7 @@ fn push(list: &mut Value, item: Value) {
 /// Adds what a Deployment of several pods has beyond that of one: each pod is on
 /// a node of its own, has the election's key, and terminates before its successor
 /// starts, for the others answer meanwhile; it has time to lead its connections on.
-fn make_several(spec: &mut Value, owner: &ServiceId, gateway: &GatewayLocation, drain_seconds: u16) {
+fn make_several(spec: &mut Value, id: &GatewayId, gateway: &GatewayLocation, drain_seconds: u16) {
     spec["strategy"] =
         json!({ "type": "RollingUpdate", "rollingUpdate": { "maxSurge": 0, "maxUnavailable": 1 } });
     // The next pod may have to wait for the node of the one that ends.
@@ -249,14 +242,14 @@ fn make_several(spec: &mut Value, owner: &ServiceId, gateway: &GatewayLocation, 
     let pod = &mut spec["template"]["spec"];
     pod["terminationGracePeriodSeconds"] = json!(TERMINATION_SECONDS + drain_seconds);
     let apart = json!({
-        "labelSelector": { "matchLabels": selector(owner) },
+        "labelSelector": { "matchLabels": selector(id) },
         "topologyKey": "kubernetes.io/hostname",
     });
     push(&mut pod["affinity"]["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"], apart);
     let mount = json!({ "name": KEY_VOLUME, "mountPath": names::KEY_DIR, "readOnly": true });
     push(&mut pod["containers"][0]["volumeMounts"], mount);
     // Its reader is root without any capability over files.
-    let secret = json!({ "secretName": names::key_name(&gateway.name(), &owner.uid), "defaultMode": 0o400 });
+    let secret = json!({ "secretName": names::key_name(&gateway.name(), id.as_str()), "defaultMode": 0o400 });
     push(&mut pod["volumes"], json!({ "name": KEY_VOLUME, "secret": secret }));
 }
 

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use lb_svc_crds::names;
 use serde_json::{Value, json};
 
-use crate::model::{GatewayLocation, ServiceId};
+use crate::model::{GatewayId, GatewayLocation, GatewayRef};
 
 mod deployment;
 mod diff;
@@ -20,27 +20,34 @@ pub use diff::{contains, is_as_wanted};
 pub use template_hash::TemplateHash;
 
 /// The labels of a gateway's objects, its pods apart.
-fn labels(owner: &ServiceId) -> BTreeMap<String, String> {
+fn labels(id: &GatewayId, gateway: &GatewayRef) -> BTreeMap<String, String> {
+    let GatewayRef::Dedicated(service) = gateway;
     [
-        ("app", names::label_value(&names::gateway_name(&owner.service.name))),
-        ("namespace", names::label_value(&owner.service.namespace)),
-        ("service", names::label_value(&owner.service.name)),
+        ("app", names::label_value(&names::gateway_name(&service.name))),
+        ("namespace", names::label_value(&service.namespace)),
+        ("service", names::label_value(&service.name)),
         (names::MANAGED_BY_LABEL, names::MANAGED_BY.to_owned()),
-        (names::SERVICE_UID_LABEL, owner.uid.clone()),
+        (names::SERVICE_UID_LABEL, id.to_string()),
     ]
     .map(|(key, value)| (key.to_owned(), value))
     .into()
 }
 
+/// The annotations by which a gateway's objects and pods are known as its own.
+fn annotations(gateway: &GatewayRef) -> Value {
+    let GatewayRef::Dedicated(service) = gateway;
+    json!({ names::SERVICE_ANNOTATION: service.to_string() })
+}
+
 /// The label that a gateway's pods, and no others, have.
-fn selector(owner: &ServiceId) -> BTreeMap<String, String> {
-    [(names::SERVICE_UID_LABEL.to_owned(), owner.uid.clone())].into()
+fn selector(id: &GatewayId) -> BTreeMap<String, String> {
+    [(names::SERVICE_UID_LABEL.to_owned(), id.to_string())].into()
 }
 
 /// The labels of a gateway's pods: none that the selector of a Service, a
 /// budget or a policy of a user's could meet by chance.
-fn pod_labels(owner: &ServiceId) -> BTreeMap<String, String> {
-    let mut labels = selector(owner);
+fn pod_labels(id: &GatewayId) -> BTreeMap<String, String> {
+    let mut labels = selector(id);
     labels.insert(names::MANAGED_BY_LABEL.to_owned(), names::MANAGED_BY.to_owned());
     // Istio's ambient mode heeds nothing but a label.
     labels.insert("istio.io/dataplane-mode".to_owned(), "none".to_owned());
@@ -49,27 +56,28 @@ fn pod_labels(owner: &ServiceId) -> BTreeMap<String, String> {
 
 /// The selector of the Deployment whose pods have the labels of
 /// `labels`, as releases before 0.2 made it: it cannot be changed.
-pub fn legacy_selector(owner: &ServiceId) -> BTreeMap<String, String> {
-    let mut labels = labels(owner);
+pub fn legacy_selector(id: &GatewayId, gateway: &GatewayRef) -> BTreeMap<String, String> {
+    let mut labels = labels(id, gateway);
     labels.remove(names::MANAGED_BY_LABEL);
     labels
 }
 
 /// Name, labels and owner of a gateway's ConfigMap, Deployment and
 /// PodDisruptionBudget. Ownership ends at the namespace.
-fn metadata(owner: &ServiceId, gateway: &GatewayLocation) -> Value {
+fn metadata(id: &GatewayId, location: &GatewayLocation) -> Value {
+    let GatewayRef::Dedicated(service) = &location.gateway;
     let mut metadata = json!({
-        "name": gateway.name(),
-        "namespace": gateway.namespace,
-        "labels": labels(owner),
-        "annotations": { names::SERVICE_ANNOTATION: owner.service.to_string() },
+        "name": location.name(),
+        "namespace": location.namespace,
+        "labels": labels(id, &location.gateway),
+        "annotations": annotations(&location.gateway),
     });
-    if gateway.in_service_namespace() {
+    if location.is_at_home() {
         metadata["ownerReferences"] = json!([{
             "apiVersion": "v1",
             "kind": "Service",
-            "name": owner.service.name,
-            "uid": owner.uid,
+            "name": service.name,
+            "uid": id.as_str(),
             "controller": true,
             "blockOwnerDeletion": false,
         }]);
@@ -78,7 +86,7 @@ fn metadata(owner: &ServiceId, gateway: &GatewayLocation) -> Value {
 }
 
 /// A gateway's ConfigMap, with the seal on its content, if that is signed.
-pub fn config(owner: &ServiceId, gateway: &GatewayLocation, content: &str, seal: Option<&str>) -> Value {
+pub fn config(id: &GatewayId, gateway: &GatewayLocation, content: &str, seal: Option<&str>) -> Value {
     let mut data = json!({ names::CONFIG_KEY: content });
     if let Some(seal) = seal {
         data[names::SEAL_KEY] = seal.into();
@@ -86,26 +94,26 @@ pub fn config(owner: &ServiceId, gateway: &GatewayLocation, content: &str, seal:
     json!({
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": metadata(owner, gateway),
+        "metadata": metadata(id, gateway),
         "data": data,
     })
 }
 
 /// The PodDisruptionBudget of a gateway with several pods: one at a time.
-pub fn budget(owner: &ServiceId, gateway: &GatewayLocation) -> Value {
+pub fn budget(id: &GatewayId, gateway: &GatewayLocation) -> Value {
     json!({
         "apiVersion": "policy/v1",
         "kind": "PodDisruptionBudget",
-        "metadata": metadata(owner, gateway),
-        "spec": { "maxUnavailable": 1, "selector": { "matchLabels": selector(owner) } },
+        "metadata": metadata(id, gateway),
+        "spec": { "maxUnavailable": 1, "selector": { "matchLabels": selector(id) } },
     })
 }
 
 /// The Secret with a gateway's key. It goes with the gateway's ConfigMap, the
 /// one with this uid, for nobody may delete it. `key` is in base64.
-pub fn key(owner: &ServiceId, gateway: &GatewayLocation, config: &str, key: &Value) -> Value {
-    let mut metadata = metadata(owner, gateway);
-    metadata["name"] = json!(names::key_name(&gateway.name(), &owner.uid));
+pub fn key(id: &GatewayId, gateway: &GatewayLocation, config: &str, key: &Value) -> Value {
+    let mut metadata = metadata(id, gateway);
+    metadata["name"] = json!(names::key_name(&gateway.name(), id.as_str()));
     metadata["ownerReferences"] = json!([{
         "apiVersion": "v1",
         "kind": "ConfigMap",
