@@ -143,6 +143,16 @@ where
     deserializer.deserialize_map(First::<K, MAX, LENGTH>(PhantomData))
 }
 
+/// Reads a set of strings: [`texts`] as a set.
+pub(crate) fn text_set<'de, D, const MAX: usize, const LENGTH: usize>(
+    deserializer: D,
+) -> Result<BTreeSet<String>, D::Error>
+where
+    D: Deserializer<'de>,
+{
+    Ok(texts::<_, MAX, LENGTH>(deserializer)?.into_iter().collect())
+}
+
 /// Reads a map of strings: [`map`] whose keys are cut to 64 bytes.
 pub(crate) fn text_map<'de, D, const MAX: usize, const LENGTH: usize>(
     deserializer: D,
@@ -154,8 +164,29 @@ where
     Ok(kept.into_iter().map(|(key, value)| (key.into(), value)).collect())
 }
 
+/// Reads a map of strings that may be missing: [`map`] whose keys are cut to `KEY` bytes.
+pub(crate) fn optional_text_map<'de, D, const MAX: usize, const KEY: usize, const LENGTH: usize>(
+    deserializer: D,
+) -> Result<Option<BTreeMap<String, String>>, D::Error>
+where
+    D: Deserializer<'de>,
+{
+    struct Present<const MAX: usize, const KEY: usize, const LENGTH: usize>(BTreeMap<String, String>);
+    impl<'de, const MAX: usize, const KEY: usize, const LENGTH: usize> Deserialize<'de>
+        for Present<MAX, KEY, LENGTH>
+    {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            let kept = map::<_, Text<KEY>, MAX, LENGTH>(deserializer)?;
+            Ok(Self(kept.into_iter().map(|(key, value)| (key.into(), value)).collect()))
+        }
+    }
+    Ok(Option::<Present<MAX, KEY, LENGTH>>::deserialize(deserializer)?.map(|present| present.0))
+}
+
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::cut;
     use crate::gateway::GatewayStatus;
 
@@ -172,20 +203,31 @@ mod tests {
             (0..10_000).map(|n| format!("\"f{n:05}\":\"{}\"", "ä".repeat(600))).collect();
         let conflicts: Vec<String> =
             (0..10_000).map(|n| format!("\"10.0.{}.{}\":\"x\"", n / 256, n % 256)).collect();
+        let parts: Vec<String> =
+            (0..10_000).map(|n| format!("\"{n}{0}\":\"{0}\"", "x".repeat(500))).collect();
+        let features: Vec<String> = (0..1000).map(|n| format!("\"{n}{}\"", "f".repeat(100))).collect();
         let peers = vec![format!("\"{}\"", "p".repeat(1000)); 1000].join(",");
         let text = format!(
             "{{\"build\":\"{0}\",\"digest\":\"{0}\",\"faults\":{{{1}}},\"conflicts\":{{{2}}},\
              \"election\":{{\"why\":\"{0}\",\"active\":\"{0}\",\"peers\":[{3}]}},\
-             \"interface\":{{\"name\":\"{0}\",\"mac\":\"{0}\"}}}}",
+             \"interface\":{{\"name\":\"{0}\",\"mac\":\"{0}\"}},\
+             \"features\":[{4}],\"parts\":{{{5}}}}}",
             "b".repeat(5000),
             faults.join(","),
             conflicts.join(","),
-            peers
+            peers,
+            features.join(","),
+            parts.join(",")
         );
         let status: GatewayStatus = serde_json::from_str(&text).unwrap();
+        assert_eq!((status.faults.len(), status.conflicts.len(), status.features.len()), (32, 64, 64));
+        // A part for each of the many Services that one gateway may serve.
         let kept = serde_json::to_string(&status).unwrap();
-        assert!(kept.len() < 40_000, "{} bytes are kept", kept.len());
-        assert_eq!((status.faults.len(), status.conflicts.len()), (32, 64));
+        assert_eq!(status.parts.as_ref().map(BTreeMap::len), Some(4096));
+        assert!(kept.len() < 900_000, "{} bytes are kept", kept.len());
+        let status = GatewayStatus { parts: None, ..status };
+        let kept = serde_json::to_string(&status).unwrap();
+        assert!(kept.len() < 44_000, "{} bytes are kept", kept.len());
         // What a gateway does say is kept whole.
         let again: GatewayStatus = serde_json::from_str(&kept).unwrap();
         assert_eq!(again.election.unwrap().peers.len(), 16);

@@ -12,6 +12,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::bounded;
+use crate::feature::Feature;
 
 /// Version of [`GatewayConfig`] that this build writes.
 pub const CONFIG_VERSION: u32 = 1;
@@ -24,14 +25,13 @@ pub const LIMITED_VERSION: u32 = 3;
 /// ([`Target::Endpoints`]), which a gateway before it cannot read.
 pub const DIRECT_VERSION: u32 = 5;
 
-/// The version where connections may be proxied with a header
-/// ([`Frontend::proxy_protocol`]): a gateway that would pass over it is not to take it.
-/// There are gateways that take version 6 for the next one, whatever is in it.
-pub const PROXY_VERSION: u32 = 7;
+/// The version where a gateway needs the features that [`GatewayConfig::requires`]
+/// names: one that does not know the field is not to take it.
+pub const REQUIRES_VERSION: u32 = 7;
 
 /// The oldest and the newest version of [`GatewayConfig`] that this build of
 /// the gateway carries out.
-pub const CONFIG_VERSIONS: std::ops::RangeInclusive<u32> = 1..=7;
+pub const CONFIG_VERSIONS: std::ops::RangeInclusive<u32> = 1..=REQUIRES_VERSION;
 
 /// See [`Election::interval_ms`].
 pub const ADVERTISEMENT_INTERVAL_MS: u16 = 50;
@@ -44,8 +44,12 @@ pub const DRAIN_SECONDS: u16 = 30;
 #[serde(rename_all = "camelCase")]
 pub struct GatewayConfig {
     /// The oldest of [`CONFIG_VERSION`], [`LIMITED_VERSION`], [`DIRECT_VERSION`] and
-    /// [`PROXY_VERSION`] that knows all that is in it.
+    /// [`REQUIRES_VERSION`] that knows all that is in it.
     pub version: u32,
+    /// The features without a version of their own that a gateway needs to carry it out,
+    /// by name, see [`crate::feature`].
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub requires: BTreeSet<String>,
     /// The attachment, `<namespace>/<nad>`, by which Multus's network-status
     /// names the interface.
     pub attachment: String,
@@ -162,7 +166,7 @@ pub struct Frontend {
     pub clients: Option<Vec<IpNet>>,
     /// The header that targets are sent before what a client sends: the gateway accepts
     /// connections to the TCP ports itself and connects to the target. Absent, it
-    /// forwards them. Not before [`PROXY_VERSION`].
+    /// forwards them. Needs [`Feature::ProxyProtocol`](crate::feature::Feature::ProxyProtocol).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proxy_protocol: Option<ProxyProtocol>,
 }
@@ -352,6 +356,26 @@ pub struct GatewayStatus {
         deserialize_with = "bounded::text_map::<_, 32, 512>"
     )]
     pub limits: BTreeMap<String, String>,
+    /// What the gateway is able to do, by name, see [`crate::feature`]. Earlier gateways
+    /// name nothing.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty", deserialize_with = "bounded::text_set::<_, 64, 32>")]
+    pub features: BTreeSet<String>,
+    /// The Services whose part of the configuration the kernel was last seen to carry
+    /// out, each with the part's digest, see [`crate::parts`]. Earlier gateways do not say;
+    /// what they say of the whole is [`Self::digest`].
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "bounded::optional_text_map::<_, 4096, 128, 64>"
+    )]
+    pub parts: Option<BTreeMap<String, String>>,
+}
+
+impl GatewayStatus {
+    /// Whether the gateway is able to do this; `None` if it does not say what it is able
+    /// to do, as earlier ones do not.
+    pub fn can(&self, feature: Feature) -> Option<bool> {
+        (!self.features.is_empty()).then(|| self.features.contains(feature.name()))
+    }
 }
 
 /// A pod's part in the election.

@@ -15,8 +15,10 @@
 //! feature `kube`, which the gateway and the controller's core do without.
 
 pub mod bounded;
+pub mod feature;
 pub mod gateway;
 pub mod names;
+pub mod parts;
 pub mod range;
 pub mod reason;
 pub mod seal;

@@ -15,16 +15,18 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-const CONFIGS: [&str; 4] = [
+const CONFIGS: [&str; 5] = [
     include_str!("golden/config-1.json"),
     include_str!("golden/config-1-least.json"),
     include_str!("golden/config-5.json"),
     include_str!("golden/config-7.json"),
+    include_str!("golden/config-7-proxy.json"),
 ];
-const STATUSES: [&str; 3] = [
+const STATUSES: [&str; 4] = [
     include_str!("golden/status.json"),
     include_str!("golden/status-2.json"),
     include_str!("golden/status-3.json"),
+    include_str!("golden/status-4.json"),
 ];
 
 fn read<T: DeserializeOwned>(text: &str) -> T {
@@ -78,7 +80,8 @@ fn unknown_field_is_ignored() {
     }
     for status in STATUSES {
         let limits = status.contains("\"limits\"").then_some("limits");
-        let maps: Vec<&str> = ["conflicts", "faults"].into_iter().chain(limits).collect();
+        let parts = status.contains("\"parts\"").then_some("parts");
+        let maps: Vec<&str> = ["conflicts", "faults"].into_iter().chain(limits).chain(parts).collect();
         reads_with_more::<GatewayStatus>(status, &maps);
     }
 }
@@ -101,7 +104,9 @@ fn version_is_written_once_earlier_gateways_read_it() {
     assert!(CONFIG_VERSIONS.contains(&CONFIG_VERSION));
     assert!(CONFIG_VERSIONS.contains(&(CONFIG_VERSION + 1)), "nor is the next controller refused");
     for config in CONFIGS {
-        assert!(CONFIG_VERSIONS.contains(&read::<GatewayConfig>(config).version));
+        let config = read::<GatewayConfig>(config);
+        assert!(CONFIG_VERSIONS.contains(&config.version));
+        assert_eq!(config.clone().with_requirements(), config, "what it needs is what it says");
     }
 }
 

@@ -157,7 +157,50 @@ pub enum Fault {
     NotConverged(String),
 }
 
+/// Whom a fault concerns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// All that the pod serves.
+    Pod,
+    /// What is served on this address.
+    Address(Ipv4Addr),
+    /// What leads to this ClusterIP.
+    ClusterIp(Ipv4Addr),
+}
+
 impl Fault {
+    /// Whom it concerns.
+    pub fn scope(&self) -> Scope {
+        match self {
+            Self::AddressConflict { address, .. } | Self::ProbeFailed { address, .. } => {
+                Scope::Address(*address)
+            }
+            Self::ClusterIpUnreachable(address) | Self::ClusterIpSocketsOnly(address) => {
+                Scope::ClusterIp(*address)
+            }
+            Self::ConfigMissing { .. }
+            | Self::ConfigInvalid(_)
+            | Self::ConfigUnsigned(_)
+            | Self::ConfigOutdated { .. }
+            | Self::NetworkStatusInvalid(_)
+            | Self::AttachmentPending { .. }
+            | Self::InterfaceMissing(_)
+            | Self::NoDefaultRoute
+            | Self::CapabilityMissing(_)
+            | Self::IptablesVariant(_)
+            | Self::KernelModuleMissing(_)
+            | Self::NatFailed(_)
+            | Self::FilterFailed(_)
+            | Self::RangesFailed(_)
+            | Self::LeaseFailed(_)
+            | Self::KeyInvalid { .. }
+            | Self::ElectionFailed(_)
+            | Self::KernelSilent(_)
+            | Self::NetlinkFailed(_)
+            | Self::NotConverged(_) => Scope::Pod,
+        }
+    }
+
     /// The reason, a CamelCase word.
     pub fn reason(&self) -> &'static str {
         match self {

@@ -22,6 +22,7 @@
 //! | `observe` | the kernel's state, with the roles of interfaces |
 //! | `desired` | the state that the configuration asks for |
 //! | `converge` | programming it, by `network` and the data path |
+//! | `parts` | which Services are carried out |
 //! | `stale_connections` | deleting connections that contradict it |
 //! | `drain` | the end of a pod that another one succeeds |
 //! | `priority`, `report` | what others learn: the election, status, metrics |
@@ -35,16 +36,18 @@ mod inputs;
 mod kept;
 mod network;
 mod observe;
+mod parts;
 mod priority;
 mod report;
 mod stale_connections;
 mod wake;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Instant;
 
+use lb_svc_crds::feature;
 use lb_svc_crds::gateway::{GatewayStatus, Interface};
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, info, warn};
@@ -133,6 +136,8 @@ struct Verified {
     desired: Desired,
     /// The digest of its configuration, if nothing of that was left out.
     digest: Option<String>,
+    /// The digests of the Services' parts of it of which nothing was left out.
+    parts: BTreeMap<String, String>,
 }
 
 /// A configured pod whose interfaces are known.
@@ -147,8 +152,8 @@ struct Pod {
 struct Assignment {
     /// All of them on a standby; otherwise those that are tentative.
     absent: BTreeSet<Ipv4Addr>,
-    /// Whether an address is tentative.
-    tentative: bool,
+    /// Those that are tentative.
+    tentative: BTreeSet<Ipv4Addr>,
     /// Why addresses cannot be verified, or are in use by others.
     faults: Vec<Fault>,
 }
@@ -310,8 +315,8 @@ impl Agent {
         self.announcer.watch_routers(lan, config);
         let unverifiable =
             self.announcer.verify_addresses(state, lan, config, active, self.inputs.is_confirmed());
-        let mut absent = self.announcer.tentative();
-        let tentative = !absent.is_empty();
+        let tentative = self.announcer.tentative();
+        let mut absent = tentative.clone();
         // A standby has everything but the addresses.
         if !active {
             absent.extend(config.addresses.iter().map(|a| a.address));
@@ -365,7 +370,8 @@ impl Agent {
         if let Some(op) = &changes.missing {
             return Err(Fault::NotConverged(format!("{op} does not last")));
         }
-        let digest = (faults.is_empty() && !tentative).then_some(digest);
+        let parts = parts::in_force(&config, &faults, &tentative);
+        let digest = (faults.is_empty() && tentative.is_empty()).then_some(digest);
         self.changed(&changes, &desired, repairing);
         self.reporter.run_succeeded(&changes, repairing, started.elapsed(), digest.as_deref());
         self.stale.delete_suspected().await;
@@ -375,7 +381,7 @@ impl Agent {
         self.announcer.announce(link, &self.links.addresses, restart);
         let targets = desired.datapath.targets().map(|(frontend, target)| (*frontend, target.clone()));
         self.forwarding.set(Instant::now(), &targets.collect(), outgoing);
-        self.verified = Some(Verified { desired, digest });
+        self.verified = Some(Verified { desired, digest, parts });
         Ok(faults)
     }
 
@@ -491,6 +497,8 @@ impl Agent {
             election: self.announcer.election_status(),
             faults: self.reporter.show_faults(faults),
             limits: self.reporter.show_limits(&limits),
+            features: feature::names(),
+            parts: Some(self.verified.as_ref().map(|verified| verified.parts.clone()).unwrap_or_default()),
         };
         let ready = report::is_ready(conditions, faults);
         self.reporter.publish(status, ready, self.announcer.is_owner());

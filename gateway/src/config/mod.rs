@@ -12,7 +12,7 @@ pub mod sealed;
 pub mod validate;
 
 pub use model::{
-    Address, Config, Election, Endpoints, Forward, Forwards, Frontend, Services, SourceRanges, Target,
+    Address, Config, Election, Endpoints, Forward, Forwards, Frontend, Part, Services, SourceRanges, Target,
     Targets, cluster_ips, services, targets,
 };
 pub use validate::{Invalid, parse};

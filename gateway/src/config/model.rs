@@ -19,6 +19,8 @@ pub struct Config {
     pub addresses: Vec<Address>,
     /// What is served, and where it leads.
     pub forwards: Forwards,
+    /// The parts of the Services, by their names (`<namespace>/<name>`).
+    pub parts: BTreeMap<String, Part>,
     /// The NAT back end to use.
     pub nat: NatBackend,
     /// The election, if the gateway has several pods.
@@ -39,6 +41,15 @@ pub struct Election {
     pub interval: Duration,
     /// For how long a pod that ends goes on leading the connections that it has, at most.
     pub drain: Duration,
+}
+
+/// One Service's part of the configuration.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Part {
+    /// Its digest, see [`lb_svc_crds::parts`].
+    pub digest: String,
+    /// The addresses that it needs.
+    pub addresses: BTreeSet<Ipv4Addr>,
 }
 
 /// An IPv4 address to own.

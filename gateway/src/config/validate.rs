@@ -8,11 +8,14 @@ use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net};
 use lb_svc_crds::gateway::{self as wire, CONFIG_VERSIONS, GatewayConfig, HealthCheck, Transport};
+use lb_svc_crds::{feature, parts};
 use serde::Deserialize;
 
 use crate::l2::arp::parse_mac;
 
-use super::model::{Address, Config, Election, Endpoints, Forward, Forwards, Frontend, SourceRanges, Target};
+use super::model::{
+    Address, Config, Election, Endpoints, Forward, Forwards, Frontend, Part, SourceRanges, Target,
+};
 
 /// Why a configuration is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -27,6 +30,9 @@ pub enum Invalid {
         last = CONFIG_VERSIONS.end()
     )]
     Version(u32),
+    /// It needs something that this build is not able to do.
+    #[error("it needs {0:?}, which this build is not able to do")]
+    Feature(String),
     /// The attachment, which names the LAN interface, has the wrong form.
     #[error("attachment {0:?} is not <namespace>/<nad>")]
     Attachment(String),
@@ -90,17 +96,28 @@ pub enum Invalid {
 /// # Errors
 /// If it cannot be used as a whole.
 pub fn parse(bytes: &[u8]) -> Result<Config, Invalid> {
-    // The version first: errors in the rest of an unknown version would mislead.
+    // What it needs first: errors in the rest, which this build does not know, would
+    // mislead.
     #[derive(Deserialize)]
-    struct Version {
+    struct Needs {
         version: u32,
+        #[serde(default)]
+        requires: BTreeSet<String>,
     }
     let json = |error: serde_json::Error| Invalid::Json(error.to_string());
-    let Version { version } = serde_json::from_slice(bytes).map_err(json)?;
+    let Needs { version, requires } = serde_json::from_slice(bytes).map_err(json)?;
     if !CONFIG_VERSIONS.contains(&version) {
         return Err(Invalid::Version(version));
     }
-    validate(serde_json::from_slice(bytes).map_err(json)?)
+    if let Some(unknown) = requires.difference(&feature::names()).next() {
+        return Err(Invalid::Feature(unknown.clone()));
+    }
+    let text = str::from_utf8(bytes).map_err(|error| Invalid::Json(error.to_string()))?;
+    let mut config = validate(serde_json::from_str(text).map_err(json)?)?;
+    for (service, digest) in parts::digests(text).map_err(json)? {
+        config.parts.entry(service).or_default().digest = digest;
+    }
+    Ok(config)
 }
 
 fn validate(wire: GatewayConfig) -> Result<Config, Invalid> {
@@ -125,8 +142,9 @@ fn validate(wire: GatewayConfig) -> Result<Config, Invalid> {
             Some(_) => return Err(Invalid::AddressTwice(address)),
         }
     }
-    let mut forwards = Forwards::new();
+    let (mut forwards, mut parts) = (Forwards::new(), BTreeMap::<String, Part>::new());
     for entry in &wire.frontends {
+        parts.entry(entry.service.clone()).or_default().addresses.extend(ipv4(&entry.addresses));
         let service: Arc<str> = entry.service.as_str().into();
         // Networks of IPv6 contain no client of IPv4.
         let clients: Option<SourceRanges> = entry.clients.as_ref().map(|networks| {
@@ -176,7 +194,7 @@ fn validate(wire: GatewayConfig) -> Result<Config, Invalid> {
     let predecessors = wire.election.as_ref().and_then(|election| election.predecessors.as_ref());
     let predecessors = predecessors.map(|macs| macs.iter().filter_map(|mac| parse_mac(mac)).collect());
     let (attachment, nat) = (wire.attachment, wire.nat_backend);
-    Ok(Config { attachment, addresses, forwards, nat, election, predecessors, notes })
+    Ok(Config { attachment, addresses, forwards, parts, nat, election, predecessors, notes })
 }
 
 /// The target of each port of an entry.
@@ -314,6 +332,27 @@ mod tests {
         // Even though nothing else of it could be read.
         assert_eq!(parse(br#"{"version": 8, "addresses": "elsewhere"}"#), Err(Invalid::Version(8)));
         assert_eq!(Invalid::Version(8).to_string(), "its version is 8, and this build carries out 1 to 7");
+    }
+
+    #[test]
+    fn required_feature_that_is_unknown_is_named() {
+        let requires =
+            |features: &str| format!(r#"{{"version": 7, "requires": [{features}], "addresses": 1}}"#);
+        let unknown = Invalid::Feature("later".to_owned());
+        assert_eq!(parse(requires(r#""later", "parts""#).as_bytes()), Err(unknown.clone()));
+        assert_eq!(unknown.to_string(), r#"it needs "later", which this build is not able to do"#);
+        assert!(matches!(parse(requires(r#""parts""#).as_bytes()), Err(Invalid::Json(_))), "that is known");
+        assert!(with("\"version\": 1", "\"version\": 7, \"requires\": [\"parts\"]").is_ok());
+        // Where no version says that it counts, it does all the same.
+        assert!(with("\"version\": 1", "\"version\": 1, \"requires\": [\"later\"]").is_err());
+    }
+
+    #[test]
+    fn part_of_a_service_has_its_addresses_and_the_digest_of_its_text() {
+        let config = parse(GOOD.as_bytes()).unwrap();
+        let digest = parts::digests(GOOD).unwrap().remove("default/test-service").unwrap();
+        let addresses = [Ipv4Addr::new(172, 18, 0, 18)].into();
+        assert_eq!(config.parts, [("default/test-service".to_owned(), Part { digest, addresses })].into());
     }
 
     #[test]

@@ -6,9 +6,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
-use lb_svc_crds::gateway::{GatewayStatus, HealthCheck, Port, Subset, TargetPort, Transport};
+use lb_svc_crds::gateway::{HealthCheck, Port, Subset, TargetPort, Transport};
 
 use super::readiness_gate::Verdict;
+use crate::gateway::rendered::PartDigests;
 use crate::model::{EndpointSlice, Pod, PodId};
 
 /// How long a gateway may be behind with its endpoints and still count as
@@ -31,7 +32,7 @@ pub struct EndpointTargets {
     pub subsets: Vec<Subset>,
     /// Their health check, if there is one.
     pub check: Option<HealthCheck>,
-    /// Digest of the gateway's configuration without them.
+    /// Digest of the Service's part of the configuration without them.
     pub rest: String,
 }
 
@@ -39,31 +40,32 @@ pub struct EndpointTargets {
 /// lost: then less is known for a while.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ConvergenceState {
-    /// The digest of the configuration without endpoints that its pods carry out.
+    /// The digest of the part without endpoints that its pods carry out.
     rest: Option<String>,
-    /// The digests that the pods report.
+    /// The digests of what the pods report to carry out.
     digests: BTreeSet<String>,
     /// Since when these have not changed, though they were to.
     behind: Option<Timestamp>,
     /// Since when all endpoints of some port have failed their check.
     failing: Option<Timestamp>,
-    /// The last configurations, by digest, with the pods among their targets that
+    /// The last configurations, by their digests, with the pods among their targets that
     /// wait for the readiness gate.
-    recent: VecDeque<(String, BTreeSet<PodId>)>,
+    recent: VecDeque<Recent>,
 }
+
+/// The digests of a configuration, and the pods that it targets.
+type Recent = ([String; 2], BTreeSet<PodId>);
 
 /// An observation of a gateway.
 pub struct Observation<'a> {
     /// Its endpoint targets.
     pub targets: &'a EndpointTargets,
-    /// The digest of its configuration.
-    pub digest: &'a str,
+    /// The digests of the Service's part of its configuration.
+    pub part: &'a PartDigests,
     /// Its ready pods.
     pub pods: &'a [&'a Pod],
-    /// Whether a ready pod carries out the whole configuration.
+    /// Whether a ready pod carries out all of that.
     pub acknowledged: bool,
-    /// Whether a pod's status reports that it does.
-    pub acknowledges: &'a dyn Fn(&GatewayStatus) -> bool,
     /// The Service's slices.
     pub slices: &'a [Arc<EndpointSlice>],
     /// The pods that are ready except for the readiness gate, and whether they
@@ -122,7 +124,8 @@ impl Observation<'_> {
         waiting: &BTreeMap<PodId, IpAddr>,
         fails: bool,
     ) -> ConvergenceState {
-        let digests = self.pods.iter().filter_map(|pod| pod.reported()?.digest.clone()).collect();
+        let reported = self.pods.iter().filter_map(|pod| self.part.reported(pod.reported()?));
+        let digests = reported.map(str::to_owned).collect();
         let known = before.filter(|before| before.rest.as_ref() == Some(&self.targets.rest));
         let behind = match known {
             _ if self.acknowledged => None,
@@ -135,10 +138,11 @@ impl Observation<'_> {
         let mut recent = VecDeque::new();
         if !waiting.is_empty() {
             recent = before.map(|before| before.recent.clone()).unwrap_or_default();
-            recent.retain(|(digest, _)| digest != self.digest);
+            let wanted = self.part.wanted().map(str::to_owned);
+            recent.retain(|(digests, _)| *digests != wanted);
             recent.truncate(RECENT - 1);
             let targeted = waiting.iter().filter(|(_, address)| self.leading(**address).next().is_some());
-            recent.push_front((self.digest.to_owned(), targeted.map(|(pod, _)| *pod).collect()));
+            recent.push_front((wanted, targeted.map(|(pod, _)| *pod).collect()));
         }
         ConvergenceState { rest, digests, behind, failing, recent }
     }
@@ -176,16 +180,18 @@ impl Observation<'_> {
     fn verdicts(
         &self,
         waiting: &BTreeMap<PodId, IpAddr>,
-        recent: &VecDeque<(String, BTreeSet<PodId>)>,
+        recent: &VecDeque<Recent>,
     ) -> BTreeMap<PodId, Verdict> {
         // A pod that does not respond may not have the configuration. One that is
         // behind, in the middle of a roll-out, may have one that targets the pod.
         let leads = |pod: &Pod, to: PodId| {
             let Some(status) = pod.reported() else { return false };
-            let knew = |(digest, targeted): &(String, BTreeSet<PodId>)| {
-                status.digest.as_ref() == Some(digest) && targeted.contains(&to)
+            let knew = |(digests, targeted): &Recent| {
+                let reported = self.part.reported(status);
+                reported.is_some_and(|reported| digests.iter().any(|digest| digest == reported))
+                    && targeted.contains(&to)
             };
-            (self.acknowledges)(status) || recent.iter().any(knew)
+            self.part.acknowledged_by(status) || recent.iter().any(knew)
         };
         let verdict = |to: PodId, address: IpAddr| {
             let mut subsets = self.leading(address).peekable();
@@ -214,12 +220,21 @@ impl Observation<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gateway::rendered::tests::{SERVICE, part};
     use crate::model::StatusReport;
     use crate::testing::slice;
+    use lb_svc_crds::gateway::GatewayStatus;
 
+    /// A pod that carries this out: `a` says it of the Service's part, `b`, of an earlier
+    /// release, of the whole.
     fn gateway(name: &str, digest: &str, unhealthy: &[&str]) -> Pod {
         let unhealthy = unhealthy.iter().map(|socket| socket.parse().unwrap()).collect();
-        let status = GatewayStatus { digest: Some(digest.into()), unhealthy, ..GatewayStatus::default() };
+        let (whole, parts) = match name {
+            "a" => ("changed by others", Some([(SERVICE.to_owned(), digest.to_owned())].into())),
+            _ => (digest, None),
+        };
+        let status =
+            GatewayStatus { digest: Some(whole.into()), parts, unhealthy, ..GatewayStatus::default() };
         Pod {
             name: name.into(),
             ready: true,
@@ -279,12 +294,12 @@ mod tests {
             let gated_pods =
                 [(PodId::of("uid-1"), true), (second(), false), (PodId::of("uid-4"), false)].into();
             let pods: Vec<&Pod> = self.pods.iter().collect();
+            let part = part(self.digest);
             let observation = Observation {
                 targets: &self.targets,
-                digest: self.digest,
+                part: &part,
                 pods: &pods,
                 acknowledged: self.acknowledged,
-                acknowledges: &|status| status.digest.as_deref() == Some(self.digest),
                 slices: &slices,
                 gated_pods: &gated_pods,
                 now: self.start + SignedDuration::from_secs(seconds),

@@ -1,11 +1,10 @@
-//! Whether a gateway carries its configuration out, as its pods report.
+//! Whether a gateway carries out what is configured for a Service, as its pods report.
 
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use lb_svc_crds::gateway::GatewayStatus;
 
-use super::config::{Digests, Rendered};
+use super::rendered::{PartDigests, Rendered};
 use crate::backend::convergence::{Convergence, Observation};
 use crate::backend::readiness_gate::Verdict;
 use crate::ipam::Claim;
@@ -13,17 +12,17 @@ use crate::model::{Pod, PodId, Service, StatusReport};
 use crate::observed::{ObservedEndpoints, Remembered};
 use crate::service::allocation::conflict;
 
-/// What a gateway does of its configuration.
+/// What a gateway does of a Service's part of its configuration.
 #[derive(Debug, Default)]
 pub struct Acknowledgement {
-    /// Whether a ready pod carries out all of it.
+    /// Whether a ready pod carries out all of that.
     pub whole: bool,
     /// The convergence of a gateway with endpoint targets.
     pub convergence: Option<Convergence>,
 }
 
-/// Finds what the gateway, of which `pods` are the living pods, does of
-/// `config`. One that is not `written` yet is carried out by none.
+/// Finds what the gateway, of which `pods` are the living pods, does of the Service's part
+/// of `config`: a change of another's is nothing to wait for. A configuration that is not `written` yet is carried out by none.
 pub fn acknowledge(
     config: &Rendered,
     written: bool,
@@ -33,15 +32,13 @@ pub fn acknowledge(
     now: Timestamp,
 ) -> Acknowledgement {
     let ready: Vec<&Pod> = pods.iter().copied().filter(|pod| pod.ready).collect();
-    let whole = written && ready.iter().any(|pod| carries_out(pod, &config.digests));
+    let whole = written && ready.iter().any(|pod| carries_out(pod, &config.part));
     let convergence = config.targets.as_ref().map(|targets| {
-        let acknowledges = |status: &GatewayStatus| config.digests.acknowledged_by(status);
         let observation = Observation {
             targets,
-            digest: config.digests.wanted(),
+            part: &config.part,
             pods: &ready,
             acknowledged: whole,
-            acknowledges: &acknowledges,
             slices: &endpoints.slices,
             gated_pods: &endpoints.gated_pods,
             now,
@@ -51,11 +48,11 @@ pub fn acknowledge(
     Acknowledgement { whole, convergence }
 }
 
-/// Whether the pod carries out the configuration. One that may not be queried
-/// is believed its readiness.
-fn carries_out(pod: &Pod, digests: &Digests) -> bool {
+/// Whether the pod carries out the part. One that may not be queried is believed its
+/// readiness.
+fn carries_out(pod: &Pod, part: &PartDigests) -> bool {
     match &pod.report {
-        StatusReport::Reported(status) => digests.acknowledged_by(status),
+        StatusReport::Reported(status) => part.acknowledged_by(status),
         StatusReport::NoResponse => true,
         StatusReport::NotQueried | StatusReport::Missed => false,
     }
@@ -200,7 +197,7 @@ mod tests {
         let mut withheld = observed.clone();
         withheld.gateway.pods[0].ready = false;
         let status = reported_mut(&mut withheld.gateway.pods[0]);
-        (status.digest, status.addresses) = (None, Vec::new());
+        (status.digest, status.parts, status.addresses) = (None, Some(BTreeMap::new()), Vec::new());
         status.conflicts.insert("172.18.0.11".parse().unwrap(), FOREIGN_MAC.to_owned());
         assert_eq!(ingress(&withheld), (0, "AddressConflict".into()));
         withheld.gateway.pods[1].report = StatusReport::NoResponse;

@@ -1,26 +1,21 @@
-//! The configuration that a gateway is given, in its ConfigMap.
+//! The configuration that a gateway is given, in its ConfigMap: the parts of the Services
+//! that it serves, and what is the same for all of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::time::Duration;
 
 use lb_svc_crds::gateway::{
-    ADVERTISEMENT_INTERVAL_MS, Address, CONFIG_VERSION, DIRECT_VERSION, DRAIN_SECONDS, Election, Frontend,
-    GatewayConfig, GatewayStatus, LIMITED_VERSION, NatBackend, PROXY_VERSION, Port, Subset, Target,
+    ADVERTISEMENT_INTERVAL_MS, Address, CONFIG_VERSION, DRAIN_SECONDS, Election, Frontend, GatewayConfig,
+    NatBackend, Port, Subset, Target,
 };
-use lb_svc_crds::names;
 use lb_svc_crds::reason::Reason;
 
-use crate::action::Action;
-use crate::backend::convergence::EndpointTargets;
+use super::rendered::Rendered;
 use crate::backend::endpoints;
 use crate::ipam::{Claim, Network};
-use crate::model::{GatewayId, OwnedObject, Pod, Problem, Service, ServicePort};
+use crate::model::{GatewayId, OwnedObject, Pod, Problem, Service, ServicePort, ServiceRef};
 use crate::observed::{ObservedEndpoints, ObservedGateway};
 use crate::service::spec::{ServiceSpec, transport};
-
-/// The most bytes of a configuration: beside it in the ConfigMap is its seal.
-const CONFIG_MAX: usize = names::CONFIG_MAP_MAX - 1024;
 
 /// The most predecessors that a configuration names: there is one Deployment, and its
 /// pods are few.
@@ -96,32 +91,68 @@ pub fn desired(spec: &ServiceSpec, inputs: &Inputs<'_>) -> Result<Option<Rendere
         },
     };
     let known_drain = || Some(known.as_ref()?.election.as_ref()?.drain_seconds);
-    let config = GatewayConfig {
-        version: match (&target, &spec.clients) {
-            _ if spec.proxy_protocol.is_some() => PROXY_VERSION,
-            (Target::Endpoints { .. }, _) => DIRECT_VERSION,
-            (_, Some(_)) => LIMITED_VERSION,
-            (_, None) => CONFIG_VERSION,
-        },
+    let frontend = Frontend {
+        service: service.id.service.to_string(),
+        addresses: addresses.iter().map(|address| address.address).collect(),
+        target,
+        ports: spec.ports.clone(),
+        clients: spec.clients.clone(),
+        proxy_protocol: spec.proxy_protocol,
+    };
+    let desired = Desired {
         attachment: spec.provider.multus_name(),
-        frontends: vec![Frontend {
-            service: service.id.service.to_string(),
-            addresses: addresses.iter().map(|address| address.address).collect(),
-            target,
-            ports: spec.ports.clone(),
-            clients: spec.clients.clone(),
-            proxy_protocol: spec.proxy_protocol,
-        }],
         nat_backend: spec.nat_backend.unwrap_or(nat_backend),
-        addresses,
-        election: Some(Election {
+        election: Election {
             gateway: id.to_string(),
             interval_ms: ADVERTISEMENT_INTERVAL_MS,
             predecessors: Some(predecessors(&gateway.pods, id)),
             drain_seconds: drain_seconds.or_else(known_drain).unwrap_or(DRAIN_SECONDS),
-        }),
+        },
+        parts: [(service.id.service.clone(), Part { addresses, frontends: vec![frontend] })].into(),
     };
-    Rendered::of(config).map(Some)
+    Rendered::of(desired.into_config(), &service.id.service).map(Some)
+}
+
+/// What a gateway is to do, by Service.
+#[derive(Clone, Debug)]
+struct Desired {
+    /// The attachment, as Multus names it.
+    attachment: String,
+    nat_backend: NatBackend,
+    election: Election,
+    parts: BTreeMap<ServiceRef, Part>,
+}
+
+/// What a gateway is to do for one Service.
+#[derive(Clone, Debug)]
+struct Part {
+    /// The addresses that it needs; others may need them as well.
+    addresses: Vec<Address>,
+    frontends: Vec<Frontend>,
+}
+
+impl Desired {
+    /// The configuration that says so: each address once, and the frontends in the order
+    /// of their Services.
+    fn into_config(self) -> GatewayConfig {
+        let Self { attachment, nat_backend, election, parts } = self;
+        let (mut addresses, mut frontends) = (Vec::<Address>::new(), Vec::new());
+        let mut listed = BTreeSet::new();
+        for part in parts.into_values() {
+            addresses.extend(part.addresses.into_iter().filter(|address| listed.insert(address.address)));
+            frontends.extend(part.frontends);
+        }
+        let config = GatewayConfig {
+            version: CONFIG_VERSION,
+            requires: BTreeSet::new(),
+            attachment,
+            addresses,
+            frontends,
+            nat_backend,
+            election: Some(election),
+        };
+        config.with_requirements()
+    }
 }
 
 /// The hardware addresses of pods that may answer, beside the members of an election
@@ -171,7 +202,7 @@ pub fn as_before<'a>(
     if claim.is_none() && !own.is_empty() {
         return None;
     }
-    Some((Rendered::of(config).ok()?, claim))
+    Some((Rendered::of(config, &service.id.service).ok()?, claim))
 }
 
 fn parse(known: Option<&OwnedObject<String>>) -> Option<GatewayConfig> {
@@ -187,212 +218,25 @@ fn subsets(service: &Service, ports: &[Port], endpoints: &ObservedEndpoints) -> 
     endpoints::subsets(&ports, &endpoints.slices, |pod| endpoints.gated_pods.contains_key(&pod))
 }
 
-/// A configuration as it goes into the ConfigMap.
-#[derive(Debug)]
-pub struct Rendered {
-    text: String,
-    /// The same, before the first address had been in service: the LAN is to be
-    /// probed for it. A gateway that carries that out carries out this.
-    unproven: String,
-    /// The digests of both.
-    pub digests: Digests,
-    /// The endpoint targets, if it has any.
-    pub targets: Option<EndpointTargets>,
-    /// That endpoints are left out, for a ConfigMap does not hold all.
-    pub left_out: Option<Problem>,
-}
-
-impl Rendered {
-    /// The configuration, as far as a ConfigMap holds it.
-    fn of(config: GatewayConfig) -> Result<Self, Problem> {
-        let whole = Self::whole(config.clone());
-        if whole.unproven.len() <= CONFIG_MAX {
-            return Ok(whole);
-        }
-        let (config, left_out) = fit(config, whole.unproven.len())?;
-        Ok(Self { left_out: Some(left_out), ..Self::whole(config) })
-    }
-
-    /// The whole configuration, however large.
-    fn whole(config: GatewayConfig) -> Self {
-        let text = render(&config);
-        let mut config = unproven(config);
-        let unproven = render(&config);
-        let targets = config.frontends.iter_mut().find_map(|frontend| {
-            let Target::Endpoints { subsets, check, .. } = &mut frontend.target else { return None };
-            Some((frontend.ports.clone(), std::mem::take(subsets), check.clone()))
-        });
-        let targets = targets.map(|(ports, subsets, check)| {
-            let rest = names::digest(render(&config).as_bytes());
-            EndpointTargets { ports, subsets, check, rest }
-        });
-        let digests = Digests([&text, &unproven].map(|text| names::digest(text.as_bytes())));
-        Self { text, unproven, digests, targets, left_out: None }
-    }
-
-    /// Writes the ConfigMap, unless it is so, and signed. `written`: how long ago it
-    /// was last written.
-    pub fn write(&self, gateway: &ObservedGateway, written: Option<Duration>) -> Write {
-        if gateway.is_sealed() && gateway.config.as_ref().is_some_and(|known| known.content == self.text) {
-            return Write::Not;
-        }
-        let rest = written.and_then(|written| interval(self.text.len()).checked_sub(written));
-        match rest.filter(|rest| !rest.is_zero()) {
-            Some(rest) => Write::Later(rest),
-            None => Write::Now(Action::WriteConfig(self.text.clone())),
-        }
-    }
-
-    /// Whether the ConfigMap says this already, or did before the first address
-    /// had been in service.
-    pub fn is_written(&self, known: Option<&OwnedObject<String>>) -> bool {
-        known.is_some_and(|known| known.content == self.text || known.content == self.unproven)
-    }
-}
-
-/// Whether a ConfigMap is to be written.
-#[derive(Debug)]
-pub enum Write {
-    /// It is as it is to be.
-    Not,
-    /// It is, after this time.
-    Later(Duration),
-    /// It is.
-    Now(Action),
-}
-
-/// The shortest time between two writes of a ConfigMap of so many bytes: the
-/// first and the last size with a pause of its own, and the pause. Endpoints may
-/// change with each pod of a large roll-out, and each write is all of it.
-const INTERVAL: [(u64, Duration); 2] =
-    [(8 * 1024, Duration::from_millis(50)), (128 * 1024, Duration::from_secs(1))];
-
-fn interval(bytes: usize) -> Duration {
-    let [(small, shortest), (large, longest)] = INTERVAL;
-    let above = u64::try_from(bytes).unwrap_or(u64::MAX).clamp(small, large) - small;
-    let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or_default();
-    shortest + Duration::from_millis(millis(longest - shortest) * above / (large - small))
-}
-
-/// What a ConfigMap holds of a configuration that takes `whole` bytes, which is too
-/// many, and what is left out: the endpoints that are on their way out, and if need be
-/// the last of those that are ready.
-///
-/// # Errors
-/// It is too large without endpoints.
-fn fit(mut config: GatewayConfig, whole: usize) -> Result<(GatewayConfig, Problem), Problem> {
-    let mut without = config.clone();
-    for subset in subsets_of(&mut without) {
-        subset.addresses.clear();
-        subset.draining.clear();
-    }
-    let base = render(&unproven(without)).len();
-    if base > CONFIG_MAX {
-        let message = format!(
-            "the gateway's configuration is {whole} bytes, a ConfigMap holds {CONFIG_MAX}: use fewer ports, or fewer endpoints"
-        );
-        return Err(Problem::new(Reason::ConfigTooLarge, message));
-    }
-    // The bytes of the first so many addresses of each: in quotes, and with a comma.
-    let lengths = subsets_of(&mut config).map(|subset| {
-        let mut sum = 0;
-        let sums = subset.addresses.iter().map(|address| {
-            sum += address.to_string().len() + 3;
-            sum
-        });
-        sums.collect::<Vec<usize>>()
-    });
-    let lengths: Vec<Vec<usize>> = lengths.collect();
-    let fits = |most: usize| {
-        let of = |sums: &Vec<usize>| most.min(sums.len()).checked_sub(1).map_or(0, |last| sums[last]);
-        base + lengths.iter().map(of).sum::<usize>() <= CONFIG_MAX
-    };
-    let (mut most, mut too_many) = (0, lengths.iter().map(Vec::len).max().unwrap_or_default() + 1);
-    while most + 1 < too_many {
-        let middle = usize::midpoint(most, too_many);
-        *(if fits(middle) { &mut most } else { &mut too_many }) = middle;
-    }
-    for subset in subsets_of(&mut config) {
-        subset.addresses.truncate(most);
-        subset.draining.clear();
-    }
-    // In thousands: what is said is not to change with each endpoint.
-    let thousands = |most: usize| lengths.iter().map(|sums| sums.len().min(most)).sum::<usize>() / 1000;
-    let message = format!(
-        "the gateway's configuration is more than the {CONFIG_MAX} bytes that a ConfigMap holds: about {} of {} thousand ready endpoints get connections, and those on their way out keep none; use fewer, or several Services",
-        thousands(most),
-        thousands(usize::MAX),
-    );
-    Ok((config, Problem::new(Reason::ConfigTooLarge, message)))
-}
-
-fn subsets_of(config: &mut GatewayConfig) -> impl Iterator<Item = &mut Subset> {
-    config.frontends.iter_mut().flat_map(|frontend| match &mut frontend.target {
-        Target::Endpoints { subsets, .. } => subsets.as_mut_slice(),
-        Target::ClusterIp { .. } => &mut [],
-    })
-}
-
-/// The configuration from before the first address had been in service.
-fn unproven(mut config: GatewayConfig) -> GatewayConfig {
-    if let Some(address) = config.addresses.first_mut() {
-        address.probe = true;
-    }
-    config
-}
-
-fn render(config: &GatewayConfig) -> String {
-    // Serialising plain structs of strings and numbers cannot fail.
-    serde_json::to_string(config).unwrap_or_default()
-}
-
-/// The digests by which pods acknowledge a [`Rendered`] configuration: of its
-/// text, and of that from before its first address had been in service.
-#[derive(Debug)]
-pub struct Digests([String; 2]);
-
-impl Digests {
-    /// The digest of the text.
-    pub fn wanted(&self) -> &str {
-        &self.0[0]
-    }
-
-    /// Whether a pod reports that it carries the configuration out.
-    pub fn acknowledged_by(&self, status: &GatewayStatus) -> bool {
-        status.digest.as_deref().is_some_and(|digest| self.is_any(digest))
-    }
-
-    /// Whether the pod need not be given another configuration than that with
-    /// this digest. Where there are several pods, each has to know that the LAN
-    /// has been probed: one that takes over must not probe it again.
-    pub fn suits(&self, pod: &Pod, digest: &str) -> bool {
-        if pod.member { digest == self.wanted() } else { self.is_any(digest) }
-    }
-
-    fn is_any(&self, digest: &str) -> bool {
-        self.0.iter().any(|known| known == digest)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::action::Action;
     use crate::gateway::manifests;
-    use crate::model::{DeploymentState, Endpoint, EndpointSlice};
+    use crate::model::DeploymentState;
     use crate::model::{Setting, StatusReport};
     use crate::observed::{Observed, SealState};
     use crate::service::conditions::{GATEWAY_READY, LIMITED, ips};
-    use crate::service::plan::{Requeue, plan};
+    use crate::service::plan::plan;
     use crate::testing::gateway::{
         annotate, carried_out, claim, claimed, config_of, config_written, direct_access, gateway_pod,
-        is_converged, network, owned, reason, set, set_wrongly, settle, status, target_addresses, tcp_slice,
-        with_pods,
+        is_converged, network, owned, reason, set, set_wrongly, settle, status, target_addresses, with_pods,
     };
     use crate::testing::port;
     use lb_svc_crds::Requested;
-    use lb_svc_crds::gateway::ProxyProtocol;
+    use lb_svc_crds::gateway::{DIRECT_VERSION, ProxyProtocol};
+    use lb_svc_crds::names;
     use lb_svc_crds::seal::PrivateKey;
-    use std::sync::Arc;
 
     #[test]
     fn address_is_probed_until_in_service() {
@@ -425,32 +269,6 @@ mod tests {
         earlier.addresses.claims[0].probed = false;
         earlier.gateway.pods.clear();
         assert_eq!(config_of(&plan(&earlier)), None);
-    }
-
-    #[test]
-    fn r25_writes_are_paced_by_size_and_the_last_one_has_the_latest() {
-        let millis = |bytes| interval(bytes).as_millis();
-        assert_eq!([0, 8_192, 68 * 1024, 131_072, CONFIG_MAX].map(millis), [50, 50, 525, 1000, 1000]);
-
-        let mut observed = direct_access();
-        observed.endpoints.slices = vec![tcp_slice(&[(1, "ready"), (2, "ready"), (3, "ready")])];
-        observed.remembered.config_written = Some(Duration::from_millis(20));
-        let planned = plan(&observed);
-        assert_eq!(config_of(&planned), None);
-        let nudges = |action: &Action| matches!(action, Action::AnnotatePod { .. });
-        assert!(!planned.steps().any(nudges), "for what is not written yet");
-        let Requeue::Unconverged { within: Some(within), restart: false, .. } = planned.next else {
-            panic!("{:?}", planned.next)
-        };
-        assert_eq!(within, Duration::from_millis(30), "it is come back to");
-
-        observed.endpoints.slices = vec![tcp_slice(&[(1, "ready"), (4, "ready")])];
-        for written in [Some(Duration::from_millis(50)), None] {
-            observed.remembered.config_written = written;
-            let planned = plan(&observed);
-            assert_eq!(target_addresses(&config_written(&planned)), ["10.0.0.1", "10.0.0.4"]);
-            assert!(planned.steps().any(nudges));
-        }
     }
 
     #[test]
@@ -539,58 +357,6 @@ mod tests {
         let config: GatewayConfig = serde_json::from_str(&done.gateway.config.unwrap().content).unwrap();
         assert!(target_addresses(&config).is_empty());
         assert_eq!(config.frontends[0].ports.len(), 1);
-    }
-
-    #[test]
-    fn r50_of_too_many_endpoints_ready_ones_are_written_as_far_as_they_fit() {
-        let mut observed = direct_access();
-        let many = |n: u8, count: u16, state: &str| {
-            let mut slice = EndpointSlice::clone(&tcp_slice(&[(1, state)]));
-            let one = slice.endpoints[0];
-            slice.endpoints = (0..count)
-                .map(|k| Endpoint { address: (u32::from(k) + (u32::from(n) << 24)).into(), ..one })
-                .collect();
-            Arc::new(slice)
-        };
-        let written = |observed: &Observed| {
-            let planned = plan(observed);
-            let text = config_of(&planned).expect("what fits");
-            assert!(text.len() <= CONFIG_MAX);
-            let (ingress, conditions) = status(&planned).unwrap();
-            assert_eq!((ingress.len(), reason(conditions, GATEWAY_READY)), (1, "GatewayReady"));
-            let limit = conditions.iter().find(|condition| condition.kind == LIMITED).unwrap();
-            let limit = (limit.reason.clone(), limit.message.clone());
-            let mut config = config_written(&planned);
-            let draining: usize = subsets_of(&mut config).map(|subset| subset.draining.len()).sum();
-            (target_addresses(&config), draining, text.len(), limit)
-        };
-        // Those on their way out go first.
-        observed.endpoints.slices = vec![many(10, 40_000, "ready"), many(11, 60_000, "leaving")];
-        let (addresses, draining, _, (limited, said)) = written(&observed);
-        assert_eq!((addresses.len(), draining, limited.as_str()), (40_000, 0, "ConfigTooLarge"));
-        assert!(said.contains("40 of 40 thousand ready endpoints"), "{said}");
-        // Then as many as there is room for are used.
-        observed.endpoints.slices = vec![many(10, u16::MAX, "ready"), many(12, 20_000, "ready")];
-        let (addresses, _, length, (_, said)) = written(&observed);
-        assert!(length > CONFIG_MAX - 64, "{length} bytes, {} endpoints", addresses.len());
-        assert!(said.contains(&format!("{} of 85 thousand", addresses.len() / 1000)), "{said}");
-        // One that is gone gets no more connections.
-        let gone = addresses[0].clone();
-        let mut slice = EndpointSlice::clone(&observed.endpoints.slices[0]);
-        slice.endpoints.retain(|endpoint| endpoint.address.to_string() != gone);
-        observed.endpoints.slices[0] = Arc::new(slice);
-        let (addresses, ..) = written(&observed);
-        assert!(!addresses.contains(&gone));
-    }
-
-    #[test]
-    fn config_too_large_is_reported() {
-        // Each with a target of its own.
-        let mut observed = direct_access();
-        observed.service.as_mut().unwrap().ports = (1..=20_000).map(|number| port("TCP", number)).collect();
-        let planned = plan(&observed);
-        assert_eq!(config_of(&planned), None);
-        assert_eq!(reason(status(&planned).unwrap().1, GATEWAY_READY), "ConfigTooLarge");
     }
 
     /// The gateway as it is once its configuration is signed, with the generation
@@ -711,5 +477,27 @@ mod tests {
         assert_eq!(config_of(&plan(&observed)), None, "not taken up yet");
         observed.gateway.pods = vec![gateway_pod("gw", &content, &["172.18.0.11"])];
         assert_eq!(probes(&observed), [false]);
+    }
+
+    #[test]
+    fn address_of_several_services_is_listed_once() {
+        let text = config_of(&plan(&claimed(&[claim("172.18.0.11", Requested::Dynamic)]))).unwrap().clone();
+        let one: GatewayConfig = serde_json::from_str(&text).unwrap();
+        let part = |service: &ServiceRef| Part {
+            addresses: one.addresses.clone(),
+            frontends: vec![Frontend { service: service.to_string(), ..one.frontends[0].clone() }],
+        };
+        let config = |services: &[&str]| {
+            let services = services.iter().map(|name| ServiceRef::new("default", name));
+            let parts = services.map(|service| (service.clone(), part(&service))).collect();
+            let (attachment, nat_backend) = (one.attachment.clone(), one.nat_backend);
+            Desired { attachment, nat_backend, election: one.election.clone().unwrap(), parts }.into_config()
+        };
+        assert_eq!(config(&["test-service"]), one, "of one it is what it was");
+        let two = config(&["test-service", "other"]);
+        let services = two.frontends.iter().map(|frontend| frontend.service.as_str());
+        assert_eq!(services.collect::<Vec<_>>(), ["default/other", "default/test-service"]);
+        assert_eq!(two.addresses, one.addresses);
+        assert_eq!(two.requires, ["parts".to_owned()].into());
     }
 }

@@ -13,10 +13,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use lb_svc_crds::feature::Feature;
 use lb_svc_crds::gateway::GatewayStatus;
 use lb_svc_crds::names::{self, Provider};
 
-use super::config::Digests;
+use super::rendered::Digests;
 use crate::action::Action;
 use crate::ipam::{Claim, Network};
 use crate::model::{Pod, StatusReport};
@@ -76,10 +77,15 @@ fn has_read(pod: &Pod, status: &GatewayStatus, digests: &Digests) -> bool {
     status.seen.as_deref().is_some_and(|seen| digests.suits(pod, seen))
 }
 
-/// Whether the pod is the gateway's and answers the controller.
+/// Whether the pod is the gateway's, answers the controller, and may take what is pushed.
 fn is_reached(pod: &Pod) -> bool {
-    let answers = matches!(pod.report, StatusReport::Reported(_) | StatusReport::Missed);
-    answers && pod.of_deployment && pod.could_answer() && pod.address.is_some()
+    let takes = match &pod.report {
+        // Of one that does not say it is found out.
+        StatusReport::Reported(status) => status.can(Feature::Push) != Some(false),
+        StatusReport::Missed => true,
+        StatusReport::NotQueried | StatusReport::NoResponse => false,
+    };
+    takes && pod.of_deployment && pod.could_answer() && pod.address.is_some()
 }
 
 /// Pushes the configuration to those of `pods` that are to have it so.
@@ -273,6 +279,9 @@ mod tests {
 
         answered(&mut observed, &digest, PushAnswer::Taken, 10);
         assert_eq!(told(&observed), (vec![], vec![]), "it says so in a moment");
+        let (mut observed, _) = behind();
+        reported_mut(&mut observed.gateway.pods[0]).features.clear();
+        assert_eq!(told(&observed), pushed, "of one that names no features it is tried");
         let (mut observed, digest) = behind();
         let status = reported_mut(&mut observed.gateway.pods[0]);
         (status.seen, status.digest) = (Some(digest.clone()), Some(digest));
@@ -301,6 +310,9 @@ mod tests {
             |observed: &mut Observed| observed.gateway.pods[0].of_deployment = false,
             |observed: &mut Observed| observed.gateway.pods[0].address = None,
             |observed: &mut Observed| observed.gateway.seal = None,
+            |observed: &mut Observed| {
+                reported_mut(&mut observed.gateway.pods[0]).features = ["direct".to_owned()].into();
+            },
         ] {
             let mut observed = unreached.clone();
             change(&mut observed);

@@ -14,6 +14,7 @@ pub mod migration;
 pub mod placement;
 pub mod plan;
 pub mod pod_settings;
+pub mod rendered;
 pub mod repair;
 pub mod rollout;
 pub mod workload;

@@ -22,9 +22,10 @@ use lb_svc_crds::names::Provider;
 use lb_svc_crds::reason::Reason;
 
 use super::acknowledgement::{self, Acknowledgement};
-use super::config::{self, Rendered, Write};
+use super::config;
 use super::placement::{self, Placement};
 use super::pod_settings::Settings;
+use super::rendered::{Rendered, Write};
 use super::rollout::Rollout;
 use super::workload::{self, Workload};
 use super::{assignment, cleanup, config_sync, election, election_report, repair};
@@ -318,7 +319,7 @@ fn serve(service: &Service, spec: &ServiceSpec, observed: &Observed) -> Plan {
     }
     let again = workload.as_ref().ok().and_then(|workload| workload.again);
     if let (Ok(Some(config)), true) = (&config, programmed) {
-        actions.extend(allocation.release_surplus(&gateway.pods, &config.digests, id));
+        actions.extend(allocation.release_surplus(&gateway.pods, &config.part, id));
     }
     // Last, for it may be refused, and nothing else depends on it.
     actions.extend(cleanup::delete_orphans(gateway, stays.then_some(id)));

@@ -11,7 +11,7 @@ use lb_svc_crds::reason::Reason;
 use super::spec::ServiceSpec;
 use crate::action::Action;
 use crate::gateway::cleanup::is_held;
-use crate::gateway::config::Digests;
+use crate::gateway::rendered::PartDigests;
 use crate::ipam::{AddressRequest, AllocationError, Claim};
 use crate::model::{GatewayId, Pod, Problem, Service};
 use crate::observed::{Filled, Observed, ObservedAddresses};
@@ -316,11 +316,11 @@ impl<'a> Allocation<'a> {
 
     /// Releases the claims that the gateway no longer is to serve, once none of
     /// its pods answers for them.
-    pub fn release_surplus(&self, pods: &[Pod], digests: &Digests, gateway: &GatewayId) -> Vec<Action> {
+    pub fn release_surplus(&self, pods: &[Pod], part: &PartDigests, gateway: &GatewayId) -> Vec<Action> {
         let is_surplus = |claim: &&&Claim| {
             let has_let_go = |pod: &Pod| {
                 let released = |status: &GatewayStatus| {
-                    digests.acknowledged_by(status) && !status.addresses.contains(&claim.address)
+                    part.acknowledged_by(status) && !status.addresses.contains(&claim.address)
                 };
                 pod.reported().is_some_and(released)
             };

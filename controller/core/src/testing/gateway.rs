@@ -13,8 +13,9 @@ use crate::service::conditions::FailedWrite;
 use crate::service::plan::{Plan, Requeue};
 use lb_svc_crds::gateway::{GatewayConfig, GatewayStatus, Role, Target, Transport};
 use lb_svc_crds::names::Provider;
-use lb_svc_crds::{Requested, names};
+use lb_svc_crds::{Requested, feature, names, parts};
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -100,6 +101,13 @@ pub fn owned<T>(uid: &str, content: T) -> OwnedObject<T> {
     }
 }
 
+/// The status of a pod that carries the configuration `content` out, as far as it is about
+/// that.
+pub fn carries_out(content: &str) -> GatewayStatus {
+    let digest = Some(names::digest(content.as_bytes()));
+    GatewayStatus { digest, parts: parts::digests(content).ok(), ..GatewayStatus::default() }
+}
+
 /// A ready pod that carries the configuration `content` out and has these
 /// addresses.
 pub fn gateway_pod(name: &str, content: &str, addresses: &[&str]) -> Pod {
@@ -113,10 +121,10 @@ pub fn gateway_pod(name: &str, content: &str, addresses: &[&str]) -> Pod {
         mac: Some("ba:85:f7:02:9f:42".into()),
         annotations: [(names::CONFIG_ANNOTATION.to_owned(), format!("{digest}.0"))].into(),
         report: StatusReport::Reported(Box::new(GatewayStatus {
-            digest: Some(digest.clone()),
             seen: Some(digest),
             addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
-            ..GatewayStatus::default()
+            features: feature::names(),
+            ..carries_out(content)
         })),
         ..Pod::default()
     }
@@ -201,7 +209,7 @@ pub fn withholds(mut observed: Observed, address: &str, mac: &str) -> Observed {
     let content = content.unwrap_or_else(|| observed.gateway.config.clone().unwrap().content);
     let mut pod = Pod { ready: false, ..gateway_pod("gw", &content, &[]) };
     let StatusReport::Reported(status) = &mut pod.report else { panic!("it answers") };
-    status.digest = None;
+    (status.digest, status.parts) = (None, Some(BTreeMap::new()));
     status.conflicts.insert(address.parse().unwrap(), mac.to_owned());
     status.faults.insert("AddressConflict".to_owned(), "in use".to_owned());
     observed.gateway.config = Some(owned("cm", content));
@@ -330,9 +338,10 @@ pub fn two_pods() -> Observed {
     // All have the configuration that says that the LAN was asked.
     let (election, content) =
         (observed.remembered.election.take(), observed.gateway.config.as_ref().unwrap().content.clone());
-    let digest = names::digest(content.as_bytes());
     for pod in &mut observed.gateway.pods {
-        (reported_mut(pod).seen, reported_mut(pod).digest) = (Some(digest.clone()), Some(digest.clone()));
+        let GatewayStatus { digest, parts, .. } = carries_out(&content);
+        let status = reported_mut(pod);
+        (status.seen, status.digest, status.parts) = (digest.clone(), digest, parts);
     }
     observed.remembered.election = election;
     observed
