@@ -89,6 +89,7 @@ lint: $(deny)
 unit:
 	cargo test $(locked) --workspace --all-features --lib --bins $(TEST)
 	cargo test $(locked) -p lb-svc-crds --all-features --test golden --test wire $(TEST)
+	cargo test $(locked) -p lb-svc-core --all-features --test upgrade $(TEST)
 	cargo test $(locked) -p lb-svc-controller --test conversation --test documented \
 	  --test faults --test hostile --test regressions --test two_controllers $(TEST)
 	cargo test $(locked) -p lb-svc-election --test sim $(TEST)
