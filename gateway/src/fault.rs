@@ -191,6 +191,7 @@ impl Fault {
             | Self::KernelModuleMissing(_)
             | Self::NatFailed(_)
             | Self::FilterFailed(_)
+            | Self::ProxyFailed(_)
             | Self::RangesFailed(_)
             | Self::LeaseFailed(_)
             | Self::KeyInvalid { .. }

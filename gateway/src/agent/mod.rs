@@ -150,7 +150,7 @@ struct Pod {
 
 /// Which addresses the pod is not to have now.
 struct Assignment {
-    /// All of them on a standby; otherwise those that are tentative.
+    /// All of them on a standby that does not drain; otherwise those that are tentative.
     absent: BTreeSet<Ipv4Addr>,
     /// Those that are tentative.
     tentative: BTreeSet<Ipv4Addr>,
@@ -317,8 +317,10 @@ impl Agent {
             self.announcer.verify_addresses(state, lan, config, active, self.inputs.is_confirmed());
         let tentative = self.announcer.tentative();
         let mut absent = tentative.clone();
-        // A standby has everything but the addresses.
-        if !active {
+        // A standby has everything but the addresses. One that drains keeps them, silent
+        // without the lease: with its last address an interface loses its routes and
+        // neighbours, and replies their way.
+        if !active && self.drain.is_none() {
             absent.extend(config.addresses.iter().map(|a| a.address));
         }
         let conflict = |(address, mac)| Fault::AddressConflict { address, mac };

@@ -74,9 +74,8 @@ impl Netlink {
         in_time(self.carry_out(op)).await
     }
 
-    /// Counts the neighbours of an interface as reachable that the kernel would ask again.
-    /// Without an address on the interface it asks in the name of another one, which not
-    /// every router answers.
+    /// Counts the neighbours of an interface as reachable that the kernel would ask again:
+    /// without the lease it cannot ask in the name of the addresses.
     ///
     /// # Errors
     /// If the kernel refuses, or does not answer in time.

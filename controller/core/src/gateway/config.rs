@@ -50,7 +50,8 @@ pub struct Inputs<'a> {
 /// # Errors
 /// Why an address cannot be served, or that a ConfigMap cannot hold it.
 pub fn desired(spec: &ServiceSpec, inputs: &Inputs<'_>) -> Result<Option<Rendered>, Problem> {
-    let Inputs { id, service, serving, networks, endpoints, gateway, pods, nat_backend, drain_seconds } = *inputs;
+    let Inputs { id, service, serving, networks, endpoints, gateway, pods, nat_backend, drain_seconds } =
+        *inputs;
     if serving.is_empty() {
         return Ok(None);
     }
@@ -234,7 +235,7 @@ mod tests {
     };
     use crate::testing::port;
     use lb_svc_crds::Requested;
-    use lb_svc_crds::gateway::{DIRECT_VERSION, ProxyProtocol};
+    use lb_svc_crds::gateway::{DIRECT_VERSION, ProxyProtocol, REQUIRES_VERSION};
     use lb_svc_crds::names;
     use lb_svc_crds::seal::PrivateKey;
 
@@ -332,7 +333,8 @@ mod tests {
         let mut observed = direct_access();
         annotate(&mut observed, names::PROXY_PROTOCOL_ANNOTATION, "v2");
         let config = config_written(&plan(&observed));
-        assert_eq!(config.version, PROXY_VERSION);
+        assert_eq!(config.version, REQUIRES_VERSION);
+        assert_eq!(config.requires, ["proxy-protocol".to_owned()].into());
         assert_eq!(config.frontends[0].proxy_protocol, Some(ProxyProtocol::V2));
 
         // An edit to what there is not leaves the header as it is.
