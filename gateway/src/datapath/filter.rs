@@ -219,7 +219,7 @@ mod tests {
             assert_eq!(what[1..], refused.map(|what| format!("meta l4proto {what}")));
         }
         assert!(text.contains("own iifname \"net1\" drop\n"), "{text}");
-        assert!(!text.contains("mark"), "{text}");
+        assert!(!text.contains(&format!("{MARK:#x}")), "{text}");
     }
 
     #[test]

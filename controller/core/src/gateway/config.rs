@@ -338,9 +338,9 @@ mod tests {
         assert_eq!(config.frontends[0].proxy_protocol, Some(ProxyProtocol::V2));
 
         // An edit to what there is not leaves the header as it is.
-        let mut edited = carried_out(claimed(&[claim("172.18.0.11", Requested::Dynamic)]), "172.18.0.11");
+        let mut edited = claimed(&[claim("172.18.0.11", Requested::Dynamic)]);
         annotate(&mut edited, names::PROXY_PROTOCOL_ANNOTATION, "v2");
-        let mut edited = settle(edited);
+        let mut edited = carried_out(edited, "172.18.0.11");
         assert!(is_converged(&plan(&edited)));
         annotate(&mut edited, names::PROXY_PROTOCOL_ANNOTATION, "v1");
         let planned = plan(&edited);
