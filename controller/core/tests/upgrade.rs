@@ -46,10 +46,13 @@ const CHANGED: [(&str, &str); 11] = [
 ];
 
 /// The same where there are several pods.
-const CHANGED_OF_SEVERAL: (&str, &str) = (
-    "/spec/template/spec/affinity/podAntiAffinity/requiredDuringSchedulingIgnoredDuringExecution/0/labelSelector",
-    "their selector has changed",
-);
+const CHANGED_OF_SEVERAL: [(&str, &str); 2] = [
+    (
+        "/spec/template/spec/affinity/podAntiAffinity/requiredDuringSchedulingIgnoredDuringExecution/0/labelSelector",
+        "their selector has changed",
+    ),
+    ("/spec/template/spec/terminationGracePeriodSeconds", "a pod that ends leads its connections on"),
+];
 
 /// The same where configurations are signed, as every controller of today does it.
 const CHANGED_BY_SIGNING: [(&str, &str); 2] = [
@@ -114,7 +117,8 @@ fn deployment_of_790b528_is_made_the_same_but_for_what_was_changed_since() {
         // The file of what is confirmed is mounted in any case.
         let [env, confirmed] = CHANGED_BY_SIGNING;
         for (today, more) in [(unsigned, vec![confirmed]), (signed, vec![env, confirmed])] {
-            let more = more.into_iter().chain((replicas > 1).then_some(CHANGED_OF_SEVERAL));
+            let more =
+                more.into_iter().chain((replicas > 1).then_some(CHANGED_OF_SEVERAL).into_iter().flatten());
             let expected: Vec<&str> = CHANGED.into_iter().chain(more).map(|(place, _)| place).collect();
             let found = differences(&golden(replicas), &today);
             for pointer in &found {
