@@ -12,7 +12,7 @@ use lb_svc_crds::seal::{PrivateKey, Seal};
 
 mod lab;
 
-use lab::{Gateway, Lab, POD_IP, VIP, config};
+use lab::{Gateway, Lab, POD_IP, VIP, config, wait};
 
 /// A gateway of which configurations are signed.
 struct Signed {
@@ -122,7 +122,9 @@ fn config_as_large_as_a_config_map_is_pushed_and_no_larger_one() {
     scene.mount(&first);
     let gateway = scene.start();
     gateway.carried_out(&names::digest(first.config.as_bytes()));
-    for (more, expected) in [(0, 200), (1, 413)] {
+    // Read and hashed as it is built for tests, it may not be taken or in force in time for
+    // the answer: what is not taken is pushed again.
+    for (more, expected) in [(0, &[200, 202][..]), (1, &[413])] {
         let mut large = config(&[("TCP", 80), ("TCP", 81)]);
         large["later"] = "".into();
         let room = names::CONFIG_MAP_MAX - large.to_string().len() + more;
@@ -130,10 +132,16 @@ fn config_as_large_as_a_config_map_is_pushed_and_no_larger_one() {
         let config = large.to_string();
         let seal = scene.key.sign(&Seal::of_config("uid", 2 + more as u64, config.as_bytes()));
         let start = Instant::now();
-        let (code, body) =
-            scene.push(&Text { config: config.clone(), seal }, if more == 0 { &config } else { "" });
-        assert_eq!(code, expected, "{body}");
+        let pushed = Text { config: config.clone(), seal };
+        wait(&format!("one of {expected:?}"), || {
+            let (code, body) = scene.push(&pushed, if more == 0 { &config } else { "" });
+            eprintln!("{code}: {body}");
+            expected.contains(&code).then_some(())
+        });
         eprintln!("{} bytes: answered in {:?}", config.len(), start.elapsed());
+        if more == 0 {
+            gateway.carried_out(&names::digest(config.as_bytes()));
+        }
     }
     scene.lab.client.tcp(&format!("{VIP}:81")).unwrap();
     assert_eq!(gateway.status().unwrap().generation, Some(2));
