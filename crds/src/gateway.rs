@@ -166,7 +166,7 @@ pub struct Frontend {
     pub clients: Option<Vec<IpNet>>,
     /// The header that targets are sent before what a client sends: the gateway accepts
     /// connections to the TCP ports itself and connects to the target. Absent, it
-    /// forwards them. Needs [`Feature::ProxyProtocol`](crate::feature::Feature::ProxyProtocol).
+    /// forwards them. Needs [`Feature::ProxyProtocol`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proxy_protocol: Option<ProxyProtocol>,
 }

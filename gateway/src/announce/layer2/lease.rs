@@ -16,7 +16,7 @@
 //!
 //! ARP is the lease's alone, so that neighbours learn of one owner. Connections outlast
 //! it: a pod without the lease takes packets for the addresses from the gateway's other
-//! pods, which [hand strays over](crate::datapath::strays), and [`LATE`] long after a
+//! pods, which [hand strays over](crate::datapath::strays), and for 2 s after a
 //! Resign from everybody, as neighbours learn of the new owner one after the other. What
 //! goes out from the addresses has [`OWN_CONNECTION`], or is dropped.
 //!
