@@ -8,6 +8,11 @@
 
 use std::time::{Duration, Instant};
 
+use tracing::{debug, info};
+
+use super::Agent;
+use crate::datapath::conntrack;
+
 /// Neighbours learn of the new owner one after the other; until then they send here.
 const SETTLE: Duration = Duration::from_secs(1);
 /// How long no other pod may be active: then there is none to hand anything to this one.
@@ -80,6 +85,47 @@ impl Drain {
         } else {
             None
         }
+    }
+}
+
+impl Agent {
+    /// Whether the pod is to end now. A pod without an election ends at once: the kernel's
+    /// state stays, and the next process takes it over or it goes with the pod.
+    pub(super) async fn is_over(&mut self) -> bool {
+        if !*self.terminate.borrow_and_update() {
+            return false;
+        }
+        let now = Instant::now();
+        let time = self.inputs.configured.as_ref().and_then(|configured| configured.config.election);
+        let Some(time) = time.map(|election| election.drain).filter(|_| self.announcer.has_member()) else {
+            return true;
+        };
+        if self.drain.is_none() {
+            info!(at_most = ?time, "addresses handed over, connections go on");
+            self.announcer.drain();
+        }
+        let drain = self.drain.get_or_insert_with(|| Drain::begin(now, time));
+        drain.note_successor(now, self.announcer.has_successor());
+        if drain.is_look_due(now) {
+            let heartbeat = self.announcer.heartbeat();
+            let counted = heartbeat.beside(conntrack::count_open(self.stale.owned().clone())).await;
+            drain.note_connections(
+                counted.inspect_err(|error| debug!(%error, "connections not counted")).ok(),
+            );
+            if let Some(lan) = &self.verified.as_ref().map(|verified| verified.desired.route.lan)
+                && let Err(fault) = heartbeat.beside(self.kernel.confirm_neighbours(*lan)).await
+            {
+                debug!("{fault}");
+            }
+        }
+        let end = drain.end(now);
+        match end {
+            Some(End::Drained) => info!("no connection left"),
+            Some(End::NoSuccessor) => info!("no other pod is active"),
+            Some(End::TimeOver) => info!("time to drain is over"),
+            None => {}
+        }
+        end.is_some()
     }
 }
 

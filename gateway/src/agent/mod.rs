@@ -43,24 +43,23 @@ mod stale_connections;
 mod wake;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use lb_svc_crds::feature;
-use lb_svc_crds::gateway::{GatewayStatus, Interface};
+use lb_svc_crds::gateway::Interface;
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, info, warn};
 
 use self::backoff::{Backoff, RETRY_MAX};
 use self::converge::{Changes, converge};
 use self::desired::Desired;
-use self::drain::{Drain, End};
+use self::drain::Drain;
 use self::inputs::{Configured, Inputs};
 use self::kept::Kept;
 use self::network::{Kernel, Network};
 use self::observe::Observation;
-use self::report::{Conditions, Links, Reporter};
+use self::report::{Links, Reporter};
 use self::stale_connections::StaleConnections;
 use self::wake::{Changed, WakeSources};
 use crate::announce::layer2::Layer2;
@@ -72,7 +71,7 @@ use crate::config::sealed::Authority;
 use crate::datapath::counters::{self, CounterCollector};
 use crate::datapath::source_ports::{self, SourcePortCollector};
 use crate::datapath::strays::{self, HandOver, next_in_ring};
-use crate::datapath::{Datapath, Trust, background, conntrack, ct_timeouts, filter};
+use crate::datapath::{Datapath, Trust, background, ct_timeouts, filter};
 use crate::fault::Fault;
 use crate::l2::arp::format_mac;
 use crate::limit::Limit;
@@ -418,92 +417,6 @@ impl Agent {
             self.hand_over.send_if_modified(|desired| desired.set(hand_over, suspect));
         }
         self.background.send_if_modified(|desired| desired.set(services, suspect));
-    }
-
-    /// Whether the pod is to end now. A pod without an election ends at once: the kernel's
-    /// state stays, and the next process takes it over or it goes with the pod.
-    async fn is_over(&mut self) -> bool {
-        if !*self.terminate.borrow_and_update() {
-            return false;
-        }
-        let now = Instant::now();
-        let time = self.inputs.configured.as_ref().and_then(|configured| configured.config.election);
-        let Some(time) = time.map(|election| election.drain).filter(|_| self.announcer.has_member()) else {
-            return true;
-        };
-        if self.drain.is_none() {
-            info!(at_most = ?time, "addresses handed over, connections go on");
-            self.announcer.drain();
-        }
-        let drain = self.drain.get_or_insert_with(|| Drain::begin(now, time));
-        drain.note_successor(now, self.announcer.has_successor());
-        if drain.is_look_due(now) {
-            let heartbeat = self.announcer.heartbeat();
-            let counted = heartbeat.beside(conntrack::count_open(self.stale.owned().clone())).await;
-            drain.note_connections(
-                counted.inspect_err(|error| debug!(%error, "connections not counted")).ok(),
-            );
-            if let Some(lan) = &self.verified.as_ref().map(|verified| verified.desired.route.lan)
-                && let Err(fault) = heartbeat.beside(self.kernel.confirm_neighbours(*lan)).await
-            {
-                debug!("{fault}");
-            }
-        }
-        let end = drain.end(now);
-        match end {
-            Some(End::Drained) => info!("no connection left"),
-            Some(End::NoSuccessor) => info!("no other pod is active"),
-            Some(End::TimeOver) => info!("time to drain is over"),
-            None => {}
-        }
-        end.is_some()
-    }
-
-    /// Every present limit.
-    fn limits(&self) -> Vec<Limit> {
-        let mut limits = self.datapath.limits();
-        limits.extend(self.ipv6_refused.clone());
-        limits.extend(self.proxy.limit());
-        let cluster_ips = self.forwarding.silent().map(|ip| format!("ClusterIP {ip}"));
-        let config = self.inputs.configured.as_ref().map(|configured| &*configured.config);
-        limits.extend(config.into_iter().flat_map(|config| self.announcer.limits(config)));
-        let ports = config.map(|config| self.health.silent(&config.forwards)).unwrap_or_default();
-        let endpoints = ports.into_iter().map(|port| format!("the endpoints of port {port}"));
-        let silent: Vec<String> = cluster_ips.chain(endpoints).collect();
-        limits.extend((!silent.is_empty()).then_some(Limit::BackendsUnreachable(silent)));
-        limits
-    }
-
-    fn publish(&mut self, faults: &[Fault]) {
-        let conditions = Conditions {
-            verified: self.verified.is_some(),
-            addresses_verified: self.announcer.tentative().is_empty(),
-            joined: self.announcer.has_joined(),
-        };
-        if let Some(Verified { desired, .. }) = &self.verified
-            && let Some(Configured { config, .. }) = &self.inputs.configured
-        {
-            self.reporter.show_targets(&config.forwards, desired.datapath.targets());
-        }
-        let limits = self.limits();
-        let conflicts = self.announcer.conflicts();
-        let status = GatewayStatus {
-            build: env!("CARGO_PKG_VERSION").to_owned(),
-            digest: self.verified.as_ref().and_then(|verified| verified.digest.clone()),
-            seen: self.inputs.seen.clone(),
-            generation: self.inputs.configured.as_ref().and_then(|configured| configured.generation),
-            addresses: self.links.addresses.iter().copied().map(IpAddr::V4).collect(),
-            conflicts: conflicts.map(|(a, mac)| (IpAddr::V4(a), format_mac(mac))).collect(),
-            unhealthy: self.health.unhealthy(),
-            interface: self.links.interface.clone(),
-            election: self.announcer.election_status(),
-            faults: self.reporter.show_faults(faults),
-            limits: self.reporter.show_limits(&limits),
-            features: feature::names(),
-            parts: Some(self.verified.as_ref().map(|verified| verified.parts.clone()).unwrap_or_default()),
-        };
-        let ready = report::is_ready(conditions, faults);
-        self.reporter.publish(status, ready, self.announcer.is_owner());
     }
 
     /// Waits until there is a reason for a run; announces, probes and checks meanwhile.

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use lb_svc_crds::feature;
 use lb_svc_crds::gateway::{GatewayStatus, Interface};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -12,8 +13,11 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::converge::Changes;
+use super::inputs::Configured;
+use super::{Agent, Verified};
 use crate::config::{Forwards, Frontend, Target};
 use crate::fault::Fault;
+use crate::l2::arp::format_mac;
 use crate::limit::Limit;
 use crate::telemetry::http::Published;
 use crate::telemetry::metrics::{Digest, EndpointState, Kind, Metrics, Outcome, Reason, ServedPort};
@@ -224,6 +228,55 @@ fn show(
 
 fn count(number: usize) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+impl Agent {
+    /// Every present limit.
+    fn limits(&self) -> Vec<Limit> {
+        let mut limits = self.datapath.limits();
+        limits.extend(self.ipv6_refused.clone());
+        limits.extend(self.proxy.limit());
+        let cluster_ips = self.forwarding.silent().map(|ip| format!("ClusterIP {ip}"));
+        let config = self.inputs.configured.as_ref().map(|configured| &*configured.config);
+        limits.extend(config.into_iter().flat_map(|config| self.announcer.limits(config)));
+        let ports = config.map(|config| self.health.silent(&config.forwards)).unwrap_or_default();
+        let endpoints = ports.into_iter().map(|port| format!("the endpoints of port {port}"));
+        let silent: Vec<String> = cluster_ips.chain(endpoints).collect();
+        limits.extend((!silent.is_empty()).then_some(Limit::BackendsUnreachable(silent)));
+        limits
+    }
+
+    pub(super) fn publish(&mut self, faults: &[Fault]) {
+        let conditions = Conditions {
+            verified: self.verified.is_some(),
+            addresses_verified: self.announcer.tentative().is_empty(),
+            joined: self.announcer.has_joined(),
+        };
+        if let Some(Verified { desired, .. }) = &self.verified
+            && let Some(Configured { config, .. }) = &self.inputs.configured
+        {
+            self.reporter.show_targets(&config.forwards, desired.datapath.targets());
+        }
+        let limits = self.limits();
+        let conflicts = self.announcer.conflicts();
+        let status = GatewayStatus {
+            build: env!("CARGO_PKG_VERSION").to_owned(),
+            digest: self.verified.as_ref().and_then(|verified| verified.digest.clone()),
+            seen: self.inputs.seen.clone(),
+            generation: self.inputs.configured.as_ref().and_then(|configured| configured.generation),
+            addresses: self.links.addresses.iter().copied().map(IpAddr::V4).collect(),
+            conflicts: conflicts.map(|(a, mac)| (IpAddr::V4(a), format_mac(mac))).collect(),
+            unhealthy: self.health.unhealthy(),
+            interface: self.links.interface.clone(),
+            election: self.announcer.election_status(),
+            faults: self.reporter.show_faults(faults),
+            limits: self.reporter.show_limits(&limits),
+            features: feature::names(),
+            parts: Some(self.verified.as_ref().map(|verified| verified.parts.clone()).unwrap_or_default()),
+        };
+        let ready = is_ready(conditions, faults);
+        self.reporter.publish(status, ready, self.announcer.is_owner());
+    }
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //! a [`NetworkState`], an [`Op`] becomes one request; nothing is decided here.
 
 mod ipv6_messages;
+mod neighbours;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
@@ -16,14 +17,13 @@ use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMe
 use rtnetlink::packet_route::link::{
     AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InetDevConf, LinkAttribute, LinkFlags, LinkMessage,
 };
-use rtnetlink::packet_route::neighbour::{
-    NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
-};
+use rtnetlink::packet_route::neighbour::NeighbourState;
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteVia};
 use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
 use rtnetlink::{Handle, IpVersion, LinkUnspec, RouteMessageBuilder};
 use tokio::sync::oneshot;
 
+use self::neighbours::{is_in_doubt, neighbour, neighbour_message, permanent_neighbour};
 use super::ipv6::Ipv6State;
 use super::model::{Address, Hop, Link, Neighbour, NetworkState, Route, Rule, Setting};
 use super::plan::Op;
@@ -83,12 +83,8 @@ impl Netlink {
         in_time(async {
             let known = self.0.neighbours().get().set_address_family(AddressFamily::Inet);
             for message in collect("neighbours", known.execute()).await? {
-                let is_in_doubt = matches!(
-                    message.header.state,
-                    NeighbourState::Stale | NeighbourState::Delay | NeighbourState::Probe
-                );
                 let Some((address, mac)) = neighbour(&message) else { continue };
-                if is_in_doubt && message.header.ifindex == interface {
+                if is_in_doubt(&message) && message.header.ifindex == interface {
                     let request = self.0.neighbours().add(interface, IpAddr::V4(address));
                     let request = request.state(NeighbourState::Reachable).link_layer_address(&mac);
                     let confirmed = request.replace().execute().await;
@@ -374,35 +370,6 @@ fn address_message(address: &Address) -> AddressMessage {
     if address.no_prefix_route {
         message.attributes.push(AddressAttribute::Flags(AddressFlags::Noprefixroute));
     }
-    message
-}
-
-fn neighbour(message: &NeighbourMessage) -> Option<(Ipv4Addr, [u8; 6])> {
-    let (mut address, mut mac) = (None, None);
-    for attribute in &message.attributes {
-        match attribute {
-            NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) => address = Some(*ip),
-            NeighbourAttribute::LinkLayerAddress(bytes) => mac = bytes.as_slice().try_into().ok(),
-            _ => {}
-        }
-    }
-    Some((address?, mac?))
-}
-
-fn permanent_neighbour(message: &NeighbourMessage) -> Option<Neighbour> {
-    let (address, mac) = neighbour(message)?;
-    let is_permanent = message.header.state == NeighbourState::Permanent;
-    is_permanent.then_some(Neighbour { interface: message.header.ifindex, address, mac })
-}
-
-fn neighbour_message(neighbour: &Neighbour) -> NeighbourMessage {
-    let mut message = NeighbourMessage::default();
-    message.header.family = AddressFamily::Inet;
-    message.header.ifindex = neighbour.interface;
-    message.header.state = NeighbourState::Permanent;
-    let address = NeighbourAddress::Inet(neighbour.address);
-    let mac = NeighbourAttribute::LinkLayerAddress(neighbour.mac.to_vec());
-    message.attributes = vec![NeighbourAttribute::Destination(address), mac];
     message
 }
 
