@@ -36,9 +36,8 @@ pub const TIMEOUTS: BackgroundTable<Services> =
 fn script(services: &Services, before: &Before<'_, Services>) -> String {
     let ports = ports(services);
     match before {
-        Before::AsFound(contents) if ports.is_empty() && contents.is_empty() => String::new(),
+        _ if ports.is_empty() => before.removal(TABLE, |before| self::ports(before).is_empty()),
         Before::AsApplied(before) if ports == self::ports(before) => String::new(),
-        _ if ports.is_empty() => format!("delete table {TABLE}\n"),
         _ => table(&ports),
     }
 }

@@ -57,11 +57,8 @@ impl Managed for Redirect {
     ) -> LocalBoxFuture<'a, Result<bool, Fault>> {
         let wanted = desired.proxy.as_ref().map(script).unwrap_or_default();
         let text = wanted.clone();
-        let make = |before: Before<'_, String>| match before {
-            Before::AsFound(contents) if text.is_empty() && contents.is_empty() => String::new(),
-            Before::AsApplied(before) if text.is_empty() && before.is_empty() => String::new(),
-            _ if text.is_empty() => format!("delete table {TABLE}\n"),
-            _ => text,
+        let make = |before: Before<'_, String>| {
+            if text.is_empty() { before.removal(TABLE, String::is_empty) } else { text }
         };
         let ensured = self.0.ensure(wanted, trust, make);
         ensured

@@ -50,9 +50,7 @@ impl Managed for SourceRangeFilter {
     ) -> LocalBoxFuture<'a, Result<bool, Fault>> {
         let limits = &desired.source_ranges;
         let make = |before: Before<'_, Limits>| match before {
-            Before::AsFound(contents) if limits.is_empty() && contents.is_empty() => String::new(),
-            Before::AsApplied(before) if limits.is_empty() && before.is_empty() => String::new(),
-            _ if limits.is_empty() => format!("delete table {TABLE}"),
+            before if limits.is_empty() => before.removal(TABLE, Limits::is_empty),
             Before::AsFound(contents) => script(limits) + &remove_stale(&contents.names, limits),
             Before::AsApplied(before) => script(limits) + &remove_stale(&object_names(before), limits),
         };

@@ -71,11 +71,9 @@ pub fn next_in_ring(own: Mac, peers: &BTreeSet<Mac>) -> Option<Mac> {
 }
 
 fn script(desired: &Option<HandOver>, before: &Before<'_, Option<HandOver>>) -> String {
-    match (desired, before) {
-        (Some(hand_over), _) => table(hand_over),
-        (None, Before::AsApplied(None)) => String::new(),
-        (None, Before::AsFound(contents)) if contents.is_empty() => String::new(),
-        (None, _) => format!("delete table {TABLE}\n"),
+    match desired {
+        Some(hand_over) => table(hand_over),
+        None => before.removal(TABLE, Option::is_none),
     }
 }
 

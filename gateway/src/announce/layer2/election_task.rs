@@ -215,10 +215,10 @@ impl ElectionTask {
     /// task.
     pub async fn changed(task: Option<&mut Self>, known: &Snapshot) {
         let Some(task) = task else { return std::future::pending().await };
-        let seen =
-            |snapshot: &Snapshot| (snapshot.role_changes, snapshot.status.clone(), snapshot.peers.clone());
-        let known = seen(known);
-        let differs = |now: &Snapshot| seen(now) != known;
+        fn seen(snapshot: &Snapshot) -> (u64, &ElectionStatus, &BTreeSet<Mac>) {
+            (snapshot.role_changes, &snapshot.status, &snapshot.peers)
+        }
+        let differs = |now: &Snapshot| seen(now) != seen(known);
         // If the member has ended, nothing changes any more.
         if task.snapshot.wait_for(differs).await.is_err() {
             std::future::pending::<()>().await;

@@ -24,6 +24,18 @@ pub enum Before<'a, T> {
     AsFound(&'a Contents),
 }
 
+impl<T> Before<'_, T> {
+    /// The script that removes the table, if there is one; `is_none` tells whether there
+    /// was none for a desired state.
+    pub fn removal(&self, table: &str, is_none: impl Fn(&T) -> bool) -> String {
+        let is_gone = match self {
+            Self::AsApplied(before) => is_none(before),
+            Self::AsFound(contents) => contents.is_empty(),
+        };
+        if is_gone { String::new() } else { format!("delete table {table}\n") }
+    }
+}
+
 /// A table of ours.
 pub struct Table<T> {
     name: &'static str,
