@@ -3,6 +3,7 @@
 //! [`crate::service::plan`].
 
 pub mod acknowledgement;
+pub mod apply;
 pub mod assignment;
 pub mod cleanup;
 pub mod config;

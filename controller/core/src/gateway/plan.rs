@@ -4,9 +4,9 @@
 //!  spec ──▶ placement ──▶ allocation ──▶ cleanup
 //!                             │
 //!                             ▼
-//!       config ──▶ workload ──▶ config sync ──▶ election
-//!          │                                       │
-//!          └──────────▶ acknowledgement ◀──────────┘
+//!       config ──▶ apply: config sync, workload ──▶ election
+//!          │                                           │
+//!          └────────────▶ acknowledgement ◀────────────┘
 //!                             │
 //!                             ▼
 //!                         conditions
@@ -16,19 +16,18 @@
 //! writes bring the gateway nearer to what its Service asks. [`plan`] has them
 //! in order.
 
-use std::time::Duration;
-
 use lb_svc_crds::names::Provider;
 use lb_svc_crds::reason::Reason;
 
 use super::acknowledgement::{self, Acknowledgement};
+use super::apply::{self, apply};
 use super::config;
 use super::placement::{self, Placement};
 use super::pod_settings::Settings;
-use super::rendered::{Rendered, Write};
+use super::rendered::Rendered;
 use super::rollout::Rollout;
 use super::workload::{self, Workload};
-use super::{assignment, cleanup, config_sync, election, election_report, repair};
+use super::{assignment, cleanup, election, election_report};
 use crate::action::Action;
 use crate::ipam::Claim;
 use crate::model::{GatewayId, Ingress, Pod, Problem, Service, StatusReport};
@@ -117,19 +116,19 @@ pub fn keep_serving(service: &Service, problem: &Problem, observed: &Observed) -
     let last = last_config(id, service, &own, observed).filter(|_| !is_given_away);
     let (mut workload, mut later) = (Workload::default(), None);
     let acknowledgement = last.as_ref().map(|(config, claim)| {
-        later = write(config, &pods, observed, &mut actions);
         let provider = allocation::provider(service, &addresses.claims);
         let is_served = |provider: &Provider| claim.is_none_or(|claim| claim.provider == *provider);
-        if let Some(provider) = provider.filter(is_served) {
-            // What keeps it from being rolled out is said once the Service can be read.
-            workload =
-                workload::plan(&workload_inputs(id, service, &provider, &pods, observed)).unwrap_or_default();
-            actions.append(&mut workload.actions);
-            actions.extend(repair::replace(&pods, observed.now));
-        }
-        if let Some(claim) = claim.filter(|_| later.is_none()) {
-            actions.extend(annotate(config, &claim.provider, claim, &pods, observed));
-        }
+        let provider = provider.filter(is_served);
+        let applied = apply(&apply::Inputs {
+            config,
+            workload: provider.as_ref().map(|it| workload_inputs(id, service, it, &pods, observed)),
+            annotated: claim.map(|claim| (claim, &claim.provider)),
+            pods: &pods,
+            observed,
+        });
+        actions.extend(applied.actions);
+        // What keeps it from being rolled out is said once the Service can be read.
+        (workload, later) = (applied.workload.unwrap_or_default(), applied.later);
         acknowledge(config, &pods, observed)
     });
     actions.extend(cleanup::delete_orphans(gateway, (!is_given_away).then_some(id)));
@@ -258,30 +257,26 @@ fn serve(service: &Service, spec: &ServiceSpec, observed: &Observed) -> Plan {
         };
         config::desired(spec, &inputs)
     });
-    let workload = match &config {
-        Ok(Some(_)) => workload::plan(&workload_inputs(id, service, &spec.provider, &pods, observed)),
-        Ok(None) => Ok(Workload::default()),
-        Err(problem) => Err(problem.clone()),
-    };
+    let mut workload = config.as_ref().map(|_| Workload::default()).map_err(Clone::clone);
     let mut warnings = spec.warnings.clone();
-    let rollout = workload.as_ref().map_or(Rollout::None, |workload| workload.rollout).or(placement.rollout);
     let mut acknowledgement = Acknowledgement::default();
     let (mut how, mut later) = (String::new(), None);
     if let Ok(Some(config)) = &config {
-        later = write(config, &pods, observed, &mut actions);
+        let applied = apply(&apply::Inputs {
+            config,
+            workload: Some(workload_inputs(id, service, &spec.provider, &pods, observed)),
+            annotated: allocation.serving.first().map(|claim| (*claim, &spec.provider)),
+            pods: &pods,
+            observed,
+        });
+        actions.extend(applied.actions);
+        (workload, later) = (applied.workload, applied.later);
         warnings.extend(config.left_out.clone());
         warnings.extend(conditions::cpu_limited(&pods));
         warnings.extend(conditions::shared_attachment(observed.attachment.as_ref()));
-        if let Ok(workload) = &workload {
-            actions.extend(workload.actions.iter().cloned());
-            actions.extend(repair::replace(&pods, observed.now));
-            warnings.extend(workload.warning.clone());
-        }
+        warnings.extend(workload.as_ref().ok().and_then(|workload| workload.warning.clone()));
         if let Ok(claim) = allocation.target {
             warnings.extend(conditions::out_of_range(claim, addresses));
-        }
-        if let Some(claim) = allocation.serving.first().filter(|_| later.is_none()) {
-            actions.extend(annotate(config, &spec.provider, claim, &pods, observed));
         }
         actions.extend(allocation.record_answering(election::answering(&pods)));
         let election = election_report::report(remembered.election.as_ref(), &pods, &allocation.serving);
@@ -289,6 +284,7 @@ fn serve(service: &Service, spec: &ServiceSpec, observed: &Observed) -> Plan {
         how += &election::active_pods(election.view.as_ref(), &pods);
         acknowledgement = acknowledge(config, &pods, observed);
     }
+    let rollout = workload.as_ref().map_or(Rollout::None, |workload| workload.rollout).or(placement.rollout);
     how += &conditions::directly(spec.direct.as_ref().map(|direct| direct.cause));
     how += conditions::by_proxy(spec.proxy_protocol);
     let keeps = spec.keep && allocation::may_keep(observed);
@@ -408,35 +404,6 @@ fn serves_without_claim(service: &Service, own: &[&Claim], observed: &Observed) 
 /// Whether the gateway of this identity has a configuration.
 fn is_configured(gateway: &ObservedGateway, id: &GatewayId) -> bool {
     gateway.config.as_ref().is_some_and(|config| config.is_of(id))
-}
-
-/// Has the configuration written and then pushed, or returns after which time it is to
-/// be. Until then no pod is to look for it.
-fn write(
-    config: &Rendered,
-    pods: &[&Pod],
-    observed: &Observed,
-    actions: &mut Vec<Action>,
-) -> Option<Duration> {
-    match config.write(&observed.gateway, observed.remembered.config_written) {
-        Write::Not => {}
-        Write::Later(later) => return Some(later),
-        Write::Now(action) => actions.push(action),
-    }
-    actions.extend(config_sync::push(pods, &observed.gateway, &config.digests, &observed.remembered));
-    None
-}
-
-fn annotate(
-    config: &Rendered,
-    provider: &Provider,
-    claim: &Claim,
-    pods: &[&Pod],
-    observed: &Observed,
-) -> Vec<Action> {
-    let network = observed.addresses.networks.get(&claim.subnet);
-    let Observed { gateway, remembered, .. } = observed;
-    config_sync::annotate(pods, provider, claim, network, gateway, &config.digests, remembered)
 }
 
 fn acknowledge(config: &Rendered, pods: &[&Pod], observed: &Observed) -> Acknowledgement {
