@@ -509,12 +509,18 @@ async fn a_gateway_that_the_controller_cannot_reach_is_nudged() {
                 ["iptables", "-I", "INPUT", "-s", &address, "-p", "tcp", "--dport", "9410", "-j", "DROP"];
             scene.in_pod(&pod, &drop).await;
         }
-        scene
-            .patch_service("web", json!({ "spec": { "ports": [port("TCP", 80, 80), port("TCP", 81, 80)] } }))
-            .await;
-        until("port 81", QUICK, async || client::get(ip, 81).await).await;
-        until("its status to say so", QUICK, async || carries_out(&scene, &pod).await).await;
-        assert_ne!(named(&scene.gateway("web").await), before);
+        // The kubelet may refresh the mount for reasons of its own just then, and no nudge is
+        // needed; not each time.
+        for number in 81..=84 {
+            let ports = json!([port("TCP", 80, 80), port("TCP", number, 80)]);
+            scene.patch_service("web", json!({ "spec": { "ports": ports } })).await;
+            until(&format!("port {number}"), QUICK, async || client::get(ip, number).await).await;
+            until("its status to say so", QUICK, async || carries_out(&scene, &pod).await).await;
+            if named(&scene.gateway("web").await) != before {
+                return;
+            }
+        }
+        panic!("no change was nudged for");
     })
     .await;
 }
