@@ -5,7 +5,7 @@
 #   make test                 all rings of tests, with a table of their times
 #   make lint                 one ring: formatting, clippy, shellcheck, licences
 #   make unit [TEST=name]     one ring: unit tests, recorded conversations, the chart
-#   make netns [SUITE=direct] [TEST=name]
+#   make netns [SUITE=endpoints] [TEST=name]
 #                             one ring: the gateway in network namespaces
 #   make e2e                  one ring: end to end, on a cluster made anew
 #   make e2e SUITE=failover [TEST=name]
@@ -48,6 +48,12 @@ archive := kubectl-lb_svc-linux-$(arch).tar.gz
 locked := $(if $(CI),--locked)
 # Crates of decisions only: no client of Kubernetes, no asynchronous IO.
 pure := lb-svc-core lb-svc-election
+# Whatever is tested, all crates are built with the features that all of them ask for: with
+# those of one alone its dependencies would be built once more. So each file of tests has a
+# name of its own in the workspace.
+tests := cargo test $(locked) --workspace --all-features
+unit_suites := conversation decisions documented earlier_releases golden hostile inputs known_faults screens sim \
+  two_controllers wire
 static := RUSTFLAGS='-C target-feature=+crt-static'
 cache := $(or $(LB_SVC_CACHE),$(HOME)/.cache/lb-svc)
 deny_version := 0.20.2
@@ -79,40 +85,35 @@ lint: $(deny)
 	@type -P shellcheck >/dev/null || $(cluster) deps
 	shellcheck $(scripts)
 	cargo clippy $(locked) --workspace --all-targets --all-features -- $(if $(CI),-D warnings)
+	@twice=$$(find . -path ./target -prune -o -path '*/tests/*.rs' ! -path '*/tests/*/*' -printf '%f\n' | sort | uniq -d); \
+	  [ -z "$$twice" ] || { echo "two crates have a file of tests of this name: $$twice"; exit 1; }
 	@for crate in $(pure); do \
 	  tree=$$(cargo tree $(locked) -p $$crate -e normal --prefix none); \
 	  if grep -E '^(kube|k8s-openapi|tokio)' <<< "$$tree"; then echo "$$crate must not depend on these"; exit 1; fi; \
 	done
-	$(if $(CI),RUSTDOCFLAGS='-D warnings' cargo doc $(locked) --workspace --no-deps --document-private-items)
+	$(if $(CI),RUSTDOCFLAGS='-D warnings' cargo doc $(locked) --workspace --all-features --no-deps --document-private-items)
 	$(deny) --log-level error check bans licenses sources
 
 unit:
-	cargo test $(locked) --workspace --all-features --lib --bins $(TEST)
-	cargo test $(locked) -p lb-svc-crds --all-features --test golden --test wire $(TEST)
-	cargo test $(locked) -p lb-svc-core --all-features --test upgrade $(TEST)
-	cargo test $(locked) -p lb-svc-controller --test conversation --test documented \
-	  --test faults --test hostile --test regressions --test two_controllers $(TEST)
-	cargo test $(locked) -p lb-svc-election --test sim $(TEST)
-	cargo test $(locked) -p kubectl-lb-svc --test golden $(TEST)
-	cargo test $(locked) -p lb-svc-fuzz --test inputs $(TEST)
+	$(tests) --lib --bins $(TEST)
+	$(tests) $(addprefix --test ,$(unit_suites)) $(TEST)
 	@$(MAKE) --no-print-directory chart
 
 # Helm, kustomize and promtool come from the cache; Helm is built once.
 chart:
 	@helm=$$($(cluster) helm); prometheus=$$($(cluster) prometheus); \
-	  PATH=$$helm:$$prometheus:$$PATH cargo test $(locked) -p lb-svc-controller --test chart $(TEST)
+	  PATH=$$helm:$$prometheus:$$PATH $(tests) --test manifests $(TEST)
 
 # All suites of this ring, and of them those in which the NAT back end matters:
 # they run once with each.
-netns_suites := $(or $(SUITE),netns direct failover connections limits proxy push)
-nat_suites := $(filter netns direct proxy,$(netns_suites))
-netns_test := cargo test $(locked) -p lb-svc-gateway
+netns_suites := $(or $(SUITE),netns endpoints takeover connections limits proxy push)
+nat_suites := $(filter netns endpoints proxy,$(netns_suites))
 in_namespaces := $(runner)='unshare --net --mount'
 
 netns: deps
-	@$(netns_test) $(addprefix --test ,$(netns_suites)) --no-run
-	$(in_namespaces) $(netns_test) $(addprefix --test ,$(netns_suites)) $(TEST)
-	$(if $(nat_suites),LB_SVC_NAT_BACKEND=nftables $(in_namespaces) $(netns_test) $(addprefix --test ,$(nat_suites)) $(TEST))
+	@$(tests) $(addprefix --test ,$(netns_suites)) --no-run
+	$(in_namespaces) $(tests) $(addprefix --test ,$(netns_suites)) $(TEST)
+	$(if $(nat_suites),LB_SVC_NAT_BACKEND=nftables $(in_namespaces) $(tests) $(addprefix --test ,$(nat_suites)) $(TEST))
 
 # Built here, run as a host outside the cluster. The first suite is about a
 # cluster's first address, so all suites begin with a fresh cluster; one suite
@@ -123,7 +124,7 @@ ifeq ($(SUITE)$(TEST),)
 endif
 	@NODES=$(nodes) $(cluster) up
 	@e2e/install.sh
-	@cargo test $(locked) -p lb-svc-e2e --no-run
+	@$(tests) $(patsubst e2e/tests/%.rs,--test %,$(wildcard e2e/tests/*.rs)) --no-run
 	@SUITE='$(SUITE)' e2e/run.sh $(TEST)
 
 # From Debian packages and Go modules, into the cache; a Docker engine too, where

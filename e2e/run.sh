@@ -51,7 +51,7 @@ suites() { # THREADS SUITE...
   shift
   for suite; do
     [[ -z ${SUITE:-} || " $SUITE " == *" $suite "* ]] || continue
-    timed "$suite" cargo test ${CI:+--locked} -q -p lb-svc-e2e --test "$suite" -- --test-threads "$threads" \
+    timed "$suite" cargo test ${CI:+--locked} -q --workspace --all-features --test "$suite" -- --test-threads "$threads" \
       ${skip[@]+"${skip[@]}"} ${args[@]+"${args[@]}"}
   done
 }
