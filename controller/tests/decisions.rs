@@ -512,9 +512,9 @@ fn fault_table_names_tests_that_exist() {
     }
 }
 
-/// Whether a test is called by a fault: `fault_12_…`, `r1_…`, `b05_…`, `s1_…`.
+/// Whether a test is called by a fault: `fault_12_…`, `r1_…`, `b05_…`, `s1_…`, `w1_…`.
 fn has_id(name: &str) -> bool {
     let mut ids =
-        ["fault_", "r", "b", "s"].iter().filter_map(|kind| name.strip_prefix(kind)?.split_once('_'));
+        ["fault_", "r", "b", "s", "w"].iter().filter_map(|kind| name.strip_prefix(kind)?.split_once('_'));
     ids.any(|(id, _)| !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_digit()))
 }

@@ -183,9 +183,11 @@ pub fn addresses(known: Option<&OwnedObject<String>>) -> Vec<IpAddr> {
     config.map_or(Vec::new(), |config| config.addresses.iter().map(|listed| listed.address).collect())
 }
 
-/// The configuration as it is with the endpoints as they are now, and the first
+/// The configuration as it is with the targets as they are now, and the first
 /// of the claims `own` that it serves, if there are any. `None` if it serves none
 /// of the claims, or cannot be read or held.
+///
+/// A ClusterIP that the Service has no more may be another's by now.
 pub fn as_before<'a>(
     known: Option<&OwnedObject<String>>,
     service: &Service,
@@ -194,8 +196,9 @@ pub fn as_before<'a>(
 ) -> Option<(Rendered, Option<&'a Claim>)> {
     let mut config = parse(known)?;
     for Frontend { ports, target, .. } in &mut config.frontends {
-        if let Target::Endpoints { subsets, .. } = target {
-            *subsets = self::subsets(service, ports, endpoints);
+        match target {
+            Target::Endpoints { subsets, .. } => *subsets = self::subsets(service, ports, endpoints),
+            Target::ClusterIp { addresses } => *addresses = service.ipv4_cluster_ips(),
         }
     }
     let is_served = |claim: &&&Claim| config.addresses.iter().any(|known| known.address == claim.address);

@@ -459,6 +459,8 @@ fn requeue(
 mod tests {
     use lb_svc_crds::names;
 
+    use std::net::IpAddr;
+
     use super::*;
     use crate::ipam::AllocationError;
     use crate::model::PodId;
@@ -471,7 +473,7 @@ mod tests {
     };
     use crate::testing::port;
     use lb_svc_crds::Requested;
-    use lb_svc_crds::gateway::GatewayConfig;
+    use lb_svc_crds::gateway::{GatewayConfig, Target};
 
     #[test]
     fn ingress_is_set_once_gateway_serves() {
@@ -728,6 +730,28 @@ mod tests {
         let live = &mut lost.gateway.deployment.as_mut().unwrap().content.live;
         live["metadata"]["annotations"] = serde_json::json!({});
         assert_eq!(config_of(&plan(&lost)), lost.gateway.config.as_ref().map(|config| &config.content));
+    }
+
+    #[test]
+    fn w1_cluster_ip_that_the_service_has_no_more_is_led_to_no_longer() {
+        let addresses = |planned: &Plan| match &config_written(planned).frontends[0].target {
+            Target::ClusterIp { addresses } => addresses.clone(),
+            Target::Endpoints { .. } => panic!("direct"),
+        };
+        // A Service of both families that gives its second one up.
+        let mut observed = served();
+        observed.service.as_mut().unwrap().cluster_ips = vec!["fd00::1".into()];
+        assert_eq!(addresses(&plan(&observed)), [] as [IpAddr; 0]);
+        let observed = settle(observed);
+        let conditions = &observed.service.as_ref().unwrap().conditions;
+        assert_eq!(reason(conditions, GATEWAY_READY), "UnsupportedFamily");
+
+        // One that was an ExternalName meanwhile, and of which the rest cannot be read.
+        let mut observed = served();
+        let service = observed.service.as_mut().unwrap();
+        service.cluster_ips = vec!["10.109.201.194".into()];
+        service.source_ranges = vec!["nonsense".into()];
+        assert_eq!(addresses(&plan(&observed)), ["10.109.201.194".parse::<IpAddr>().unwrap()]);
     }
 
     #[test]

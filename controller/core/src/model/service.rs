@@ -113,6 +113,11 @@ impl Service {
         let address = address.to_string();
         self.ingress.iter().any(|entry| entry.ip == address)
     }
+
+    /// Its IPv4 ClusterIPs.
+    pub fn ipv4_cluster_ips(&self) -> Vec<IpAddr> {
+        self.cluster_ips.iter().filter_map(|ip| ip.parse().ok()).filter(IpAddr::is_ipv4).collect()
+    }
 }
 
 /// A port of a Service.

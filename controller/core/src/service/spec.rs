@@ -1,7 +1,7 @@
 //! What a Service asks: its spec and annotations, read and checked.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::IpNet;
 use lb_svc_crds::gateway::{HealthCheck, NatBackend, Port, ProxyProtocol, Transport};
@@ -204,15 +204,14 @@ fn read(service: &Service, provider: &str) -> Result<ServiceSpec, Problem> {
         }
     }
     unheeded::check(service, &mut warnings)?;
-    let cluster_ips: Vec<IpAddr> = service.cluster_ips.iter().filter_map(|ip| ip.parse().ok()).collect();
-    let (v4, v6): (Vec<IpAddr>, Vec<IpAddr>) = cluster_ips.into_iter().partition(IpAddr::is_ipv4);
-    if v4.is_empty() {
+    let cluster_ips = service.ipv4_cluster_ips();
+    if cluster_ips.is_empty() {
         return Err(Problem::new(
             Reason::UnsupportedFamily,
             "the Service has no IPv4 ClusterIP, and gateways serve IPv4 only: set spec.ipFamilies to include IPv4",
         ));
     }
-    if !v6.is_empty() {
+    if service.cluster_ips.iter().any(|ip| ip.parse::<Ipv6Addr>().is_ok()) {
         warnings.push(Problem::new(
             Reason::UnsupportedFamily,
             "the Service's IPv6 half is not served: gateways serve IPv4 only",
@@ -318,7 +317,7 @@ fn read(service: &Service, provider: &str) -> Result<ServiceSpec, Problem> {
         subnet,
         address,
         annotated,
-        cluster_ips: v4,
+        cluster_ips,
         ports: ports.into_iter().collect(),
         port_statuses,
         pass_through,
