@@ -8,8 +8,12 @@ use kube::ResourceExt;
 use lb_svc_core::model::Node;
 use lb_svc_crds::names;
 
-/// The most addresses of a node that are kept, and the most pools that it is in.
+/// The most addresses of a node of either type that Services may be served at, and the
+/// most pools that it is in.
 const KEPT: usize = 16;
+/// The most addresses of a node that no Service gets: a node that names all of a LAN
+/// keeps the rest of it free.
+const OCCUPIED_MAX: usize = 256;
 /// The longest list of pools that is read.
 const POOLS_MAX: usize = 1024;
 
@@ -25,7 +29,11 @@ pub fn node(object: &core::Node) -> Node {
     let mut conditions = status.iter().flat_map(|status| status.conditions.iter().flatten());
     let k3s = object.labels().get(names::K3S_ENABLE_LABEL).map(|value| value == "true");
     Node {
-        addresses: addresses.iter().filter_map(|address| address.address.parse().ok()).collect(),
+        addresses: addresses
+            .iter()
+            .filter_map(|address| address.address.parse().ok())
+            .take(OCCUPIED_MAX)
+            .collect(),
         lost: taints.iter().any(|taint| taint.key == "node.kubernetes.io/out-of-service"),
         ready: conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True"),
         excluded: object.labels().contains_key(names::NODE_EXCLUDED_LABEL)
@@ -69,6 +77,14 @@ mod tests {
         assert_eq!(text(&read.internal), ["10.0.0.1", "fd00::1"]);
         assert_eq!(text(&read.external), ["192.0.2.1"]);
         assert_eq!(read.addresses.len(), 3, "whatever has one, no Service gets it");
+    }
+
+    #[test]
+    fn w2_node_that_names_a_whole_lan_occupies_little_of_it() {
+        let address = |n: u32| json!({ "type": "InternalIP", "address": std::net::Ipv4Addr::from(n) });
+        let lan: Value = (0xac12_0000..0xac13_0000).map(address).collect();
+        let read = read(json!({ "metadata": {}, "status": { "addresses": lan } }));
+        assert_eq!((read.addresses.len(), read.internal.len()), (OCCUPIED_MAX, KEPT));
     }
 
     #[test]
