@@ -154,6 +154,8 @@ reasons! {
     SplitBrain,
     /// Fewer pods are ready than are asked for.
     StandbyMissing,
+    /// Another writer replaces the Service's status.
+    StatusOverwritten,
     /// Writing what the Service or its gateway needs fails again and again.
     WriteFailed,
     /// The API server refuses to write what the gateway needs.

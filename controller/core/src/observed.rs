@@ -24,6 +24,7 @@ use crate::model::{
 };
 use crate::node_mode::claim::PortClaim;
 use crate::service::conditions::FailedWrite;
+use crate::service::publication::Published;
 
 /// Everything seen that concerns one Service and the gateway that serves it.
 #[derive(Clone, Debug, Default)]
@@ -163,6 +164,8 @@ pub struct Remembered {
     pub passing: Option<Duration>,
     /// Why the address is not filled into the Service's spec.
     pub fill_failure: Option<FailedWrite>,
+    /// The status that was last written.
+    pub published: Option<Published>,
 }
 
 /// A push of a configuration to a pod.

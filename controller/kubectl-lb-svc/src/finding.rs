@@ -94,7 +94,7 @@ pub const OWN_REASONS: [&str; 13] = [
 
 /// The reasons of the condition `Limited` that are about what is, not about what the
 /// Service asks: they are trouble, the others the Service's author may well accept.
-pub const LIMITS_OF_STATE: [Reason; 11] = [
+pub const LIMITS_OF_STATE: [Reason; 12] = [
     Reason::AddressAnsweredTwice,
     Reason::AddressNotInSubnet,
     Reason::AddressNotFilled,
@@ -104,6 +104,7 @@ pub const LIMITS_OF_STATE: [Reason; 11] = [
     Reason::PortInUse,
     Reason::RouterSilent,
     Reason::StandbyMissing,
+    Reason::StatusOverwritten,
     Reason::WriteFailed,
     Reason::WriteRefused,
 ];

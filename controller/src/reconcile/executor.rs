@@ -221,6 +221,7 @@ impl Reconciler {
                 let seen = seen()?;
                 let own = own_addresses(seen, target.observed);
                 self.learn(api_server.set_status(seen, ingress, conditions, &own, *exact).await?);
+                self.remember(key, |memory| memory.publish(seen, ingress, conditions, Instant::now()));
             }
             Action::Event { warning, reason, message } => {
                 if *warning {

@@ -7,10 +7,12 @@ use std::time::{Duration, Instant};
 use lb_svc_core::backend::convergence::ConvergenceState;
 use lb_svc_core::backend::readiness_gate::Wait;
 use lb_svc_core::gateway::election::ElectionView;
+use lb_svc_core::model::{Condition, Ingress, Service};
 use lb_svc_core::observed::{Filled, Push, PushAnswer, Remembered};
 use lb_svc_core::service::conditions::{FAILS_FOR, FailedWrite};
 use lb_svc_core::service::passing::PASSES_WITHIN;
 use lb_svc_core::service::plan::Requeue;
+use lb_svc_core::service::publication::{COUNT_FOR, Published};
 
 use super::backoff::{CONVERGED, CONVERGED_POLL, FAILED, HOLDS_GATES, UNCONVERGED, WOKEN, about, pause};
 use super::reports::Reports;
@@ -50,6 +52,9 @@ pub(super) struct Memory {
     /// The address that was last filled into the Service's spec, how often, and
     /// when.
     pub filled: Option<(IpAddr, u32, Instant)>,
+    /// The Service's status as last written, and when it was first, or in place of another
+    /// writer's.
+    pub published: Option<(Published, Instant)>,
     /// The election among the gateway's pods, as last reported.
     pub election: Option<ElectionView>,
     /// The convergence of a gateway with endpoint targets.
@@ -80,6 +85,10 @@ impl Memory {
             warned: self.warned.as_ref().map(ago),
             passing: self.passing_since.as_ref().map(ago),
             fill_failure: self.fill_failure.clone(),
+            published: self
+                .published
+                .as_ref()
+                .map(|(published, at)| Published { age: ago(at), ..published.clone() }),
         }
     }
 
@@ -116,6 +125,19 @@ impl Memory {
         let times = self.filled.filter(|(before, ..)| *before == address).map_or(0, |(_, times, _)| times);
         self.filled = Some((address, times.saturating_add(1), now));
         self.fill_failure = None;
+    }
+
+    /// The status of the Service that was seen so was written.
+    pub fn publish(&mut self, seen: &Service, ingress: &[Ingress], conditions: &[Condition], now: Instant) {
+        let same = self.published.take().filter(|(before, _)| before.ingress == ingress);
+        let (times, at) = match same {
+            Some((before, at)) if !before.is_replaced(&seen.ingress, &seen.conditions) => (before.times, at),
+            Some((before, at)) if now.duration_since(at) < COUNT_FOR => (before.times.saturating_add(1), now),
+            Some(_) | None => (0, now),
+        };
+        let kinds = conditions.iter().map(|condition| condition.kind.clone()).collect();
+        let published = Published { ingress: ingress.to_vec(), kinds, times, age: Duration::ZERO };
+        self.published = Some((published, at));
     }
 
     /// After which time a gateway is to be planned for again, if at all.
@@ -163,6 +185,36 @@ mod tests {
         assert!(memory.pause_after_failure(now) > Duration::from_secs(10));
         memory.succeed();
         assert!(!memory.fail(false, now));
+    }
+
+    #[test]
+    fn w3_writes_in_place_of_another_writers_are_counted() {
+        let (mut memory, mut now) = (Memory::default(), Instant::now());
+        let mut own = lb_svc_core::testing::service();
+        own.ingress = vec![Ingress { ip: "172.18.0.11".into(), ..Ingress::default() }];
+        let other = lb_svc_core::testing::service();
+        let times = |memory: &Memory| memory.remembered(now).published.unwrap().times;
+        let kind = |kind: &str| Condition {
+            kind: kind.to_owned(),
+            status: true,
+            reason: String::new(),
+            message: String::new(),
+        };
+        let (ready, limited) = (kind("lb-svc.kubeovn.io/GatewayReady"), kind("lb-svc.kubeovn.io/Limited"));
+        memory.publish(&other, &own.ingress, &[ready.clone()], now);
+        assert_eq!(times(&memory), 0);
+        memory.publish(&other, &own.ingress, &[ready.clone()], now);
+        assert_eq!(times(&memory), 1);
+        own.conditions = vec![ready.clone()];
+        memory.publish(&own, &own.ingress, &[ready.clone(), limited], now);
+        assert_eq!(times(&memory), 1, "only the conditions have changed");
+        memory.publish(&own, &own.ingress, &[ready.clone()], now);
+        assert_eq!(times(&memory), 2, "one of them was taken away");
+        now += COUNT_FOR;
+        memory.publish(&other, &own.ingress, &[ready.clone()], now);
+        assert_eq!(memory.remembered(now).published.unwrap().times, 0, "long ago");
+        memory.publish(&own, &other.ingress, &[ready], now);
+        assert_eq!(memory.remembered(now).published.unwrap().times, 0, "another ingress");
     }
 
     #[test]

@@ -156,10 +156,12 @@ pub fn keep_serving(service: &Service, problem: &Problem, observed: &Observed) -
         degraded: None,
         known: conditions::known(service, observed),
     };
-    let report = conditions.report(None);
-    let converged = acknowledged && actions.is_empty() && report.is_empty() && !acknowledgement.is_changing();
+    let (report, postponed) = (conditions.report(None), conditions.postponed());
+    let is_settled = actions.is_empty() && report.is_empty() && postponed.is_none();
+    let converged = acknowledged && is_settled && !acknowledgement.is_changing();
+    let again = earliest([later, workload.again, postponed]);
     Plan {
-        next: requeue(observed, converged, &actions, &acknowledgement).within(later.or(workload.again)),
+        next: requeue(observed, converged, &actions, &acknowledgement).within(again),
         index: IndexUpdate {
             verdicts: acknowledgement.verdicts(),
             address_pending: serves_without_claim(service, &own, observed),
@@ -349,7 +351,7 @@ fn serve(service: &Service, spec: &ServiceSpec, observed: &Observed) -> Plan {
             Err(problem) => Err(passing::with_remedy(problem, observed)),
         },
     };
-    let mut report = conditions.report(None);
+    let (mut report, postponed) = (conditions.report(None), conditions.postponed());
     // Nothing waits for the spec: others may forbid it, or take it back.
     let fill_is_due = fill == Fill::Later;
     if let Fill::Write(action) = fill {
@@ -357,11 +359,13 @@ fn serve(service: &Service, spec: &ServiceSpec, observed: &Observed) -> Plan {
     }
     let address_pending = conditions.allocated.is_err();
     let is_quiet = actions.iter().chain(&report).all(|action| matches!(action, Action::WriteDeployment(_)));
-    let is_settled = is_quiet && !fill_is_due && later.is_none() && !acknowledgement.is_changing();
+    let is_settled = is_quiet && !fill_is_due && later.is_none() && postponed.is_none();
+    let is_settled = is_settled && !acknowledgement.is_changing();
     let waits = conditions.is_passing();
     let converged = (programmed || address_pending) && is_settled && (!waits || passing::lasts(observed));
     Plan {
-        next: requeue(observed, converged, &actions, &acknowledgement).within(later.or(again)),
+        next: requeue(observed, converged, &actions, &acknowledgement)
+            .within(earliest([later, again, postponed])),
         index: IndexUpdate { rollout, address_pending, verdicts: acknowledgement.verdicts() },
         remember: acknowledgement.convergence.map(|convergence| convergence.state),
         waits,
@@ -369,6 +373,11 @@ fn serve(service: &Service, spec: &ServiceSpec, observed: &Observed) -> Plan {
         report,
         conditions: Some(conditions),
     }
+}
+
+/// The first of these times at which something is to be done.
+fn earliest(times: [Option<Duration>; 3]) -> Option<Duration> {
+    times.into_iter().flatten().min()
 }
 
 /// What is said while claims have to change first, if that fails.

@@ -229,12 +229,13 @@ impl<'a> Planner<'a> {
             degraded: None,
             known: conditions::known(self.service, self.observed),
         };
-        let mut report = conditions.report(None);
+        let (mut report, postponed) = (conditions.report(None), conditions.postponed());
         report.extend(after);
         let waits = conditions.is_passing();
-        let next = match actions.is_empty() && report.is_empty() && !waits {
+        let is_settled = actions.is_empty() && report.is_empty() && postponed.is_none();
+        let next = match is_settled && !waits {
             true => Requeue::Converged { poll: false },
-            false => soon(false),
+            false => soon(false).within(postponed),
         };
         Plan {
             actions,

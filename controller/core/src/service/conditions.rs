@@ -11,6 +11,7 @@ use lb_svc_crds::reason::Reason;
 
 use super::allocation::{conflict, is_gateways};
 use super::passing;
+use super::publication::Published;
 use super::spec::DirectAccessCause;
 use crate::action::Action;
 use crate::backend::convergence::Convergence;
@@ -136,6 +137,8 @@ pub struct Known {
     remind: bool,
     /// Whether what passes by itself has not.
     lasts: bool,
+    /// The status as it was last written.
+    published: Option<Published>,
 }
 
 /// What is known of `service`.
@@ -147,13 +150,26 @@ pub fn known(service: &Service, observed: &Observed) -> Known {
         settings: settings.filter(|name| service.annotations.contains_key(*name)).collect(),
         remind: observed.remembered.warned.is_none_or(|age| age >= REMIND),
         lasts: passing::lasts(observed),
+        published: observed.remembered.published.clone(),
     }
 }
 
 impl Conditions {
-    /// Writes the status if it differs, and Events that say what changed.
-    /// `failed`: the write that failed just now, if one did.
+    /// For how long the status is left to another writer, who replaces it each time. Only
+    /// what was written before waits.
+    pub fn postponed(&self) -> Option<Duration> {
+        let Known { ingress, conditions, published, .. } = &self.known;
+        let published = published.as_ref().filter(|published| published.ingress == self.ingress)?;
+        if published.is_replaced(ingress, conditions) { published.again_in() } else { None }
+    }
+
+    /// Writes the status if it differs, and Events that say what changed; nothing while
+    /// that is [postponed](Self::postponed). `failed`: the write that failed just now, if
+    /// one did.
     pub fn report(&self, failed: Option<&FailedWrite>) -> Vec<Action> {
+        if self.postponed().is_some() {
+            return Vec::new();
+        }
         let failure = failed.map(|failed| failed.problem(&self.known.settings));
         let conditions = self.conditions(failure.as_ref());
         let mut actions = self.events(&conditions);
@@ -203,7 +219,8 @@ impl Conditions {
                 known.unwrap_or_else(|| Condition { kind: kind.to_owned(), ..allocated.clone() })
             }
         };
-        let mut warnings: Vec<&Problem> = self.warnings.iter().collect();
+        let overwritten = self.known.published.as_ref().and_then(Published::overwritten);
+        let mut warnings: Vec<&Problem> = self.warnings.iter().chain(&overwritten).collect();
         if matches!(self.ready, Ready::Yes(_) | Ready::Impossible(_)) {
             warnings.extend(failure);
         }

@@ -6,5 +6,6 @@ pub mod conditions;
 pub mod health_check;
 pub mod passing;
 pub mod plan;
+pub mod publication;
 pub mod spec;
 pub mod unheeded;
