@@ -340,6 +340,37 @@ async fn config_map_is_posted_first_and_applied_later() {
 }
 
 #[tokio::test]
+async fn w4_config_map_that_others_made_immutable_is_made_anew() {
+    let (gateway, known) = (beside(), child("cm-1", String::new()));
+    let (api_server, mut handle) = api_server();
+    let talk = async |handle: &mut Handle, uid: &str, immutable: bool| {
+        answer(handle, StatusCode::UNPROCESSABLE_ENTITY, refusal(422, "Invalid")).await;
+        let metadata = json!({ "namespace": "default", "name": "lb-svc-web", "uid": uid });
+        answer(handle, StatusCode::OK, json!({ "metadata": metadata, "immutable": immutable })).await
+    };
+    let (written, (deleted, made)) =
+        tokio::join!(api_server.write_config(&ID, &gateway, "{}", Some("seal"), Some(&known)), async {
+            talk(&mut handle, "cm-1", true).await;
+            let deleted = answer(&mut handle, StatusCode::OK, refusal(200, "Success")).await;
+            (deleted, answer(&mut handle, StatusCode::CREATED, json!({ "metadata": {} })).await)
+        });
+    assert!(matches!(written.unwrap(), Written::Ours(_)));
+    assert_eq!(deleted.line, "DELETE /api/v1/namespaces/default/configmaps/lb-svc-web?");
+    assert_eq!(deleted.body["preconditions"], json!({ "uid": "cm-1", "resourceVersion": "6" }));
+    assert!(made.line.starts_with("POST /api/v1/namespaces/default/configmaps?"), "{}", made.line);
+    assert_eq!(made.body["data"]["config.json"], "{}");
+
+    // What is refused for another reason stays, and so does another of the name.
+    for (uid, immutable) in [("cm-1", false), ("cm-2", true)] {
+        let (written, _) = tokio::join!(
+            api_server.write_config(&ID, &gateway, "{}", Some("seal"), Some(&known)),
+            talk(&mut handle, uid, immutable)
+        );
+        assert!(written.is_err_and(|error| error.is_refusal()), "{uid}");
+    }
+}
+
+#[tokio::test]
 async fn foreign_object_is_detected_not_overwritten() {
     let gateway = beside();
     let (api_server, mut handle) = api_server();

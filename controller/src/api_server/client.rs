@@ -102,6 +102,11 @@ impl Error {
         matches!(self.code(), Some(400 | 403 | 404 | 422)) || matches!(self, Self::Master { .. })
     }
 
+    /// Whether what was to be written is not valid, for the object as it is.
+    pub fn is_invalid(&self) -> bool {
+        self.code() == Some(422)
+    }
+
     fn code(&self) -> Option<u16> {
         match self {
             Self::Api(error) => match &**error {

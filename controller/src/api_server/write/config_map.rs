@@ -6,11 +6,11 @@ use lb_svc_core::gateway::manifests;
 use lb_svc_core::model::{GatewayId, GatewayLocation, OwnedObject};
 
 use super::owned_object::Written;
-use crate::api_server::client::{ApiServer, Error, exactly, timed_opt};
+use crate::api_server::client::{ApiServer, Error, exactly, timed, timed_opt};
 
 impl ApiServer {
     /// Writes a gateway's ConfigMap, with the seal on its content; `known` is the one
-    /// seen.
+    /// seen. One that others made immutable can be changed by nobody, and is made anew.
     ///
     /// # Errors
     /// It was not written.
@@ -22,7 +22,26 @@ impl ApiServer {
         seal: Option<&str>,
         known: Option<&OwnedObject<String>>,
     ) -> Result<Written<ConfigMap>, Error> {
-        self.make_or_apply(gateway, manifests::config(id, gateway, content, seal), known).await
+        let wanted = manifests::config(id, gateway, content, seal);
+        let written = self.make_or_apply(gateway, wanted.clone(), known).await;
+        match (&written, known) {
+            (Err(error), Some(known)) if error.is_invalid() && self.is_immutable(gateway, known).await? => {
+                self.delete_config(gateway, &known.uid, &known.resource_version).await?;
+                self.make(gateway, wanted).await
+            }
+            _ => written,
+        }
+    }
+
+    async fn is_immutable(
+        &self,
+        gateway: &GatewayLocation,
+        known: &OwnedObject<String>,
+    ) -> Result<bool, Error> {
+        let api: Api<ConfigMap> = self.namespaced(&gateway.namespace);
+        let found = timed(api.get_opt(&gateway.name())).await?;
+        let is_known = |found: &ConfigMap| found.metadata.uid.as_ref() == Some(&known.uid);
+        Ok(found.is_some_and(|found| is_known(&found) && found.immutable == Some(true)))
     }
 
     /// Deletes a gateway's ConfigMap, exactly the one seen.
