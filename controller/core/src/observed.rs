@@ -156,6 +156,8 @@ pub struct Remembered {
     pub nudges: HashMap<String, Duration>,
     /// The last push to each pod, by uid.
     pub pushes: HashMap<String, Push>,
+    /// For how long each pod has reported that its interface is missing, by uid.
+    pub unattached: HashMap<String, Duration>,
     /// The fills of an address into the Service's spec.
     pub filled: Option<Filled>,
     /// How long ago a Warning of this Service was written.

@@ -25,7 +25,8 @@ impl Index {
     /// The pods in a namespace that are ready except for the gate, and whether they
     /// have satisfied it.
     pub(super) fn gated_pods(&self, namespace: &str, now: Timestamp) -> BTreeMap<PodId, bool> {
-        let is_new = |passed: Timestamp| now.duration_since(passed) < PASSES_WITHIN;
+        // A controller with another clock may have stamped it.
+        let is_new = |passed: Timestamp| now.duration_since(passed).abs() < PASSES_WITHIN;
         let backends = self.backends_in(namespace).map(|(_, backend)| backend);
         let gated = backends
             .filter(|backend| backend.ready_except_gate && backend.gate_satisfied_at.is_none_or(is_new));

@@ -602,6 +602,24 @@ mod tests {
     }
 
     #[test]
+    fn w5_gate_that_was_satisfied_by_a_fast_clock_is_not_believed_for_longer() {
+        let mut index = Index::default();
+        let backend = |satisfied_at| Backend {
+            id: PodId::of("uid-2"),
+            uid: "uid-2".into(),
+            labels: BTreeMap::new(),
+            ready_except_gate: true,
+            gate_satisfied_at: Some(satisfied_at),
+            gate_reported: false,
+        };
+        let mut gated = |satisfied_at| {
+            index.set_backend(("default".into(), "p".into()), Some(backend(satisfied_at)));
+            index.observe(&gateway(0), Instant::now()).endpoints.gated_pods.len()
+        };
+        assert_eq!((gated(Timestamp::now()), gated(Timestamp::now() + PASSES_WITHIN * 2)), (1, 0));
+    }
+
+    #[test]
     fn rollouts_are_limited_and_free_their_slots() {
         let mut index = Index::default();
         // Every one of them wants to be rolled; none is written yet.

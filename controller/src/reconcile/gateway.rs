@@ -140,8 +140,7 @@ impl Reconciler {
             }
         }
         if let Some(memory) = lock(&self.memory).get_mut(key) {
-            memory.nudges.retain(|uid, _| pods.iter().any(|pod| pod.uid == *uid));
-            memory.pushes.retain(|uid, _| pods.iter().any(|pod| pod.uid == *uid));
+            memory.see_pods(pods, now);
             for pod in pods {
                 let failure = memory.start_failures.get(&pod.uid);
                 if let Some(failure) = failure.and_then(|failure| failure.found.as_ref()) {

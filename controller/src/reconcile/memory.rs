@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use lb_svc_core::backend::convergence::ConvergenceState;
 use lb_svc_core::backend::readiness_gate::Wait;
 use lb_svc_core::gateway::election::ElectionView;
-use lb_svc_core::model::{Condition, Ingress, Service};
+use lb_svc_core::gateway::repair;
+use lb_svc_core::model::{Condition, Ingress, Pod, Service, StatusReport};
 use lb_svc_core::observed::{Filled, Push, PushAnswer, Remembered};
 use lb_svc_core::service::conditions::{FAILS_FOR, FailedWrite};
 use lb_svc_core::service::passing::PASSES_WITHIN;
@@ -43,6 +44,8 @@ pub(super) struct Memory {
     pub pushes: HashMap<String, (String, PushAnswer, Instant)>,
     /// What its pods have reported.
     pub reports: Reports,
+    /// Since when each of its pods has reported that its interface is missing, by uid.
+    pub unattached: HashMap<String, Instant>,
     /// Why its pods do not start, by uid.
     pub start_failures: HashMap<String, StartFailure>,
     /// When the ConfigMap was last written.
@@ -81,6 +84,7 @@ impl Memory {
                     (uid.clone(), Push { digest: digest.clone(), answer: *answer, age: ago(at) })
                 })
                 .collect(),
+            unattached: self.unattached.iter().map(|(uid, at)| (uid.clone(), ago(at))).collect(),
             filled: self.filled.map(|(address, times, at)| Filled { address, times, age: ago(&at) }),
             warned: self.warned.as_ref().map(ago),
             passing: self.passing_since.as_ref().map(ago),
@@ -127,6 +131,21 @@ impl Memory {
         self.fill_failure = None;
     }
 
+    /// Its pods are these, and have reported.
+    pub fn see_pods(&mut self, pods: &[Pod], now: Instant) {
+        let is_there = |uid: &String| pods.iter().any(|pod| pod.uid == *uid);
+        self.nudges.retain(|uid, _| is_there(uid));
+        self.pushes.retain(|uid, _| is_there(uid));
+        self.unattached.retain(|uid, _| is_there(uid));
+        // Of one that did not answer this once nothing has changed.
+        for pod in pods.iter().filter(|pod| pod.report != StatusReport::Missed) {
+            match repair::patience(pod) {
+                Some(_) => drop(self.unattached.entry(pod.uid.clone()).or_insert(now)),
+                None => drop(self.unattached.remove(&pod.uid)),
+            }
+        }
+    }
+
     /// The status of the Service that was seen so was written.
     pub fn publish(&mut self, seen: &Service, ingress: &[Ingress], conditions: &[Condition], now: Instant) {
         let same = self.published.take().filter(|(before, _)| before.ingress == ingress);
@@ -170,6 +189,8 @@ impl Memory {
 
 #[cfg(test)]
 mod tests {
+    use lb_svc_crds::gateway::GatewayStatus;
+
     use super::*;
 
     #[test]
@@ -201,20 +222,42 @@ mod tests {
             message: String::new(),
         };
         let (ready, limited) = (kind("lb-svc.kubeovn.io/GatewayReady"), kind("lb-svc.kubeovn.io/Limited"));
-        memory.publish(&other, &own.ingress, &[ready.clone()], now);
+        memory.publish(&other, &own.ingress, std::slice::from_ref(&ready), now);
         assert_eq!(times(&memory), 0);
-        memory.publish(&other, &own.ingress, &[ready.clone()], now);
+        memory.publish(&other, &own.ingress, std::slice::from_ref(&ready), now);
         assert_eq!(times(&memory), 1);
         own.conditions = vec![ready.clone()];
         memory.publish(&own, &own.ingress, &[ready.clone(), limited], now);
         assert_eq!(times(&memory), 1, "only the conditions have changed");
-        memory.publish(&own, &own.ingress, &[ready.clone()], now);
+        memory.publish(&own, &own.ingress, std::slice::from_ref(&ready), now);
         assert_eq!(times(&memory), 2, "one of them was taken away");
         now += COUNT_FOR;
-        memory.publish(&other, &own.ingress, &[ready.clone()], now);
+        memory.publish(&other, &own.ingress, std::slice::from_ref(&ready), now);
         assert_eq!(memory.remembered(now).published.unwrap().times, 0, "long ago");
         memory.publish(&own, &other.ingress, &[ready], now);
         assert_eq!(memory.remembered(now).published.unwrap().times, 0, "another ingress");
+    }
+
+    #[test]
+    fn w5_interface_is_missing_for_as_long_as_its_pod_has_said_so() {
+        let (mut memory, start) = (Memory::default(), Instant::now());
+        let reports = |faults: &[&str]| {
+            let faults = faults.iter().map(|fault| ((*fault).to_owned(), String::new())).collect();
+            StatusReport::Reported(Box::new(GatewayStatus { faults, ..GatewayStatus::default() }))
+        };
+        let mut see = |report: StatusReport, seconds: u64| {
+            let pod = Pod { uid: "u".into(), of_deployment: true, report, ..Pod::default() };
+            let now = start + Duration::from_secs(seconds);
+            memory.see_pods(&[pod], now);
+            memory.remembered(now).unattached.get("u").map(Duration::as_secs)
+        };
+        assert_eq!(see(reports(&["AttachmentPending"]), 0), Some(0));
+        assert_eq!(see(StatusReport::Missed, 10), Some(10));
+        assert_eq!(see(reports(&["InterfaceMissing"]), 20), Some(20));
+        assert_eq!(see(reports(&[]), 30), None);
+        assert_eq!(see(reports(&["InterfaceMissing"]), 40), Some(0), "anew");
+        memory.see_pods(&[], start);
+        assert!(memory.unattached.is_empty());
     }
 
     #[test]

@@ -43,13 +43,8 @@ pub struct Applied {
 
 /// Plans the steps.
 pub fn apply(inputs: &Inputs<'_>) -> Applied {
-    let Inputs {
-        config,
-        annotated,
-        pods,
-        observed: Observed { gateway, remembered, addresses, now, .. },
-        ..
-    } = *inputs;
+    let Inputs { config, annotated, pods, observed: Observed { gateway, remembered, addresses, .. }, .. } =
+        *inputs;
     let mut actions = Vec::new();
     let mut later = None;
     match config.write(gateway, remembered.config_written) {
@@ -63,7 +58,7 @@ pub fn apply(inputs: &Inputs<'_>) -> Applied {
     let workload = inputs.workload.as_ref().map_or(Ok(Workload::default()), |inputs| {
         let mut workload = workload::plan(inputs)?;
         actions.append(&mut workload.actions);
-        actions.extend(repair::replace(pods, *now));
+        actions.extend(repair::replace(pods, &remembered.unattached));
         Ok(workload)
     });
     if let Some((claim, provider)) = annotated.filter(|_| later.is_none()) {

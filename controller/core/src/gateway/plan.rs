@@ -16,6 +16,8 @@
 //! writes bring the gateway nearer to what its Service asks. [`plan`] has them
 //! in order.
 
+use std::time::Duration;
+
 use lb_svc_crds::names::Provider;
 use lb_svc_crds::reason::Reason;
 
